@@ -1,0 +1,11 @@
+"""The hot loops. Each module is loaded when it is first named, so that `import autotx` neither loads Numba nor compiles."""
+
+import importlib
+
+_MODULES = ("adamw", "attention", "cross_entropy", "embedding", "exp", "gelu", "gemm", "jit", "layernorm", "softmax", "threads")
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f"autotx.kernels.{name}")
+    raise AttributeError(f"module 'autotx.kernels' has no attribute {name!r}")
