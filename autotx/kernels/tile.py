@@ -1,0 +1,341 @@
+"""The register tile: the innermost loop of every matrix product, and the packing that feeds it.
+
+A processor multiplies and adds whole vectors of LANES floats. To keep it doing nothing else, a small tile of the result,
+ROWS x COLS, stays in vector registers while the loop runs down the depth (the summed axis): a step loads COLS values of
+B and ROWS values of A and makes ROWS * COLS multiply-adds of them. Two vectors across and as many rows as there are
+registers left give the most arithmetic for a load:
+
+| vectors        | lanes | registers | tile ROWS x COLS | multiply-adds a loaded value |
+|----------------|-------|-----------|------------------|------------------------------|
+| AVX-512        | 16    | 32        | 14 x 32          | 448 / 46 = 9.7               |
+| AVX2 with FMA  | 8     | 16        | 6 x 16           | 96 / 22 = 4.4                |
+| NEON           | 4     | 32        | 14 x 8           | 112 / 22 = 5.1               |
+
+No compiler finds this in plain loops, so the tile is written as an `intrinsic`: a Python function that Numba calls while
+it compiles, and that emits the instructions (LLVM's, not the processor's: LLVM picks the registers).
+
+How to use it, in any `@kernel` function:
+
+    a_panel = aligned(panel_size(ROWS, depth))         # made outside of the kernel, float32, on a cache line
+    b_panel = aligned(panel_size(COLS, depth))
+    pack(a, ROWS, a_panel, 0)                          # a: (rows <= ROWS, depth), any strides
+    pack(b.T, COLS, b_panel, 0)                        # b: (depth, cols <= COLS), any strides
+    multiply(depth, a_panel, 0, b_panel, 0, start, 0, 0, c, 0, row_step, rows, cols)
+
+`pack` lays a panel out in the order in which the tile reads it: all lines at depth 0, all lines at depth 1, and so on,
+with zeros for the lines that are missing at an edge. `multiply` then computes
+
+    C[i, j] = start[i, j] + sum over k of A[i, k] B[k, j]         for i < rows, j < cols
+
+where `start` is C itself to add into it, a row of biases (step 0), or ZEROS (step 0). Places are given as an array and the
+number of floats from the array's first element, so C may be any piece of a larger array whose last axis is contiguous.
+Nothing outside of the rows x cols piece is written. The sum runs in the order of k, by one fused multiply-add a step:
+an element does not depend on the tile, or the place in it, that it is computed in.
+
+To bring another tile (bfloat16 on AMX), replace this module: the same names, another shape and another panel.
+"""
+
+import llvmlite.binding
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from autotx.kernels.jit import kernel
+
+
+def host_features():
+    """The set of names of the processor's features that Numba compiles for."""
+    if numba.config.CPU_FEATURES is not None:  # the environment variable NUMBA_CPU_FEATURES
+        return {name[1:] for name in numba.config.CPU_FEATURES.split(",") if name.startswith("+")}
+    return {name for name, present in llvmlite.binding.get_host_cpu_features().items() if present}
+
+
+def tile_shape(features):
+    """(lanes, rows, cols) of the tile for a processor with these features."""
+    if "avx512f" in features:
+        lanes, registers = 16, 32
+    elif "avx2" in features:
+        lanes, registers = 8, 16
+    else:
+        lanes, registers = 4, 32 if "neon" in features else 16
+    return lanes, (registers - 4) // 2, 2 * lanes  # the four: two vectors of B, one value of A, one in reserve
+
+
+LANES, ROWS, COLS = tile_shape(host_features())
+ZEROS = np.zeros(COLS, np.float32)
+
+FLOAT, INT, BIT = ir.FloatType(), ir.IntType(64), ir.IntType(1)
+VECTOR, MASK = ir.VectorType(FLOAT, LANES), ir.VectorType(BIT, LANES)
+
+
+def aligned(size):
+    """A new float32 array of `size` elements that starts on a cache line: a vector then never straddles two lines."""
+    whole = np.empty(size + 16, np.float32)
+    skip = -whole.ctypes.data % 64 // 4
+    return whole[skip : skip + size]
+
+
+@kernel
+def panel_size(width, depth):
+    """Floats in a packed panel of `width` lines. Rounded up to whole cache lines, with room for the last vector's rest."""
+    return (width * depth + LANES * width + 31) // 16 * 16
+
+
+# ---- pieces of LLVM ---------------------------------------------------------------------------------------------
+
+
+def _pointer(context, builder, array_type, array, offset):
+    """The address of the float that is `offset` floats after the array's first."""
+    base = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(base, [offset])
+
+
+def _as_vector(builder, pointer):
+    return builder.bitcast(pointer, VECTOR.as_pointer())
+
+
+def _splat(builder, scalar):
+    """A vector with `scalar` in every lane."""
+    one = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+
+
+def _call(builder, name, result, *arguments):
+    """Call LLVM's own function `name` (https://llvm.org/docs/LangRef.html#intrinsic-functions)."""
+    function_type = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
+
+
+def _fma(builder, a, b, c):
+    return _call(builder, f"llvm.fma.v{LANES}f32", VECTOR, a, b, c)
+
+
+def _first_lanes(builder, count):
+    """A mask that is true in the first `count` lanes."""
+    wide = ir.VectorType(INT, LANES)
+    one = builder.insert_element(ir.Constant(wide, ir.Undefined), count, ir.Constant(ir.IntType(32), 0))
+    counts = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+    return builder.icmp_signed("<", ir.Constant(wide, list(range(LANES))), counts)
+
+
+def _masked_load(builder, pointer, mask):
+    align, zeros = ir.Constant(ir.IntType(32), 4), ir.Constant(VECTOR, [0.0] * LANES)
+    return _call(builder, f"llvm.masked.load.v{LANES}f32.p0", VECTOR, _as_vector(builder, pointer), align, mask, zeros)
+
+
+def _masked_store(builder, vector, pointer, mask):
+    align, target = ir.Constant(ir.IntType(32), 4), _as_vector(builder, pointer)
+    _call(builder, f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), vector, target, align, mask)
+
+
+# ---- the tile ---------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def multiply(typing, depth, a, a_at, b, b_at, start, start_at, start_step, c, c_at, c_step, rows, cols):
+    """C[i, j] = start[i, j] + sum over k < depth of A[k, i] B[k, j], for i < rows <= ROWS and j < cols <= COLS.
+
+    a, b: packed panels, from float number `a_at`, `b_at` on; `b_at` falls on a cache line.
+    start, c: float32 arrays, from float number `start_at`, `c_at` on, with `start_step`, `c_step` floats from row to row.
+    """
+    integer = types.intp
+    signature = types.void(
+        integer, a, integer, b, integer, start, integer, integer, c, integer, integer, integer, integer
+    )
+
+    def generate(context, builder, signature, arguments):
+        depth, a, a_at, b, b_at, start, start_at, start_step, c, c_at, c_step, rows, cols = arguments
+        types_of = signature.args
+        a_panel = _pointer(context, builder, types_of[1], a, a_at)
+        b_panel = _pointer(context, builder, types_of[3], b, b_at)
+        target = _Rows(builder, _pointer(context, builder, types_of[8], c, c_at), c_step)
+        base = _Rows(builder, _pointer(context, builder, types_of[5], start, start_at), start_step)
+        for i in range(ROWS):
+            target.prefetch(i)
+        sums = _sum_over_depth(builder, depth, a_panel, b_panel)
+        whole = builder.and_(
+            builder.icmp_signed(">=", rows, INT(ROWS)), builder.icmp_signed(">=", cols, INT(COLS))
+        )
+        with builder.if_else(whole) as (all_of_it, a_part):
+            with all_of_it:
+                for i, j in np.ndindex(ROWS, 2):
+                    target.store(i, j, builder.fadd(sums[i][j], base.load(i, j)))
+            with a_part:
+                masks = [_first_lanes(builder, builder.sub(cols, INT(j * LANES))) for j in range(2)]
+                for i in range(ROWS):
+                    with builder.if_then(builder.icmp_signed("<", INT(i), rows)):
+                        for j in range(2):
+                            old = _masked_load(builder, base.place(i, j), masks[j])
+                            _masked_store(builder, builder.fadd(sums[i][j], old), target.place(i, j), masks[j])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+class _Rows:
+    """Rows of two vectors, `step` floats apart, in memory."""
+
+    def __init__(self, builder, first, step):
+        self.builder, self.first, self.step = builder, first, step
+
+    def place(self, i, j):
+        row = self.builder.gep(self.first, [self.builder.mul(INT(i), self.step)])
+        return self.builder.gep(row, [INT(j * LANES)])
+
+    def load(self, i, j):
+        return self.builder.load(_as_vector(self.builder, self.place(i, j)), align=4)
+
+    def store(self, i, j, vector):
+        self.builder.store(vector, _as_vector(self.builder, self.place(i, j)), align=4)
+
+    def prefetch(self, i):
+        """Ask for row i to be brought near, to be written: by the end of the loop it has arrived."""
+        number = ir.IntType(32)
+        byte = self.builder.bitcast(self.place(i, 0), ir.IntType(8).as_pointer())
+        _call(self.builder, "llvm.prefetch.p0", ir.VoidType(), byte, number(1), number(3), number(1))
+
+
+def _sum_over_depth(builder, depth, a_panel, b_panel):
+    """Emit the loop over k. Returns sums[i][j], ROWS x 2 vectors that live in registers throughout."""
+    before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
+    zeros = ir.Constant(VECTOR, [0.0] * LANES)
+    some = builder.icmp_signed(">", depth, INT(0))
+    builder.cbranch(some, loop, after)
+
+    builder.position_at_end(loop)
+    k = builder.phi(INT)
+    sums = [[builder.phi(VECTOR) for _ in range(2)] for _ in range(ROWS)]
+    b_row = builder.gep(b_panel, [builder.mul(k, INT(COLS))])
+    a_column = builder.gep(a_panel, [builder.mul(k, INT(ROWS))])
+    b = [builder.load(_as_vector(builder, builder.gep(b_row, [INT(j * LANES)])), align=4 * LANES) for j in range(2)]
+    new = []
+    for i in range(ROWS):
+        a = _splat(builder, builder.load(builder.gep(a_column, [INT(i)]), align=4))
+        new.append([_fma(builder, a, b[j], sums[i][j]) for j in range(2)])
+    k_next = builder.add(k, INT(1))
+    builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, after)
+    k.add_incoming(INT(0), before)
+    k.add_incoming(k_next, loop)
+
+    builder.position_at_end(after)
+    results = []
+    for i in range(ROWS):
+        for j in range(2):
+            sums[i][j].add_incoming(zeros, before)
+            sums[i][j].add_incoming(new[i][j], loop)
+        results.append([builder.phi(VECTOR) for _ in range(2)])
+    for i, j in np.ndindex(ROWS, 2):
+        results[i][j].add_incoming(zeros, before)
+        results[i][j].add_incoming(new[i][j], loop)
+    return results
+
+
+# ---- packing ----------------------------------------------------------------------------------------------------
+
+
+@kernel
+def pack(x, width, panel, at):
+    """Lay the lines of `x` (lines <= width, depth; any strides) out in a panel: panel[at + k * width + i] = x[i, k].
+
+    Lines that are missing up to `width` become zeros. The LANES * width floats behind the panel may be overwritten too:
+    pack neighbouring panels in the order of their places.
+    """
+    lines, depth = x.shape
+    i_step, k_step = x.strides[0] // 4, x.strides[1] // 4
+    groups = (width + LANES - 1) // LANES
+    if i_step == 1 or lines == 1:  # what is read together lies together: copy vectors
+        for k in range(depth):
+            for group in range(groups):
+                i = group * LANES
+                _copy(x, k * k_step + i, panel, at + k * width + i, lines - i)
+    elif k_step == 1 or depth == 1:  # transpose squares of LANES x LANES
+        for k in range(0, depth, LANES):
+            # From the last group of lines to the first: where it is wider than the panel, it spills into the next k.
+            for group in range(groups - 1, -1, -1):
+                i = group * LANES
+                _transpose(x, k + i * i_step, i_step, panel, at + k * width + i, width, lines - i, depth - k)
+    else:
+        for k in range(depth):
+            for i in range(width):
+                panel[at + k * width + i] = x[i, k] if i < lines else np.float32(0)
+
+
+@intrinsic
+def _copy(typing, x, x_at, panel, at, count):
+    """Copy the first `count` of LANES floats, zeros for the rest."""
+    integer = types.intp
+
+    def generate(context, builder, signature, arguments):
+        x, x_at, panel, at, count = arguments
+        source = _pointer(context, builder, signature.args[0], x, x_at)
+        target = _as_vector(builder, _pointer(context, builder, signature.args[2], panel, at))
+        with builder.if_else(builder.icmp_signed(">=", count, INT(LANES))) as (all_of_it, a_part):
+            with all_of_it:
+                builder.store(builder.load(_as_vector(builder, source), align=4), target, align=4)
+            with a_part:
+                builder.store(_masked_load(builder, source, _first_lanes(builder, count)), target, align=4)
+        return context.get_dummy_value()
+
+    return types.void(x, integer, panel, integer, integer), generate
+
+
+@intrinsic
+def _transpose(typing, x, x_at, x_step, panel, at, width, lines, depth):
+    """Transpose a square: panel[at + k * width + i] = x[x_at + i * x_step + k], for i and k < LANES.
+
+    Only the first `lines` lines and `depth` columns are read; zeros stand for the rest.
+    """
+    integer = types.intp
+
+    def generate(context, builder, signature, arguments):
+        x, x_at, x_step, panel, at, width, lines, depth = arguments
+        source = _pointer(context, builder, signature.args[0], x, x_at)
+        target = _pointer(context, builder, signature.args[3], panel, at)
+        starts = [builder.gep(source, [builder.mul(INT(i), x_step)]) for i in range(LANES)]
+        whole = builder.and_(
+            builder.icmp_signed(">=", lines, INT(LANES)), builder.icmp_signed(">=", depth, INT(LANES))
+        )
+        with builder.if_else(whole) as (all_of_it, a_part):
+            with all_of_it:
+                loaded = [builder.load(_as_vector(builder, start), align=4) for start in starts]
+                full_block = builder.block
+            with a_part:
+                partial = []
+                for i, start in enumerate(starts):
+                    count = builder.select(builder.icmp_signed("<", INT(i), lines), depth, INT(0))
+                    partial.append(_masked_load(builder, start, _first_lanes(builder, count)))
+                part_block = builder.block
+        vectors = []
+        for full, part in zip(loaded, partial):
+            vector = builder.phi(VECTOR)
+            vector.add_incoming(full, full_block)
+            vector.add_incoming(part, part_block)
+            vectors.append(vector)
+        for k, vector in enumerate(_transposed(builder, vectors)):
+            place = builder.gep(target, [builder.mul(INT(k), width)])
+            builder.store(vector, _as_vector(builder, place), align=4)
+        return context.get_dummy_value()
+
+    return types.void(x, integer, integer, panel, integer, integer, integer, integer), generate
+
+
+def _transposed(builder, vectors):
+    """Transpose LANES vectors of LANES lanes: swap the off-diagonal halves, then the quarters of the halves, and so on."""
+    half = LANES // 2
+    while half:
+        upper = [lane if not lane & half else LANES + lane - half for lane in range(LANES)]
+        lower = [lane + half if not lane & half else LANES + lane for lane in range(LANES)]
+        for i in range(LANES):
+            if not i & half:
+                pair = vectors[i], vectors[i + half]
+                vectors[i], vectors[i + half] = (_shuffle(builder, *pair, lanes) for lanes in (upper, lower))
+        half //= 2
+    return vectors
+
+
+def _shuffle(builder, first, second, lanes):
+    """The vector of these lanes of `first` (0 to LANES - 1) and `second` (LANES and up)."""
+    return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(ir.IntType(32), LANES), lanes))
