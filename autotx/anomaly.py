@@ -1,0 +1,53 @@
+"""Where did the NaN come from? The inspection behind `autotx.detect_anomaly`."""
+
+import linecache
+import sys
+
+import numpy as np
+
+_ENGINE = ("autotx.tensor", "autotx.ops", "autotx.functional", "autotx.anomaly", "autotx.nn", "autotx.gradcheck")
+
+
+class Watch:
+    """Looks at every result and every gradient, and remembers which line called each op."""
+
+    def __init__(self):
+        self.lines = {}  # tick of a result -> where it was computed
+
+    def result(self, op, t, data, settings):
+        """Raise FloatingPointError if `op` made a NaN or an Inf out of finite arguments."""
+        self.lines[t._tick] = line = _calling_line()
+        bad = _first_bad(t._data)
+        if bad is None:
+            return
+        given = next((b for a in (*data, *settings.values()) if (b := _first_bad(a)) is not None), None)
+        if given is None:
+            raise FloatingPointError(f"{op}: its result has {bad}, its arguments were finite; called at {line}")
+        if "nan" in given or "nan" in bad:
+            raise FloatingPointError(f"{op}: its argument already has {given}, its result {bad}; called at {line}")
+
+    def gradient(self, node, parent, d, g):
+        """Raise FloatingPointError if the pullback of `node` made a NaN or an Inf out of a finite gradient."""
+        bad = None if callable(d) else _first_bad(d)
+        if bad is not None and _first_bad(g) is None:
+            line = self.lines.get(node._tick, "a line outside detect_anomaly")
+            name = f"'{parent.name}'" if parent.name else f"its argument of shape {parent.shape}"
+            raise FloatingPointError(f"backward of {node._op}: the gradient of {name} has {bad}; called at {line}")
+
+
+def _first_bad(a):
+    """The first NaN or Inf of an array or number, in words; None if all is finite."""
+    a = np.asarray(a) if isinstance(a, np.ndarray | np.generic | float) else None
+    if a is None or a.dtype.kind != "f" or np.isfinite(a).all():
+        return None
+    index = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
+    return f"{a[index]} at index {index}" if index else str(a)
+
+
+def _calling_line():
+    """The innermost line that is not the engine's: file, number and text."""
+    frame = sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(_ENGINE):
+        frame = frame.f_back
+    file, number = frame.f_code.co_filename, frame.f_lineno
+    return f"{file}:{number}: {linecache.getline(file, number).strip()}"

@@ -1,0 +1,128 @@
+"""Every op as a function on Tensors, one line each, and the operators and methods of Tensor that they become."""
+
+import builtins
+
+import numpy as np
+
+from autotx.ops import arithmetic, attention, layers, losses, products, reductions, shaping
+from autotx.tensor import Tensor, lift
+
+add = lift(arithmetic.add)
+sub = lift(arithmetic.sub)
+mul = lift(arithmetic.mul)
+div = lift(arithmetic.div)
+neg = lift(arithmetic.neg)
+pow = lift(arithmetic.pow)
+exp = lift(arithmetic.exp)
+log = lift(arithmetic.log)
+sqrt = lift(arithmetic.sqrt)
+tanh = lift(arithmetic.tanh)
+sigmoid = lift(arithmetic.sigmoid)
+relu = lift(arithmetic.relu)
+abs = lift(arithmetic.abs)
+maximum = lift(arithmetic.maximum)
+minimum = lift(arithmetic.minimum)
+clip = lift(arithmetic.clip)
+masked_fill = lift(arithmetic.masked_fill)
+
+sum = lift(reductions.sum)
+mean = lift(reductions.mean)
+var = lift(reductions.var)
+max = lift(reductions.max)
+min = lift(reductions.min)
+logsumexp = lift(reductions.logsumexp)
+cumsum = lift(reductions.cumsum)
+
+reshape = lift(shaping.reshape)
+permute = lift(shaping.permute)
+transpose = lift(shaping.transpose)
+expand = lift(shaping.expand)
+squeeze = lift(shaping.squeeze)
+unsqueeze = lift(shaping.unsqueeze)
+getitem = lift(shaping.getitem)
+gather = lift(shaping.gather)
+pad = lift(shaping.pad)
+tril = lift(shaping.tril)
+triu = lift(shaping.triu)
+
+matmul = lift(products.matmul)
+linear = lift(products.linear)
+
+gelu = lift(layers.gelu)
+softmax = lift(layers.softmax)
+log_softmax = lift(layers.log_softmax)
+layer_norm = lift(layers.layer_norm)
+dropout = lift(layers.dropout)
+embedding = lift(layers.embedding)
+scaled_dot_product_attention = lift(attention.scaled_dot_product_attention)
+
+cross_entropy = lift(losses.cross_entropy)
+nll_loss = lift(losses.nll_loss)
+mse_loss = lift(losses.mse_loss)
+binary_cross_entropy_with_logits = lift(losses.binary_cross_entropy_with_logits)
+
+# Functions whose arguments are known in another order, or as a list, than an op takes them
+
+_where, _concat, _stack, _einsum = lift(arithmetic.where), lift(shaping.concat), lift(shaping.stack), lift(products.einsum)
+
+
+def where(condition, x, y):
+    return _where(x, y, condition)
+
+
+def concat(tensors, axis=0):
+    return _concat(*tensors, axis=axis)
+
+
+def stack(tensors, axis=0):
+    return _stack(*tensors, axis=axis)
+
+
+def einsum(subscripts, *operands):
+    return _einsum(*operands, subscripts=subscripts)
+
+
+def split(x, size_or_sections, axis=0):
+    """A list of pieces of x along axis: of a given size (the last may be smaller), or of the sizes in a list.
+
+    Each piece is a slice, so the gradients are those of getitem. ValueError when the sizes do not add up.
+    """
+    before = (builtins.slice(None),) * (axis % x.ndim)
+    return [getitem(x, (*before, piece)) for piece in shaping.split_sizes(x.shape[axis], size_or_sections)]
+
+
+for _function in (where, concat, stack, einsum):
+    _lifted = globals()[f"_{_function.__name__}"]
+    _function.__doc__, _function.op = _lifted.__doc__, _lifted.op
+
+
+def _swapped(function):
+    """`other - tensor` for an operator that was given its arguments the other way round."""
+    return lambda x, other: function(other, x)
+
+
+def _getitem(x, index):
+    if isinstance(index, tuple):
+        return getitem(x, tuple(i._data if isinstance(i, Tensor) else i for i in index))
+    return getitem(x, index)
+
+
+def _shape_given(function):
+    """A method that takes its axes or sizes one by one, or as one tuple: x.reshape(2, 3) and x.reshape((2, 3))."""
+    return lambda x, *given: function(x, given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given)
+
+
+_OPERATORS = {"add": add, "sub": sub, "mul": mul, "truediv": div, "pow": pow, "matmul": matmul}
+for _name, _function in _OPERATORS.items():
+    setattr(Tensor, f"__{_name}__", _function)
+    setattr(Tensor, f"__r{_name}__", _swapped(_function))
+Tensor.__neg__, Tensor.__abs__, Tensor.__getitem__ = neg, abs, _getitem
+Tensor.T = property(lambda x: permute(x, np.arange(x.ndim)[::-1]), doc="The tensor with its axes in reverse order.")
+for _function in (reshape, permute, expand):
+    setattr(Tensor, _function.__name__, _shape_given(_function))
+for _function in (
+    *(add, sub, mul, div, neg, pow, exp, log, sqrt, tanh, sigmoid, relu, abs, maximum, minimum, clip, masked_fill),
+    *(sum, mean, var, max, min, logsumexp, cumsum, transpose, squeeze, unsqueeze, gather, pad, tril, triu, split),
+    *(matmul, gelu, softmax, log_softmax, dropout),
+):
+    setattr(Tensor, _function.__name__, _function)

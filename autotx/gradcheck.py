@@ -1,0 +1,86 @@
+"""Is a gradient right? Compare it with finite differences."""
+
+import numpy as np
+
+from autotx.tensor import Tensor
+
+
+class GradcheckError(AssertionError):
+    """A gradient that differs from the finite difference. The message names op, argument, element and both numbers."""
+
+
+def gradcheck(fn, inputs, eps=1e-6, atol=1e-5, rtol=1e-3):
+    """Check every entry of the Jacobian of `fn` against central differences (f(x + eps) - f(x - eps)) / (2 eps).
+
+    fn: takes the inputs and returns a Tensor of any shape, computed in float64; if it draws random numbers, it must
+    make its rng anew at every call. inputs: one Tensor or a sequence; those that require gradients (float64) are
+    checked. An entry is right when |backward - difference| <= atol + rtol |difference|.
+    Returns True. GradcheckError for a wrong gradient, for one that changes when backward is run again, and for one that
+    shares memory with an input; TypeError for inputs that are not float64, ValueError when none requires a gradient.
+    """
+    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    checked = [(i, t) for i, t in enumerate(inputs) if isinstance(t, Tensor) and t.requires_grad]
+    if not checked:
+        raise ValueError("gradcheck: no input requires a gradient; make them with requires_grad=True")
+    for i, t in checked:
+        if t.dtype != np.float64:
+            raise TypeError(f"gradcheck: input {i} is {t.dtype}; differences need float64 (dtype=numpy.float64)")
+    out = fn(*inputs)
+    if out.dtype != np.float64:
+        raise TypeError(f"gradcheck: the function returned {out.dtype}; differences need float64 throughout")
+    name = out._op or getattr(fn, "__name__", "the function")
+    exact = _rows_by_backward(name, out, checked)
+    for (i, t), jacobian in zip(checked, exact):
+        for j in range(t.size):
+            difference = _column(fn, inputs, t, j, eps)
+            off = np.abs(jacobian[:, j] - difference) > atol + rtol * np.abs(difference)
+            off |= np.isnan(jacobian[:, j]) != np.isnan(difference)
+            if off.any():
+                raise GradcheckError(_report(name, out, i, t, j, int(np.argmax(off)), jacobian[:, j], difference))
+    return True
+
+
+def _rows_by_backward(name, out, checked):
+    """The Jacobian of every checked input, (outputs, inputs), one backward pass for each output element."""
+    jacobians = [np.zeros((out.size, t.size)) for _, t in checked]
+    for k in range(out.size):
+        seed = np.zeros(out.size)
+        seed[k] = 1
+        for attempt in range(2 if k == 0 else 1):  # the second time must give the same: a pullback keeps no state
+            for _, t in checked:
+                t.grad = None
+            out.backward(seed.reshape(out.shape), retain_graph=True)
+            for (i, t), jacobian in zip(checked, jacobians):
+                row = np.zeros(t.size) if t.grad is None else t.grad.reshape(-1)
+                if attempt and not np.array_equal(row, jacobian[k], equal_nan=True):
+                    raise GradcheckError(f"{name}: argument {i} has another gradient when backward is run again")
+                jacobian[k] = row
+    for i, t in checked:
+        if t.grad is not None and any(np.shares_memory(t.grad, other._data) for _, other in checked):
+            raise GradcheckError(f"{name}: the gradient of argument {i} is an input's own memory; return a new array")
+        t.grad = None
+    return jacobians
+
+
+def _column(fn, inputs, t, j, eps):
+    """d out / d t_j by a central difference. The input is put back as it was."""
+    kept, values = t._data, []
+    for step in (eps, -eps):
+        moved = kept.copy()
+        moved.flat[j] += step
+        t._data = moved
+        try:
+            values.append(fn(*inputs)._data.reshape(-1))
+        finally:
+            t._data = kept
+    return (values[0] - values[1]) / (2 * eps)
+
+
+def _report(name, out, i, t, j, k, backward, difference):
+    where_in = tuple(int(a) for a in np.unravel_index(j, t.shape))
+    where_out = tuple(int(a) for a in np.unravel_index(k, out.shape))
+    label = f" ('{t.name}')" if t.name else ""
+    return (
+        f"{name}: d out{list(where_out)} / d argument {i}{label}{list(where_in)} is {backward[k]:.9g} by backward, "
+        f"{difference[k]:.9g} by central differences"
+    )

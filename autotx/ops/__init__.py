@@ -1,0 +1,5 @@
+"""The ops: functions on plain arrays that return their result and their pullback (autotx/tensor.py says how).
+
+Every docstring derives the gradients: `g` is the gradient of the loss with respect to the result, `dx` with respect to
+`x`. Where arrays broadcast, the gradients here have the broadcast shape; the engine sums them back.
+"""

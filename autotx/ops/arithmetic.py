@@ -1,0 +1,145 @@
+"""Arithmetic, element by element. x and y broadcast against each other as in NumPy; results have the common shape."""
+
+import numpy as np
+
+
+def add(x, y, /):
+    """z = x + y.   dz/dx = 1, dz/dy = 1, so dx = g and dy = g."""
+    return x + y, (lambda g: g, lambda g: g)
+
+
+def sub(x, y, /):
+    """z = x - y.   dz/dx = 1, dz/dy = -1, so dx = g and dy = -g."""
+    return x - y, (lambda g: g, lambda g: -g)
+
+
+def mul(x, y, /):
+    """z = x y.   dz/dx = y, dz/dy = x, so dx = g y and dy = g x (the product rule)."""
+    return x * y, (lambda g: g * y, lambda g: g * x)
+
+
+def div(x, y, /):
+    """z = x / y.   dz/dx = 1 / y, dz/dy = -x / y^2 = -z / y, so dx = g / y and dy = -g z / y (the quotient rule)."""
+    z = np.true_divide(x, y)
+    return z, (lambda g: g / y, lambda g: -g * z / y)
+
+
+def neg(x, /):
+    """y = -x.   dx = -g."""
+    return -x, (lambda g: -g,)
+
+
+def pow(x, y, /):
+    """z = x^y.
+
+    dz/dx = y x^(y-1), so dx = g y x^(y-1), and 0 where y = 0, even at x = 0.
+    z = exp(y log x), so dz/dy = z log x and dy = g z log x; at x = 0 the limit for y >= 0, 0, is taken.
+    For x < 0, z is real only for whole y, and dy does not exist: NaN.
+    """
+
+    def dx(g):
+        return g * np.where(np.equal(y, 0), 0, y * np.power(x, np.where(np.equal(y, 0), 1, np.subtract(y, 1))))
+
+    def dy(g):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return g * z * np.where(np.equal(x, 0) & np.greater_equal(y, 0), 0, np.log(x))
+
+    z = np.power(x, y)
+    return z, (dx, dy)
+
+
+def exp(x, /):
+    """y = exp(x).   dy/dx = y, so dx = g y."""
+    y = np.exp(x)
+    return y, (lambda g: g * y,)
+
+
+def log(x, /):
+    """y = ln(x), the natural logarithm.   dx = g / x. ln(0) = -inf and ln of a negative number is NaN, with no warning."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log(x), (lambda g: g / x,)
+
+
+def sqrt(x, /):
+    """y = sqrt(x).   dy/dx = 1 / (2 y), so dx = g / (2 y), infinite at 0."""
+    y = np.sqrt(x)
+
+    def dx(g):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return g / (2 * y)
+
+    return y, (dx,)
+
+
+def tanh(x, /):
+    """y = tanh(x).   dy/dx = 1 - y^2, so dx = g (1 - y^2)."""
+    y = np.tanh(x)
+    return y, (lambda g: g * (1 - y * y),)
+
+
+def sigmoid(x, /):
+    """y = 1 / (1 + exp(-x)).   dy/dx = y (1 - y), so dx = g y (1 - y).
+
+    Computed from exp(-|x|), which cannot overflow: y = 1 / (1 + e) for x >= 0 and e / (1 + e) for x < 0.
+    """
+    e = np.exp(-np.abs(x))
+    y = np.where(np.greater_equal(x, 0), 1, e) / (1 + e)
+    return y, (lambda g: g * y * (1 - y),)
+
+
+def relu(x, /):
+    """y = max(x, 0).   dx = g where x > 0, else 0; at x = 0, where there is no derivative, 0 is taken.
+
+    Source: Nair and Hinton, 2010, "Rectified Linear Units Improve Restricted Boltzmann Machines".
+    """
+    return np.maximum(x, 0), (lambda g: g * np.greater(x, 0),)
+
+
+def abs(x, /):
+    """y = |x|.   dx = g sign(x), 0 at x = 0."""
+    return np.abs(x), (lambda g: g * np.sign(x),)
+
+
+def maximum(x, y, /):
+    """z = max(x, y).   The larger argument gets g, the other 0; where they are equal, each gets g / 2."""
+    return np.maximum(x, y), (lambda g: g * _share(np.greater(x, y), x, y), lambda g: g * _share(np.less(x, y), x, y))
+
+
+def minimum(x, y, /):
+    """z = min(x, y).   The smaller argument gets g, the other 0; where they are equal, each gets g / 2."""
+    return np.minimum(x, y), (lambda g: g * _share(np.less(x, y), x, y), lambda g: g * _share(np.greater(x, y), x, y))
+
+
+def _share(wins, x, y):
+    """1 where an argument wins, 1/2 where the two are equal, else 0, in the type of the result."""
+    return (wins + 0.5 * np.equal(x, y)).astype(np.result_type(x, y))
+
+
+def clip(x, /, min=None, max=None):
+    """y = x held between min and max (None: no bound).   dx = g where min <= x <= max, else 0."""
+    if min is None and max is None:
+        raise ValueError("clip: give min, max or both")
+    inside = np.ones(np.shape(x), bool)
+    if min is not None:
+        inside = inside & (x >= min)
+    if max is not None:
+        inside = inside & (x <= max)
+    return np.clip(x, min, max).astype(x.dtype, copy=False), (lambda g: g * inside,)
+
+
+def where(x, y, /, condition):
+    """z = x where condition, else y.   dx = g where condition, else 0; dy = g where not condition, else 0."""
+    condition = np.asarray(condition)
+    if condition.dtype != bool:
+        raise TypeError(f"where: the condition has type {condition.dtype}; give booleans, for example x > 0")
+    return np.where(condition, x, y), (lambda g: g * condition, lambda g: g * ~condition)
+
+
+def masked_fill(x, /, mask, value):
+    """y = value where mask, else x.   dx = 0 where mask, else g. mask: booleans that broadcast to the shape of x."""
+    mask = np.asarray(mask)
+    if mask.dtype != bool:
+        raise TypeError(f"masked_fill: the mask has type {mask.dtype}; give booleans, for example ids == pad")
+    if np.broadcast_shapes(mask.shape, x.shape) != x.shape:
+        raise ValueError(f"masked_fill: a mask of shape {mask.shape} does not broadcast to the tensor's {x.shape}")
+    return np.where(mask, x.dtype.type(value), x), (lambda g: g * ~mask,)

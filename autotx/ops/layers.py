@@ -1,0 +1,103 @@
+"""Fused layers: each is one op with its derivation here, and its twin made of primitive ops in the tests."""
+
+import numpy as np
+
+from autotx import kernels
+
+
+def gelu(x, /, approximate="none"):
+    """y = x P(x), P the distribution function of the standard normal: P(x) = (1 + erf(x / sqrt 2)) / 2.
+
+    P'(x) = p(x) = exp(-x^2 / 2) / sqrt(2 pi), so by the product rule dx = g (P(x) + x p(x)).
+    approximate="tanh": y = x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), u' = sqrt(2 / pi) (1 + 0.134145 x^2),
+    so dx = g ((1 + tanh u) / 2 + x (1 - tanh^2 u) u' / 2).
+    Source: Hendrycks and Gimpel, 2016, "Gaussian Error Linear Units".
+    """
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate is {approximate!r}; give 'none' or 'tanh'")
+    return kernels.gelu.gelu(x, approximate), (lambda g: kernels.gelu.gelu_backward(g, x, approximate),)
+
+
+def softmax(x, /, axis=-1):
+    """p_i = exp(x_i) / sum_j exp(x_j) along axis. The maximum is subtracted first, which changes nothing but overflow.
+
+    dp_i/dx_j = p_i (1[i = j] - p_j), so dx_j = sum_i g_i p_i (1[i = j] - p_j) = p_j (g_j - sum_i g_i p_i).
+    A line of only -inf gives zeros, and zero gradients. Source: the whitepaper's "Softmax".
+    """
+    p = _along(axis, kernels.softmax.softmax, x)
+    return p, (lambda g: _along(axis, kernels.softmax.softmax_backward, p, g),)
+
+
+def log_softmax(x, /, axis=-1):
+    """y_i = x_i - ln sum_j exp(x_j) along axis.
+
+    dy_i/dx_j = 1[i = j] - p_j with p = exp(y), so dx_j = g_j - p_j sum_i g_i.
+    """
+    y = _along(axis, kernels.softmax.log_softmax, x)
+    return y, (lambda g: _along(axis, kernels.softmax.log_softmax_backward, y, g),)
+
+
+def _along(axis, kernel, *arrays):
+    """Call a kernel that works on the last axis on another one."""
+    if not arrays[0].ndim:
+        raise ValueError(f"{kernel.__name__}: a number has no axis to work along; reshape it to (1,)")
+    if axis in (-1, arrays[0].ndim - 1):
+        return kernel(*arrays)
+    return np.moveaxis(kernel(*(np.moveaxis(a, axis, -1) for a in arrays)), -1, axis)
+
+
+def layer_norm(x, gamma, beta, /, eps=1e-5):
+    """y = gamma xhat + beta with xhat = (x - m) r, r = 1 / sqrt(v + eps), m and v the mean and variance of each row.
+
+    x: (..., C), gamma and beta: (C,), v the population variance, eps inside the root.
+    beta: db_c = sum of g_c over the rows. gamma: dgamma_c = sum of g_c xhat_c over the rows.
+    x: let h = g gamma be the gradient of xhat. Through r: dr = sum_c h_c (x_c - m), and dr/dv = -r^3 / 2,
+    dv/dx_c = 2 (x_c - m) / C, which gives -xhat_c r mean(h xhat). Through m: -r mean(h). Directly: h r. Together
+    dx = r (h - mean(h) - xhat mean(h xhat)), means over the row.
+    Source: Ba, Kiros and Hinton, 2016, "Layer Normalization"; the whitepaper's section of that name.
+    """
+    C = x.shape[-1] if x.ndim else 0
+    for name, p in (("gamma", gamma), ("beta", beta)):
+        if np.shape(p) != (C,):
+            raise ValueError(f"layer_norm: {name} of shape {np.shape(p)} for x of shape {x.shape}: give ({C},)")
+    y, mean, rstd = kernels.layernorm.layer_norm(x, gamma, beta, eps)
+    return y, lambda g: kernels.layernorm.layer_norm_backward(g, x, gamma, mean, rstd)
+
+
+def dropout(x, /, p, rng=None):
+    """y = x m / (1 - p), m = 0 with probability p, else 1, drawn from rng.   dx = g m / (1 - p).
+
+    The expected value of y is x. No rng, no dropout: that is how evaluation is told from training.
+    Source: Srivastava et al., 2014, "Dropout".
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout: p is {p}; give a probability from 0 to below 1")
+    if rng is None or p == 0:
+        return x, (lambda g: g,)
+    keep = (rng.random(x.shape, dtype=np.float32) >= p) * x.dtype.type(1 / (1 - p))
+    return x * keep, (lambda g: g * keep,)
+
+
+def embedding(weight, /, ids):
+    """y = weight[ids]: row ids[n] of the table for each n.   dweight[ids[n]] += g[n], so a repeated id gets the sum.
+
+    weight: (V, C), ids: integers of any shape, y: ids.shape + (C,).
+    It is the product of one-hot rows with the table, without the product. Source: the whitepaper's "Word Embeddings".
+    """
+    ids = checked_ids("embedding", ids, weight.shape[0], "rows in the table")
+
+    def add_into(dweight, g):
+        kernels.embedding.add_rows(dweight, ids.reshape(-1), g.reshape(-1, weight.shape[1]))
+
+    return weight[ids], (lambda g: lambda dweight: add_into(dweight, g),)
+
+
+def checked_ids(name, ids, size, what):
+    """Integers from 0 to size - 1, as an array. TypeError and ValueError say which id does not fit."""
+    ids = np.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"{name}: ids have type {ids.dtype}; give integers")
+    if ids.size and (ids.min() < 0 or ids.max() >= size):
+        bad = ids[(ids < 0) | (ids >= size)].flat[0]
+        raise ValueError(f"{name}: id {bad} is out of range, there are {size} {what} (0 to {size - 1})")
+    return ids.astype(np.int64, copy=False)

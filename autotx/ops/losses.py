@@ -1,0 +1,127 @@
+"""Losses. The gradient of cross entropy with respect to the logits, P - y, is derived here line by line."""
+
+import numpy as np
+
+from autotx import kernels
+from autotx.ops.layers import checked_ids
+
+
+def cross_entropy(logits, /, targets, ignore_index=None, label_smoothing=0.0, reduction="mean"):
+    """L = -sum_i y_i ln P_i with P = softmax(logits), y the target distribution: how much P surprises one who expects y.
+
+    logits z: (..., V), targets: (...) integers below V, or ignore_index for places that do not count.
+    reduction: "mean" over the places that count, "sum", or "none" (losses of the shape of targets).
+
+    The gradient, line by line, for one place with logits z_1 .. z_V:
+        P_i = exp(z_i) / S,  S = sum_j exp(z_j)                              softmax
+        L   = -sum_i y_i ln P_i = -sum_i y_i z_i + ln S sum_i y_i            logarithm of a quotient
+            = ln S - sum_i y_i z_i                                           because sum_i y_i = 1
+        d(ln S)/dz_j = exp(z_j) / S = P_j                                    chain rule
+        d(sum_i y_i z_i)/dz_j = y_j
+        dL/dz_j = P_j - y_j
+    With one-hot y: the probability itself for every wrong word, and P - 1 for the right one. So the gradient adds up to
+    0 over the vocabulary, and is 0 only when P = y. Then dlogits = g (P - y), and g / n for the mean over n places.
+
+    label_smoothing a: y = (1 - a) one-hot + a / V, which adds up to 1 too, so the same lines hold.
+    Source: the whitepaper's "Loss Function and Back-Propagation"; Szegedy et al., 2016 (label smoothing).
+    ValueError when no place counts and reduction is "mean", and for a target that is no word, naming it.
+    """
+    V = logits.shape[-1] if logits.ndim else 0
+    ids, counted = _checked_targets("cross_entropy", logits, targets, ignore_index, reduction)
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}; give a number from 0 to below 1")
+    rows, flat = logits.reshape(-1, V), ids.reshape(-1)
+    losses, lse = kernels.cross_entropy.cross_entropy(rows, flat, _IGNORED, label_smoothing)
+    loss, weight = _reduced(losses.reshape(ids.shape), counted, reduction)
+
+    def dlogits(g):
+        scale = np.broadcast_to(g * weight, ids.shape).astype(logits.dtype).reshape(-1)
+        d = kernels.cross_entropy.cross_entropy_backward(rows, lse, flat, scale, _IGNORED, label_smoothing)
+        return d.reshape(logits.shape)
+
+    return loss, (dlogits,)
+
+
+def nll_loss(log_probs, /, targets, ignore_index=None, reduction="mean"):
+    """L = -log_probs[target]: cross entropy of probabilities that are already logarithms.
+
+    log_probs: (..., V), targets: (...). dL/dlog_probs = -1 at the target, else 0; times g, and 1 / n for the mean.
+    """
+    ids, counted = _checked_targets("nll_loss", log_probs, targets, ignore_index, reduction)
+    safe = np.where(ids == _IGNORED, 0, ids)[..., None]
+    losses = np.where(counted, -np.take_along_axis(log_probs, safe, -1)[..., 0], 0).astype(log_probs.dtype, copy=False)
+    loss, weight = _reduced(losses, counted, reduction)
+
+    def dlog_probs(g):
+        d = np.zeros_like(log_probs)
+        np.put_along_axis(d, safe, (-g * weight * counted).astype(log_probs.dtype)[..., None], -1)
+        return d
+
+    return loss, (dlog_probs,)
+
+
+_IGNORED = -1  # what ignore_index becomes once the targets are checked
+
+
+def _checked_targets(name, scores, targets, ignore_index, reduction):
+    """Targets with ignored places as _IGNORED, and where places count. Errors name the shapes, the id, the size."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{name}: reduction is {reduction!r}; give 'mean', 'sum' or 'none'")
+    targets = np.asarray(targets)
+    if not scores.ndim or targets.shape != scores.shape[:-1]:
+        raise ValueError(f"{name}: targets of shape {targets.shape} for scores of shape {scores.shape}: give {scores.shape[:-1]}")
+    counted = np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
+    ids = checked_ids(name, np.where(counted, targets, 0), scores.shape[-1], "classes")
+    if reduction == "mean" and not counted.any():
+        raise ValueError(f"{name}: no target counts (all are ignore_index or there are none); there is no mean of nothing")
+    return np.where(counted, ids, _IGNORED), counted
+
+
+def _reduced(losses, counted, reduction):
+    """The loss, and the factor with which each place enters it."""
+    if reduction == "none":
+        return losses, losses.dtype.type(1)
+    factor = losses.dtype.type(1 / counted.sum() if reduction == "mean" else 1)
+    return losses.sum(dtype=np.float64).astype(losses.dtype) * factor, factor
+
+
+def mse_loss(x, y, /, reduction="mean"):
+    """L = mean of (x - y)^2 over n elements.   dx = g 2 (x - y) / n and dy = -dx; without the 1 / n for "sum" and "none".
+
+    x and y of one shape: ValueError otherwise, since broadcasting here is nearly always a mistake.
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"mse_loss: reduction is {reduction!r}; give 'mean', 'sum' or 'none'")
+    if np.shape(x) != np.shape(y):
+        raise ValueError(f"mse_loss: shapes {np.shape(x)} and {np.shape(y)} differ; reshape one of them")
+    d = x - y
+    if reduction == "mean" and d.size == 0:
+        raise ValueError(f"mse_loss: no elements in shape {d.shape}; there is no mean of nothing")
+    factor = d.dtype.type(1 / d.size if reduction == "mean" else 1)
+    loss = d * d if reduction == "none" else np.sum(d * d) * factor
+    return loss, (lambda g: g * (2 * factor) * d, lambda g: g * (-2 * factor) * d)
+
+
+def binary_cross_entropy_with_logits(x, y, /, reduction="mean"):
+    """L = -y ln s(x) - (1 - y) ln(1 - s(x)), s the sigmoid, y in [0, 1] the probability of yes. x and y of one shape.
+
+    With -ln s(x) = ln(1 + e^-x) and -ln(1 - s(x)) = x + ln(1 + e^-x):
+    L = max(x, 0) - x y + ln(1 + e^-|x|), which cannot overflow.
+    dL/dx = s(x) - y (P - y again, for two classes); dL/dy = -x. Times g, and 1 / n for the mean over n elements.
+    """
+    name = "binary_cross_entropy_with_logits"
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{name}: reduction is {reduction!r}; give 'mean', 'sum' or 'none'")
+    if np.shape(x) != np.shape(y):
+        raise ValueError(f"{name}: shapes {np.shape(x)} and {np.shape(y)} differ; reshape one of them")
+    if reduction == "mean" and np.size(x) == 0:
+        raise ValueError(f"{name}: no elements in shape {np.shape(x)}; there is no mean of nothing")
+    e = np.exp(-np.abs(x))
+    losses = np.maximum(x, 0) - x * y + np.log1p(e)
+    factor = losses.dtype.type(1 / losses.size if reduction == "mean" else 1)
+    loss = losses if reduction == "none" else losses.sum() * factor
+
+    def dx(g):
+        return g * factor * (np.where(x >= 0, 1, e) / (1 + e) - y)
+
+    return loss, (dx, lambda g: g * -factor * x)

@@ -1,0 +1,132 @@
+"""Matrix products and what is made of them."""
+
+import string
+
+import numpy as np
+
+from autotx import kernels
+
+
+def matmul(x, y, /):
+    """z = x y, the matrix product over the last two axes; leading axes broadcast, as in NumPy.
+
+    x: (..., M, K) or (K,), y: (..., K, N) or (K,), z: (..., M, N), without the axis that a 1-D argument lacks.
+    z_mn = sum_k x_mk y_kn, so dx_mk = sum_n g_mn y_kn and dy_kn = sum_m x_mk g_mn:
+    dx = g y^T, dy = x^T g. Source: the whitepaper's "Matrix Multiplication"; Goodfellow et al., Deep Learning, 6.5.6.
+    """
+    if not np.ndim(x) or not np.ndim(y):
+        raise ValueError(f"matmul: shapes {np.shape(x)} and {np.shape(y)}: a number has no rows; use * instead")
+    a = x[None, :] if x.ndim == 1 else x
+    b = y[:, None] if y.ndim == 1 else y
+    if a.shape[-1] != b.shape[-2]:
+        raise ValueError(
+            f"matmul: shapes {x.shape} and {y.shape}: the last axis of the first ({a.shape[-1]}) must equal the "
+            f"second-last of the second ({b.shape[-2]}); transpose one of them?"
+        )
+    z = _product(a, b)
+    shape = z.shape
+    if x.ndim == 1:
+        z = z[..., 0, :]
+    if y.ndim == 1:
+        z = z[..., 0]
+
+    def dx(g):
+        d = _product(np.reshape(g, shape), _t(b))
+        return d.sum(axis=tuple(range(d.ndim - 1))) if x.ndim == 1 else d
+
+    def dy(g):
+        g = np.reshape(g, shape)
+        d = _product(_t(_rows(a)), _rows(g)) if b.ndim == 2 else _product(_t(a), g)
+        return d.sum(axis=tuple(range(d.ndim - 2)))[:, 0] if y.ndim == 1 else d
+
+    return z, (dx, dy)
+
+
+def _t(a):
+    return np.swapaxes(a, -1, -2)
+
+
+def _rows(a):
+    """(..., K) as one matrix (rows, K)."""
+    return np.reshape(a, (-1, a.shape[-1])) if a.ndim != 2 else a
+
+
+def _product(a, b):
+    """The kernel's product, with leading axes broadcast; a stack times one matrix is one tall product."""
+    if b.ndim == 2:
+        return kernels.gemm.matmul(_rows(a), b).reshape(a.shape[:-1] + b.shape[-1:])
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    a, b = np.broadcast_to(a, lead + a.shape[-2:]), np.broadcast_to(b, lead + b.shape[-2:])
+    return kernels.gemm.matmul(a, b)
+
+
+def linear(x, weight, bias=None, /):
+    """y = x W^T + b: a fully connected layer.
+
+    x: (..., I), weight W: (O, I), bias b: (O,) or None, y: (..., O). With the leading axes taken as rows n:
+    y_no = sum_i x_ni W_oi + b_o, so dx = g W, dW = g^T x, db = sum of g over the rows.
+    Source: the whitepaper's "Feed Forward Neural Net".
+    """
+    if weight.ndim != 2 or not np.ndim(x) or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"linear: x of shape {np.shape(x)} and weight of shape {weight.shape}: weight must be (out, in), and the "
+            "last axis of x have `in` elements"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: bias of shape {bias.shape} for weight of shape {weight.shape}: give ({weight.shape[0]},)")
+    rows = _rows(x)
+    y = kernels.gemm.matmul(rows, weight.T, bias=bias).reshape((*x.shape[:-1], weight.shape[0]))
+
+    def dx(g):
+        return kernels.gemm.matmul(_rows(g), weight).reshape(x.shape)
+
+    def dweight(g):
+        return kernels.gemm.matmul(_rows(g).T, rows)
+
+    return y, (dx, dweight, lambda g: _rows(g).sum(axis=0))
+
+
+def einsum(*xs, subscripts):
+    """z = sums of products as `subscripts` say: "ik,kj->ij" is the matrix product. Letters, "..." and "->" as in NumPy.
+
+    z is linear in each argument, so the gradient of one is the same kind of sum: g takes the argument's place and its
+    letters become the result ("ik,kj->ij" gives dx: "ij,kj->ik"). A letter of the argument that occurs nowhere else was
+    summed over, so its gradient is repeated along it; a letter that it has twice took a diagonal, which alone gets it.
+    """
+    terms, result = _letters(subscripts, [np.ndim(x) for x in xs])
+    z = np.einsum(",".join(terms) + "->" + result, *xs, optimize=True)
+    sizes = {letter: n for term, x in zip(terms, xs) for letter, n in zip(term, x.shape)}
+
+    def gradient(i):
+        others = [j for j in range(len(xs)) if j != i]
+        given = [result] + [terms[j] for j in others]
+        own = "".join(dict.fromkeys(terms[i]))
+        known = "".join(c for c in own if any(c in term for term in given))
+
+        def dx(g):
+            d = np.einsum(",".join(given) + "->" + known, g, *(xs[j] for j in others), optimize=True)
+            d = np.reshape(d, [sizes[c] if c in known else 1 for c in own])
+            full = np.zeros(xs[i].shape, xs[i].dtype)
+            np.einsum(f"{terms[i]}->{own}", full)[...] = d  # einsum without a sum is a view: of the diagonal, where twice
+            return full
+
+        return dx
+
+    return z, tuple(gradient(i) for i in range(len(xs)))
+
+
+def _letters(subscripts, ndims):
+    """Every term and the result in plain letters: "..." spelled out, "->" filled in where it was left away."""
+    left, arrow, result = subscripts.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != len(ndims):
+        raise ValueError(f"einsum: '{subscripts}' names {len(terms)} arguments, {len(ndims)} were given")
+    spare = [c for c in string.ascii_letters if c not in subscripts]
+    widths = [n - len(t.replace("...", "")) for t, n in zip(terms, ndims)]
+    dots = "".join(spare[: max([w for t, w in zip(terms, widths) if "..." in t], default=0)])
+    for t, w, n in zip(terms, widths, ndims):
+        if w < 0 or (w > 0 and "..." not in t):
+            raise ValueError(f"einsum: '{t}' in '{subscripts}' does not fit an argument with {n} axes")
+    if not arrow:
+        result = "..." * bool(dots) + "".join(sorted(c for c in set(left) - set(".,") if left.count(c) == 1))
+    return [t.replace("...", dots[len(dots) - w :]) for t, w in zip(terms, widths)], result.replace("...", dots)

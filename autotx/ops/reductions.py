@@ -1,0 +1,105 @@
+"""Ops that reduce or run along axes. axis: None (all), a number, or a tuple; keepdims keeps reduced axes as size 1."""
+
+import numpy as np
+
+
+def _spread(a, axis, keepdims, ndim):
+    """Put reduced axes back as size 1, so that `a` broadcasts against what was reduced."""
+    if keepdims or axis is None or ndim == 0:
+        return a if axis is not None or keepdims else np.reshape(a, (1,) * ndim)
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    return np.expand_dims(a, tuple(i % ndim for i in axes))
+
+
+def sum(x, /, axis=None, keepdims=False):
+    """y = sum of x along axis.   Every summed element enters with factor 1, so dx = g, repeated along axis."""
+
+    def dx(g):
+        return np.broadcast_to(_spread(g, axis, keepdims, x.ndim), x.shape)
+
+    return np.sum(x, axis=axis, keepdims=keepdims, dtype=_kind(x)), (dx,)
+
+
+def _kind(x):
+    """The type of a sum: floats keep theirs, whole numbers and booleans are counted in int64."""
+    return x.dtype if x.dtype.kind == "f" else np.int64
+
+
+def mean(x, /, axis=None, keepdims=False):
+    """y = (1/n) sum of x along axis, n elements each.   dx = g / n, repeated along axis. ValueError when n = 0."""
+    n = _count("mean", x, axis)
+
+    def dx(g):
+        return np.broadcast_to(_spread(g, axis, keepdims, x.ndim) / n, x.shape).astype(x.dtype, copy=False)
+
+    return np.mean(x, axis=axis, keepdims=keepdims), (dx,)
+
+
+def _count(name, x, axis):
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    n = 1
+    for a in axes:
+        n *= x.shape[a]
+    if n == 0:
+        raise ValueError(f"{name}: no elements along axis {axis} of shape {x.shape}; there is no {name} of nothing")
+    return n
+
+
+def var(x, /, axis=None, keepdims=False, correction=0):
+    """y = sum((x - m)^2) / (n - correction), m the mean along axis.   correction 0: population, 1: sample variance.
+
+    dy/dx_i = 2 (x_i - m) / (n - correction): the dependence of m on x_i adds -2/n sum(x - m) = 0.
+    So dx = g 2 (x - m) / (n - correction).
+    """
+    n = _count("var", x, axis) - correction
+    if n <= 0:
+        raise ValueError(f"var: correction {correction} leaves no degree of freedom in shape {x.shape} along axis {axis}")
+    d = x - np.mean(x, axis=axis, keepdims=True)
+    return np.sum(d * d, axis=axis, keepdims=keepdims) / n, (lambda g: _spread(g, axis, keepdims, x.ndim) * d * (2 / n),)
+
+
+def max(x, /, axis=None, keepdims=False):
+    """y = the largest of x along axis.   dx = g for the largest element; equal ones share it in equal parts."""
+    return _extreme("max", np.max, x, axis, keepdims)
+
+
+def min(x, /, axis=None, keepdims=False):
+    """y = the smallest of x along axis.   dx = g for the smallest element; equal ones share it in equal parts."""
+    return _extreme("min", np.min, x, axis, keepdims)
+
+
+def _extreme(name, find, x, axis, keepdims):
+    _count(name, x, axis)
+    y = find(x, axis=axis, keepdims=True)
+
+    def dx(g):
+        hit = x == y
+        share = hit / np.sum(hit, axis=axis, keepdims=True)
+        return (_spread(g, axis, keepdims, x.ndim) * share).astype(x.dtype, copy=False)
+
+    return y if keepdims else np.reshape(y, np.sum(x, axis=axis).shape), (dx,)
+
+
+def logsumexp(x, /, axis=None, keepdims=False):
+    """y = ln sum exp(x) along axis, computed as m + ln sum exp(x - m), m the maximum, which cannot overflow.
+
+    dy/dx_i = exp(x_i) / sum exp(x) = exp(x_i - y): the softmax. So dx = g exp(x - y).
+    A line of only -inf gives -inf, and zero gradients.
+    """
+    _count("logsumexp", x, axis)
+    m = np.max(x, axis=axis, keepdims=True)
+    m = np.where(np.isfinite(m), m, 0).astype(x.dtype, copy=False)
+    with np.errstate(divide="ignore"):
+        y = np.log(np.sum(np.exp(x - m), axis=axis, keepdims=True)) + m
+
+    def dx(g):
+        with np.errstate(invalid="ignore"):
+            p = np.where(np.isneginf(y), 0, np.exp(x - y)).astype(x.dtype, copy=False)
+        return _spread(g, axis, keepdims, x.ndim) * p
+
+    return y if keepdims else np.reshape(y, np.sum(x, axis=axis).shape), (dx,)
+
+
+def cumsum(x, /, axis):
+    """y_i = x_1 + ... + x_i along axis.   x_i enters y_i and all that follow: dx_i = g_i + g_(i+1) + ... + g_n."""
+    return np.cumsum(x, axis=axis, dtype=_kind(x)), (lambda g: np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis),)

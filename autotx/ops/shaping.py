@@ -1,0 +1,123 @@
+"""Ops that move, select and join elements: their gradients move back along the same way."""
+
+import math
+
+import numpy as np
+
+
+def reshape(x, /, shape):
+    """y = x in another shape, elements in row order; one size may be -1.   dx = g in the shape of x."""
+    return np.reshape(x, shape), (lambda g: np.reshape(g, x.shape),)
+
+
+def permute(x, /, axes):
+    """y = x with its axes in the order `axes`.   dx = g with the inverse order."""
+    if sorted(a % x.ndim for a in axes) != list(range(x.ndim)):
+        raise ValueError(f"permute: axes {tuple(axes)} are not an order of the {x.ndim} axes of shape {x.shape}")
+    return np.transpose(x, axes), (lambda g: np.transpose(g, np.argsort([a % x.ndim for a in axes])),)
+
+
+def transpose(x, /, axis0, axis1):
+    """y = x with two axes exchanged.   dx = g with them exchanged again."""
+    return np.swapaxes(x, axis0, axis1), (lambda g: np.swapaxes(g, axis0, axis1),)
+
+
+def expand(x, /, shape):
+    """y = x repeated to `shape` by broadcasting.   dx = g summed over the repeats (the engine's un-broadcasting)."""
+    return np.broadcast_to(x, shape), (lambda g: g,)
+
+
+def squeeze(x, /, axis=None):
+    """y = x without axes of size 1 (all of them, or those named).   dx = g in the shape of x."""
+    return np.squeeze(x, axis), (lambda g: np.reshape(g, x.shape),)
+
+
+def unsqueeze(x, /, axis):
+    """y = x with a new axis of size 1 at `axis`.   dx = g in the shape of x."""
+    return np.expand_dims(x, axis), (lambda g: np.reshape(g, x.shape),)
+
+
+def getitem(x, /, index):
+    """y = x[index]: slices, integers, None, ..., masks, index arrays.   dx is g at the places taken, else 0.
+
+    A place that an index array takes more than once gets the sum of its gradients.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    repeats = any(isinstance(p, np.ndarray | list) for p in parts)
+
+    def add_into(dx, g):
+        if repeats:
+            np.add.at(dx, index, g)
+        else:
+            dx[index] += g
+
+    return x[index], (lambda g: lambda dx: add_into(dx, g),)
+
+
+def gather(x, /, index, axis):
+    """y[.., j, ..] = x[.., index[.., j, ..], ..] along axis; index has as many axes as x.
+
+    dx[.., index[.., j, ..], ..] += g[.., j, ..]: a place taken more than once gets the sum.
+    """
+    index = np.asarray(index)
+    size = x.shape[axis]
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"gather: the index has type {index.dtype}; give integers")
+    if index.size and (index.min() < -size or index.max() >= size):
+        raise ValueError(f"gather: index {index.min()} to {index.max()} is outside axis {axis} of shape {x.shape}")
+
+    def add_into(dx, g):
+        places = list(np.indices(index.shape, sparse=True))
+        places[axis] = index
+        np.add.at(dx, tuple(places), g)
+
+    return np.take_along_axis(x, index, axis), (lambda g: lambda dx: add_into(dx, g),)
+
+
+def concat(*xs, axis=0):
+    """y = the arrays one after another along axis.   Each gets the slice of g that it filled."""
+    ends = np.cumsum([np.shape(x)[axis] for x in xs])
+
+    def take(x, end):
+        index = [slice(None)] * x.ndim
+        index[axis] = slice(int(end) - x.shape[axis], int(end))
+        return lambda g: g[tuple(index)]
+
+    return np.concatenate(xs, axis=axis), tuple(take(x, end) for x, end in zip(xs, ends))
+
+
+def stack(*xs, axis=0):
+    """y = the arrays side by side along a new axis.   Each gets its own layer of g."""
+    return np.stack(xs, axis=axis), tuple(lambda g, i=i: np.take(g, i, axis=axis) for i in range(len(xs)))
+
+
+def pad(x, /, widths, value=0.0):
+    """y = x with `value` around it; widths is one (before, after) for each axis.   dx = g without the border."""
+    if len(widths) != x.ndim or any(len(w) != 2 or min(w) < 0 for w in widths):
+        raise ValueError(f"pad: widths {widths} are not one (before, after), none negative, for each axis of {x.shape}")
+    inside = tuple(slice(before, before + n) for (before, _), n in zip(widths, x.shape))
+    return np.pad(x, widths, constant_values=value), (lambda g: g[inside],)
+
+
+def tril(x, /, diagonal=0):
+    """y = x on and below the diagonal of its last two axes, else 0.   dx = g there, else 0."""
+    return np.tril(x, diagonal), (lambda g: np.tril(g, diagonal),)
+
+
+def triu(x, /, diagonal=0):
+    """y = x on and above the diagonal of its last two axes, else 0.   dx = g there, else 0."""
+    return np.triu(x, diagonal), (lambda g: np.triu(g, diagonal),)
+
+
+def split_sizes(n, size_or_sections):
+    """The slices of an axis of n elements for `split`: equal pieces of a size (the last may be smaller), or given sizes."""
+    if isinstance(size_or_sections, int | np.integer):
+        if size_or_sections < 1:
+            raise ValueError(f"split: pieces of {size_or_sections} elements; give at least 1")
+        sizes = [int(size_or_sections)] * math.ceil(n / size_or_sections)
+    else:
+        sizes = list(size_or_sections)
+        if sum(sizes) != n:
+            raise ValueError(f"split: sizes {sizes} add up to {sum(sizes)}, the axis has {n} elements")
+    starts = np.cumsum([0, *sizes[:-1]])
+    return [slice(int(s), min(int(s) + size, n)) for s, size in zip(starts, sizes)]

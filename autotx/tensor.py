@@ -1,0 +1,476 @@
+"""The engine: a Tensor remembers how it was made, and `backward` walks that memory from the newest tensor to the oldest.
+
+One concept carries everything. An *op* is a function on plain arrays that returns its result and its pullback:
+
+    def mul(x, y, /):
+        return x * y, (lambda g: g * y, lambda g: x * g)
+
+Arguments before the slash are differentiable, arguments after it are settings. The pullback turns `g`, the gradient of
+the loss with respect to the result, into the gradient with respect to each argument. It is a tuple of functions, one
+an argument, of which only those wanted are called; or, where the gradients share work, one function `g -> tuple`.
+A gradient is a new array (or `g` itself, or a view of it). One that touches only a part of its argument may instead be
+a function that adds itself in place to a buffer: that is how slices and embeddings avoid arrays full of zeros.
+
+An op knows no Tensor, no graph and no broadcasting: `lift` turns it into a function on Tensors, and un-broadcasting,
+accumulation, freeing, and the errors about the graph happen here, once.
+
+Time is counted in ticks. Every tensor carries the tick at which its value was set. Parents are older than what is made
+of them, so descending ticks are an order in which every consumer comes before what it consumed: no recursion, no
+search for a topological order. And a parent that is *younger* than its child was written to after the graph was
+recorded, which would make the gradient silently wrong: backward refuses.
+"""
+
+import functools
+import inspect
+import itertools
+import threading
+from operator import attrgetter
+
+import numpy as np
+
+from autotx import anomaly
+
+_tick = itertools.count(1).__next__
+_by_tick = attrgetter("_tick")
+_ndarray = np.ndarray
+_SCALARS = {np.float32, np.float64}  # NumPy computes with single numbers several times faster than with arrays of one
+
+
+class _Modes(threading.local):
+    """What is switched on in this thread."""
+
+    recording = True  # is the graph recorded? see no_grad
+    watch = None  # an anomaly.Watch inside detect_anomaly
+
+
+_modes = _Modes()
+
+
+class no_grad:  # noqa: N801  (a context manager, named as everywhere)
+    """`with no_grad():` no graph is recorded inside, in this thread. Results do not require gradients."""
+
+    def __enter__(self):
+        self.before, _modes.recording = _modes.recording, False
+
+    def __exit__(self, *error):
+        _modes.recording = self.before
+
+
+class detect_anomaly:  # noqa: N801
+    """`with detect_anomaly():` the first op that makes a NaN or an Inf raises FloatingPointError, forward or backward.
+
+    The message names the op and the line that called it. Every result is inspected, so this is for debugging.
+    """
+
+    def __enter__(self):
+        self.before, _modes.watch = _modes.watch, anomaly.Watch()
+
+    def __exit__(self, *error):
+        _modes.watch = self.before
+
+
+class Tensor:
+    """An array that remembers how it was made.
+
+    data: numbers, nested lists (they become float32), or an array, whose float32, float64, integer or bool type is
+    kept. It is copied: nobody else can write into it.
+    requires_grad: whether `backward` leaves a gradient in `.grad` (an array of the same shape). TypeError for integers.
+    dtype: float32 or float64, or an integer type.
+    name: what error messages and pictures call it.
+    """
+
+    __slots__ = ("__weakref__", "_backward", "_data", "_op", "_parents", "_tick", "grad", "name", "requires_grad")
+    __array_ufunc__ = None  # so that ndarray * Tensor asks the Tensor, and gives a Tensor
+    __hash__ = object.__hash__  # == compares values; two tensors are the same key only if they are the same object
+
+    def __init__(self, data, requires_grad=False, dtype=None, name=None):
+        self._data = _as_data(data, dtype)
+        if requires_grad and self._data.dtype.kind != "f":
+            raise TypeError(
+                f"Tensor: {self._data.dtype} cannot require gradients, only floating-point numbers can; "
+                "pass dtype=numpy.float32"
+            )
+        self.requires_grad = bool(requires_grad)
+        self.grad = None
+        self.name = name
+        self._op = self._parents = self._backward = None
+        self._tick = _tick()
+
+    # What a tensor looks like from outside
+
+    @property
+    def data(self):
+        """The values, as a read-only view: a graph may need them. `t.data = array` gives the tensor new values."""
+        view = np.asarray(self._data).view()
+        view.flags.writeable = False
+        return view
+
+    @data.setter
+    def data(self, value):
+        if self._op is not None:
+            raise ValueError(f"data: this tensor is the result of {self._op}, only tensors made by hand can be assigned")
+        value = _as_data(value, self._data.dtype)
+        if value.shape != self._data.shape:
+            raise ValueError(f"data: the tensor has shape {self._data.shape}, the new values {value.shape}")
+        self._data = value  # graphs recorded before keep the old array, and stay right
+
+    def writable(self):
+        """The values as an array to write into in place, for optimizers. Shape and type as the tensor's.
+
+        A graph recorded before this call refuses to run backward: its gradients would be of other values.
+        """
+        if self._op is not None:
+            raise ValueError(f"writable: this tensor is the result of {self._op}; only tensors made by hand are written to")
+        self._tick = _tick()
+        if self._data.__class__ in _SCALARS:
+            self._data = np.array(self._data)
+        return self._data
+
+    @property
+    def shape(self):
+        return self._data.shape
+
+    @property
+    def ndim(self):
+        return self._data.ndim
+
+    @property
+    def size(self):
+        return self._data.size
+
+    @property
+    def dtype(self):
+        return self._data.dtype
+
+    def item(self):
+        """The one value, as a Python number. ValueError when there is not exactly one."""
+        if self._data.size != 1:
+            raise ValueError(f"item: needs a tensor of one element, this one has shape {self.shape}")
+        return self._data.item()
+
+    def numpy(self):
+        """A copy of the values: yours to write into."""
+        return np.array(self._data)
+
+    def detach(self):
+        """A tensor of the same values, cut off from the graph."""
+        return _result(self._data)
+
+    def zero_grad(self):
+        """Forget the gradient."""
+        self.grad = None
+
+    def __array__(self, dtype=None, copy=None):
+        if copy or (dtype is not None and dtype != self._data.dtype):
+            return np.array(self._data, dtype=dtype)
+        return self.data
+
+    def __len__(self):
+        if not self._data.ndim:
+            raise TypeError("len: a tensor with no axes has no length")
+        return len(self._data)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self):
+        return bool(self.item())
+
+    def __float__(self):
+        return float(self.item())
+
+    def __int__(self):
+        return int(self.item())
+
+    def __index__(self):
+        return self._data.__index__()
+
+    def __setitem__(self, index, value):
+        raise TypeError(
+            "setitem: a tensor is not written into, a graph may need its values; build a new one with autotx.where or "
+            "masked_fill, or replace the values of a leaf with t.data = array"
+        )
+
+    def __repr__(self):
+        values = np.array2string(self._data, threshold=40, edgeitems=3, precision=4, separator=", ", prefix="Tensor(")
+        facts = [f"dtype={self._data.dtype}"] if self._data.dtype != np.float32 else []
+        if self._data.size > 40 or 0 in self.shape:
+            facts.append(f"shape={self.shape}")
+        if self._op is not None:
+            facts.append(f"op={self._op}")
+        elif self.requires_grad:
+            facts.append("requires_grad=True")
+        if self.name:
+            facts.append(f"name={self.name!r}")
+        return f"Tensor({', '.join([values, *facts])})"
+
+    def __eq__(self, other):
+        return self._data == _plain(other)
+
+    def __ne__(self, other):
+        return self._data != _plain(other)
+
+    def __lt__(self, other):
+        return self._data < _plain(other)
+
+    def __le__(self, other):
+        return self._data <= _plain(other)
+
+    def __gt__(self, other):
+        return self._data > _plain(other)
+
+    def __ge__(self, other):
+        return self._data >= _plain(other)
+
+    # The backward pass
+
+    def backward(self, grad=None, retain_graph=False):
+        """Add to the `.grad` of every leaf the gradient of this tensor with respect to it.
+
+        grad: the gradient of what follows with respect to this tensor, of its shape; 1 for a tensor of one element.
+        retain_graph: keep the graph, to walk it again or to draw it; every tensor on the way then keeps its own `.grad`
+        too. Without it the graph is freed as it is walked.
+        ValueError: nothing here requires a gradient; not a scalar and no `grad`; a graph that was already freed; a
+        tensor that was written to after the graph was recorded. Nothing has been changed then.
+        """
+        if not self.requires_grad:
+            raise ValueError("backward: no tensor that went into this one requires a gradient; pass requires_grad=True")
+        grad = self._seed(grad)
+        nodes, leaves = _reachable(self)
+        owned = set()  # ids of the results whose .grad is a buffer made here, which may be added to in place
+        _accumulate(self, grad, grad, owned)
+        while nodes:
+            node = nodes.pop()  # the newest: all its consumers are done
+            if node.grad is not None:
+                _pull_back(node, node.grad, owned)
+            if not retain_graph:
+                node._backward, node._parents, node.grad = _FREED, (), None
+        for leaf in leaves:
+            if leaf.grad.__class__ in _SCALARS:
+                leaf.grad = np.asarray(leaf.grad)
+
+    def _seed(self, grad):
+        """The gradient to start from, as an array of this tensor's shape and type."""
+        if grad is None:
+            if self._data.size != 1:
+                raise ValueError(
+                    f"backward: a tensor of shape {self.shape} is not a scalar; reduce it (for example .sum()) or pass "
+                    "its gradient, backward(grad)"
+                )
+            grad = np.ones(self.shape)
+        grad = np.asarray(_plain(grad), dtype=self._data.dtype)
+        if grad.shape != self.shape:
+            raise ValueError(f"backward: the gradient has shape {grad.shape}, the tensor {self.shape}; they must be equal")
+        return grad
+
+
+class _Freed:
+    """Stands in the place of a pullback that has been used."""
+
+
+_FREED = _Freed()
+
+
+def _reachable(root):
+    """The results that `root` was made of, oldest first, and the leaves; checked before anything is changed."""
+    nodes, leaves, stack, seen = [], [], [root], set()
+    while stack:
+        t = stack.pop()
+        if id(t) in seen:
+            continue
+        seen.add(id(t))
+        if t._op is None:
+            leaves.append(t)
+            continue
+        if t._backward is _FREED:
+            raise ValueError(
+                f"backward: the graph below this result of {t._op} was freed by an earlier backward; "
+                "call that one with retain_graph=True, or compute the result again"
+            )
+        nodes.append(t)
+        for p in t._parents:
+            if p.__class__ is Tensor and p.requires_grad:
+                if p._tick > t._tick:
+                    raise ValueError(_written_after(p, t))
+                stack.append(p)
+    for t in nodes:
+        t.grad = None  # of an earlier walk that retained the graph
+    nodes.sort(key=_by_tick)
+    return nodes, leaves
+
+
+def _written_after(parent, node):
+    name = f"'{parent.name}'" if parent.name else "a tensor"
+    return (
+        f"backward: {node._op} was recorded with {name} of shape {parent.shape}, which has been written to since (by an "
+        "optimizer step?); its gradient would be wrong. Call backward before the step, or compute the forward pass again"
+    )
+
+
+def _pull_back(node, g, owned):
+    """Hand the gradient of `node` on to its parents."""
+    pullback, watch = node._backward, _modes.watch
+    shared = pullback.__class__ is not tuple
+    for p, d in zip(node._parents, pullback(g) if shared else pullback):
+        if p.__class__ is Tensor and p.requires_grad:
+            if not shared:
+                d = d(g)
+            if watch:
+                watch.gradient(node, p, d, g)
+            _accumulate(p, d, g, owned)
+
+
+def _accumulate(p, d, g, owned):
+    """Add the gradient `d`, made from `g`, to what `p` has. In place only into buffers that were made here."""
+    data, have = p._data, p.grad
+    if d.__class__ is data.__class__ and d.__class__ in _SCALARS:  # the short way for graphs of single numbers
+        p.grad = d if have is None else have + d
+        return
+    is_leaf = p._op is None
+    if d.__class__ is not _ndarray:
+        if callable(d):  # it adds itself to a buffer
+            if have is None:
+                p.grad = np.zeros(data.shape, data.dtype)
+            elif not is_leaf and id(p) not in owned:
+                p.grad = have.copy()
+            owned.add(id(p))
+            return d(p.grad)
+        d = np.asarray(d)
+    if d.shape != data.shape or d.dtype != data.dtype:
+        d = unbroadcast(d, data.shape).astype(data.dtype, copy=False)
+    if have is None:
+        # A leaf keeps its gradient, so it must be nobody else's: not g, and not a view of something
+        p.grad = d if not is_leaf or (d is not g and d.base is None) else d.copy()
+    elif is_leaf or id(p) in owned:
+        np.add(have, d, have)
+    else:
+        p.grad = np.add(have, d)
+        owned.add(id(p))
+
+
+def unbroadcast(d, shape):
+    """Undo broadcasting: sum `d` over the axes along which an array of `shape` was repeated. Array of `shape`."""
+    extra = d.ndim - len(shape)
+    if extra > 0:
+        d = d.sum(axis=tuple(range(extra)))
+    stretched = tuple(i for i, n in enumerate(shape) if n == 1 and d.shape[i] != 1)
+    return d.sum(axis=stretched, keepdims=True) if stretched else d
+
+
+# Ops become functions on Tensors
+
+
+def lift(op):
+    """Make a function on Tensors of an op on arrays (see the top of this file). Use it as a decorator.
+
+    The function takes Tensors, arrays and numbers for the arguments before the slash, and settings after it, by
+    position or by name. It returns a Tensor that requires a gradient when one of its arguments does.
+
+        @lift
+        def cube(x, /):
+            return x**3, (lambda g: 3 * x**2 * g,)
+    """
+    parameters = inspect.signature(op).parameters.values()
+    arrays = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    settings_names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    count = len(arrays)
+    name = op.__name__.rstrip("_")
+    if not arrays and not variadic:
+        raise TypeError(f"lift: {name} has no differentiable argument; put a slash after them: def {name}(x, /)")
+
+    @functools.wraps(op)
+    def function(*args, **settings):
+        if settings or (len(args) > count and not variadic):
+            args, settings = bind(args, settings)
+        requires_grad = False
+        data = []
+        for a in args:
+            if a.__class__ is Tensor:
+                data.append(a._data)
+                if a.requires_grad:
+                    requires_grad = True
+            else:
+                data.append(a if a.__class__ in _AS_THEY_ARE else _plain(a))
+        try:
+            out, pullback = op(*data, **settings)
+        except (ValueError, IndexError, TypeError) as error:
+            raise _explained(error, name, data) from error
+        t = _new(Tensor)
+        t._data = out if out.__class__ in _DATA else np.asarray(out)
+        t.grad = t.name = None
+        t._tick = _tick()
+        if requires_grad and _modes.recording:
+            t.requires_grad = True
+            t._op, t._parents, t._backward = name, args, pullback
+        else:
+            t.requires_grad = False
+            t._op = t._parents = t._backward = None
+        if _modes.watch:
+            _modes.watch.result(name, t, data, settings)
+        return t
+
+    def bind(args, settings):
+        """Sort out arrays given by name and settings given by position; settings reach the op as plain values."""
+        if not variadic:
+            args, extra = args[:count], args[count:]
+            if len(extra) > len(settings_names):
+                raise TypeError(f"{name}: takes at most {count + len(settings_names)} arguments, got {count + len(extra)}")
+            for key, value in zip(settings_names, extra):
+                if key in settings:
+                    raise TypeError(f"{name}: {key} was given twice, by position and by name")
+                settings[key] = value
+            args += tuple(settings.pop(key) for key in arrays[len(args):] if key in settings)
+        return args, {k: v._data if v.__class__ is Tensor else v for k, v in settings.items()}
+
+    function.op = op
+    return function
+
+
+_new = object.__new__
+_DATA = {np.ndarray, *_SCALARS}
+_AS_THEY_ARE = {np.ndarray, float, int, np.float32, np.float64, type(None)}
+
+
+def _result(data):
+    """A tensor around an array that is already the engine's own."""
+    t = _new(Tensor)
+    t._data, t.grad, t.name, t.requires_grad = data, None, None, False
+    t._op = t._parents = t._backward = None
+    t._tick = _tick()
+    return t
+
+
+def _plain(x):
+    """A Tensor's array, or anything array-like as an array (lists of numbers in float32)."""
+    if x.__class__ is Tensor:
+        return x._data
+    return x if isinstance(x, np.ndarray | np.generic | float | int) else _as_data(x, None)
+
+
+def _as_data(data, dtype):
+    """A fresh array of a type that the engine knows; a NumPy scalar where there are no axes."""
+    if data.__class__ is Tensor:
+        data = data._data
+    try:
+        array = np.array(data, dtype=dtype)
+    except ValueError as error:
+        raise ValueError(f"Tensor: rows of different lengths or not numbers ({error})") from error
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"Tensor: data of type {array.dtype} are not real numbers")
+    if array.dtype.kind == "f" and dtype is None and array.dtype != np.float32:
+        given = isinstance(data, np.ndarray | np.generic) and array.dtype == np.float64
+        array = array if given else array.astype(np.float32)
+    return array if array.ndim else array[()]
+
+
+def _explained(error, name, data):
+    """NumPy's complaint as one line that names the op and the shapes; our own pass through."""
+    if str(error).startswith(f"{name}:"):
+        return error
+    shapes = " and ".join(str(np.shape(a)) for a in data if a is not None)
+    if "broadcast" in str(error):
+        text = f"shapes {shapes} do not broadcast; counted from the right, sizes must be equal or 1 (reshape or unsqueeze one)"
+    else:
+        text = f"{error} (shapes {shapes})"
+    return type(error)(f"{name}: {text}")
