@@ -1,0 +1,221 @@
+"""Text to token ids and back: characters, bytes, or byte-pair encoding (BPE).
+
+A tokenizer is a list of pieces, one a token id, each some bytes of UTF-8. Decoding joins them, so it is the same for
+all three; they differ in how they cut the text up. None of them ever fails on a text: whatever has no token of its own
+is written as bytes, which all have.
+
+The one thing that is not text, a lone half of a surrogate pair, becomes a question mark.
+"""
+
+import codecs
+import json
+from pathlib import Path
+
+import numpy as np
+
+from autotx.checkpoint import read_json, to_json, write_atomically
+
+try:
+    import tokenizers as bpe_library
+except ImportError:  # an extra: pip install "autotx[bpe]"
+    bpe_library = None
+
+FILE = "tokenizer.json"
+KINDS = ("char", "byte", "bpe")
+_BYTES = [bytes([b]) for b in range(256)]
+
+
+class Tokenizer:
+    """What the three have in common. `pieces[i]` are the bytes of token i."""
+
+    kind = None
+
+    def __init__(self, pieces):
+        self.pieces = pieces
+
+    @property
+    def vocab_size(self):
+        return len(self.pieces)
+
+    def encode(self, text):
+        """The token ids of a str: an int32 array (T,)."""
+        raise NotImplementedError
+
+    def decode(self, ids):
+        """The str of token ids (T,). Bytes that are no UTF-8 become U+FFFD. ValueError for an id that is no token."""
+        decoder = self.decoder()
+        return "".join(decoder.push(i) for i in ids) + decoder.finish()
+
+    def decoder(self):
+        """A decoder that is given one token at a time."""
+        return StreamDecoder(self.pieces)
+
+    def unknown(self, text):
+        """The characters of `text` that were not in the text the tokenizer was made from, sorted; a str."""
+        return ""
+
+    def save(self, folder):
+        """Write `tokenizer.json` into a folder."""
+        write_atomically(Path(folder) / FILE, self.to_bytes())
+
+    def to_bytes(self):
+        """The content of the file."""
+        return to_json({"type": self.kind})
+
+
+class StreamDecoder:
+    """Text as its tokens come. A character whose bytes are spread over several tokens appears with the last of them."""
+
+    def __init__(self, pieces):
+        self._pieces = pieces
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token):
+        """The text that this token completes; may be empty."""
+        token = int(token)
+        if not 0 <= token < len(self._pieces):
+            raise ValueError(f"decode: there is no token {token}, the ids go from 0 to {len(self._pieces) - 1}")
+        return self._utf8.decode(self._pieces[token])
+
+    def finish(self):
+        """What is left of a character that never got its last byte."""
+        return self._utf8.decode(b"", final=True)
+
+
+class ByteTokenizer(Tokenizer):
+    """The 256 bytes of UTF-8."""
+
+    kind = "byte"
+
+    def __init__(self):
+        super().__init__(_BYTES)
+
+    def encode(self, text):
+        return np.frombuffer(_utf8(text), np.uint8).astype(np.int32)
+
+
+class CharTokenizer(Tokenizer):
+    """The characters of a text, in order, and after them 256 bytes for the characters it does not have."""
+
+    kind = "char"
+
+    def __init__(self, text):
+        self.characters = "".join(sorted(set(_clean(text))))
+        super().__init__([c.encode() for c in self.characters] + _BYTES)
+        self._ids = np.full(0x110000, -1, np.int32)  # code point -> token id
+        self._ids[_code_points(self.characters)] = np.arange(len(self.characters))
+
+    def encode(self, text):
+        text = _clean(text)
+        ids = self._ids[_code_points(text)]
+        if (ids >= 0).all():
+            return ids
+        parts, first_byte = [], len(self.characters)
+        for i, c in zip(ids, text):
+            parts.extend([i] if i >= 0 else [first_byte + b for b in c.encode()])
+        return np.array(parts, np.int32)
+
+    def unknown(self, text):
+        return "".join(sorted(set(_clean(text)) - set(self.characters)))
+
+    def to_bytes(self):
+        return to_json({"type": self.kind, "characters": self.characters})
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-level byte-pair encoding, as GPT-2's, by the `tokenizers` library.
+
+    merges: a tokenizers.Tokenizer. Its file is the library's own format, which other programs read too.
+    """
+
+    kind = "bpe"
+
+    def __init__(self, merges):
+        self._merges = merges
+        byte_of = _byte_of_character()
+        names = [merges.id_to_token(i) for i in range(merges.get_vocab_size())]
+        if not all(name and all(c in byte_of for c in name) for name in names):
+            raise ValueError(f"{FILE} holds a BPE whose tokens are not bytes; autotx reads byte-level BPE, as GPT-2's")
+        super().__init__([bytes(byte_of[c] for c in name) for name in names])
+
+    @classmethod
+    def train(cls, text, vocab_size):
+        """Learn at most vocab_size - 256 merges from a text."""
+        _need_library()
+        if vocab_size < 256:
+            raise ValueError(f"--vocab-size {vocab_size} is too small: BPE starts from 256 bytes; use 257 or more")
+        merges = bpe_library.Tokenizer(bpe_library.models.BPE())
+        merges.pre_tokenizer = bpe_library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        merges.decoder = bpe_library.decoders.ByteLevel()
+        trainer = bpe_library.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            initial_alphabet=bpe_library.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        # Whole lines are handed over, because the library cuts words at spaces and a text in one piece is slow.
+        merges.train_from_iterator(_clean(text).splitlines(keepends=True), trainer)
+        return cls(merges)
+
+    def encode(self, text):
+        return np.array(self._merges.encode(_clean(text)).ids, np.int32)
+
+    def to_bytes(self):
+        return self._merges.to_str(pretty=True).encode()
+
+
+def make_tokenizer(kind, text, vocab_size):
+    """A new tokenizer for a text. kind: "char", "byte" or "bpe", of which only the last looks at vocab_size."""
+    if kind == "char":
+        return CharTokenizer(text)
+    if kind == "byte":
+        return ByteTokenizer()
+    if kind == "bpe":
+        return BPETokenizer.train(text, vocab_size)
+    raise ValueError(f"--tokenizer {kind} is not known; it is one of {', '.join(KINDS)}")
+
+
+def load_tokenizer(folder):
+    """The tokenizer that was saved in a folder. ValueError when its file is not one, FileNotFoundError without it."""
+    path = Path(folder) / FILE
+    saved = read_json(path)
+    if saved.get("type") == "byte":
+        return ByteTokenizer()
+    if saved.get("type") == "char" and isinstance(saved.get("characters"), str):
+        return CharTokenizer(saved["characters"])
+    if isinstance(saved.get("model"), dict) and saved["model"].get("type") == "BPE":
+        return _load_bpe(path, saved)
+    raise ValueError(f"{path} holds no tokenizer that autotx knows (characters, bytes or byte-level BPE)")
+
+
+def _load_bpe(path, saved):
+    _need_library()
+    try:
+        merges = bpe_library.Tokenizer.from_str(json.dumps(saved))
+    except Exception as error:  # the library raises nothing more specific
+        raise ValueError(f"{path} is not a file of the library tokenizers ({error})") from error
+    return BPETokenizer(merges)
+
+
+def _need_library():
+    if bpe_library is None:
+        raise ValueError('the BPE tokenizer needs the library tokenizers: pip install "autotx[bpe]"')
+
+
+def _byte_of_character():
+    """GPT-2 writes each byte as one visible character: itself where it is one, else the next one from U+0100 on."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    hidden = [b for b in range(256) if b not in visible]
+    return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}
+
+
+def _utf8(text):
+    return text.encode("utf-8", errors="replace")
+
+
+def _clean(text):
+    """The text without lone surrogates."""
+    return _utf8(text).decode()
+
+
+def _code_points(text):
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")

@@ -1,0 +1,128 @@
+"""Every text survives the way to token ids and back, whatever its characters, whole or one token at a time."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotx.models import tokenizers
+from autotx.models.tokenizers import KINDS, ByteTokenizer, CharTokenizer, load_tokenizer, make_tokenizer
+
+TEXT = "The quick brown fox jumps over the lazy dog.\nThe dog sleeps.\r\n\tNaïve façade, 10 €.\n" * 4
+MADE = {kind: make_tokenizer(kind, TEXT, 300) for kind in KINDS}
+NASTY = ["", "\x00", "é", "e\u0301", "中文", "\U0001f600", "\r\n", " \t ", "\u2028", "\ufeff", "<0x41>", "Ġ", "\ud7ff"]
+
+
+@pytest.fixture(params=KINDS)
+def tokenizer(request):
+    return MADE[request.param]
+
+
+def streamed(tokenizer, ids):
+    decoder = tokenizer.decoder()
+    return [*map(decoder.push, ids), decoder.finish()]
+
+
+@pytest.mark.parametrize("text", [TEXT, *NASTY])
+def test_a_text_comes_back(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert ids.dtype == np.int32
+    assert ids.ndim == 1
+    assert tokenizer.decode(ids) == text
+
+
+@given(text=st.text())
+def test_any_text_comes_back(text):
+    for tokenizer in MADE.values():
+        ids = tokenizer.encode(text)
+        assert all(0 <= i < tokenizer.vocab_size for i in ids)
+        assert tokenizer.decode(ids) == text
+        assert "".join(streamed(tokenizer, ids)) == text
+
+
+@given(ids=st.lists(st.integers(0, 255)))
+def test_any_ids_decode_and_streaming_says_the_same(ids):
+    for tokenizer in MADE.values():
+        assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+def test_a_stream_never_prints_half_a_character():
+    assert streamed(ByteTokenizer(), "é€".encode()) == ["", "é", "", "", "€", ""]
+    assert streamed(ByteTokenizer(), "€".encode()[:2]) == ["", "", "\ufffd"]
+
+
+def test_half_a_surrogate_pair_becomes_a_question_mark(tokenizer):
+    assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a?b"
+    assert tokenizer.unknown("\ud800") in ("", "?")
+
+
+def test_characters_are_numbered_in_order_and_bytes_follow():
+    tokenizer = CharTokenizer("cab")
+    assert tokenizer.vocab_size == 3 + 256
+    np.testing.assert_array_equal(tokenizer.encode("abc"), [0, 1, 2])
+    np.testing.assert_array_equal(tokenizer.encode("aéb"), [0, 3 + 0xC3, 3 + 0xA9, 1])
+    assert tokenizer.unknown("abxcéx") == "xé"
+
+
+def test_bpe_learns_to_say_more_with_less():
+    tokenizer = MADE["bpe"]
+    assert 256 < tokenizer.vocab_size <= 300
+    assert len(tokenizer.encode(TEXT)) < len(TEXT.encode()) / 1.5
+    assert tokenizer.unknown("中") == ""
+
+
+def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert type(loaded) is type(tokenizer)
+    assert loaded.vocab_size == tokenizer.vocab_size
+    np.testing.assert_array_equal(loaded.encode(TEXT + "中"), tokenizer.encode(TEXT + "中"))
+
+
+def test_the_bpe_file_is_the_librarys_own(tmp_path):
+    library = pytest.importorskip("tokenizers")
+    MADE["bpe"].save(tmp_path)
+    theirs = library.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert theirs.encode(TEXT).ids == MADE["bpe"].encode(TEXT).tolist()
+    assert theirs.decode(theirs.encode(TEXT).ids) == TEXT
+
+
+def test_the_byte_alphabet_is_gpt2s():
+    library = pytest.importorskip("tokenizers")
+    assert set(tokenizers._byte_of_character()) == set(library.pre_tokenizers.ByteLevel.alphabet())
+    assert tokenizers._byte_of_character()["Ġ"] == ord(" ")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ('{"type": "char"', "truncated or not JSON"),
+        ('{"type": "char"}', "holds no tokenizer that autotx knows"),
+        ('{"type": "morse"}', "holds no tokenizer that autotx knows"),
+        ('{"model": {"type": "WordPiece"}}', "holds no tokenizer that autotx knows"),
+        ('{"model": {"type": "BPE"}}', "is not a file of the library tokenizers"),
+        (json.dumps({"model": {"type": "BPE", "vocab": {"一": 0}, "merges": []}}), "tokens are not bytes"),
+    ],
+)
+def test_a_broken_file_is_refused(tmp_path, content, error):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=error):
+        load_tokenizer(tmp_path)
+
+
+def test_mistakes_are_named(tokenizer, monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match=f"there is no token 5000, the ids go from 0 to {tokenizer.vocab_size - 1}"):
+        tokenizer.decode([5000])
+    with pytest.raises(ValueError, match="there is no token -1"):
+        tokenizer.decode([-1])
+    with pytest.raises(ValueError, match="--tokenizer morse is not known; it is one of char, byte, bpe"):
+        make_tokenizer("morse", TEXT, 300)
+    with pytest.raises(ValueError, match="--vocab-size 100 is too small"):
+        make_tokenizer("bpe", TEXT, 100)
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*tokenizer.json"):
+        load_tokenizer(tmp_path)
+    monkeypatch.setattr(tokenizers, "bpe_library", None)
+    with pytest.raises(ValueError, match=r'pip install "autotx\[bpe\]"'):
+        make_tokenizer("bpe", TEXT, 300)
