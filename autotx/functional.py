@@ -63,7 +63,8 @@ binary_cross_entropy_with_logits = lift(losses.binary_cross_entropy_with_logits)
 
 # Functions whose arguments are known in another order, or as a list, than an op takes them
 
-_where, _concat, _stack, _einsum = lift(arithmetic.where), lift(shaping.concat), lift(shaping.stack), lift(products.einsum)
+_where, _einsum = lift(arithmetic.where), lift(products.einsum)
+_concat, _stack = lift(shaping.concat), lift(shaping.stack)
 
 
 def where(condition, x, y):

@@ -1,4 +1,4 @@
-"""The engine: a Tensor remembers how it was made, and `backward` walks that memory from the newest tensor to the oldest.
+"""The engine: a Tensor remembers how it was made, and `backward` walks that memory from newest to oldest.
 
 One concept carries everything. An *op* is a function on plain arrays that returns its result and its pullback:
 
@@ -83,18 +83,22 @@ class Tensor:
     __array_ufunc__ = None  # so that ndarray * Tensor asks the Tensor, and gives a Tensor
     __hash__ = object.__hash__  # == compares values; two tensors are the same key only if they are the same object
 
-    def __init__(self, data, requires_grad=False, dtype=None, name=None):
-        self._data = _as_data(data, dtype)
-        if requires_grad and self._data.dtype.kind != "f":
-            raise TypeError(
-                f"Tensor: {self._data.dtype} cannot require gradients, only floating-point numbers can; "
-                "pass dtype=numpy.float32"
-            )
-        self.requires_grad = bool(requires_grad)
+    def __init__(self, data, requires_grad=False, dtype=None, name=None, _op=None, _parents=None, _backward=None):
+        if _op is None:  # made by hand, not the result of an op
+            data = _as_data(data, dtype)
+            if requires_grad and data.dtype.kind != "f":
+                raise TypeError(
+                    f"Tensor: {data.dtype} cannot require gradients, only floating-point numbers can; "
+                    "pass dtype=numpy.float32"
+                )
+        self._data = data
+        self.requires_grad = requires_grad
         self.grad = None
         self.name = name
-        self._op = self._parents = self._backward = None
         self._tick = _tick()
+        self._op = _op
+        self._parents = _parents
+        self._backward = _backward
 
     # What a tensor looks like from outside
 
@@ -108,7 +112,7 @@ class Tensor:
     @data.setter
     def data(self, value):
         if self._op is not None:
-            raise ValueError(f"data: this tensor is the result of {self._op}, only tensors made by hand can be assigned")
+            raise ValueError(f"data: a result of {self._op} cannot be assigned, only tensors made by hand")
         value = _as_data(value, self._data.dtype)
         if value.shape != self._data.shape:
             raise ValueError(f"data: the tensor has shape {self._data.shape}, the new values {value.shape}")
@@ -120,7 +124,7 @@ class Tensor:
         A graph recorded before this call refuses to run backward: its gradients would be of other values.
         """
         if self._op is not None:
-            raise ValueError(f"writable: this tensor is the result of {self._op}; only tensors made by hand are written to")
+            raise ValueError(f"writable: a result of {self._op} is not written to, only tensors made by hand")
         self._tick = _tick()
         if self._data.__class__ in _SCALARS:
             self._data = np.array(self._data)
@@ -154,7 +158,7 @@ class Tensor:
 
     def detach(self):
         """A tensor of the same values, cut off from the graph."""
-        return _result(self._data)
+        return Tensor(self._data, _op="detach")
 
     def zero_grad(self):
         """Forget the gradient."""
@@ -196,10 +200,8 @@ class Tensor:
         facts = [f"dtype={self._data.dtype}"] if self._data.dtype != np.float32 else []
         if self._data.size > 40 or 0 in self.shape:
             facts.append(f"shape={self.shape}")
-        if self._op is not None:
-            facts.append(f"op={self._op}")
-        elif self.requires_grad:
-            facts.append("requires_grad=True")
+        if self.requires_grad:
+            facts.append(f"op={self._op}" if self._op else "requires_grad=True")
         if self.name:
             facts.append(f"name={self.name!r}")
         return f"Tensor({', '.join([values, *facts])})"
@@ -237,12 +239,21 @@ class Tensor:
             raise ValueError("backward: no tensor that went into this one requires a gradient; pass requires_grad=True")
         grad = self._seed(grad)
         nodes, leaves = _reachable(self)
+        watch = _modes.watch
         owned = set()  # ids of the results whose .grad is a buffer made here, which may be added to in place
         _accumulate(self, grad, grad, owned)
         while nodes:
             node = nodes.pop()  # the newest: all its consumers are done
-            if node.grad is not None:
-                _pull_back(node, node.grad, owned)
+            g, pullback = node.grad, node._backward
+            if g is not None:
+                shared = pullback.__class__ is not tuple
+                for p, d in zip(node._parents, pullback(g) if shared else pullback):
+                    if p.__class__ is Tensor and p.requires_grad:
+                        if not shared:
+                            d = d(g)
+                        if watch:
+                            watch.gradient(node, p, d, g)
+                        _accumulate(p, d, g, owned)
             if not retain_graph:
                 node._backward, node._parents, node.grad = _FREED, (), None
         for leaf in leaves:
@@ -260,7 +271,7 @@ class Tensor:
             grad = np.ones(self.shape)
         grad = np.asarray(_plain(grad), dtype=self._data.dtype)
         if grad.shape != self.shape:
-            raise ValueError(f"backward: the gradient has shape {grad.shape}, the tensor {self.shape}; they must be equal")
+            raise ValueError(f"backward: the gradient has shape {grad.shape}, the tensor {self.shape}; make them equal")
         return grad
 
 
@@ -273,57 +284,44 @@ _FREED = _Freed()
 
 def _reachable(root):
     """The results that `root` was made of, oldest first, and the leaves; checked before anything is changed."""
-    nodes, leaves, stack, seen = [], [], [root], set()
+    if root._op is None:
+        return [], [root]
+    nodes, leaves, stack, seen = [], {}, [root], {id(root)}
     while stack:
         t = stack.pop()
-        if id(t) in seen:
-            continue
-        seen.add(id(t))
-        if t._op is None:
-            leaves.append(t)
-            continue
+        nodes.append(t)
         if t._backward is _FREED:
             raise ValueError(
                 f"backward: the graph below this result of {t._op} was freed by an earlier backward; "
                 "call that one with retain_graph=True, or compute the result again"
             )
-        nodes.append(t)
         for p in t._parents:
             if p.__class__ is Tensor and p.requires_grad:
-                if p._tick > t._tick:
-                    raise ValueError(_written_after(p, t))
-                stack.append(p)
+                if p._op is None:
+                    leaves[id(p)] = p
+                    if p._tick > t._tick:
+                        raise ValueError(_written_after(p, t))
+                elif id(p) not in seen:
+                    seen.add(id(p))
+                    stack.append(p)
     for t in nodes:
         t.grad = None  # of an earlier walk that retained the graph
     nodes.sort(key=_by_tick)
-    return nodes, leaves
+    return nodes, leaves.values()
 
 
 def _written_after(parent, node):
     name = f"'{parent.name}'" if parent.name else "a tensor"
     return (
-        f"backward: {node._op} was recorded with {name} of shape {parent.shape}, which has been written to since (by an "
-        "optimizer step?); its gradient would be wrong. Call backward before the step, or compute the forward pass again"
+        f"backward: {node._op} was recorded with {name} of shape {parent.shape}, which has been written to since "
+        "(by an optimizer step?); its gradient would be wrong. Call backward before, or compute the forward pass again"
     )
-
-
-def _pull_back(node, g, owned):
-    """Hand the gradient of `node` on to its parents."""
-    pullback, watch = node._backward, _modes.watch
-    shared = pullback.__class__ is not tuple
-    for p, d in zip(node._parents, pullback(g) if shared else pullback):
-        if p.__class__ is Tensor and p.requires_grad:
-            if not shared:
-                d = d(g)
-            if watch:
-                watch.gradient(node, p, d, g)
-            _accumulate(p, d, g, owned)
 
 
 def _accumulate(p, d, g, owned):
     """Add the gradient `d`, made from `g`, to what `p` has. In place only into buffers that were made here."""
-    data, have = p._data, p.grad
-    if d.__class__ is data.__class__ and d.__class__ in _SCALARS:  # the short way for graphs of single numbers
+    have, data = p.grad, p._data
+    if d.__class__ in _SCALARS and d.__class__ is data.__class__:  # the short way, for graphs of single numbers
         p.grad = d if have is None else have + d
         return
     is_leaf = p._op is None
@@ -334,7 +332,8 @@ def _accumulate(p, d, g, owned):
             elif not is_leaf and id(p) not in owned:
                 p.grad = have.copy()
             owned.add(id(p))
-            return d(p.grad)
+            d(p.grad)
+            return
         d = np.asarray(d)
     if d.shape != data.shape or d.dtype != data.dtype:
         d = unbroadcast(d, data.shape).astype(data.dtype, copy=False)
@@ -396,16 +395,12 @@ def lift(op):
             out, pullback = op(*data, **settings)
         except (ValueError, IndexError, TypeError) as error:
             raise _explained(error, name, data) from error
-        t = _new(Tensor)
-        t._data = out if out.__class__ in _DATA else np.asarray(out)
-        t.grad = t.name = None
-        t._tick = _tick()
+        if out.__class__ not in _DATA:
+            out = np.asarray(out)
         if requires_grad and _modes.recording:
-            t.requires_grad = True
-            t._op, t._parents, t._backward = name, args, pullback
+            t = Tensor(out, True, None, None, name, args, pullback)
         else:
-            t.requires_grad = False
-            t._op = t._parents = t._backward = None
+            t = Tensor(out, _op=name)
         if _modes.watch:
             _modes.watch.result(name, t, data, settings)
         return t
@@ -415,7 +410,8 @@ def lift(op):
         if not variadic:
             args, extra = args[:count], args[count:]
             if len(extra) > len(settings_names):
-                raise TypeError(f"{name}: takes at most {count + len(settings_names)} arguments, got {count + len(extra)}")
+                most = count + len(settings_names)
+                raise TypeError(f"{name}: takes at most {most} arguments, got {count + len(extra)}")
             for key, value in zip(settings_names, extra):
                 if key in settings:
                     raise TypeError(f"{name}: {key} was given twice, by position and by name")
@@ -427,18 +423,8 @@ def lift(op):
     return function
 
 
-_new = object.__new__
 _DATA = {np.ndarray, *_SCALARS}
 _AS_THEY_ARE = {np.ndarray, float, int, np.float32, np.float64, type(None)}
-
-
-def _result(data):
-    """A tensor around an array that is already the engine's own."""
-    t = _new(Tensor)
-    t._data, t.grad, t.name, t.requires_grad = data, None, None, False
-    t._op = t._parents = t._backward = None
-    t._tick = _tick()
-    return t
 
 
 def _plain(x):
@@ -470,7 +456,7 @@ def _explained(error, name, data):
         return error
     shapes = " and ".join(str(np.shape(a)) for a in data if a is not None)
     if "broadcast" in str(error):
-        text = f"shapes {shapes} do not broadcast; counted from the right, sizes must be equal or 1 (reshape or unsqueeze one)"
+        text = f"shapes {shapes} do not broadcast; from the right, sizes must be equal or 1 (reshape or unsqueeze one)"
     else:
         text = f"{error} (shapes {shapes})"
     return type(error)(f"{name}: {text}")

@@ -55,7 +55,7 @@ def exp(x, /):
 
 
 def log(x, /):
-    """y = ln(x), the natural logarithm.   dx = g / x. ln(0) = -inf and ln of a negative number is NaN, with no warning."""
+    """y = ln(x), the natural logarithm.   dx = g / x. ln(0) = -inf; ln of a negative number is NaN."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.log(x), (lambda g: g / x,)
 

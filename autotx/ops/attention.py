@@ -25,7 +25,7 @@ def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=
     """
     name = "scaled_dot_product_attention"
     if min(np.ndim(q), np.ndim(k), np.ndim(v)) < 2:
-        raise ValueError(f"{name}: q {np.shape(q)}, k {np.shape(k)}, v {np.shape(v)}: each needs (..., tokens, channels)")
+        raise ValueError(f"{name}: q {np.shape(q)}, k {np.shape(k)}, v {np.shape(v)}: give (..., tokens, channels)")
     if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
         raise ValueError(
             f"{name}: q {q.shape}, k {k.shape}, v {v.shape}: q and k need the same last axis, k and v as many tokens"

@@ -9,8 +9,8 @@ def gelu(x, /, approximate="none"):
     """y = x P(x), P the distribution function of the standard normal: P(x) = (1 + erf(x / sqrt 2)) / 2.
 
     P'(x) = p(x) = exp(-x^2 / 2) / sqrt(2 pi), so by the product rule dx = g (P(x) + x p(x)).
-    approximate="tanh": y = x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), u' = sqrt(2 / pi) (1 + 0.134145 x^2),
-    so dx = g ((1 + tanh u) / 2 + x (1 - tanh^2 u) u' / 2).
+    approximate="tanh": y = x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3),
+    u' = sqrt(2 / pi) (1 + 0.134145 x^2), so dx = g ((1 + tanh u) / 2 + x (1 - tanh^2 u) u' / 2).
     Source: Hendrycks and Gimpel, 2016, "Gaussian Error Linear Units".
     """
     if approximate not in ("none", "tanh"):

@@ -7,7 +7,7 @@ from autotx.ops.layers import checked_ids
 
 
 def cross_entropy(logits, /, targets, ignore_index=None, label_smoothing=0.0, reduction="mean"):
-    """L = -sum_i y_i ln P_i with P = softmax(logits), y the target distribution: how much P surprises one who expects y.
+    """L = -sum_i y_i ln P_i with P = softmax(logits), y the target distribution: how far P is from y.
 
     logits z: (..., V), targets: (...) integers below V, or ignore_index for places that do not count.
     reduction: "mean" over the places that count, "sum", or "none" (losses of the shape of targets).
@@ -69,11 +69,12 @@ def _checked_targets(name, scores, targets, ignore_index, reduction):
         raise ValueError(f"{name}: reduction is {reduction!r}; give 'mean', 'sum' or 'none'")
     targets = np.asarray(targets)
     if not scores.ndim or targets.shape != scores.shape[:-1]:
-        raise ValueError(f"{name}: targets of shape {targets.shape} for scores of shape {scores.shape}: give {scores.shape[:-1]}")
+        wanted = scores.shape[:-1]
+        raise ValueError(f"{name}: targets of shape {targets.shape} for scores of shape {scores.shape}: give {wanted}")
     counted = np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
     ids = checked_ids(name, np.where(counted, targets, 0), scores.shape[-1], "classes")
     if reduction == "mean" and not counted.any():
-        raise ValueError(f"{name}: no target counts (all are ignore_index or there are none); there is no mean of nothing")
+        raise ValueError(f"{name}: no target counts (all are ignored, or there are none); there is no mean of nothing")
     return np.where(counted, ids, _IGNORED), counted
 
 
@@ -86,7 +87,7 @@ def _reduced(losses, counted, reduction):
 
 
 def mse_loss(x, y, /, reduction="mean"):
-    """L = mean of (x - y)^2 over n elements.   dx = g 2 (x - y) / n and dy = -dx; without the 1 / n for "sum" and "none".
+    """L = mean of (x - y)^2 over n elements.   dx = g 2 (x - y) / n and dy = -dx; no 1 / n for "sum" and "none".
 
     x and y of one shape: ValueError otherwise, since broadcasting here is nearly always a mistake.
     """

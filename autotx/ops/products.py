@@ -73,7 +73,7 @@ def linear(x, weight, bias=None, /):
             "last axis of x have `in` elements"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"linear: bias of shape {bias.shape} for weight of shape {weight.shape}: give ({weight.shape[0]},)")
+        raise ValueError(f"linear: bias of shape {bias.shape}, weight of shape {weight.shape}: give {weight.shape[:1]}")
     rows = _rows(x)
     y = kernels.gemm.matmul(rows, weight.T, bias=bias).reshape((*x.shape[:-1], weight.shape[0]))
 
@@ -107,7 +107,7 @@ def einsum(*xs, subscripts):
             d = np.einsum(",".join(given) + "->" + known, g, *(xs[j] for j in others), optimize=True)
             d = np.reshape(d, [sizes[c] if c in known else 1 for c in own])
             full = np.zeros(xs[i].shape, xs[i].dtype)
-            np.einsum(f"{terms[i]}->{own}", full)[...] = d  # einsum without a sum is a view: of the diagonal, where twice
+            np.einsum(f"{terms[i]}->{own}", full)[...] = d  # a view of `full`, of its diagonal where a letter is twice
             return full
 
         return dx

@@ -53,9 +53,10 @@ def var(x, /, axis=None, keepdims=False, correction=0):
     """
     n = _count("var", x, axis) - correction
     if n <= 0:
-        raise ValueError(f"var: correction {correction} leaves no degree of freedom in shape {x.shape} along axis {axis}")
+        raise ValueError(f"var: correction {correction} leaves nothing to divide by along axis {axis} of {x.shape}")
     d = x - np.mean(x, axis=axis, keepdims=True)
-    return np.sum(d * d, axis=axis, keepdims=keepdims) / n, (lambda g: _spread(g, axis, keepdims, x.ndim) * d * (2 / n),)
+    y = np.sum(d * d, axis=axis, keepdims=keepdims) / n
+    return y, (lambda g: _spread(g, axis, keepdims, x.ndim) * d * (2 / n),)
 
 
 def max(x, /, axis=None, keepdims=False):

@@ -110,7 +110,7 @@ def triu(x, /, diagonal=0):
 
 
 def split_sizes(n, size_or_sections):
-    """The slices of an axis of n elements for `split`: equal pieces of a size (the last may be smaller), or given sizes."""
+    """The slices of an axis of n elements for `split`: pieces of a size (the last may be smaller), or given sizes."""
     if isinstance(size_or_sections, int | np.integer):
         if size_or_sections < 1:
             raise ValueError(f"split: pieces of {size_or_sections} elements; give at least 1")
