@@ -2,8 +2,6 @@
 
 import builtins
 
-import numpy as np
-
 from autotx.ops import arithmetic, attention, layers, losses, products, reductions, shaping
 from autotx.tensor import Tensor, lift
 
@@ -118,7 +116,7 @@ for _name, _function in _OPERATORS.items():
     setattr(Tensor, f"__{_name}__", _function)
     setattr(Tensor, f"__r{_name}__", _swapped(_function))
 Tensor.__neg__, Tensor.__abs__, Tensor.__getitem__ = neg, abs, _getitem
-Tensor.T = property(lambda x: permute(x, np.arange(x.ndim)[::-1]), doc="The tensor with its axes in reverse order.")
+Tensor.T = property(lambda x: permute(x, tuple(range(x.ndim))[::-1]), doc="The tensor with its axes in reverse order.")
 for _function in (reshape, permute, expand):
     setattr(Tensor, _function.__name__, _shape_given(_function))
 for _function in (

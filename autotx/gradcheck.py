@@ -46,20 +46,31 @@ def _rows_by_backward(name, out, checked):
     for k in range(out.size):
         seed = np.zeros(out.size)
         seed[k] = 1
-        for attempt in range(2 if k == 0 else 1):  # the second time must give the same: a pullback keeps no state
-            for _, t in checked:
-                t.grad = None
-            out.backward(seed.reshape(out.shape), retain_graph=True)
-            for (i, t), jacobian in zip(checked, jacobians):
-                row = np.zeros(t.size) if t.grad is None else t.grad.reshape(-1)
-                if attempt and not np.array_equal(row, jacobian[k], equal_nan=True):
-                    raise GradcheckError(f"{name}: argument {i} has another gradient when backward is run again")
-                jacobian[k] = row
-    for i, t in checked:
-        if t.grad is not None and any(np.shares_memory(t.grad, other._data) for _, other in checked):
-            raise GradcheckError(f"{name}: the gradient of argument {i} is an input's own memory; return a new array")
-        t.grad = None
+        rows = _gradients(out, seed, checked)
+        if k == 0:
+            _same_again(name, rows, _gradients(out, seed, checked), checked)
+        for jacobian, row in zip(jacobians, rows):
+            jacobian[k] = 0 if row is None else row.reshape(-1)
     return jacobians
+
+
+def _gradients(out, seed, checked):
+    for _, t in checked:
+        t.grad = None
+    out.backward(seed.reshape(out.shape), retain_graph=True)
+    gradients = [t.grad for _, t in checked]
+    for _, t in checked:
+        t.grad = None
+    return gradients
+
+
+def _same_again(name, first, second, checked):
+    """A pullback must give the same when it is called again, and hand out only memory that nobody else holds."""
+    for (i, t), a, b in zip(checked, first, second):
+        if (a is None) != (b is None) or (a is not None and not np.array_equal(a, b, equal_nan=True)):
+            raise GradcheckError(f"{name}: argument {i} has another gradient when backward is run again")
+        if a is not None and (np.shares_memory(a, b) or np.shares_memory(a, t._data)):
+            raise GradcheckError(f"{name}: the gradient of argument {i} is memory that the op keeps; return a new array")
 
 
 def _column(fn, inputs, t, j, eps):

@@ -37,14 +37,16 @@ def pow(x, y, /):
     For x < 0, z is real only for whole y, and dy does not exist: NaN.
     """
 
+    z = x**y
+
     def dx(g):
-        return g * np.where(np.equal(y, 0), 0, y * np.power(x, np.where(np.equal(y, 0), 1, np.subtract(y, 1))))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return g * np.where(np.equal(y, 0), 0, y * x ** (y - 1))
 
     def dy(g):
         with np.errstate(invalid="ignore", divide="ignore"):
-            return g * z * np.where(np.equal(x, 0) & np.greater_equal(y, 0), 0, np.log(x))
+            return g * np.where(np.equal(x, 0) & np.greater_equal(y, 0), 0, z * np.log(x))
 
-    z = np.power(x, y)
     return z, (dx, dy)
 
 
