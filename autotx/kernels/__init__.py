@@ -2,7 +2,9 @@
 
 import importlib
 
-_MODULES = ("adamw", "attention", "cross_entropy", "embedding", "exp", "gelu", "gemm", "jit", "layernorm", "softmax", "threads")
+_MODULES = (
+    "adamw", "attention", "cross_entropy", "elementwise", "embedding", "exp", "gelu", "gemm", "jit", "layernorm", "rows", "softmax", "threads",
+)
 
 
 def __getattr__(name):

@@ -1,0 +1,83 @@
+"""AdamW over all parameters in one flat pass, and the sum of squares for the norm of the gradients."""
+
+import math
+
+import numba
+import numpy as np
+from numba import types
+
+from autotx.kernels.jit import kernel
+from autotx.kernels.rows import IN1, OUT1, REAL, compiled, flat, use_numba
+
+CHUNK = 16384  # elements a thread takes at a time
+
+
+def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step):
+    """One step of AdamW, in place on p, m and v. All four are flat and contiguous; step counts from 1.
+
+    p <- (1 - lr weight_decay) p,   m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2,
+    p <- p - lr mhat / (sqrt(vhat) + eps),   mhat = m / (1 - beta1^step),   vhat = v / (1 - beta2^step).
+    Source: Loshchilov and Hutter, 2019, "Decoupled Weight Decay Regularization".
+    """
+    keep = 1 - lr * weight_decay
+    size = lr / (1 - beta1**step)
+    spread = 1 / math.sqrt(1 - beta2**step)
+    update = _adamw if use_numba(p, g, m, v) else _adamw_twin
+    update(p, g, m, v, keep, beta1, 1 - beta1, beta2, 1 - beta2, size, spread, eps)
+
+
+def sum_of_squares(x):
+    """The sum of the squares of all elements, added up in float64. Returns a float."""
+    if not use_numba(x):
+        return float(np.square(x, dtype=np.float64).sum())
+    x = flat(x)
+    sums = np.empty(-(-x.size // CHUNK))
+    _sum_of_squares(x, sums)
+    return float(sums.sum())
+
+
+# ---- NumPy twin -------------------------------------------------------------------------------------------------
+
+
+def _adamw_twin(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, spread, eps):
+    m *= beta1
+    m += rest1 * g
+    v *= beta2
+    v += rest2 * g * g
+    p *= keep
+    p -= size * m / (np.sqrt(v) * spread + eps)
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------------
+
+
+@kernel(fastmath={"contract"})
+def _adamw_piece(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, spread, eps):
+    for i in range(p.size):
+        m_new = beta1 * m[i] + rest1 * g[i]
+        v_new = beta2 * v[i] + rest2 * g[i] * g[i]
+        m[i], v[i] = m_new, v_new
+        p[i] = keep * p[i] - size * m_new / (math.sqrt(v_new) * spread + eps)
+
+
+@compiled(OUT1, IN1, OUT1, OUT1, *[REAL] * 8)
+@kernel(parallel=True)
+def _adamw(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, spread, eps):
+    for chunk in numba.prange((p.size + CHUNK - 1) // CHUNK):
+        i, end = chunk * CHUNK, chunk * CHUNK + CHUNK
+        _adamw_piece(p[i:end], g[i:end], m[i:end], v[i:end], keep, beta1, rest1, beta2, rest2, size, spread, eps)
+
+
+@kernel(fastmath={"contract", "reassoc"})
+def _sum_of_squares_piece(x):
+    s = 0.0
+    for i in range(x.size):
+        s += np.float64(x[i]) * np.float64(x[i])
+    return s
+
+
+@compiled(IN1, types.float64[::1])
+@kernel(parallel=True)
+def _sum_of_squares(x, sums):
+    for chunk in numba.prange(sums.size):
+        sums[chunk] = _sum_of_squares_piece(x[chunk * CHUNK : chunk * CHUNK + CHUNK])

@@ -1,0 +1,118 @@
+"""GELU, forward and backward."""
+
+import math
+
+import numba
+import numpy as np
+
+from autotx.kernels.exp import HALF, ONE, ZERO, erf_twin, exp, normal_cdf
+from autotx.kernels.jit import kernel
+from autotx.kernels.rows import IN1, OUT1, compiled, flat, use_numba
+
+CHUNK = 8192  # elements a thread takes at a time
+CUBE = 0.044715
+ROOT = math.sqrt(2 / math.pi)
+DENSITY = 1 / math.sqrt(2 * math.pi)
+
+
+def gelu(x, approximate="none"):
+    """y = x P(x), P the normal distribution, or x (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3). x: any shape."""
+    if not use_numba(x):
+        return _gelu_twin(x, approximate)
+    y = np.empty(x.shape, np.float32)
+    (_tanh if approximate == "tanh" else _exact)(flat(x), y.reshape(-1))
+    return y
+
+
+def gelu_backward(g, x, approximate="none"):
+    """dx = g dy/dx, for g and x of one shape."""
+    if not use_numba(g, x):
+        return _gelu_backward_twin(g, x, approximate)
+    dx = np.empty(x.shape, np.float32)
+    (_tanh_backward if approximate == "tanh" else _exact_backward)(flat(g), flat(x), dx.reshape(-1))
+    return dx
+
+
+# ---- NumPy twins ------------------------------------------------------------------------------------------------
+
+
+def _gelu_twin(x, approximate):
+    if approximate == "tanh":
+        return 0.5 * x * (1 + np.tanh(ROOT * (x + CUBE * x * x * x)))
+    return 0.5 * x * (1 + erf_twin(x / math.sqrt(2)))
+
+
+def _gelu_backward_twin(g, x, approximate):
+    if approximate == "tanh":
+        t = np.tanh(ROOT * (x + CUBE * x * x * x))
+        return g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * ROOT * (1 + 3 * CUBE * x * x))
+    return g * (0.5 * (1 + erf_twin(x / math.sqrt(2))) + x * DENSITY * np.exp(-0.5 * x * x))
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------------
+
+# (1 + tanh u) / 2 = s(2u), s the sigmoid: one exp, no tanh. 2u = x (A + B x^2).
+A, B, B3 = np.float32(2 * ROOT), np.float32(2 * ROOT * CUBE), np.float32(6 * ROOT * CUBE)
+PEAK = np.float32(DENSITY)
+
+
+@kernel(fastmath={"contract"})
+def _exact_piece(x, y):
+    for i in range(x.size):
+        y[i] = x[i] * normal_cdf(x[i], exp(-HALF * x[i] * x[i]))
+
+
+@kernel(fastmath={"contract"})
+def _exact_backward_piece(g, x, dx):
+    for i in range(x.size):
+        bell = exp(-HALF * x[i] * x[i])
+        dx[i] = g[i] * (normal_cdf(x[i], bell) + x[i] * PEAK * bell)
+
+
+@kernel(fastmath={"contract"})
+def _tanh_piece(x, y):
+    for i in range(x.size):
+        y[i] = x[i] / (ONE + exp(-x[i] * (A + B * x[i] * x[i])))
+
+
+@kernel(fastmath={"contract"})
+def _tanh_backward_piece(g, x, dx):
+    for i in range(x.size):
+        square = x[i] * x[i]
+        e = exp(-abs(x[i]) * (A + B * square))  # of -|2u|, so that s and 1 - s keep their digits and e cannot overflow
+        s = ONE / (ONE + e)
+        rest = e * s
+        s_of_x = rest if x[i] < ZERO else s
+        dx[i] = g[i] * (s_of_x + s * rest * x[i] * (A + B3 * square))
+
+
+@compiled(IN1, OUT1)
+@kernel(parallel=True)
+def _exact(x, y):
+    for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
+        i = chunk * CHUNK
+        _exact_piece(x[i : i + CHUNK], y[i : i + CHUNK])
+
+
+@compiled(IN1, IN1, OUT1)
+@kernel(parallel=True)
+def _exact_backward(g, x, dx):
+    for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
+        i = chunk * CHUNK
+        _exact_backward_piece(g[i : i + CHUNK], x[i : i + CHUNK], dx[i : i + CHUNK])
+
+
+@compiled(IN1, OUT1)
+@kernel(parallel=True)
+def _tanh(x, y):
+    for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
+        i = chunk * CHUNK
+        _tanh_piece(x[i : i + CHUNK], y[i : i + CHUNK])
+
+
+@compiled(IN1, IN1, OUT1)
+@kernel(parallel=True)
+def _tanh_backward(g, x, dx):
+    for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
+        i = chunk * CHUNK
+        _tanh_backward_piece(g[i : i + CHUNK], x[i : i + CHUNK], dx[i : i + CHUNK])

@@ -1,0 +1,124 @@
+"""Layer norm over the last axis, forward and backward. Memory is read once, then the cache."""
+
+import math
+
+import numba
+import numpy as np
+
+from autotx.kernels.exp import ONE, ZERO
+from autotx.kernels.jit import kernel
+from autotx.kernels.rows import IN1, IN2, OUT1, OUT2, OUT3, REAL, compiled, flat, rows, use_numba
+from autotx.kernels.softmax import rows_a_chunk
+
+PARTS = 64  # the sums over rows are added up in at most this many parts
+
+
+def layer_norm(x, gamma, beta, eps=1e-5):
+    """y = gamma (x - mean) rstd + beta, rstd = 1 / sqrt(variance + eps), over the last axis. Returns y, mean, rstd.
+
+    x: (..., C); gamma, beta: (C,); mean, rstd: (...). The population variance, from the differences to the mean, so
+    that a mean that is large beside the spread costs no digits.
+    """
+    if not use_numba(x, gamma, beta):
+        return _layer_norm_twin(x, gamma, beta, eps)
+    y, mean, rstd = (np.empty(shape, np.float32) for shape in (x.shape, x.shape[:-1], x.shape[:-1]))
+    if y.size:
+        _forward(rows(x), flat(gamma), flat(beta), eps, rows(y), mean.reshape(-1), rstd.reshape(-1))
+    return y, mean, rstd
+
+
+def layer_norm_backward(g, x, gamma, mean, rstd):
+    """dx, dgamma and dbeta, from the gradient of y and what `layer_norm` returned.
+
+    With xhat = (x - mean) rstd and h = g gamma: dx = rstd (h - mean of h - xhat mean of h xhat), means over the row;
+    dgamma and dbeta are the sums of g xhat and g over all rows.
+    """
+    if not use_numba(g, x, gamma, mean, rstd):
+        return _layer_norm_backward_twin(g, x, gamma, mean, rstd)
+    dx = np.empty(x.shape, np.float32)
+    x2, g2 = rows(x), rows(g)
+    N, C = x2.shape
+    step = max(8, -(-N // PARTS))
+    sums = np.zeros((-(-N // step), 2, C), np.float32)
+    if dx.size:
+        _backward(g2, x2, flat(gamma), flat(mean), flat(rstd), rows(dx), sums)
+    dgamma, dbeta = sums.sum(axis=0)
+    return dx, dgamma, dbeta
+
+
+# ---- NumPy twins ------------------------------------------------------------------------------------------------
+
+
+def _layer_norm_twin(x, gamma, beta, eps):
+    mean = x.mean(axis=-1, keepdims=True)
+    d = x - mean
+    rstd = 1 / np.sqrt((d * d).mean(axis=-1, keepdims=True) + x.dtype.type(eps))
+    return d * rstd * gamma + beta, mean[..., 0], rstd[..., 0]
+
+
+def _layer_norm_backward_twin(g, x, gamma, mean, rstd):
+    rstd = rstd[..., None]
+    xhat = (x - mean[..., None]) * rstd
+    h = g * gamma
+    dx = rstd * (h - h.mean(axis=-1, keepdims=True) - xhat * (h * xhat).mean(axis=-1, keepdims=True))
+    over = tuple(range(x.ndim - 1))
+    return dx, (g * xhat).sum(axis=over), g.sum(axis=over)
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------------
+
+
+@kernel(fastmath={"contract", "reassoc"})
+def _forward_piece(x, gamma, beta, eps, y, mean, rstd):
+    share = ONE / np.float32(x.shape[1])
+    for n in range(x.shape[0]):
+        x_row, y_row = x[n], y[n]
+        s = ZERO
+        for i in range(x_row.size):
+            s += x_row[i]
+        m = s * share
+        s = ZERO
+        for i in range(x_row.size):
+            d = x_row[i] - m
+            s += d * d
+        r = ONE / math.sqrt(s * share + eps)
+        for i in range(x_row.size):
+            y_row[i] = (x_row[i] - m) * r * gamma[i] + beta[i]
+        mean[n], rstd[n] = m, r
+
+
+@compiled(IN2, IN1, IN1, REAL, OUT2, OUT1, OUT1)
+@kernel(parallel=True)
+def _forward(x, gamma, beta, eps, y, mean, rstd):
+    step = rows_a_chunk(x.shape[1])
+    for chunk in numba.prange((x.shape[0] + step - 1) // step):
+        n = chunk * step
+        _forward_piece(x[n : n + step], gamma, beta, eps, y[n : n + step], mean[n : n + step], rstd[n : n + step])
+
+
+@kernel(fastmath={"contract", "reassoc"})
+def _backward_piece(g, x, gamma, mean, rstd, dx, dgamma, dbeta):
+    share = ONE / np.float32(x.shape[1])
+    for n in range(x.shape[0]):
+        g_row, x_row, dx_row, m, r = g[n], x[n], dx[n], mean[n], rstd[n]
+        sum_h, sum_h_xhat = ZERO, ZERO
+        for i in range(x_row.size):
+            xhat = (x_row[i] - m) * r
+            h = g_row[i] * gamma[i]
+            sum_h += h
+            sum_h_xhat += h * xhat
+            dgamma[i] += g_row[i] * xhat
+            dbeta[i] += g_row[i]
+        mean_h, mean_h_xhat = sum_h * share, sum_h_xhat * share
+        for i in range(x_row.size):
+            xhat = (x_row[i] - m) * r
+            dx_row[i] = r * (g_row[i] * gamma[i] - mean_h - xhat * mean_h_xhat)
+
+
+@compiled(IN2, IN2, IN1, IN1, IN1, OUT2, OUT3)
+@kernel(parallel=True)
+def _backward(g, x, gamma, mean, rstd, dx, sums):
+    step = max(8, (x.shape[0] + PARTS - 1) // PARTS)
+    for part in numba.prange(sums.shape[0]):
+        n, end = part * step, part * step + step
+        _backward_piece(g[n:end], x[n:end], gamma, mean[n:end], rstd[n:end], dx[n:end], sums[part, 0], sums[part, 1])

@@ -1,0 +1,55 @@
+"""What the kernels that work row by row or element by element share: one layout, one signature, one rule for the twin.
+
+Numba compiles anew for every layout and for read-only arrays. So every array is brought to one layout first, and every
+kernel is compiled for one signature, in which inputs are marked read-only (that takes both kinds).
+"""
+
+import functools
+import math
+
+import numba
+import numpy as np
+from numba import types
+
+from autotx.kernels.jit import compile_for
+
+IN1, IN2 = (types.Array(types.float32, ndim, "C", readonly=True) for ndim in (1, 2))
+OUT1, OUT2, OUT3 = (types.Array(types.float32, ndim, "C") for ndim in (1, 2, 3))
+IDS = types.Array(types.int64, 1, "C", readonly=True)
+REAL, INTEGER = types.float32, types.int64
+
+
+def use_numba(*arrays):
+    """Whether the kernels take these arrays: all float32, and Numba compiles. Otherwise the NumPy twin does it."""
+    return not numba.config.DISABLE_JIT and all(x.dtype == np.float32 for x in arrays)
+
+
+def plain(x):
+    """x itself where its elements lie one behind the other, else a copy in which they do."""
+    return x if x.flags.c_contiguous and x.flags.aligned else x.copy()
+
+
+def rows(x):
+    """x: (..., C) as a plain array (N, C)."""
+    return plain(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def flat(x):
+    """x of any shape as a plain array of one axis."""
+    return plain(x).reshape(-1)
+
+
+def compiled(*signature):
+    """Decorate a kernel: it is compiled for arguments of these types alone, when it is first called."""
+
+    def decorate(function):
+        if numba.config.DISABLE_JIT:
+            return function
+
+        @functools.cache
+        def ready():
+            return compile_for(function, types.void(*signature))
+
+        return functools.wraps(function.py_func)(lambda *arguments: ready()(*arguments))
+
+    return decorate
