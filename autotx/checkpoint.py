@@ -33,15 +33,16 @@ _READY = "checkpoint.ready"
 def save_tensors(path, tensors, metadata=None):
     """Write arrays to one safetensors file, atomically.
 
-    path: the file. tensors: dict of name -> array (any shape). metadata: dict of str -> str, kept in the header.
+    path: the file. tensors: dict of name -> array or number. metadata: dict of str -> str, kept in the header.
     OSError when it cannot be written; the file that was there before is then untouched.
     """
     path = Path(path)
     temporary = _temporary(path)
     # The library writes from the arrays' memory, in order, so they must lie in one piece.
-    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
         save_file(tensors, temporary, metadata=metadata)
+        os.chmod(temporary, path.parent.stat().st_mode & 0o666)  # as readable as its folder; the library says 0600
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         _replace(temporary, path)
@@ -159,9 +160,14 @@ def read_json(path):
     return value
 
 
+def describe(error):
+    """An OSError in words, without its number: "runs/gpt: Permission denied"."""
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error.strerror or str(error)
+
+
 def _check_finite(who, file, arrays):
     for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if np.asarray(array).dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{who}: {name} in {file} holds NaN or Inf")
 
 

@@ -1,0 +1,84 @@
+"""The command line: `autotx <command>`.
+
+A command is a module that offers `add_arguments(parser)` and `run(args)`, which returns the exit status. Only the
+module of the command that was asked for is loaded, so that `autotx --help` answers at once.
+
+Exit status: 0 done; 2 a mistake or a failure, told in one line on stderr; 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import sys
+
+from autotx.checkpoint import describe
+
+COMMANDS = {
+    "train": ("autotx.models.train", "train a GPT on text files, or on Python's own manual"),
+    "generate": ("autotx.models.generate", "let a trained GPT go on with a text"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose complaints take one line."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv=None):
+    """Run a command. argv: the words after `autotx`, by default those of the command line. Returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shows a question mark
+            stream.reconfigure(errors="replace")
+    top = _top_parser()
+    if not argv:
+        top.print_help()
+        return 0
+    name = top.parse_args(argv[:1]).command
+    module, summary = COMMANDS[name]
+    command = importlib.import_module(module)
+    parser = Parser(prog=f"autotx {name}", description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False)
+    command.add_arguments(parser)
+    args = parser.parse_args(argv[1:])
+    try:
+        status = command.run(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of our output has gone, as in `autotx generate | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"\nautotx {name}: stopped", file=sys.stderr)
+        return 130
+    except OSError as error:
+        return _fail(name, describe(error))
+    except MemoryError as error:
+        return _fail(name, f"not enough memory: {error or 'the model or the batch is too large'}")
+    except ValueError as error:
+        return _fail(name, str(error))
+
+
+def _top_parser():
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items())
+    parser = Parser(
+        prog="autotx",
+        description="An autograd engine on NumPy and Numba, and the transformers built on it.",
+        epilog=f"commands:\n{commands}\n\nautotx <command> --help tells a command's settings.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"autotx {importlib.metadata.version('autotx')}")
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of those below")
+    return parser
+
+
+def _fail(name, message):
+    print(f"autotx {name}: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The text to learn from: read, split into a part for training and one for validation, and drawn from at random."""
+
+import hashlib
+from pathlib import Path
+from pydoc_data import topics
+from typing import NamedTuple
+
+import numpy as np
+
+from autotx.models.tokenizers import Tokenizer
+
+TRAINING_SHARE = 0.9
+
+
+class Data(NamedTuple):
+    """A text as tokens. The last tenth of its characters is for validation, and is never trained on."""
+
+    training: np.ndarray  # (number of tokens,) integers
+    validation: np.ndarray
+    tokenizer: Tokenizer
+    digest: str  # SHA-256 of the text, by which a resumed run knows that it is still the same
+
+
+def read_text(paths):
+    """The text of some files, joined by line ends; without files, the manual that is part of every Python.
+
+    ValueError for a file that is missing, unreadable, empty, or not UTF-8 text.
+    """
+    if not paths:
+        return "\n".join(topics.topics.values())
+    return "\n".join(_read_file(Path(path)) for path in paths)
+
+
+def _read_file(path):
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"--text {path}: cannot be read: {error.strerror}") from error
+    if not content.strip():
+        raise ValueError(f"--text {path}: the file is empty")
+    if b"\0" in content:
+        at = content.index(b"\0")
+        raise ValueError(f"--text {path}: not a text file, byte {at} is zero; it should be plain text in UTF-8")
+    try:
+        return content.decode("utf-8-sig")  # a byte order mark is not part of the text
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--text {path}: not UTF-8, first at byte {error.start}; convert it to UTF-8") from error
+
+
+def load_data(text, block_size, make_tokenizer):
+    """Tokens to learn from.
+
+    text: str. block_size: how long the blocks will be. make_tokenizer: a function of the training part.
+    ValueError when a part is too short to draw a block from.
+    """
+    cut = int(len(text) * TRAINING_SHARE)
+    tokenizer = make_tokenizer(text[:cut])
+    parts = {"training": tokenizer.encode(text[:cut]), "validation": tokenizer.encode(text[cut:])}
+    for name, ids in parts.items():
+        if len(ids) <= block_size:
+            raise ValueError(
+                f"the text is too short: its {name} part has {len(ids)} tokens and must have more than --block-size "
+                f"{block_size}; give more text or a smaller --block-size"
+            )
+    return Data(**parts, tokenizer=tokenizer, digest=hashlib.sha256(text.encode()).hexdigest())
+
+
+def random_blocks(ids, count, block_size, rng):
+    """Draw blocks, each from anywhere in the text. Returns (inputs, targets), both (count, block_size).
+
+    The targets are the tokens that follow. ids: integers (number of tokens,), more than block_size of them.
+    rng: numpy.random.Generator, which is advanced.
+    """
+    starts = rng.integers(len(ids) - block_size, size=count)
+    blocks = ids[starts[:, None] + np.arange(block_size + 1)]
+    return blocks[:, :-1], blocks[:, 1:]

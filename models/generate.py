@@ -1,0 +1,103 @@
+"""`autotx generate`: a trained model goes on with a text."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from autotx.checkpoint import load_tensors
+from autotx.models.config import read_config
+from autotx.models.gpt import GPT, GPTConfig
+from autotx.models.run import MODEL
+from autotx.models.tokenizers import load_tokenizer
+
+
+def add_arguments(parser):
+    parser.add_argument("--model", metavar="DIR", default="runs/gpt", help="the folder of a run (default: %(default)s)")
+    parser.add_argument("--prompt", metavar="TEXT", default="\n", help="the text to go on with (default: a line end)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, metavar="N", default=500, help="how many tokens to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="X",
+        default=0.8,
+        help="below 1 for safer text, above for wilder; 0 always takes the likeliest token (default: %(default)s)",
+    )
+    parser.add_argument("--top-k", type=int, metavar="N", help="choose among the N likeliest tokens (default: all)")
+    parser.add_argument(
+        "--top-p", type=float, metavar="X", help="choose among the likeliest that make up this share (default: all)"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new one)")
+
+
+def run(args):
+    """Print the prompt and what the model makes of it, as it is made. Returns the exit status."""
+    _check(args)
+    model, tokenizer = load_model(args.model)
+    unknown = tokenizer.unknown(args.prompt)
+    if unknown:
+        print(
+            f"autotx generate: note: the training text has no {', '.join(map(repr, unknown))}; "
+            "the model is given the bytes, which it has not learned",
+            file=sys.stderr,
+        )
+    rng = np.random.default_rng(args.seed)
+    print(args.prompt, end="", flush=True)
+    pieces = stream_text(
+        model, tokenizer, args.prompt, args.max_new_tokens, args.temperature, args.top_k, args.top_p, rng
+    )
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def load_model(folder):
+    """The GPT and the tokenizer of a run folder. ValueError or FileNotFoundError when a file is missing or broken."""
+    folder = Path(folder)
+    if not (folder / MODEL).is_file():
+        raise ValueError(f"--model {folder}: there is no trained model ({MODEL}) there; autotx train makes one")
+    tokenizer = load_tokenizer(folder)
+    model = GPT(gpt_config(read_config(folder), tokenizer.vocab_size), None)
+    weights, _ = load_tensors(folder / MODEL)
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{folder / MODEL}: {name} holds NaN or Inf")
+    model.load_state_dict(weights)
+    return model, tokenizer
+
+
+def gpt_config(config, vocab_size):
+    """The shape of the model that a training run's settings describe."""
+    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout")
+    return GPTConfig(vocab_size=vocab_size, **{name: getattr(config, name) for name in names})
+
+
+def stream_text(model, tokenizer, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None):
+    """What follows the prompt, in pieces, as the tokens come: an iterator of str.
+
+    The settings are those of GPT.stream. An empty prompt counts as a line end, for a model needs something to go on.
+    """
+    ids = tokenizer.encode(prompt or "\n")
+    decoder = tokenizer.decoder()
+    # Bytes at the end of the prompt never are half a character, so what is decoded is new text alone.
+    for token in model.stream(ids[None], max_new_tokens, temperature, top_k, top_p, rng):
+        yield decoder.push(token[0])
+    yield decoder.finish()
+
+
+def _check(args):
+    """The flags that are numbers. ValueError."""
+    wrong = {
+        "--max-new-tokens": args.max_new_tokens < 1 and "be at least 1",
+        "--temperature": not 0 <= args.temperature < math.inf and "be 0 or a positive number",
+        "--top-k": args.top_k is not None and args.top_k < 1 and "be at least 1",
+        "--top-p": args.top_p is not None and not 0 < args.top_p <= 1 and "be above 0 and at most 1",
+        "--seed": args.seed is not None and args.seed < 0 and "be at least 0",
+    }
+    for name, rule in wrong.items():
+        if rule:
+            raise ValueError(f"{name} {getattr(args, name[2:].replace('-', '_'))} should {rule}")

@@ -1,0 +1,132 @@
+"""The folder of a training run.
+
+    config.json             every setting                       tokenizer.json    how text becomes tokens
+    model.safetensors       the weights                         log.jsonl         one line a step
+    optimizer.safetensors   AdamW's two means                   loss.png          the log as a picture
+    state.json              the step, the random generators' states, the SHA-256 of the text and of the two above
+
+The weights, the optimizer and the state are one checkpoint: they are replaced together (see autotx/checkpoint.py).
+"""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+from autotx.checkpoint import STATE, load_checkpoint, recover_checkpoint, save_checkpoint, write_atomically
+from autotx.models import config as configs
+from autotx.models import tokenizers
+from autotx.viz.curves import loss_curve
+
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+LOG = "log.jsonl"
+PICTURE = "loss.png"
+_ALL = (configs.FILE, tokenizers.FILE, MODEL, OPTIMIZER, STATE, LOG, PICTURE)
+
+
+class Run:
+    """A run folder: what is in it, and how it is written."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def check_free(self):
+        """ValueError when a new run cannot begin here, because there is one already."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"--out {self.folder} is a file; give the name of a folder")
+        if any((self.folder / name).exists() for name in _ALL):
+            raise ValueError(
+                f"{self.folder} already holds a run; go on with it by --resume (to train on: --resume --steps N), "
+                "or give a new one another folder by --out"
+            )
+
+    def check_there(self):
+        """ValueError when there is no run here to go on with."""
+        if not (self.folder / configs.FILE).is_file():
+            raise ValueError(f"--resume: there is no run in {self.folder}; leave --resume out to start one")
+
+    def has_checkpoint(self):
+        """False only when the run was killed before its very first checkpoint."""
+        recover_checkpoint(self.folder)
+        return (self.folder / STATE).is_file()
+
+    @contextlib.contextmanager
+    def beginning(self):
+        """Make the folder. If what is done inside fails, everything is taken away again."""
+        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            yield
+        except BaseException:  # after a Ctrl-C too
+            for name in _ALL:
+                with contextlib.suppress(OSError):
+                    (self.folder / name).unlink(missing_ok=True)
+            for path in made:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            raise
+
+    def write_config(self, config):
+        write_atomically(self.folder / configs.FILE, config.to_bytes())
+
+    def save(self, model, optimizer, state):
+        """Replace the checkpoint: a dict of arrays, a dict of arrays and numbers, a dict of what JSON can hold."""
+        save_checkpoint(self.folder, {MODEL: model, OPTIMIZER: optimizer}, state)
+
+    def load(self):
+        """The three dicts that were saved last. ValueError when a file is missing, truncated or changed."""
+        tensors, state = load_checkpoint(self.folder)
+        if tensors.keys() != {MODEL, OPTIMIZER}:
+            raise ValueError(f"{self.folder / STATE} should list {MODEL} and {OPTIMIZER}; it is not of a training run")
+        return tensors[MODEL], tensors[OPTIMIZER], state
+
+    def open_log(self, step):
+        """Open the log to go on after `step`: later lines, of steps that were never saved, are dropped.
+
+        Returns (the records up to the step, a Log).
+        """
+        path = self.folder / LOG
+        records = read_log(path, step) if path.exists() else []
+        write_atomically(path, b"".join(map(_line, records)))
+        return records, Log(path)
+
+    def draw(self, records):
+        """Draw the log."""
+        picture = io.BytesIO()
+        loss_curve(records, title=f"Loss of {self.folder.name}").savefig(picture, format="png", dpi=120)
+        write_atomically(self.folder / PICTURE, picture.getvalue())
+
+
+class Log:
+    """Appends records to a file, one JSON object a line. Use it with `with`."""
+
+    def __init__(self, path):
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (closed by __exit__)
+
+    def write(self, record):
+        self._file.write(_line(record))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._file.close()
+
+
+def read_log(path, last_step):
+    """The records of a log up to a step, in order. A line that a kill cut off ends it."""
+    records = []
+    for line in path.read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(record, dict) or not record.get("step", last_step + 1) <= last_step:
+            break
+        records.append(record)
+    return records
+
+
+def _line(record):
+    return json.dumps(record).encode() + b"\n"
