@@ -1,0 +1,207 @@
+"""What the benchmark times: a line a case.
+
+Sizes S, M and L of a GPT: layers L, heads H, channels C, tokens T, batch B, vocabulary V.
+"""
+
+from dataclasses import dataclass, field
+
+from autotx.models.bench.turns import Contestant
+
+
+def _sizes(**letters):
+    return letters
+
+
+S = _sizes(L=4, H=4, C=128, T=64, B=12, V=65)  # nanoGPT's recipe for a CPU
+M = _sizes(L=6, H=6, C=384, T=256, B=16, V=65)
+L = _sizes(L=12, H=12, C=768, T=256, B=4, V=50257)  # GPT-2's smallest
+SMALL = _sizes(L=4, H=4, C=128, T=64, V=65)
+GPT2 = _sizes(L=12, H=12, C=768, T=1024, V=50257)
+
+AUTOTX = Contestant("autotx", "with_autotx")
+TORCH = Contestant("torch", "with_torch", needs="torch")
+TORCH_FUSED = Contestant("torch fused", "with_torch", options={"fused": True}, needs="torch")  # its faster AdamW
+NUMPY = Contestant("numpy", "with_numpy")
+JAX = Contestant("jax", "with_jax", needs="jax")
+MICROGRAD = Contestant("micrograd", "with_micrograd", needs="micrograd")
+TRANSFORMERS = Contestant("transformers", "with_transformers", needs="transformers")
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    builder: str  # the function in the library's module that builds it
+    settings: dict
+    work: float = 0  # how much is done in one run, in ...
+    unit: str = ""  # ... FLOP, tokens or operations
+    group: str = ""  # cases of a group are summed up in one line: the geometric mean of their ratios, or
+    x: float = 0  # the exponent p of time ~ x^p, where x is given
+    quick: bool = False  # is part of --quick
+    without: tuple = ()  # names of contestants that leave it out
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    contestants: tuple  # the first is who the ratios are about
+    cases: list = field(default_factory=list)
+    fresh: bool = False  # new processes for every case: peak memory is then the case's own
+
+
+def parameter_shapes(L, C, V, T, **_):
+    """The shapes of a GPT's parameters, a tied head counted once."""
+    block = [(C,), (C,), (3 * C, C), (3 * C,), (C, C), (C,), (C,), (C,), (4 * C, C), (4 * C,), (C, 4 * C), (C,)]
+    return [(V, C), (T, C), *(block * L), (C,), (C,)]
+
+
+def parameter_count(L, C, V, **_):
+    """Without the position table, as usual: it is looked up, not multiplied."""
+    return V * C + L * (12 * C * C + 13 * C) + 2 * C
+
+
+def step_flop(L, C, T, B, V, **_):
+    """FLOP of a training step: 6 for each parameter and token (2 forward, 4 backward), and attention's products."""
+    return (6 * parameter_count(L, C, V) + 12 * L * T * C) * B * T
+
+
+def _step(name, size, builder="step", **more):
+    return Case(name, builder, size, step_flop(**size), "FLOP", **more)
+
+
+def _products(name, rows, inputs, outputs, quick=False):
+    """The three products of a layer: y = x W^T, and the gradients of x and of W."""
+    return [
+        Case(
+            f"{name} {rows}x{inputs}->{outputs} {which}",
+            "matmul",
+            {"rows": rows, "inputs": inputs, "outputs": outputs, "which": which},
+            2 * rows * inputs * outputs,
+            "FLOP",
+            group=which,
+            quick=quick,
+        )
+        for which in ("forward", "dX", "dW")
+    ]
+
+
+def _attention(B, H, T, D, quick=False):
+    """Forward two products, backward four, of which causal attention needs the half: 6 T T D a head."""
+    settings = {"name": "attention", "shape": [B, H, T, D]}
+    return Case(f"T={T} ({B}x{H} heads of {D})", "op", settings, 6 * T * T * D * B * H, "FLOP", quick=quick)
+
+
+def _op(name, *shape):
+    """An op forward and backward, and forward alone."""
+    sizes = "x".join(str(n) for n in shape)
+    settings = {"name": name, "shape": shape}
+    return [
+        Case(f"{name} {sizes}", "op", settings, quick=True),
+        Case(f"{name} {sizes} forward", "op", {**settings, "forward_only": True}),
+    ]
+
+
+def _adamw(name, size):
+    return Case(f"AdamW, parameters of {name}", "adamw", {"shapes": parameter_shapes(**size)}, quick=name == "S")
+
+
+def _generate(name, size, prompt, new, quick=False):
+    settings = {**size, "prompt": prompt, "new": new}
+    return Case(f"{name}, {new} tokens", "generate", settings, new, "tokens", quick=quick)
+
+
+def _scaling(letter, what, values):
+    """A small GPT in which one size varies."""
+    base = _sizes(L=2, H=4, C=128, T=128, B=4, V=65)
+    return [_step(f"{what} {n}", {**base, letter: n}, group=f"{what} ({letter})", x=n) for n in values]
+
+
+SECTIONS = {
+    "step": Section(
+        "GPT training step: forward, cross entropy, backward, clip to norm 1, AdamW; float32",
+        (AUTOTX, TORCH, TORCH_FUSED, JAX),
+        [_step("S", S, quick=True), _step("M", M), _step("L", L, without=("torch fused", "jax"))],
+        fresh=True,
+    ),
+    "matmul": Section(
+        "Matrix products of the layers of S, M and L",
+        (AUTOTX, TORCH, NUMPY, JAX),
+        [
+            *_products("S qkv", 768, 128, 384),
+            *_products("S mlp", 768, 128, 512, quick=True),
+            *_products("S mlp", 768, 512, 128),
+            *_products("M qkv", 4096, 384, 1152),
+            *_products("M proj", 4096, 384, 384),
+            *_products("M mlp", 4096, 384, 1536),
+            *_products("M mlp", 4096, 1536, 384),
+            *_products("L qkv", 1024, 768, 2304),
+            *_products("L mlp", 1024, 768, 3072),
+            *_products("L mlp", 1024, 3072, 768),
+            *_products("L head", 1024, 768, 50257),
+        ],
+    ),
+    "attention": Section(
+        "Causal attention alone, forward and backward",
+        (AUTOTX, TORCH, JAX),
+        [
+            _attention(12, 4, 64, 32, quick=True),
+            _attention(16, 6, 256, 64, quick=True),
+            _attention(4, 12, 1024, 64),
+            _attention(1, 4, 4096, 64),
+        ],
+    ),
+    "ops": Section(
+        "Fused ops, forward and backward (and forward alone)",
+        (AUTOTX, TORCH),
+        [
+            *_op("layer_norm", 4096, 384),
+            *_op("gelu", 4096, 1536),
+            *_op("gelu_tanh", 4096, 1536),
+            *_op("softmax", 8192, 256),
+            *_op("cross_entropy", 4096, 65),
+            *_op("cross_entropy", 1024, 50257),
+            *_op("embedding", 50257, 768, 1024),
+        ],
+    ),
+    "adamw": Section(
+        "AdamW's step over all parameters",
+        (AUTOTX, TORCH, TORCH_FUSED),
+        [_adamw("S", S), _adamw("M", M)],
+    ),
+    "generate": Section(
+        "Generation, one stream, greedy, with a key/value cache",
+        (AUTOTX, TORCH, TRANSFORMERS),
+        [
+            _generate("S", SMALL, 16, 48, quick=True),
+            _generate("124M parameters", GPT2, 16, 32),
+        ],
+        fresh=True,
+    ),
+    "scalar": Section(
+        "A chain of operations on single numbers, forward and backward",
+        (AUTOTX, TORCH, MICROGRAD),
+        [Case("y = y * w + b, 500 times", "scalar_chain", {"pairs": 500}, 1000, "operations", quick=True)],
+    ),
+    "scaling": Section(
+        "Training step of a small GPT (2 layers, 128 channels, 128 tokens, batch 4) as one size grows",
+        (AUTOTX, TORCH),
+        [
+            *_scaling("T", "tokens", (128, 256, 512, 1024)),
+            *_scaling("L", "layers", (2, 4, 8)),
+            *_scaling("C", "channels", (128, 256, 512)),
+        ],
+    ),
+    "threads": Section(
+        "Training step on one thread (the ratio is what the others bring)",
+        (AUTOTX, Contestant("autotx, 1 thread", "with_autotx", threads=1)),
+        [_step("S", S, quick=True), _step("M", M)],
+    ),
+    "pools": Section(
+        "Training step in a program that also uses another library's threads (the ratio should stay below 1.2)",
+        (
+            AUTOTX,
+            Contestant("after BLAS", "with_autotx", builder="step_beside_blas"),
+            Contestant("torch loaded", "with_autotx", preload=("torch",), needs="torch"),
+        ),
+        [_step("S", S, quick=True)],
+    ),
+}

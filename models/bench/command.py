@@ -1,0 +1,106 @@
+"""`autotx bench`: run the sections, print each row as soon as it is measured, write the JSON and the picture."""
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from autotx.models.bench import picture, results, startup
+from autotx.models.bench.cases import SECTIONS
+from autotx.models.bench.turns import FULL, QUICK, Arena, Contestant, race
+
+NAMES = [*SECTIONS, "startup"]
+LIMIT = Contestant("limit", "limit")
+
+
+def add_arguments(parser):
+    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"sections, of {', '.join(NAMES)}")
+    parser.add_argument("--quick", action="store_true", help="few cases and few repeats: a check, not a measurement")
+    parser.add_argument("--threads", type=int, default=results.cores(), help="for every library (default: all cores)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the ratios here (.png, .svg or .pdf)")
+
+
+def run(args):
+    """Measure what was asked for. Returns 0, or 1 when something failed or differed. ValueError for bad arguments."""
+    if args.threads < 1:
+        raise ValueError(f"--threads {args.threads} is no number of threads; give 1 or more")
+    for file in (args.json, args.picture):
+        if file and not file.absolute().parent.is_dir():
+            raise ValueError(f"{file}: there is no folder {file.absolute().parent}; make it first")
+    facts = results.machine(args.threads)
+    _print_machine(facts)
+    rows, limit, sound = [], None, True
+    with Arena(args.threads) as arena:
+        for name in args.only or NAMES:
+            if name == "startup":
+                rows += _startup(args)
+                continue
+            section = SECTIONS[name]
+            if limit is None and any(case.unit == "FLOP" for case in section.cases):
+                limit = _limit(arena)
+            new, well = _section(arena, name, section, args.quick, limit)
+            rows, sound = rows + new, sound and well
+    if args.json:
+        args.json.write_text(json.dumps(results.as_json(rows, facts, limit), indent=1) + "\n")
+    if args.picture:
+        picture.ratios(rows, facts).savefig(args.picture, dpi=150)
+    return 0 if sound else 1
+
+
+def _print_machine(facts):
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    print(f"{facts['processor']}, {facts['cores']} cores, {facts['memory'] or 'unknown'} of memory, {facts['system']}")
+    print(f"Python {facts['python']}, {versions}; {facts['threads']} threads for each; load {facts['load']}")
+    print("ratio = the peer's time / autotx's time, medians of turns: above 1, autotx is faster", flush=True)
+
+
+def _limit(arena):
+    """GFLOP/s of the register tile on all threads: nothing can be faster. None, with a line, where it does not run."""
+    outcome = race(arena, [LIMIT], "limit", {}, QUICK)
+    arena.clear()
+    if outcome.failed:
+        return None
+    limit = outcome.samples["limit"][0][0][0] / min(outcome.turns["limit"])
+    print(f"limit of this machine: {limit:.0f} GFLOP/s (the register tile in L1, on all threads)", flush=True)
+    return limit
+
+
+def _section(arena, name, section, quick, limit):
+    """Run one section. Returns its rows, and whether all went well."""
+    print(f"\n{name}: {section.title}\n{results.HEADER}", flush=True)
+    installed = [c for c in section.contestants if not c.needs or find_spec(c.needs)]
+    rows, sound = [], True
+    for case in section.cases:
+        if quick and not case.quick:
+            continue
+        contestants = [c for c in installed if c.name not in case.without]
+        outcome = race(arena, contestants, case.builder, case.settings, QUICK if quick else FULL)
+        for failure in outcome.failed.values():
+            print(f"    {case.name}: {failure}; its last words are above", file=sys.stderr)
+            sound = False
+        if section.fresh:
+            arena.clear()
+        if contestants[0].name not in outcome.turns:
+            continue
+        memory = outcome.memory if section.fresh else {}
+        rows.append(results.row(name, case, outcome.turns, outcome.samples, memory, limit))
+        _print(results.lines(rows[-1]))
+        sound = sound and not any(results.differs(p.difference) == "WRONG" for p in rows[-1].peers.values())
+    arena.clear()
+    _print(results.summary(rows))
+    return rows, sound
+
+
+def _startup(args):
+    print(f"\nstartup: new processes, from start to end\n{results.HEADER}", flush=True)
+    rows = []
+    for case, turns in startup.measure(args.threads, rounds=3 if args.quick else 7, cold=not args.quick):
+        rows.append(results.row("startup", case, turns))
+        _print(results.lines(rows[-1]))
+    return rows
+
+
+def _print(lines):
+    for line in lines:
+        print(line, flush=True)

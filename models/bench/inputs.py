@@ -1,0 +1,60 @@
+"""What every library in the benchmark is given: the same sizes, the same numbers, as plain NumPy arrays.
+
+Each contestant makes its inputs here, in its own process, from the same seeds. So nothing large crosses a pipe, and
+results can be compared: a benchmark of a wrong result is worthless.
+"""
+
+import numpy as np
+
+
+def weight(name, shape):
+    """The start value of the matrix called `name`: normal, standard deviation 0.02. Vectors keep their 0 or 1."""
+    return np.random.default_rng(list(name.encode())).standard_normal(shape, np.float32) * np.float32(0.02)
+
+
+def batch(B, T, V):
+    """ids and targets, (B, T) integers below V."""
+    return np.random.default_rng(1).integers(V, size=(2, B, T))
+
+
+def product(rows, inputs, outputs, which):
+    """The two operands of one product of a layer y = x W^T, laid out in memory as they are in training.
+
+    x: (rows, inputs), W: (outputs, inputs), g: (rows, outputs).
+    which: "forward" x W^T, "dX" g W, "dW" g^T x.
+    """
+    rng = np.random.default_rng(2)
+    x, W, g = (rng.standard_normal(s, np.float32) for s in ((rows, inputs), (outputs, inputs), (rows, outputs)))
+    return {"forward": (x, W.T), "dX": (g, W), "dW": (g.T, x)}[which]
+
+
+# Name of an op: its differentiable arrays, then its integers, from the sizes in the case.
+_OPERANDS = {
+    "layer_norm": lambda rng, n, c: ([_normal(rng, n, c), 1 + _normal(rng, c) / 10, _normal(rng, c) / 10], []),
+    "gelu": lambda rng, n, c: ([_normal(rng, n, c)], []),
+    "gelu_tanh": lambda rng, n, c: ([_normal(rng, n, c)], []),
+    "softmax": lambda rng, n, c: ([_normal(rng, n, c)], []),
+    "cross_entropy": lambda rng, n, v: ([_normal(rng, n, v)], [rng.integers(v, size=n)]),
+    "embedding": lambda rng, v, c, n: ([_normal(rng, v, c)], [rng.integers(v, size=n)]),
+    "attention": lambda rng, b, h, t, d: ([_normal(rng, b, h, t, d) for _ in range(3)], []),
+}
+
+
+def operands(name, shape):
+    """(differentiable arrays, integer arrays) of the op called `name`."""
+    return _OPERANDS[name](np.random.default_rng(3), *shape)
+
+
+def gradient(shape):
+    """The gradient that the backward pass of an op starts from."""
+    return _normal(np.random.default_rng(4), *shape)
+
+
+def parameters(shapes):
+    """[(value, gradient)] of the parameters that an optimizer alone is timed with."""
+    rng = np.random.default_rng(5)
+    return [(_normal(rng, *shape), _normal(rng, *shape)) for shape in shapes]
+
+
+def _normal(rng, *shape):
+    return rng.standard_normal(shape, np.float32)

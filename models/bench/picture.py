@@ -1,0 +1,50 @@
+"""The ratios as horizontal bars."""
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from autotx.models.bench.results import geometric_mean, peer_names
+
+COLOURS = {"torch": "#d9772b", "numpy": "#3b6ea5", "jax": "#6a9a4a", "micrograd": "#8a6bb0", "transformers": "#c3a22f"}
+GREY = "#8a8a8a"
+LEFT_OUT = ("threads", "pools", "scaling", "startup")  # not comparisons with another library at the same task
+
+
+def ratios(rows, facts):
+    """A matplotlib Figure. rows: results.Row; facts: results.machine."""
+    bars = list(_bars([row for row in rows if row.section not in LEFT_OUT]))
+    figure = Figure(figsize=(10, 1.6 + 0.24 * max(len(bars), 1)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for place, (_, name, ratio) in enumerate(bars):
+        first = name not in [bar[1] for bar in bars[:place]]  # the legend names each peer once
+        axes.barh(place, ratio - 1, left=1, color=COLOURS.get(name, GREY), height=0.72, label=name if first else None)
+        side, away = ("left", 4) if ratio >= 1 else ("right", -4)
+        place_of_text = {"xytext": (away, 0), "textcoords": "offset points", "ha": side, "va": "center"}
+        axes.annotate(f"{ratio:.2f}", (ratio, place), fontsize=8, **place_of_text)
+    axes.set_yticks(range(len(bars)), [label for label, _, _ in bars], fontsize=9)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.margins(x=0.12, y=0.01)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_xlabel("time of the peer / time of autotx: right of 1, autotx is faster")
+    axes.set_title(f"{facts['processor']}, {facts['threads']} threads", fontsize=10)
+    if bars:
+        axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def _bars(rows):
+    """(label, peer, ratio), from top to bottom. Cases that belong to a group are one bar for each peer."""
+    done = set()
+    for row in rows:
+        if row.group in done:
+            continue
+        members = [r for r in rows if r.group == row.group and r.section == row.section] if row.group else [row]
+        done |= {row.group} - {""}
+        label = f"{row.section}: {row.group + ' (geometric mean)' if row.group else row.case}"
+        for name in peer_names(members):
+            yield label, name, geometric_mean(members, name)
+            label = ""

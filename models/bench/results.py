@@ -1,0 +1,187 @@
+"""From times to the table: medians, ratios, geometric means and exponents."""
+
+import math
+import os
+import platform
+import statistics
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+WRONG = 1e-3  # results that differ by more, relative to the largest number, are not the same computation
+
+
+@dataclass
+class Peer:
+    """What a case measured of one peer, and how it compares."""
+
+    seconds: float
+    ratio: float  # the peer's time over ours: above 1, we are faster
+    low: float  # the smallest and largest ratio of two turns that followed each other
+    high: float
+    difference: float | None = None  # of the results, relative to the largest number; None where not compared
+    memory: int | None = None  # bytes
+
+
+@dataclass
+class Row:
+    """One case: who the ratios are about, and the peers by name."""
+
+    section: str
+    case: str
+    seconds: float
+    work: float = 0
+    unit: str = ""
+    group: str = ""
+    x: float = 0
+    share: float | None = None  # of the machine's limit
+    memory: int | None = None  # bytes
+    peers: dict = field(default_factory=dict)
+
+
+def row(section, case, turns, samples=None, memory=None, limit=None):
+    """A Row from the turns (name: list of seconds), the first name being the one the ratios are about."""
+    ours, *others = turns
+    samples, memory = samples or {}, memory or {}
+    seconds = statistics.median(turns[ours])
+    flop = case.unit == "FLOP" and limit
+    result = Row(section, case.name, seconds, case.work, case.unit, case.group, case.x, memory=memory.get(ours))
+    result.share = case.work / seconds / 1e9 / limit if flop else None
+    for name in others:
+        pairs = [theirs / own for theirs, own in zip(turns[name], turns[ours])]
+        theirs = statistics.median(turns[name])
+        difference = difference_of(samples.get(ours), samples.get(name))
+        result.peers[name] = Peer(theirs, theirs / seconds, min(pairs), max(pairs), difference, memory.get(name))
+    return result
+
+
+def difference_of(ours, theirs):
+    """The largest difference of two lists of runs of results of numbers, relative to each result's largest number."""
+    worst = None
+    for a, b in zip(flat(ours), flat(theirs)):
+        size = max(map(abs, b), default=0) or 1
+        difference = max((abs(p - q) for p, q in zip(a, b, strict=True)), default=0) / size
+        worst = difference if worst is None or not difference <= worst else worst  # a NaN is the worst of all
+    return worst
+
+
+def flat(runs):
+    return [result for run in runs or [] for result in run]
+
+
+# ---- the table, 120 columns -----------------------------------------------------------------------------------------
+
+COLUMNS = "{:<33}{:>9}{:>15}{:>6}  {:<16}{:>9}{:>7}{:>15}{:>8}"
+HEADER = COLUMNS.format("case", "autotx", "rate", "limit", "peer", "time", "ratio", "low - high", "differ")
+
+
+def lines(row):
+    """The row as lines of the table: one for each peer."""
+    own = [row.case, clock(row.seconds), rate(row), f"{row.share:.0%}" if row.share else ""]
+    peers = [
+        [name, clock(p.seconds), f"{p.ratio:.2f}", f"{p.low:.2f} - {p.high:.2f}", differs(p.difference)]
+        for name, p in row.peers.items()
+    ]
+    for peer in peers or [[""] * 5]:
+        yield COLUMNS.format(*own, *peer).rstrip()
+        own = [""] * 4
+    for name, p in row.peers.items():
+        if row.memory and p.memory:
+            ratio = p.memory / row.memory
+            yield f"    peak memory {row.memory / 1e6:,.0f} MB, {name} {p.memory / 1e6:,.0f} MB: ratio {ratio:.2f}"
+
+
+def clock(seconds):
+    """Seconds in a unit that leaves one to three digits before the point."""
+    factor, unit = next((f, u) for f, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if seconds * f >= 1 or u == "us")
+    return f"{seconds * factor:.3g} {unit}" if seconds * factor < 1000 else f"{seconds * factor:,.0f} {unit}"
+
+
+def rate(row):
+    if row.unit == "FLOP":
+        return f"{row.work / row.seconds / 1e9:.1f} GFLOP/s"
+    if row.unit == "tokens":
+        return f"{row.work / row.seconds:,.0f} tokens/s"
+    return f"{row.seconds / row.work * 1e6:.2f} us/op" if row.unit else ""
+
+
+def differs(difference):
+    if difference is None:
+        return ""
+    return f"{difference:.0e}" if difference <= WRONG else "WRONG"
+
+
+def summary(rows):
+    """Lines under a section: the exponent of time ~ x^p for groups with an x, else the geometric mean of the ratios."""
+    for group in dict.fromkeys(row.group for row in rows if row.group):
+        members = [row for row in rows if row.group == group]
+        if all(row.x for row in members):
+            fits = {"autotx": exponent([(row.x, row.seconds) for row in members])}
+            for name in peer_names(members):
+                fits[name] = exponent([(row.x, row.peers[name].seconds) for row in members if name in row.peers])
+            yield f"    time ~ {group}^p: " + ", ".join(f"{name} p = {p:.2f}" for name, p in fits.items())
+        else:
+            yield f"    {group}, geometric mean: " + _means(members)
+    if len(rows) > 1 and any(row.group and not row.x for row in rows):
+        yield "    all, geometric mean: " + _means(rows)
+
+
+def _means(rows):
+    return ", ".join(f"{name} {geometric_mean(rows, name):.2f}" for name in peer_names(rows))
+
+
+def peer_names(rows):
+    return list(dict.fromkeys(name for row in rows for name in row.peers))
+
+
+def geometric_mean(rows, name):
+    return statistics.geometric_mean(row.peers[name].ratio for row in rows if name in row.peers)
+
+
+def exponent(points):
+    """The slope of the straight line through log time over log size (least squares); NaN for fewer than two points."""
+    if len(points) < 2:
+        return math.nan
+    return statistics.linear_regression(*zip(*[(math.log(x), math.log(y)) for x, y in points])).slope
+
+
+# ---- where it was measured ------------------------------------------------------------------------------------------
+
+
+def machine(threads):
+    """The processor, cores, memory, load and versions, as a dict."""
+    versions = {}
+    for name in ("autotx", "numpy", "numba", "llvmlite", "tbb", "torch", "jax", "transformers", "micrograd"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": _proc("cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "cores": cores(),
+        "threads": threads,
+        "memory": _proc("meminfo", "MemTotal"),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "versions": versions,
+    }
+
+
+def cores():
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _proc(file, key):
+    """What Linux says in /proc about `key`, or None."""
+    path = Path("/proc", file)
+    for line in path.read_text().splitlines() if path.exists() else []:
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return None
+
+
+def as_json(rows, facts, limit):
+    return {"machine": facts, "limit_gflops": limit, "rows": [asdict(row) for row in rows]}

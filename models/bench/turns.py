@@ -1,0 +1,149 @@
+"""Letting contestants run in turns: each one in its own process, one at a time."""
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+SLOW = 0.5  # seconds: a run that takes longer warms itself up
+
+
+class EndedError(RuntimeError):
+    """A contestant's process ended before it answered. What it wrote to standard error says why."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A library that takes part: how the table calls it, its module here, and what is special about it."""
+
+    name: str
+    module: str
+    builder: str = ""  # builds its task, where that differs from the case's
+    options: dict = field(default_factory=dict)  # more settings for the builder
+    preload: tuple = ()  # imported before the library
+    threads: int = 0  # 0: as many as all others
+    needs: str = ""  # takes part only where this package is installed
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure."""
+
+    turn: float  # seconds: short runs are repeated that long in one turn
+    case: float  # seconds that a case should take in all, as long as that allows for ...
+    fewest: int  # ... so many turns each
+    most: int = 15
+
+
+FULL = Effort(turn=0.1, case=3.0, fewest=3)
+QUICK = Effort(turn=0.03, case=0.5, fewest=2)
+
+
+class Worker:
+    """A contestant's process, and a conversation with it."""
+
+    def __init__(self, contestant, threads):
+        n = str(contestant.threads or threads)
+        environment = {**os.environ, "OMP_NUM_THREADS": n, "NUMBA_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n}
+        module = f"autotx.models.bench.{contestant.module}"
+        command = [sys.executable, "-m", "autotx.models.bench.worker", module, *contestant.preload]
+        pipe = subprocess.PIPE
+        self.contestant = contestant
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+
+    def ask(self, do, **request):
+        """The answer to one request, as a dict. EndedError when there is none."""
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps({"do": do, **request}), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            raise EndedError(f"{self.contestant.name} ended with exit status {self.process.wait()}")
+        return json.loads(line)
+
+    def close(self):
+        self.process.kill()
+        with contextlib.suppress(BrokenPipeError):  # of a request that was never read
+            self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+class Arena:
+    """The contestants' processes, started when first asked for. Use as `with Arena(threads) as arena:`."""
+
+    def __init__(self, threads):
+        self.threads, self.workers = threads, {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.clear()
+
+    def clear(self):
+        """End all processes, which frees their memory."""
+        for worker in self.workers.values():
+            worker.close()
+        self.workers = {}
+
+    def worker(self, contestant):
+        if contestant.name not in self.workers:
+            self.workers[contestant.name] = Worker(contestant, self.threads)
+        return self.workers[contestant.name]
+
+    def drop(self, name):
+        self.workers.pop(name).close()
+
+
+@dataclass
+class Race:
+    """What one case measured, by name of contestant."""
+
+    turns: dict  # seconds, a list with the median of each turn
+    samples: dict  # of the results of the first two runs
+    memory: dict  # the most bytes that the process held; None where the system does not say
+    failed: dict  # why those who are missing above are missing
+
+
+def race(arena, contestants, builder, settings, effort):
+    """Run one case with all contestants in turns. Returns a Race."""
+    race = Race({}, {}, {}, {})
+    plans = {}
+    for contestant in contestants:
+        worker = arena.worker(contestant)
+        name, own_settings = contestant.name, {**settings, **contestant.options}
+        try:
+            answer = worker.ask("prepare", builder=contestant.builder or builder, settings=own_settings)
+        except EndedError as error:
+            race.failed[name] = str(error)
+            arena.drop(name)
+            continue
+        plans[name] = Plan(worker, answer["seconds"], effort)
+        race.samples[name], race.turns[name] = answer["samples"], []
+    for _ in range(rounds(plans.values(), effort)):
+        for name, plan in plans.items():
+            seconds = plan.worker.ask("turn", calls=plan.calls, warm=plan.warm)["seconds"]
+            race.turns[name].append(statistics.median(seconds))
+    for name, plan in plans.items():
+        race.memory[name] = plan.worker.ask("memory")["bytes"]
+        plan.worker.ask("forget")
+    return race
+
+
+class Plan:
+    """What a contestant does in each turn, given how long one run takes."""
+
+    def __init__(self, worker, seconds, effort):
+        self.worker = worker
+        self.calls = min(max(int(effort.turn / max(seconds, 1e-6)), 1), 10_000)
+        self.warm = seconds < SLOW
+        self.cost = seconds * (self.calls + self.warm)
+
+
+def rounds(plans, effort):
+    """How many turns each one gets."""
+    cost = sum(plan.cost for plan in plans)
+    return min(max(int(effort.case / cost), effort.fewest), effort.most) if cost else 0

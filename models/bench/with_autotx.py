@@ -1,0 +1,127 @@
+"""The benchmark's tasks in autotx. Every function builds one task and returns what is timed, a function.
+
+What that function returns, arrays or numbers, is compared with the other libraries' results.
+"""
+
+import functools
+
+import numpy as np
+
+import autotx
+from autotx import kernels, optim
+from autotx.models import GPT, GPTConfig
+from autotx.models.bench import inputs
+
+OPS = {
+    "layer_norm": autotx.layer_norm,
+    "gelu": autotx.gelu,
+    "gelu_tanh": functools.partial(autotx.gelu, approximate="tanh"),
+    "softmax": autotx.softmax,
+    "cross_entropy": autotx.cross_entropy,
+    "embedding": autotx.embedding,
+    "attention": functools.partial(autotx.scaled_dot_product_attention, causal=True),
+}
+
+
+def gpt(L, H, C, T, V):
+    model = GPT(GPTConfig(block_size=T, vocab_size=V, n_layer=L, n_head=H, n_embd=C), np.random.default_rng(0))
+    for name, p in model.named_parameters():
+        if p.ndim > 1:
+            p.writable()[...] = inputs.weight(name, p.shape)
+    return model
+
+
+def step(L, H, C, T, B, V):
+    """One training step: forward, cross entropy, backward, clip to norm 1, AdamW."""
+    model = gpt(L, H, C, T, V)
+    optimizer = optim.AdamW(optim.decay_groups(model, 0.1), lr=1e-3, betas=(0.9, 0.99))
+    parameters = model.parameters()
+    ids, targets = inputs.batch(B, T, V)
+
+    def run():
+        optimizer.zero_grad()
+        _, loss = model(ids, targets)
+        loss.backward()
+        optim.clip_grad_norm(parameters, 1.0)
+        optimizer.step()
+        return [loss.item()]
+
+    return run
+
+
+def step_beside_blas(**size):
+    """The same step in a program that has just used NumPy's BLAS, whose threads may still be spinning."""
+    run = step(**size)
+    x = inputs.gradient((512, 512))
+
+    def before():
+        np.matmul(x, x)
+
+    return run, before
+
+
+def matmul(**sizes):
+    a, b = inputs.product(**sizes)
+    return lambda: [kernels.gemm.matmul(a, b)]
+
+
+def op(name, shape, forward_only=False):
+    arrays, integers = inputs.operands(name, shape)
+    leaves = [autotx.Tensor(a, requires_grad=True) for a in arrays]
+    function = functools.partial(_call, OPS[name], leaves, integers)
+
+    def forward():
+        with autotx.no_grad():
+            return [function()]
+
+    g = inputs.gradient(forward()[0].shape)
+
+    def both():
+        for leaf in leaves:
+            leaf.grad = None
+        out = function()
+        out.backward(g)
+        return [out, *(leaf.grad for leaf in leaves)]
+
+    return forward if forward_only else both
+
+
+def _call(function, leaves, integers):
+    return function(*leaves, *integers)
+
+
+def adamw(shapes):
+    parameters = []
+    for value, grad in inputs.parameters(shapes):
+        p = autotx.Tensor(value, requires_grad=True)
+        p.grad = grad
+        parameters.append(p)
+    optimizer = optim.AdamW(parameters, lr=1e-3, weight_decay=0.1)
+
+    def run():
+        optimizer.step()
+        return parameters
+
+    return run
+
+
+def generate(L, H, C, T, V, prompt, new):
+    """Greedy, one stream, with the key/value cache."""
+    model = gpt(L, H, C, T, V)
+    ids = inputs.batch(1, prompt, V)[0]
+    return lambda: [model.generate(ids, new, temperature=0)]
+
+
+def scalar_chain(pairs):
+    """2 * pairs operations on single numbers, forward and backward."""
+    w, b = (autotx.Tensor(v, requires_grad=True) for v in (0.999, 0.001))
+
+    def run():
+        w.grad = b.grad = None
+        y = w
+        for _ in range(pairs):
+            y = y * w + b
+        y.backward()
+        return [y, w.grad, b.grad]
+
+    return run

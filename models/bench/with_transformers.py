@@ -1,0 +1,23 @@
+"""Generation by Hugging Face's GPT2LMHeadModel, as its users call it. Its weights are its own, so results differ."""
+
+import os
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from autotx.models.bench import inputs
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def generate(L, H, C, T, V, prompt, new):
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=V, n_positions=T, n_embd=C, n_layer=L, n_head=H)).eval()
+    model.generation_config.eos_token_id = None  # never stop early
+    ids = torch.from_numpy(inputs.batch(1, prompt, V)[0])
+    settings = {"max_new_tokens": new, "do_sample": False, "use_cache": True, "pad_token_id": 0}
+
+    def run():
+        model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        return []
+
+    return run

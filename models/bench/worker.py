@@ -1,0 +1,100 @@
+"""One contestant: a process that builds a task in one library and runs it when it is its turn.
+
+`python -m autotx.models.bench.worker MODULE [PRELOADED ...]` reads requests, one JSON object a line, from standard
+input and answers each with one line. Whatever the library itself prints goes to standard error.
+"""
+
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+SAMPLES = 64  # so many elements of every result are compared
+QUIET = 0.1  # a process is quiet when it uses less than this share of one core
+
+
+def main(module, *preloaded):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the benchmark, which then ends its contestants
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for name in preloaded:
+        importlib.import_module(name)
+    contestant = Contestant(importlib.import_module(module))
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = getattr(contestant, request.pop("do"))(**request)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+class Contestant:
+    """The task that this process holds, and what can be asked about it."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def prepare(self, builder, settings):
+        """Build the task and run it twice. The results (samples), and the seconds of the second run."""
+        self.forget()
+        task = getattr(self.module, builder)(**settings)
+        self.run, self.before = task if isinstance(task, tuple) else (task, lambda: None)
+        samples, seconds = [], 0.0
+        for _ in range(2):
+            start = time.perf_counter()
+            results = self.run()
+            seconds = time.perf_counter() - start
+            samples.append([_sample(result) for result in results])
+        _wait_until_quiet()
+        return {"samples": samples, "seconds": seconds}
+
+    def turn(self, calls, warm):
+        """The seconds of each of `calls` runs, after one that is not counted if `warm`."""
+        if warm:
+            self.run()
+        seconds = []
+        for _ in range(calls):
+            self.before()
+            start = time.perf_counter()
+            self.run()
+            seconds.append(time.perf_counter() - start)
+        _wait_until_quiet()
+        return {"seconds": seconds}
+
+    def memory(self):
+        """The most memory this process has ever held, in bytes; None where the system does not say."""
+        status = Path("/proc/self/status")
+        lines = status.read_text().splitlines() if status.exists() else []
+        peaks = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
+        return {"bytes": peaks[0] if peaks else None}
+
+    def forget(self):
+        """Free the task."""
+        self.run = self.before = None
+        gc.collect()
+        return {}
+
+
+def _sample(result):
+    """Evenly spaced elements of an array or a number, and the mean."""
+    flat = np.asarray(result).reshape(-1)
+    picked = flat[np.linspace(0, flat.size - 1, min(SAMPLES, flat.size)).astype(int)]
+    return [*picked.tolist(), float(flat.mean(dtype=np.float64))]
+
+
+def _wait_until_quiet(longest=1.0):
+    """Return when this process's threads have gone to sleep: until then they would slow the next one's turn down."""
+    end = time.perf_counter() + longest
+    while time.perf_counter() < end:
+        used, start = time.process_time(), time.perf_counter()
+        time.sleep(0.005)
+        if time.process_time() - used < QUIET * (time.perf_counter() - start):
+            return
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,79 @@
+"""The benchmark: that its machinery counts right and its contestants agree. Nothing here asserts a time."""
+
+import argparse
+import json
+import math
+
+import pytest
+
+from autotx.models.bench import command, inputs, results
+from autotx.models.bench.cases import AUTOTX, SECTIONS, Case, S, parameter_count, parameter_shapes, step_flop
+from autotx.models.bench.turns import QUICK, Arena, race
+
+
+def parsed(*words):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_runs_a_section_and_writes_what_it_printed(tmp_path, capsys):
+    json_file, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    args = parsed("--quick", "--only", "scalar", "--threads", "1", "--json", str(json_file), "--picture", str(picture))
+    assert command.run(args) == 0
+    assert "y = y * w + b" in capsys.readouterr().out
+    written = json.loads(json_file.read_text())
+    assert written["machine"]["threads"] == 1
+    assert [row["section"] for row in written["rows"]] == ["scalar"]
+    assert written["rows"][0]["seconds"] > 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [(("--threads", "0"), "--threads 0"), (("--json", "/nowhere/at/all.json"), "there is no folder /nowhere/at")],
+)
+def test_refuses_bad_arguments_before_measuring(words, text):
+    with pytest.raises(ValueError, match=text):
+        command.run(parsed(*words))
+
+
+def test_a_contestant_that_fails_is_left_out():
+    with Arena(threads=1) as arena:
+        outcome = race(arena, [AUTOTX], "op", {"name": "no such op", "shape": [1]}, QUICK)
+    assert outcome.turns == {}
+    assert outcome.failed == {"autotx": "autotx ended with exit status 1"}
+
+
+def test_ratios_are_of_medians_and_their_range_of_neighbours():
+    case = Case("a", "op", {}, work=2e9, unit="FLOP")
+    row = results.row("s", case, {"autotx": [1.0, 2.0, 4.0], "peer": [3.0, 2.0, 5.0]}, limit=4)
+    assert (row.seconds, row.share) == (2.0, 0.25)
+    peer = row.peers["peer"]
+    assert (peer.seconds, peer.ratio, peer.low, peer.high) == (3.0, 1.5, 1.0, 3.0)
+
+
+def test_differences_are_relative_to_the_largest_number_and_nan_is_wrong():
+    assert results.difference_of([[[1.0, 100.0]]], [[[2.0, 100.0]]]) == 0.01
+    assert results.difference_of([[[1.0]]], [[]]) is None
+    assert results.differs(results.difference_of([[[math.nan]]], [[[1.0]]])) == "WRONG"
+
+
+def test_exponent_and_units():
+    assert results.exponent([(x, 3 * x**2) for x in (1, 2, 4)]) == pytest.approx(2)
+    assert [results.clock(s) for s in (0.000012, 0.0123, 1.5, 2000.0)] == ["12 us", "12.3 ms", "1.5 s", "2,000 s"]
+
+
+def test_model_flop_are_counted_as_documented():
+    without_places = sum(math.prod(shape) for shape in parameter_shapes(**S)) - S["T"] * S["C"]
+    assert parameter_count(**S) == without_places == 801_664
+    assert step_flop(**S) == (6 * without_places + 12 * 4 * 64 * 128) * 12 * 64
+
+
+def test_products_are_the_three_of_a_layer():
+    shapes = {w: [m.shape for m in inputs.product(5, 3, 4, w)] for w in ("forward", "dX", "dW")}
+    assert shapes == {"forward": [(5, 3), (3, 4)], "dX": [(5, 4), (4, 3)], "dW": [(4, 5), (5, 3)]}
+
+
+def test_every_section_has_a_quick_case_or_is_only_for_the_full_run():
+    assert {name for name, section in SECTIONS.items() if not any(c.quick for c in section.cases)} == {"scaling"}
