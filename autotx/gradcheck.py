@@ -69,8 +69,8 @@ def _same_again(name, first, second, checked):
     for (i, t), a, b in zip(checked, first, second):
         if (a is None) != (b is None) or (a is not None and not np.array_equal(a, b, equal_nan=True)):
             raise GradcheckError(f"{name}: argument {i} has another gradient when backward is run again")
-        if a is not None and (np.shares_memory(a, b) or np.shares_memory(a, t._data)):
-            raise GradcheckError(f"{name}: the gradient of argument {i} is memory that the op keeps; return a new array")
+        if a is not None and (np.shares_memory(a, b) or np.shares_memory(a, t.data)):
+            raise GradcheckError(f"{name}: the gradient of argument {i} is memory the op keeps; return a new array")
 
 
 def _column(fn, inputs, t, j, eps):
