@@ -1,0 +1,68 @@
+"""How parameters begin: small random numbers whose spread keeps signals neither fading nor growing from layer to layer.
+
+Every function takes the shape and an rng (numpy.random.Generator) and returns an array. A weight has the shape
+(out, in), as in `autotx.linear`; further axes are counted as repeats of both. The same rng gives the same numbers.
+"""
+
+import math
+
+import numpy as np
+
+SQRT2 = math.sqrt(2)
+
+
+def normal(shape, rng, mean=0.0, std=1.0, dtype=np.float32):
+    """Numbers from the normal distribution with this mean and standard deviation, of this shape."""
+    x = rng.standard_normal(shape, dtype=dtype)
+    x *= std
+    x += mean
+    return x
+
+
+def uniform(shape, rng, low=0.0, high=1.0, dtype=np.float32):
+    """Numbers spread evenly from low to below high, of this shape."""
+    x = rng.random(shape, dtype=dtype)
+    x *= high - low
+    x += low
+    return x
+
+
+def xavier_uniform(shape, rng, gain=1.0, dtype=np.float32):
+    """Uniform within +-gain sqrt(6 / (in + out)), which has the spread of `xavier_normal`."""
+    fan_in, fan_out = _fans("xavier_uniform", shape)
+    bound = gain * math.sqrt(6 / (fan_in + fan_out))
+    return uniform(shape, rng, -bound, bound, dtype)
+
+
+def xavier_normal(shape, rng, gain=1.0, dtype=np.float32):
+    """Normal with standard deviation gain sqrt(2 / (in + out)), for tanh and sigmoid.
+
+    y = W x has variance in std^2 var(x), and going backward dx = W^T dy has out std^2 var(dy). They stay the same for
+    std^2 = 1 / in and for 1 / out; this is the middle. Source: Glorot and Bengio, 2010, equations 12 and 16.
+    """
+    fan_in, fan_out = _fans("xavier_normal", shape)
+    return normal(shape, rng, std=gain * math.sqrt(2 / (fan_in + fan_out)), dtype=dtype)
+
+
+def kaiming_uniform(shape, rng, gain=SQRT2, dtype=np.float32):
+    """Uniform within +-gain sqrt(3 / in), which has the spread of `kaiming_normal`."""
+    fan_in, _ = _fans("kaiming_uniform", shape)
+    bound = gain * math.sqrt(3 / fan_in)
+    return uniform(shape, rng, -bound, bound, dtype)
+
+
+def kaiming_normal(shape, rng, gain=SQRT2, dtype=np.float32):
+    """Normal with standard deviation gain / sqrt(in): for ReLU, which halves the mean square, hence the gain sqrt(2).
+
+    Source: He et al., 2015, "Delving Deep into Rectifiers", equation 10.
+    """
+    fan_in, _ = _fans("kaiming_normal", shape)
+    return normal(shape, rng, std=gain / math.sqrt(fan_in), dtype=dtype)
+
+
+def _fans(name, shape):
+    """How many numbers enter an output, and how many outputs a number enters. ValueError for fewer than two axes."""
+    if len(shape) < 2 or 0 in shape:
+        raise ValueError(f"{name}: shape {tuple(shape)} is not (out, in); use init.normal or init.uniform for a vector")
+    repeats = math.prod(shape[2:])
+    return shape[1] * repeats, shape[0] * repeats

@@ -1,0 +1,248 @@
+"""Layers: a Module holds parameters, and is called with arrays or Tensors.
+
+There is no registration and no training mode. Parameters are the Tensors found by walking a module's attributes, and
+randomness is an argument: every `forward` takes `rng`, and dropout happens exactly when one is given. So layer(x) is
+evaluation, and layer(x, rng=rng) is training.
+
+Layers draw their first weights from the `rng` they are made with. With rng=None the weights stay zero: for models that
+set their own, or load them. Shapes: B batch, T tokens, S source tokens, C channels, H heads, D = C / H channels a head.
+"""
+
+import numpy as np
+
+from autotx import functional, init
+from autotx.tensor import Tensor
+
+
+class Module:
+    """The base of layers and models: set Tensors and Modules (or lists, tuples, dicts of them) as attributes, and
+    define `forward`. A plain NumPy array is a constant: it is neither trained nor saved."""
+
+    def __call__(self, *args, **settings):
+        return self.forward(*args, **settings)
+
+    def named_parameters(self):
+        """An iterator of (dotted name, Tensor), such as ("blocks.0.attn.qkv.weight", ...), in the order of assignment.
+
+        A Tensor that is found at two places (tied weights) comes once, under its first name.
+        """
+        return _walk(vars(self), "", {id(self)})
+
+    def parameters(self):
+        """A list of the Tensors of `named_parameters`."""
+        return [p for _, p in self.named_parameters()]
+
+    def num_parameters(self):
+        """How many numbers the parameters hold."""
+        return sum(p.size for p in self.parameters())
+
+    def zero_grad(self):
+        """Forget every gradient."""
+        for p in self.parameters():
+            p.zero_grad()
+
+    def astype(self, dtype):
+        """Convert every parameter to float32 or float64, in place. Returns the module; gradients are forgotten."""
+        if dtype not in (np.float32, np.float64):
+            raise TypeError(f"astype: parameters are float32 or float64, not {dtype}")
+        for p in self.parameters():
+            p._data = p.writable().astype(dtype)
+            p.zero_grad()
+        return self
+
+    def state_dict(self):
+        """A dict from each parameter's name to a copy of its values."""
+        return {name: p.numpy() for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state):
+        """Copy the arrays of `state` (as from `state_dict`) into the parameters, converted to their dtype.
+
+        ValueError that lists every name that is missing, unexpected, or of another shape; nothing is changed then.
+        """
+        own = dict(self.named_parameters())
+        values = {name: np.asarray(value) for name, value in state.items()}
+        faults = [f"missing {name}" for name in own if name not in values]
+        faults += [f"unexpected {name}" for name in values if name not in own]
+        for name in own.keys() & values.keys():
+            if own[name].shape != values[name].shape:
+                faults.append(f"{name} has shape {values[name].shape}, the model {own[name].shape}")
+            elif values[name].dtype.kind not in "fiu":
+                faults.append(f"{name} has type {values[name].dtype}, which are not real numbers")
+        if faults:
+            faults = "; ".join(sorted(faults))
+            raise ValueError(f"load_state_dict: {faults}; build the model with the sizes it was saved with")
+        for name, p in own.items():
+            p.writable()[...] = values[name]
+
+    def __repr__(self):
+        rows = [f"  {name} {p.shape}" for name, p in self.named_parameters()]
+        return "\n".join([f"{type(self).__name__}({self.num_parameters():,} parameters)", *rows])
+
+
+def _walk(attributes, prefix, seen):
+    """The distinct Tensors below these (name, value) pairs. `seen` holds ids, so that tied weights come once."""
+    for name, value in attributes.items():
+        if isinstance(value, Tensor | Module | list | tuple | dict) and id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, Tensor):
+                yield f"{prefix}{name}", value
+            else:
+                inner = vars(value) if isinstance(value, Module) else value
+                inner = inner if isinstance(inner, dict) else dict(enumerate(inner))
+                yield from _walk(inner, f"{prefix}{name}.", seen)
+
+
+def _zeros(*shape):
+    return Tensor(np.zeros(shape, np.float32), requires_grad=True)
+
+
+def _check_sizes(layer, **sizes):
+    for name, size in sizes.items():
+        if not isinstance(size, int | np.integer) or size < 1:
+            raise ValueError(f"{layer}: {name} is {size!r}; give a whole number, 1 or more")
+
+
+class Linear(Module):
+    """y = x W^T + b. x: (..., in_features), y: (..., out_features), weight W: (out_features, in_features), beginning
+    uniform within +-1 / sqrt(in_features), bias b: (out_features,), beginning at zero; bias=False leaves it out."""
+
+    def __init__(self, in_features, out_features, bias=True, *, rng):
+        _check_sizes("Linear", in_features=in_features, out_features=out_features)
+        self.weight = _zeros(out_features, in_features)
+        if rng is not None:
+            self.weight.data = init.kaiming_uniform(self.weight.shape, rng, gain=3**-0.5)
+        self.bias = _zeros(out_features) if bias else None
+
+    def forward(self, x, rng=None):
+        return functional.linear(x, self.weight, self.bias)
+
+
+class Embedding(Module):
+    """y = weight[ids]: one row of the table for each id. ids: integers of any shape, y: ids.shape + (dim,).
+
+    weight: (num, dim), beginning normal with standard deviation 1. ValueError for an id outside 0 .. num - 1.
+    """
+
+    def __init__(self, num, dim, *, rng):
+        _check_sizes("Embedding", num=num, dim=dim)
+        self.weight = _zeros(num, dim)
+        if rng is not None:
+            self.weight.data = init.normal(self.weight.shape, rng)
+
+    def forward(self, ids, rng=None):
+        return functional.embedding(self.weight, ids)
+
+
+class LayerNorm(Module):
+    """y = weight (x - mean) / sqrt(variance + eps) + bias, mean and variance over the last axis. x and y: (..., dim).
+
+    weight and bias: (dim,), beginning at one and at zero. bias=False leaves it out.
+    """
+
+    def __init__(self, dim, bias=True, eps=1e-5):
+        _check_sizes("LayerNorm", dim=dim)
+        self.weight = Tensor(np.ones(dim, np.float32), requires_grad=True)
+        self.bias = _zeros(dim) if bias else None
+        self.eps = eps
+
+    def forward(self, x, rng=None):
+        bias = np.zeros(self.weight.shape, self.weight.dtype) if self.bias is None else self.bias
+        return functional.layer_norm(x, self.weight, bias, eps=self.eps)
+
+
+class Dropout(Module):
+    """Each number is 0 with probability p, else divided by 1 - p, when an rng is given; else x itself. Any shape."""
+
+    def __init__(self, p):
+        if not 0 <= p < 1:
+            raise ValueError(f"Dropout: p is {p}; give a probability from 0 to below 1")
+        self.p = p
+
+    def forward(self, x, rng=None):
+        return x if rng is None or self.p == 0 else functional.dropout(x, self.p, rng)
+
+
+class MultiHeadAttention(Module):
+    """n_head attentions side by side, each on its own D = dim / n_head channels, then joined by a linear layer.
+
+    The weights of Q, K and V are one matrix, qkv: (3 dim, dim), so that self-attention is one product.
+    dropout: the probability with which attention weights are dropped when an rng is given.
+    Source: Vaswani et al., 2017, 3.2.2.
+    """
+
+    def __init__(self, dim, n_head, dropout=0.0, bias=True, *, rng):
+        _check_sizes("MultiHeadAttention", dim=dim, n_head=n_head)
+        if dim % n_head:
+            raise ValueError(f"MultiHeadAttention: {n_head} heads do not divide {dim} channels; give a multiple")
+        self.n_head, self.dropout = n_head, Dropout(dropout)
+        self.qkv = Linear(dim, 3 * dim, bias, rng=rng)
+        self.proj = Linear(dim, dim, bias, rng=rng)
+
+    def forward(self, q_input, kv_input=None, mask=None, causal=False, rng=None, cache=None):
+        """q_input: (B, T, C); kv_input: (B, S, C), what is attended to, None for q_input itself. Returns (B, T, C).
+
+        mask: booleans (True: may attend) or floats (added to the scores) that broadcast to (B, H, T, S); for a padding
+        mask (B, S) give mask[:, None, None, :]. causal: token t sees the tokens up to itself.
+        cache: its extend(k, v) appends these keys and values to those of earlier tokens, and returns all.
+        """
+        if kv_input is None:
+            q, k, v = self._heads(q_input, 0, 3)
+        else:
+            (q,), (k, v) = self._heads(q_input, 0, 1), self._heads(kv_input, 1, 3)
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        out = functional.scaled_dot_product_attention(q, k, v, mask, causal, self.dropout.p, rng)
+        return self.proj(out.transpose(1, 2).reshape(q_input.shape))
+
+    def _heads(self, x, start, stop):
+        """Numbers start .. stop - 1 of Q, K, V for x (B, T, C), each (B, H, T, D): views of one product, not copies."""
+        C, H, count = self.proj.weight.shape[0], self.n_head, stop - start
+        weight, bias = self.qkv.weight, self.qkv.bias
+        if count < 3:
+            rows = slice(start * C, stop * C)
+            weight, bias = weight[rows], None if bias is None else bias[rows]
+        packed = functional.linear(x, weight, bias).reshape(*x.shape[:2], count, H, C // H)
+        return [packed[:, :, i].transpose(1, 2) for i in range(count)]
+
+
+class Sequential(Module):
+    """Layers one after another: x goes through each. An rng is handed to every layer."""
+
+    def __init__(self, *layers):
+        self.layers = list(layers)
+
+    def forward(self, x, rng=None):
+        for layer in self.layers:
+            x = layer(x) if rng is None else layer(x, rng=rng)
+        return x
+
+
+class ReLU(Module):
+    """max(x, 0), element by element, any shape."""
+
+    def forward(self, x, rng=None):
+        return functional.relu(x)
+
+
+class GELU(Module):
+    """x P(x), P the normal distribution function; approximate="tanh" for GPT-2's form. Any shape."""
+
+    def __init__(self, approximate="none"):
+        self.approximate = approximate
+
+    def forward(self, x, rng=None):
+        return functional.gelu(x, approximate=self.approximate)
+
+
+class Tanh(Module):
+    """tanh(x), element by element, any shape."""
+
+    def forward(self, x, rng=None):
+        return functional.tanh(x)
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x)), element by element, any shape."""
+
+    def forward(self, x, rng=None):
+        return functional.sigmoid(x)

@@ -1,0 +1,249 @@
+"""Optimizers: from gradients to better parameters. Also learning-rate schedules and gradient clipping.
+
+    optimizer = AdamW(decay_groups(model, 0.1), lr=1e-3)
+    for step in range(steps):
+        optimizer.lr = schedule(step)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+Letters: p parameter, g its gradient, t the number of steps counted from 1, lr learning rate. A parameter without a
+gradient is left as it is, and its t stands still.
+"""
+
+import math
+
+import numpy as np
+
+from autotx import kernels
+from autotx.tensor import Tensor
+
+
+class Optimizer:
+    """The base. A kind of optimizer has `buffers`, the names of the arrays that it keeps for each parameter, and
+    update(p, g, *buffers, decay, t), which changes the array p, and the buffers, in place.
+
+    params: Tensors, or groups {"params": [...], "weight_decay": x}; a group without the second takes weight_decay.
+    lr: the learning rate, 0 or more; assign `optimizer.lr` to change it.
+    ValueError: no parameters, one given twice, unknown group keys, numbers out of range. TypeError: not Tensors.
+    """
+
+    buffers = ()
+
+    def __init__(self, params, lr, weight_decay=0.0):
+        self.params, self.decays = _flattened(params, weight_decay)
+        self.lr = lr
+        self.steps = np.zeros(len(self.params), np.int64)
+        self.state = {name: [np.zeros(p.shape, p.dtype) for p in self.params] for name in self.buffers}
+
+    @property
+    def lr(self):
+        return self._lr
+
+    @lr.setter
+    def lr(self, value):
+        self._lr = _checked("lr", float(value), value >= 0, "0 or more")
+
+    def step(self):
+        """Change every parameter that has a gradient. The gradients stay; `zero_grad` forgets them."""
+        for i, (p, decay) in enumerate(zip(self.params, self.decays)):
+            if p.grad is not None:
+                self.steps[i] += 1
+                buffers = [self.state[name][i] for name in self.buffers]
+                self.update(p.writable(), p.grad, *buffers, decay=decay, t=int(self.steps[i]))
+
+    def zero_grad(self):
+        """Forget every gradient."""
+        for p in self.params:
+            p.zero_grad()
+
+    def state_dict(self):
+        """All that is needed to go on, as a flat dict: "lr" (a number), "steps" and "<buffer>.<i>" (array copies)."""
+        return {"lr": self.lr, **{name: a.copy() for name, a in self._arrays().items()}}
+
+    def _arrays(self):
+        buffers = {f"{name}.{i}": a for name, per_param in self.state.items() for i, a in enumerate(per_param)}
+        return {"steps": self.steps, **buffers}
+
+    def load_state_dict(self, state):
+        """Take over what `state_dict` gave, bit for bit. ValueError lists what does not fit; then nothing changed."""
+        own = {"lr": np.asarray(self.lr), **self._arrays()}
+        faults = [f"missing {name}" for name in own if name not in state]
+        faults += [f"unexpected {name}" for name in state if name not in own]
+        for name in own.keys() & state.keys():
+            have, want = np.asarray(state[name]), own[name]
+            if (have.shape, have.dtype) != (want.shape, want.dtype):
+                faults.append(f"{name} is {have.dtype} of shape {have.shape}, here {want.dtype} of shape {want.shape}")
+        if faults:
+            faults = "; ".join(sorted(faults))
+            raise ValueError(f"load_state_dict: {faults}; use the optimizer and the parameters it was saved with")
+        self.lr = state["lr"]
+        for name, a in self._arrays().items():
+            a[...] = state[name]
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: v = momentum v + g, p = p - lr v. weight_decay d adds d p to g.
+
+    Source: the whitepaper's weight update (momentum 0); Polyak, 1964 (momentum).
+    """
+
+    def __init__(self, params, lr, momentum=0.0, weight_decay=0.0):
+        self.momentum = _checked("momentum", momentum, 0 <= momentum < 1, "from 0 to below 1")
+        self.buffers = ("v",) if momentum else ()
+        super().__init__(params, lr, weight_decay)
+
+    def update(self, p, g, v=None, *, decay, t):
+        g = g + decay * p if decay else g
+        if v is not None:
+            v *= self.momentum
+            v += g
+            g = v
+        p -= self.lr * g
+
+
+class RMSprop(Optimizer):
+    """v = alpha v + (1 - alpha) g^2, p = p - lr g / (sqrt(v) + eps): steps of even size. weight_decay d adds d p to g.
+
+    Source: Tieleman and Hinton, 2012, lecture 6.5.
+    """
+
+    buffers = ("v",)
+
+    def __init__(self, params, lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.0):
+        self.alpha = _checked("alpha", alpha, 0 <= alpha < 1, "from 0 to below 1")
+        self.eps = _checked("eps", eps, eps >= 0, "0 or more")
+        super().__init__(params, lr, weight_decay)
+
+    def update(self, p, g, v, *, decay, t):
+        g = g + decay * p if decay else g
+        v *= self.alpha
+        v += (1 - self.alpha) * g * g
+        p -= self.lr * g / (np.sqrt(v) + self.eps)
+
+
+class AdamW(Optimizer):
+    """Steps of even size along a running mean of the gradients, and weights that fade.
+
+    m = beta1 m + (1 - beta1) g             running mean of the gradient
+    v = beta2 v + (1 - beta2) g^2           and of its square
+    p = p - lr weight_decay p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+    The divisions by 1 - beta^t undo that m and v begin at 0.
+    Source: Kingma and Ba, 2015; Loshchilov and Hutter, 2019 (the decay outside the gradient).
+    """
+
+    buffers = ("m", "v")
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+        self.beta1, self.beta2 = _checked("betas", betas, all(0 <= b < 1 for b in betas), "two from 0 to below 1")
+        self.eps = _checked("eps", eps, eps >= 0, "0 or more")
+        super().__init__(params, lr, weight_decay)
+
+    def update(self, p, g, m, v, *, decay, t):
+        flat = [a.ravel() for a in (p, g, m, v)]  # views; copies of arrays that are not stored row by row
+        kernels.adamw.adamw(*flat, self.lr, self.beta1, self.beta2, self.eps, decay, t)
+        if not p.flags.c_contiguous:
+            p[...] = flat[0].reshape(p.shape)
+
+
+class Adam(AdamW):
+    """AdamW whose weight_decay d adds d p to g instead. Source: Kingma and Ba, 2015."""
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+        super().__init__(params, lr, betas, eps, weight_decay)
+
+    def update(self, p, g, m, v, *, decay, t):
+        super().update(p, g + decay * p if decay else g, m, v, decay=0.0, t=t)
+
+
+def decay_groups(model, weight_decay):
+    """The model's parameters as two groups: matrices and tables fade, biases and norms (fewer than two axes) do not."""
+    params = model.parameters()
+    return [
+        {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def clip_grad_norm(params, max_norm):
+    """Scale all gradients, in place, so that their common norm is at most max_norm. Returns the norm before, a float.
+
+    The norm is that of all the gradients put together in one vector. ValueError, naming the first parameter whose
+    gradient has a NaN or an Inf; nothing is changed then. Source: Pascanu et al., 2013.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"clip_grad_norm: max_norm is {max_norm}; give a number above 0 (infinity only measures)")
+    params = [params] if isinstance(params, Tensor) else list(params)
+    norm = math.sqrt(sum(float(kernels.adamw.sum_of_squares(p.grad)) for p in params if p.grad is not None))
+    if not math.isfinite(norm):
+        raise ValueError(f"clip_grad_norm: {_culprit(params)}; lower the learning rate, or see autotx.detect_anomaly")
+    if norm > max_norm:
+        for p in params:
+            if p.grad is not None:
+                p.grad *= max_norm / norm
+    return norm
+
+
+def _culprit(params):
+    for i, p in enumerate(params):
+        if p.grad is not None and not np.isfinite(p.grad).all():
+            return f"the gradient of {p.name or f'parameter {i}'} of shape {p.shape} has a NaN or an Inf"
+    return "the gradients are finite, but their norm is too large for a number"
+
+
+# Schedules: functions from the step, counted from 0, to the learning rate
+
+
+def constant(lr):
+    """Always lr."""
+    return lambda step: lr
+
+
+def warmup_cosine(lr, min_lr, warmup_steps, total_steps):
+    """Up in a line over warmup_steps, then down along half a cosine from lr to min_lr at total_steps, then min_lr."""
+    if not 0 <= min_lr <= lr or not 0 <= warmup_steps <= total_steps:
+        given = f"{min_lr=}, {lr=}, {warmup_steps=}, {total_steps=}"
+        raise ValueError(f"warmup_cosine: {given}; give 0 <= min_lr <= lr and 0 <= warmup_steps <= total_steps")
+
+    def schedule(step):
+        if step < warmup_steps:
+            return lr * (step + 1) / (warmup_steps + 1)
+        if step >= total_steps:
+            return min_lr
+        progress = (step - warmup_steps) / (total_steps - warmup_steps)
+        return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return schedule
+
+
+def noam(dim, warmup_steps, factor=1.0):
+    """factor / sqrt(dim) min(1 / sqrt(s), s / warmup_steps^1.5), s = step + 1. Source: Vaswani et al., 2017, 5.3."""
+    if dim < 1 or warmup_steps < 1:
+        raise ValueError(f"noam: dim {dim}, warmup_steps {warmup_steps}; give 1 or more")
+    return lambda step: factor * dim**-0.5 * min((step + 1) ** -0.5, (step + 1) * warmup_steps**-1.5)
+
+
+def _checked(name, value, good, wanted):
+    if not good:
+        raise ValueError(f"optimizer: {name} is {value}; give {wanted}")
+    return value
+
+
+def _flattened(params, weight_decay):
+    """Every parameter, and the weight decay of each."""
+    params = list(params)
+    groups = params if params and isinstance(params[0], dict) else [{"params": params}]
+    flat, decays = [], []
+    for group in groups:
+        if not {"params"} <= group.keys() <= {"params", "weight_decay"}:
+            raise ValueError(f"optimizer: a group has the keys {sorted(group)}; give 'params' and 'weight_decay'")
+        decay = group.get("weight_decay", weight_decay)
+        _checked("weight_decay", decay, decay >= 0, "0 or more")
+        flat += group["params"]
+        decays += [decay] * (len(flat) - len(decays))
+    for p in flat:
+        if not isinstance(p, Tensor):
+            raise TypeError(f"optimizer: a parameter is a {type(p).__name__}; give Tensors, such as model.parameters()")
+    if not flat or len({id(p) for p in flat}) < len(flat):
+        raise ValueError("optimizer: no parameters, or one given twice; give each once, such as model.parameters()")
+    return flat, decays

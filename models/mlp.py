@@ -1,0 +1,39 @@
+"""The multilayer perceptron: linear layers with an activation between them. It learns XOR, or a curve like sin(x)."""
+
+from itertools import pairwise
+
+import autotx
+from autotx import init, nn
+
+ACTIVATIONS = {
+    "relu": autotx.relu,
+    "gelu": autotx.gelu,
+    "tanh": autotx.tanh,
+    "sigmoid": autotx.sigmoid,
+    "none": lambda x: x,  # then all layers are only as good as one: W2 (W1 x + b1) + b2 = (W2 W1) x + (W2 b1 + b2)
+}
+
+
+class MLP(nn.Module):
+    """y = W_n f(... f(W_1 x + b_1) ...) + b_n.   x: (..., sizes[0]), y: (..., sizes[-1]).
+
+    sizes: the width of the input, of each hidden layer, and of the output: MLP((2, 8, 1), rng=rng).
+    activation: the name of f, a key of ACTIVATIONS. Weights begin as He et al. advise for relu and gelu, as Glorot and
+    Bengio do for the others; biases at zero. ValueError for fewer than two sizes and for an unknown activation.
+    """
+
+    def __init__(self, sizes, activation="relu", *, rng):
+        if len(sizes) < 2:
+            raise ValueError(f"MLP: sizes are {tuple(sizes)}; give the widths of input and output at least")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"MLP: activation is {activation!r}; give one of {', '.join(ACTIVATIONS)}")
+        self.activation = activation
+        self.layers = [nn.Linear(i, o, rng=None) for i, o in pairwise(sizes)]
+        draw = init.kaiming_normal if activation in ("relu", "gelu") else init.xavier_normal
+        for layer in self.layers:
+            layer.weight.data = draw(layer.weight.shape, rng)
+
+    def forward(self, x, rng=None):
+        for layer in self.layers[:-1]:
+            x = ACTIVATIONS[self.activation](layer(x))
+        return self.layers[-1](x)

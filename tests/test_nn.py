@@ -1,0 +1,308 @@
+"""Layers against plain NumPy, finite differences and PyTorch; how a Module finds, saves and loads its parameters."""
+
+import numpy as np
+import pytest
+
+import autotx
+from autotx import Tensor, gradcheck, init, nn, optim
+from autotx.models import MLP
+
+
+class Net(nn.Module):
+    """Every way of holding a parameter, and one that is held twice."""
+
+    def __init__(self, rng):
+        self.first = nn.Linear(3, 4, rng=rng)
+        self.blocks = [nn.Linear(4, 4, rng=rng), (nn.LayerNorm(4),)]
+        self.tables = {"words": nn.Embedding(5, 4, rng=rng)}
+        self.scale = Tensor(np.ones(2, np.float32), requires_grad=True)
+        self.tied = self.tables["words"].weight
+        self.again = self.first
+        self.constant = np.ones(3)
+        self.parent = self
+
+
+NAMES = [
+    "first.weight", "first.bias", "blocks.0.weight", "blocks.0.bias", "blocks.1.0.weight", "blocks.1.0.bias",
+    "tables.words.weight", "scale",
+]  # fmt: skip
+
+
+def test_parameters_are_found_in_order_and_once(rng):
+    net = Net(rng)
+    assert [name for name, _ in net.named_parameters()] == NAMES
+    assert len(net.parameters()) == len(NAMES)
+    assert net.num_parameters() == 12 + 4 + 16 + 4 + 4 + 4 + 20 + 2
+    assert "first.weight (4, 3)" in repr(net)
+    assert "Net(66 parameters)" in repr(net)
+
+
+def test_state_goes_out_and_in_bit_for_bit(rng):
+    net, other = Net(rng), Net(rng)
+    state = net.state_dict()
+    assert list(state) == NAMES
+    other.load_state_dict(state)
+    for name, p in other.named_parameters():
+        assert np.array_equal(p.data, state[name])
+        assert p.dtype == np.float32
+    state["scale"][:] = 7  # a copy: the model does not notice
+    assert net.scale.data[0] == 1
+
+
+def test_a_state_that_does_not_fit_is_listed_in_full_and_changes_nothing(rng):
+    net = Net(rng)
+    before, state = net.state_dict(), Net(rng).state_dict()
+    del state["scale"]
+    state["first.weight"] = np.zeros((3, 4), np.float32)
+    state["first.bias"] = np.array(list("abcd"))
+    state["head"] = np.zeros(1)
+    with pytest.raises(ValueError, match="load_state_dict: ") as error:
+        net.load_state_dict(state)
+    wrong_shape = "first.weight has shape (3, 4), the model (4, 3)"
+    for part in ("missing scale", "unexpected head", wrong_shape, "first.bias has type"):
+        assert part in str(error.value)
+    assert all(np.array_equal(before[name], p.data) for name, p in net.named_parameters())
+
+
+def test_loading_outdates_a_graph_recorded_before(rng):
+    layer = nn.Linear(3, 2, rng=rng)
+    loss = layer(np.ones((1, 3), np.float32)).sum() * layer.weight.sum()
+    layer.load_state_dict(layer.state_dict())
+    with pytest.raises(ValueError, match="has been written to since"):
+        loss.backward()
+
+
+def test_astype_and_zero_grad(rng):
+    layer = nn.Linear(3, 2, rng=rng)
+    layer(np.ones((1, 3), np.float32)).sum().backward()
+    assert layer.weight.grad is not None
+    layer.zero_grad()
+    assert layer.weight.grad is None
+    assert layer.astype(np.float64) is layer
+    assert layer(np.ones((1, 3))).dtype == np.float64
+    with pytest.raises(TypeError, match="astype: parameters are float32 or float64"):
+        layer.astype(np.int64)
+
+
+# Layers
+
+
+def test_linear(rng):
+    x = rng.standard_normal((2, 5, 3)).astype(np.float32)
+    layer = nn.Linear(3, 4, rng=rng)
+    layer.bias.data = rng.standard_normal(4)
+    np.testing.assert_allclose(layer(x).data, x @ layer.weight.data.T + layer.bias.data, rtol=1e-5, atol=1e-6)
+    assert np.abs(layer.weight.data).max() <= 3**-0.5
+    assert nn.Linear(3, 4, bias=False, rng=rng).parameters()[0].shape == (4, 3)
+    assert not nn.Linear(3, 4, rng=None).weight.data.any()
+
+
+def test_embedding(rng):
+    layer = nn.Embedding(7, 4, rng=rng)
+    ids = np.array([[1, 6], [6, 0]])
+    assert np.array_equal(layer(ids).data, layer.weight.data[ids])
+    assert np.array_equal(layer(Tensor(ids)).data, layer.weight.data[ids])
+    with pytest.raises(ValueError, match="embedding: id 7 is out of range"):
+        layer(np.array([7]))
+
+
+def test_layer_norm(rng):
+    x = rng.standard_normal((2, 3, 8)).astype(np.float32)
+    layer = nn.LayerNorm(8)
+    layer.weight.data, layer.bias.data = rng.standard_normal(8), rng.standard_normal(8)
+    xhat = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(layer(x).data, xhat * layer.weight.data + layer.bias.data, rtol=1e-4, atol=1e-5)
+    plain = nn.LayerNorm(8, bias=False)
+    assert len(plain.parameters()) == 1
+    np.testing.assert_allclose(plain(x).data, xhat, rtol=1e-4, atol=1e-5)
+    assert gradcheck(plain.astype(np.float64), Tensor(x.astype(np.float64), requires_grad=True))
+
+
+def test_dropout_happens_exactly_when_an_rng_is_given(rng):
+    x = Tensor(np.ones((100, 100), np.float32))
+    layer = nn.Dropout(0.25)
+    assert layer(x) is x
+    y = layer(x, rng=rng).data
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert abs((y == 0).mean() - 0.25) < 0.02
+    net = nn.Sequential(nn.Linear(3, 3, rng=rng), layer, nn.Tanh())
+    z = np.ones((4, 3), np.float32)
+    assert np.array_equal(net(z).data, net(z).data)
+    assert np.array_equal(net(z, rng=np.random.default_rng(1)).data, net(z, rng=np.random.default_rng(1)).data)
+    assert (net(z, rng=np.random.default_rng(1)).data == 0).any()
+
+
+@pytest.mark.parametrize(
+    ("layer", "function"),
+    [
+        (nn.ReLU(), autotx.relu),
+        (nn.GELU(), autotx.gelu),
+        (nn.GELU("tanh"), lambda x: autotx.gelu(x, approximate="tanh")),
+        (nn.Tanh(), autotx.tanh),
+        (nn.Sigmoid(), autotx.sigmoid),
+    ],
+)
+def test_activations_and_sequential(layer, function, rng):
+    x = rng.standard_normal((3, 4)).astype(np.float32)
+    assert np.array_equal(nn.Sequential(layer, layer)(x, rng=rng).data, function(function(x)).data)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Linear(0, 3, rng=None), "Linear: in_features is 0"),
+        (lambda: nn.Linear(3, 2.5, rng=None), "Linear: out_features is 2.5"),
+        (lambda: nn.Embedding(5, -1, rng=None), "Embedding: dim is -1"),
+        (lambda: nn.LayerNorm(0), "LayerNorm: dim is 0"),
+        (lambda: nn.Dropout(1.0), "Dropout: p is 1.0"),
+        (lambda: nn.MultiHeadAttention(6, 4, rng=None), "MultiHeadAttention: 4 heads do not divide 6 channels"),
+        (lambda: nn.MultiHeadAttention(6, 2, dropout=-0.1, rng=None), "Dropout: p is -0.1"),
+        (lambda: MLP((3,), rng=None), "MLP: sizes are"),
+        (lambda: MLP((3, 1), "swish", rng=None), "MLP: activation is 'swish'; give one of relu"),
+    ],
+)
+def test_sizes_that_cannot_be(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# Attention
+
+
+def attention_by_hand(layer, q_input, kv_input, may_attend):
+    """The definition, one head and one query at a time."""
+    C, D = q_input.shape[-1], q_input.shape[-1] // layer.n_head
+    weights, biases = np.split(layer.qkv.weight.data, 3), np.split(layer.qkv.bias.data, 3)
+    q, k, v = (x @ w.T + b for x, w, b in zip((q_input, kv_input, kv_input), weights, biases))
+    out = np.zeros((*q_input.shape[:2], C))
+    for b, t in np.ndindex(q_input.shape[:2]):
+        for h in range(layer.n_head):
+            cut = slice(h * D, h * D + D)
+            seen = may_attend(b, t)
+            scores = np.exp(k[b][seen][:, cut] @ q[b, t, cut] / np.sqrt(D))
+            out[b, t, cut] = scores / scores.sum() @ v[b][seen][:, cut]
+    return out @ layer.proj.weight.data.T + layer.proj.bias.data
+
+
+@pytest.fixture
+def attention(rng):
+    layer = nn.MultiHeadAttention(8, 2, rng=rng)
+    layer.qkv.bias.data, layer.proj.bias.data = rng.standard_normal(24), rng.standard_normal(8)
+    return layer
+
+
+def test_self_attention_full_causal_and_masked(attention, rng):
+    x = rng.standard_normal((2, 5, 8)).astype(np.float32)
+    near = {"rtol": 1e-4, "atol": 1e-5}
+    np.testing.assert_allclose(attention(x).data, attention_by_hand(attention, x, x, lambda b, t: np.arange(5)), **near)
+    expected = attention_by_hand(attention, x, x, lambda b, t: np.arange(t + 1))
+    np.testing.assert_allclose(attention(x, causal=True).data, expected, **near)
+    real = np.array([[True] * 5, [True, True, False, True, False]])
+    expected = attention_by_hand(attention, x, x, lambda b, t: np.flatnonzero(real[b]))
+    np.testing.assert_allclose(attention(x, mask=real[:, None, None, :]).data, expected, **near)
+
+
+def test_cross_attention(attention, rng):
+    x, memory = (rng.standard_normal((2, n, 8)).astype(np.float32) for n in (3, 5))
+    expected = attention_by_hand(attention, x, memory, lambda b, t: np.arange(5))
+    np.testing.assert_allclose(attention(x, memory).data, expected, rtol=1e-4, atol=1e-5)
+    same = attention(x, x).data  # itself as the memory is self-attention
+    np.testing.assert_allclose(same, attention(x).data, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_attention_gradients(cross, rng):
+    layer = nn.MultiHeadAttention(4, 2, bias=not cross, rng=rng).astype(np.float64)
+    x, memory = (Tensor(rng.standard_normal((1, n, 4)), requires_grad=True) for n in (2, 3))
+
+    def f(x, memory, *parameters):
+        return layer(x, memory if cross else None, causal=True)
+
+    assert gradcheck(f, [x, memory, *layer.parameters()])
+
+
+def test_attention_dropout_needs_an_rng(rng):
+    layer = nn.MultiHeadAttention(8, 2, dropout=0.5, rng=rng)
+    x = rng.standard_normal((1, 6, 8)).astype(np.float32)
+    plain = layer(x).data
+    assert np.array_equal(plain, layer(x).data)
+    first, second = (layer(x, rng=np.random.default_rng(s)).data for s in (1, 1))
+    assert np.array_equal(first, second)
+    assert not np.allclose(first, plain)
+
+
+def test_attention_equals_pytorch(attention, rng):
+    torch = pytest.importorskip("torch")
+    peer = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    pairs = {"in_proj_weight": "qkv.weight", "in_proj_bias": "qkv.bias"}
+    pairs |= {"out_proj.weight": "proj.weight", "out_proj.bias": "proj.bias"}
+    state = attention.state_dict()
+    peer.load_state_dict({theirs: torch.from_numpy(state[ours]) for theirs, ours in pairs.items()})
+    x, memory, g = (rng.standard_normal((2, n, 8)).astype(np.float32) for n in (4, 5, 4))
+    ours, theirs = Tensor(x, requires_grad=True), torch.from_numpy(x).requires_grad_()
+    out, (expected, _) = attention(ours, memory), peer(theirs, torch.from_numpy(memory), torch.from_numpy(memory))
+    out.backward(g)
+    expected.backward(torch.from_numpy(g))
+    np.testing.assert_allclose(out.data, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours.grad, theirs.grad.numpy(), rtol=1e-4, atol=1e-5)
+    for name, parameter in peer.named_parameters():
+        grad = dict(attention.named_parameters())[pairs[name]].grad
+        np.testing.assert_allclose(grad, parameter.grad.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+# Initial values
+
+
+@pytest.mark.parametrize(
+    ("draw", "spread", "bounded"),
+    [
+        (init.xavier_uniform, np.sqrt(2 / 700), True),
+        (init.xavier_normal, np.sqrt(2 / 700), False),
+        (init.kaiming_uniform, np.sqrt(2 / 300), True),
+        (init.kaiming_normal, np.sqrt(2 / 300), False),
+    ],
+)
+def test_init_has_the_spread_of_its_formula(draw, spread, bounded, rng):
+    x = draw((400, 300), rng)
+    assert x.dtype == np.float32
+    assert abs(x.std() / spread - 1) < 0.01
+    assert abs(x.mean()) < 0.01 * spread * 3
+    assert (np.abs(x).max() <= spread * np.sqrt(3) * (1 + 1e-6)) == bounded
+    assert np.array_equal(draw((4, 3), np.random.default_rng(5)), draw((4, 3), np.random.default_rng(5)))
+    assert draw((4, 3), rng, dtype=np.float64).dtype == np.float64
+    with pytest.raises(ValueError, match=r"shape \(3,\) is not \(out, in\)"):
+        draw((3,), rng)
+
+
+def test_init_normal_and_filters(rng):
+    x = init.normal((400, 300), rng, mean=2, std=0.5)
+    assert abs(x.mean() - 2) < 0.01
+    assert abs(x.std() - 0.5) < 0.01
+    assert abs(init.kaiming_normal((64, 8, 5, 5), rng).std() / np.sqrt(2 / 200) - 1) < 0.05  # in = 8 * 25
+
+
+# Small networks learn
+
+
+def fit(net, x, y, steps, lr):
+    optimizer = optim.Adam(net.parameters(), lr=lr)
+    for _ in range(steps):
+        loss = autotx.mse_loss(net(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.item()
+
+
+def test_xor_needs_a_hidden_layer(rng):
+    x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+    y = np.array([[0], [1], [1], [0]], np.float32)
+    net = MLP((2, 8, 1), "tanh", rng=rng)
+    assert fit(net, x, y, 400, 0.05) < 1e-3
+    assert np.array_equal(net(x) > 0.5, y == 1)
+    assert abs(fit(MLP((2, 8, 1), "none", rng=rng), x, y, 400, 0.05) - 0.25) < 0.01  # a line can only say 1/2
+
+
+def test_a_sine_is_learned(rng):
+    x = np.linspace(-np.pi, np.pi, 100, dtype=np.float32)[:, None]
+    assert fit(MLP((1, 16, 16, 1), "relu", rng=rng), x, np.sin(x), 500, 0.01) < 0.005
