@@ -77,7 +77,7 @@ def _column(fn, inputs, t, j, eps):
     """d out / d t_j by a central difference. The input is put back as it was."""
     kept, values = t._data, []
     for step in (eps, -eps):
-        moved = kept.copy()
+        moved = np.array(kept)
         moved.flat[j] += step
         t._data = moved
         try:

@@ -23,15 +23,15 @@ recorded, which would make the gradient silently wrong: backward refuses.
 import functools
 import inspect
 import itertools
+import operator
 import threading
-from operator import attrgetter
 
 import numpy as np
 
 from autotx import anomaly
 
 _tick = itertools.count(1).__next__
-_by_tick = attrgetter("_tick")
+_by_tick = operator.attrgetter("_tick")
 _ndarray = np.ndarray
 _SCALARS = {np.float32, np.float64}  # NumPy computes with single numbers several times faster than with arrays of one
 
@@ -126,8 +126,7 @@ class Tensor:
         if self._op is not None:
             raise ValueError(f"writable: a result of {self._op} is not written to, only tensors made by hand")
         self._tick = _tick()
-        if self._data.__class__ in _SCALARS:
-            self._data = np.array(self._data)
+        self._data = np.asarray(self._data)  # a NumPy scalar cannot be written into
         return self._data
 
     @property
@@ -157,8 +156,8 @@ class Tensor:
         return np.array(self._data)
 
     def detach(self):
-        """A tensor of the same values, cut off from the graph."""
-        return Tensor(self._data, _op="detach")
+        """A tensor of the same values, cut off from the graph. A copy: writing into one leaves the other alone."""
+        return Tensor(self._data)
 
     def zero_grad(self):
         """Forget the gradient."""
@@ -187,7 +186,7 @@ class Tensor:
         return int(self.item())
 
     def __index__(self):
-        return self._data.__index__()
+        return operator.index(self._data)
 
     def __setitem__(self, index, value):
         raise TypeError(
@@ -196,7 +195,8 @@ class Tensor:
         )
 
     def __repr__(self):
-        values = np.array2string(self._data, threshold=40, edgeitems=3, precision=4, separator=", ", prefix="Tensor(")
+        edge = 3 if self.ndim < 3 else 1  # 2 * edge numbers an axis are shown of a large tensor
+        values = np.array2string(self._data, threshold=40, edgeitems=edge, precision=4, separator=", ", prefix="Tensor(")
         facts = [f"dtype={self._data.dtype}"] if self._data.dtype != np.float32 else []
         if self._data.size > 40 or 0 in self.shape:
             facts.append(f"shape={self.shape}")
@@ -284,7 +284,7 @@ _FREED = _Freed()
 
 def _reachable(root):
     """The results that `root` was made of, oldest first, and the leaves; checked before anything is changed."""
-    if root._op is None:
+    if root._parents is None:
         return [], [root]
     nodes, leaves, stack, seen = [], {}, [root], {id(root)}
     while stack:
@@ -296,12 +296,13 @@ def _reachable(root):
                 "call that one with retain_graph=True, or compute the result again"
             )
         for p in t._parents:
-            if p.__class__ is Tensor and p.requires_grad:
-                if p._op is None:
-                    leaves[id(p)] = p
-                    if p._tick > t._tick:
+            if p.__class__ is Tensor:
+                if p._parents is None:
+                    if p._tick > t._tick:  # the values of a constant enter the gradients of others
                         raise ValueError(_written_after(p, t))
-                elif id(p) not in seen:
+                    if p.requires_grad:
+                        leaves[id(p)] = p
+                elif p.requires_grad and id(p) not in seen:
                     seen.add(id(p))
                     stack.append(p)
     for t in nodes:
@@ -324,13 +325,14 @@ def _accumulate(p, d, g, owned):
     if d.__class__ in _SCALARS and d.__class__ is data.__class__:  # the short way, for graphs of single numbers
         p.grad = d if have is None else have + d
         return
-    is_leaf = p._op is None
+    is_leaf = p._parents is None
+    mine = (is_leaf or id(p) in owned) and have.__class__ is _ndarray  # a NumPy scalar cannot be added to in place
     if d.__class__ is not _ndarray:
         if callable(d):  # it adds itself to a buffer
             if have is None:
                 p.grad = np.zeros(data.shape, data.dtype)
-            elif not is_leaf and id(p) not in owned:
-                p.grad = have.copy()
+            elif not mine:
+                p.grad = np.array(have)
             owned.add(id(p))
             d(p.grad)
             return
@@ -340,7 +342,7 @@ def _accumulate(p, d, g, owned):
     if have is None:
         # A leaf keeps its gradient, so it must be nobody else's: not g, and not a view of something
         p.grad = d if not is_leaf or (d is not g and d.base is None) else d.copy()
-    elif is_leaf or id(p) in owned:
+    elif mine:
         np.add(have, d, have)
     else:
         p.grad = np.add(have, d)
@@ -350,6 +352,11 @@ def _accumulate(p, d, g, owned):
 def unbroadcast(d, shape):
     """Undo broadcasting: sum `d` over the axes along which an array of `shape` was repeated. Array of `shape`."""
     extra = d.ndim - len(shape)
+    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, d.shape[extra:])):
+        raise ValueError(
+            f"backward: a pullback returned a gradient of shape {d.shape} for an argument of shape {shape}; it must have "
+            "that shape, or one that it broadcasts to"
+        )
     if extra > 0:
         d = d.sum(axis=tuple(range(extra)))
     stretched = tuple(i for i, n in enumerate(shape) if n == 1 and d.shape[i] != 1)
@@ -416,7 +423,11 @@ def lift(op):
                 if key in settings:
                     raise TypeError(f"{name}: {key} was given twice, by position and by name")
                 settings[key] = value
-            args += tuple(settings.pop(key) for key in arrays[len(args):] if key in settings)
+            for key in arrays[len(args) :]:
+                if key in settings:
+                    args += (settings.pop(key),)
+                elif any(later in settings for later in arrays):
+                    raise TypeError(f"{name}: {key} is missing, what comes after it was given by name")
         return args, {k: v._data if v.__class__ is Tensor else v for k, v in settings.items()}
 
     function.op = op
@@ -444,6 +455,8 @@ def _as_data(data, dtype):
         raise ValueError(f"Tensor: rows of different lengths or not numbers ({error})") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"Tensor: data of type {array.dtype} are not real numbers")
+    if array.dtype.kind == "f" and dtype is not None and array.dtype.type not in _SCALARS:
+        raise TypeError(f"Tensor: dtype {array.dtype} is not computed with; give numpy.float32 or numpy.float64")
     if array.dtype.kind == "f" and dtype is None and array.dtype != np.float32:
         given = isinstance(data, np.ndarray | np.generic) and array.dtype == np.float64
         array = array if given else array.astype(np.float32)
@@ -459,4 +472,5 @@ def _explained(error, name, data):
         text = f"shapes {shapes} do not broadcast; from the right, sizes must be equal or 1 (reshape or unsqueeze one)"
     else:
         text = f"{error} (shapes {shapes})"
-    return type(error)(f"{name}: {text}")
+    kind = next(k for k in (TypeError, ValueError, IndexError) if isinstance(error, k))  # NumPy's own need more arguments
+    return kind(f"{name}: {text}")

@@ -54,7 +54,8 @@ def _softmax_twin(x):
 
 def _log_softmax_twin(x):
     shifted = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    with np.errstate(divide="ignore"):  # a row without elements
+        return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 # ---- kernels ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Matrix products and what is made of them."""
 
+import math
 import string
 
 import numpy as np
@@ -48,7 +49,7 @@ def _t(a):
 
 def _rows(a):
     """(..., K) as one matrix (rows, K)."""
-    return np.reshape(a, (-1, a.shape[-1])) if a.ndim != 2 else a
+    return np.reshape(a, (math.prod(a.shape[:-1]), a.shape[-1])) if a.ndim != 2 else a
 
 
 def _product(a, b):
@@ -95,7 +96,6 @@ def einsum(*xs, subscripts):
     """
     terms, result = _letters(subscripts, [np.ndim(x) for x in xs])
     z = np.einsum(",".join(terms) + "->" + result, *xs, optimize=True)
-    sizes = {letter: n for term, x in zip(terms, xs) for letter, n in zip(term, x.shape)}
 
     def gradient(i):
         others = [j for j in range(len(xs)) if j != i]
@@ -105,9 +105,11 @@ def einsum(*xs, subscripts):
 
         def dx(g):
             d = np.einsum(",".join(given) + "->" + known, g, *(xs[j] for j in others), optimize=True)
-            d = np.reshape(d, [sizes[c] if c in known else 1 for c in own])
+            d = np.reshape(d, [np.shape(d)[known.index(c)] if c in known else 1 for c in own])
             full = np.zeros(xs[i].shape, xs[i].dtype)
-            np.einsum(f"{terms[i]}->{own}", full)[...] = d  # a view of `full`, of its diagonal where a letter is twice
+            place = np.einsum(f"{terms[i]}->{own}", full) if own else full  # a view: the diagonal where a letter is twice
+            stretched = tuple(k for k, n in enumerate(place.shape) if n == 1)  # a size of 1 may have been broadcast
+            place[...] = d.sum(axis=stretched, keepdims=True)
             return full
 
         return dx

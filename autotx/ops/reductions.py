@@ -1,6 +1,9 @@
 """Ops that reduce or run along axes. axis: None (all), a number, or a tuple; keepdims keeps reduced axes as size 1."""
 
+import math
+
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
 
 def _spread(a, axis, keepdims, ndim):
@@ -36,10 +39,8 @@ def mean(x, /, axis=None, keepdims=False):
 
 
 def _count(name, x, axis):
-    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    n = 1
-    for a in axes:
-        n *= x.shape[a]
+    axes = range(x.ndim) if axis is None else normalize_axis_tuple(axis, x.ndim)
+    n = math.prod(x.shape[a] for a in axes)
     if n == 0:
         raise ValueError(f"{name}: no elements along axis {axis} of shape {x.shape}; there is no {name} of nothing")
     return n
@@ -78,27 +79,28 @@ def _extreme(name, find, x, axis, keepdims):
         share = hit / np.sum(hit, axis=axis, keepdims=True)
         return (_spread(g, axis, keepdims, x.ndim) * share).astype(x.dtype, copy=False)
 
-    return y if keepdims else np.reshape(y, np.sum(x, axis=axis).shape), (dx,)
+    return y if keepdims else np.squeeze(y, axis), (dx,)
 
 
 def logsumexp(x, /, axis=None, keepdims=False):
     """y = ln sum exp(x) along axis, computed as m + ln sum exp(x - m), m the maximum, which cannot overflow.
 
-    dy/dx_i = exp(x_i) / sum exp(x) = exp(x_i - y): the softmax. So dx = g exp(x - y).
+    dy/dx_i = exp(x_i) / sum exp(x): the softmax. So dx = g exp(x - m) / sum exp(x - m).
     A line of only -inf gives -inf, and zero gradients.
     """
     _count("logsumexp", x, axis)
     m = np.max(x, axis=axis, keepdims=True)
     m = np.where(np.isfinite(m), m, 0).astype(x.dtype, copy=False)
+    e = np.exp(x - m)
+    s = np.sum(e, axis=axis, keepdims=True)
     with np.errstate(divide="ignore"):
-        y = np.log(np.sum(np.exp(x - m), axis=axis, keepdims=True)) + m
+        y = np.log(s) + m
 
     def dx(g):
         with np.errstate(invalid="ignore"):
-            p = np.where(np.isneginf(y), 0, np.exp(x - y)).astype(x.dtype, copy=False)
-        return _spread(g, axis, keepdims, x.ndim) * p
+            return _spread(g, axis, keepdims, x.ndim) * (e / np.where(s == 0, 1, s).astype(x.dtype, copy=False))
 
-    return y if keepdims else np.reshape(y, np.sum(x, axis=axis).shape), (dx,)
+    return y if keepdims else np.squeeze(y, axis), (dx,)
 
 
 def cumsum(x, /, axis):

@@ -57,17 +57,20 @@ def getitem(x, /, index):
 def gather(x, /, index, axis):
     """y[.., j, ..] = x[.., index[.., j, ..], ..] along axis; index has as many axes as x.
 
+    The other axes are as long as those of x, or 1: then the index is used for each of their places.
     dx[.., index[.., j, ..], ..] += g[.., j, ..]: a place taken more than once gets the sum.
     """
     index = np.asarray(index)
-    size = x.shape[axis]
     if index.dtype.kind not in "iu":
         raise TypeError(f"gather: the index has type {index.dtype}; give integers")
+    if index.ndim != x.ndim:
+        raise ValueError(f"gather: index of shape {index.shape} for x of shape {x.shape}; give it as many axes")
+    size = x.shape[axis]
     if index.size and (index.min() < -size or index.max() >= size):
         raise ValueError(f"gather: index {index.min()} to {index.max()} is outside axis {axis} of shape {x.shape}")
 
     def add_into(dx, g):
-        places = list(np.indices(index.shape, sparse=True))
+        places = list(np.indices(x.shape, sparse=True))
         places[axis] = index
         np.add.at(dx, tuple(places), g)
 
@@ -101,12 +104,19 @@ def pad(x, /, widths, value=0.0):
 
 def tril(x, /, diagonal=0):
     """y = x on and below the diagonal of its last two axes, else 0.   dx = g there, else 0."""
+    _needs_rows("tril", x)
     return np.tril(x, diagonal), (lambda g: np.tril(g, diagonal),)
 
 
 def triu(x, /, diagonal=0):
     """y = x on and above the diagonal of its last two axes, else 0.   dx = g there, else 0."""
+    _needs_rows("triu", x)
     return np.triu(x, diagonal), (lambda g: np.triu(g, diagonal),)
+
+
+def _needs_rows(name, x):
+    if x.ndim < 2:
+        raise ValueError(f"{name}: shape {x.shape} has no rows and columns; reshape it to two axes or more")
 
 
 def split_sizes(n, size_or_sections):

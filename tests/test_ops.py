@@ -1,0 +1,351 @@
+"""Every op over its cases (cases.py): gradients against finite differences, values against NumPy, float32 against
+float64, fused ops against the same thing made of primitive ops, and everything against torch where it is installed."""
+
+import math
+
+import numpy as np
+import pytest
+from cases import CASES
+
+import autotx
+from autotx import Tensor, functional, gradcheck
+
+# float32 against float64: the tolerances of torch.testing.assert_close, atol times the length of the sums
+RTOL, ATOL = 1.3e-6, 1e-5
+TIGHT = dict(rtol=1e-6, atol=1e-7)  # for finite differences of the table's well-behaved numbers
+
+
+def f64(array, requires_grad=True):
+    return Tensor(array, requires_grad=requires_grad, dtype=np.float64)
+
+
+# The ops as the table calls them: tensors first, settings by name
+
+OPS = {f.op.__name__: f for f in vars(functional).values() if hasattr(f, "op")}
+OPS["where"] = lambda x, y, condition: autotx.where(condition, x, y)
+OPS["concat"] = lambda *xs, axis=0: autotx.concat(xs, axis)
+OPS["stack"] = lambda *xs, axis=0: autotx.stack(xs, axis)
+OPS["einsum"] = lambda *xs, subscripts: autotx.einsum(subscripts, *xs)
+
+
+NUMPY = {
+    **{name: getattr(np, name) for name in "add exp log sqrt tanh abs maximum minimum sum mean cumsum max min matmul".split()},
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.true_divide,
+    "pow": np.power,
+    "neg": np.negative,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "relu": lambda x: np.where(x > 0, x, 0),
+    "gelu": lambda x, approximate="none": x * (np.vectorize(math.erf, "d")(x / 2**0.5) + 1) / 2 if approximate == "none" else None,
+    "clip": np.clip,
+    "where": lambda x, y, condition: np.where(condition, x, y),
+    "masked_fill": lambda x, mask, value: np.where(mask, value, x),
+    "var": lambda x, axis=None, keepdims=False, correction=0: np.var(x, axis=axis, keepdims=keepdims, ddof=correction),
+    "logsumexp": lambda x, axis=None, keepdims=False: 700 + np.log(np.exp(x - 700).sum(axis=axis, keepdims=keepdims)),
+    "reshape": np.reshape,
+    "permute": np.transpose,
+    "transpose": lambda x, axis0, axis1: np.swapaxes(x, axis0, axis1),
+    "expand": np.broadcast_to,
+    "squeeze": np.squeeze,
+    "unsqueeze": np.expand_dims,
+    "getitem": lambda x, index: x[index],
+    "gather": lambda x, index, axis: np.take_along_axis(x, index, axis),
+    "tril": lambda x, diagonal=0: np.tril(x, diagonal),
+    "triu": lambda x, diagonal=0: np.triu(x, diagonal),
+    "pad": lambda x, widths, value=0: np.pad(x, np.reshape(widths, (x.ndim, 2)).astype(int), constant_values=value),
+    "concat": lambda *xs, axis=0: np.concatenate(xs, axis),
+    "stack": lambda *xs, axis=0: np.stack(xs, axis),
+    "einsum": lambda *xs, subscripts: np.einsum(subscripts, *xs),
+    "linear": lambda x, weight, bias=None: x @ weight.T + (0 if bias is None else bias),
+    "embedding": lambda weight, ids: weight[ids],
+    "mse_loss": lambda x, y, reduction="mean": {"none": lambda d: d, "sum": np.sum, "mean": np.mean}[reduction]((x - y) ** 2),
+}
+
+ALL = [pytest.param(name, case, id=f"{name}({case})") for name, cases in CASES.items() for case in cases]
+
+
+def some(wanted):
+    return [p for p in ALL if wanted(*p.values)]
+
+
+def test_every_op_has_cases():
+    """A new op without an entry in the table fails here, by name."""
+    missing = sorted(set(OPS) - set(CASES))
+    assert not missing, f"no cases in tests/cases.py for: {', '.join(missing)}"
+    few = sorted(name for name in CASES if len(CASES[name]) < 8)
+    assert not few, f"fewer than 8 cases in tests/cases.py for: {', '.join(few)}"
+    assert not set(CASES) - set(OPS), "cases for ops that do not exist"
+
+
+def test_every_op_says_what_its_gradient_is():
+    for name, function in OPS.items():
+        op = getattr(function, "op", None)
+        if op is not None:
+            assert "g" in (op.__doc__ or "").partition("=")[2], f"{name}: the docstring derives no gradient"
+
+
+@pytest.mark.parametrize(("name", "case"), some(lambda name, case: case.gradcheck))
+def test_gradient_is_the_finite_difference(name, case):
+    leaves = case.leaves(f64)
+    assert gradcheck(lambda *tensors: case.call(OPS[name], _spread(leaves, tensors)), _tensors(leaves), **TIGHT)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_gradient_wrong_by_a_twentieth_of_a_percent_is_caught(name):
+    """Would the table notice? Multiply the gradients of each argument by 1.0005 in turn."""
+    case = CASES[name][0] if CASES[name][0].leaves(f64)[0].size else CASES[name][3]
+    leaves = case.leaves(f64)
+    for wrong in range(len(_tensors(leaves))):
+
+        @autotx.lift
+        def slightly_off(x, /):
+            return x + 0, (lambda g: g * 1.0005,)
+
+        def function(*tensors):
+            bent = [slightly_off(t) if i == wrong else t for i, t in enumerate(tensors)]
+            return case.call(OPS[name], _spread(leaves, bent))
+
+        if all(np.all(row == 0) for row in _gradients(OPS[name], case, np.float64)[1]):
+            continue  # a gradient of 0 is right, multiplied by anything
+        with pytest.raises(autotx.GradcheckError, match=rf"d argument {wrong}\["):
+            gradcheck(function, _tensors(leaves), **TIGHT)
+
+
+def _tensors(leaves):
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _spread(leaves, tensors):
+    """The arguments with their Tensors replaced, in order, by `tensors`."""
+    left = iter(tensors)
+    return [next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+
+
+@pytest.mark.parametrize(("name", "case"), some(lambda name, case: name in NUMPY))
+def test_value_is_numpys(name, case):
+    expected = case.call(NUMPY[name], case.leaves(lambda a: a))
+    if expected is not None:
+        result = case.call(OPS[name], case.leaves(f64)).numpy()
+        np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-13, strict=True)
+
+
+def _gradients(op, case, dtype, round_to=np.float64):
+    """The result and the gradient of every tensor argument, for a fixed gradient of the result."""
+    leaves = case.leaves(lambda a: Tensor(a.astype(round_to), requires_grad=True, dtype=dtype))
+    out = case.call(op, leaves)
+    seed = np.random.default_rng(3).normal(size=out.shape).astype(round_to)
+    out.backward(seed)
+    return out.numpy(), [t.grad for t in _tensors(leaves)]
+
+
+@pytest.mark.parametrize(("name", "case"), ALL)
+def test_float32_is_float64_rounded(name, case):
+    out, grads = _gradients(OPS[name], case, np.float32, np.float32)
+    exact, exact_grads = _gradients(OPS[name], case, np.float64, np.float32)
+    shapes = [a.array.shape for a in case.args if isinstance(a.array, np.ndarray)]
+    assert out.dtype == np.float32
+    assert [(type(g), g.dtype, g.shape) for g in grads] == [(np.ndarray, np.dtype("f4"), shape) for shape in shapes]
+    assert [(type(g), g.dtype, g.shape) for g in exact_grads] == [(np.ndarray, np.dtype("f8"), shape) for shape in shapes]
+    for rounded, full in zip([out, *grads], [exact, *exact_grads]):
+        np.testing.assert_allclose(rounded, full, rtol=RTOL, atol=ATOL * case.length)
+
+
+# Fused ops against the same thing made of primitive ops
+
+
+@autotx.lift
+def erf(x, /):
+    """The error function, as one's own op: dx = g 2 / sqrt(pi) exp(-x^2)."""
+    return np.vectorize(math.erf, "d")(x), (lambda g: g * 2 / math.pi**0.5 * np.exp(-(x**2)),)
+
+
+def _softmax(x, axis=-1):
+    e = (x - (x.detach().max(axis, True) if x.size else 0)).exp()
+    return e / e.sum(axis, True)
+
+
+def _gelu(x, approximate="none"):
+    if approximate == "none":
+        return x * (1 + erf(x / 2**0.5)) / 2
+    return x * (1 + autotx.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2
+
+
+def _layer_norm(x, gamma, beta, eps=1e-5):
+    d = x - x.sum(-1, True) / x.shape[-1]
+    return gamma * d / ((d * d).sum(-1, True) / x.shape[-1] + eps).sqrt() + beta
+
+
+def _dropout(x, p, rng=None):
+    if rng is None:
+        return x + 0
+    return x * (rng.random(x.shape, dtype=np.float32) >= p) / (1 - p)
+
+
+def _attention(q, k, v, mask=None, causal=False, dropout_p=0.0, rng=None):
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    allowed = np.ones(scores.shape, bool)
+    if mask is not None:
+        allowed &= mask if mask.dtype == bool else ~np.isneginf(mask)
+        scores = scores if mask.dtype == bool else scores + np.where(np.isneginf(mask), 0, mask)
+    if causal:
+        T, S = scores.shape[-2:]
+        allowed &= np.arange(S) <= np.arange(T)[:, None] + (S - T)
+    scores = scores.masked_fill(~allowed, -1e9)
+    e = (scores - (scores.detach().max(-1, True) if scores.size else 0)).exp() * allowed
+    weights = e / autotx.maximum(e.sum(-1, True), 1e-30)  # a query that may attend to nothing: 0 / 1e-30
+    return _dropout(weights, dropout_p, rng) @ v
+
+
+def _reduced(losses, counted, reduction):
+    if reduction == "none":
+        return losses
+    return losses.sum() / (counted.sum() if reduction == "mean" else 1)
+
+
+def _onehot(scores, targets, ignore_index):
+    counted = np.ones(np.shape(targets), bool) if ignore_index is None else targets != ignore_index
+    return np.eye(scores.shape[-1])[np.where(counted, targets, 0)] * counted[..., None], counted
+
+
+def _nll_loss(log_probs, targets, ignore_index=None, reduction="mean"):
+    y, counted = _onehot(log_probs, targets, ignore_index)
+    return _reduced(-(log_probs * y).sum(-1), counted, reduction)
+
+
+def _cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0, reduction="mean"):
+    y, counted = _onehot(logits, targets, ignore_index)
+    y = (1 - label_smoothing) * y + label_smoothing / logits.shape[-1] * counted[..., None]
+    return _reduced(-(_softmax(logits).log() * y).sum(-1), counted, reduction)
+
+
+def _bce(x, y, reduction="mean"):
+    p = 1 / (1 + (-x).exp())
+    q = 1 / (1 + x.exp())
+    return _reduced(-(y * p.log() + (1 - y) * q.log()), np.ones(x.shape), reduction)
+
+
+COMPOSED = {
+    "softmax": _softmax,
+    "log_softmax": lambda x, axis=-1: x - x.logsumexp(axis, True) if x.size else x + 0,
+    "gelu": _gelu,
+    "layer_norm": _layer_norm,
+    "dropout": _dropout,
+    "linear": lambda x, weight, bias=None: x @ weight.T + (0 if bias is None else bias),
+    "embedding": lambda weight, ids: autotx.getitem(weight, ids),
+    "scaled_dot_product_attention": _attention,
+    "cross_entropy": _cross_entropy,
+    "nll_loss": _nll_loss,
+    "mse_loss": lambda x, y, reduction="mean": _reduced((x - y) ** 2, np.ones(x.shape), reduction),
+    "binary_cross_entropy_with_logits": _bce,
+    "logsumexp": lambda x, axis=None, keepdims=False: 700 + (x - 700).exp().sum(axis, keepdims).log(),
+    "sigmoid": lambda x: 1 / (1 + (-x).exp()),
+    "relu": lambda x: autotx.maximum(x, 0),
+    "clip": lambda x, min=None, max=None: autotx.minimum(autotx.maximum(x, -99 if min is None else min), 99 if max is None else max),
+    "masked_fill": lambda x, mask, value: x * ~mask + value * mask,
+    "div": lambda x, y: x * y**-1 if isinstance(y, Tensor) else x * (1 / y),
+    "tril": lambda x, diagonal=0: x * np.tri(*x.shape[-2:], diagonal),
+    "triu": lambda x, diagonal=0: x * (1 - np.tri(*x.shape[-2:], diagonal - 1)),
+    "stack": lambda *xs, axis=0: autotx.concat([x.unsqueeze(axis) for x in xs], axis),
+    "var": lambda x, axis=None, keepdims=False, correction=0: _var(x, axis, keepdims, correction),
+}
+
+
+def _var(x, axis, keepdims, correction):
+    d = x - x.mean(axis, True)
+    out = (d * d).sum(axis, keepdims)
+    return out / (x.size / out.size - correction) if out.size else out
+
+
+@pytest.mark.parametrize(("name", "case"), some(lambda name, case: name in COMPOSED))
+def test_fused_is_composed(name, case):
+    out, grads = _gradients(OPS[name], case, np.float64)
+    composed, composed_grads = _gradients(COMPOSED[name], case, np.float64)
+    for fused, parts in zip([out, *grads], [composed, *composed_grads], strict=True):
+        np.testing.assert_allclose(fused, parts, rtol=1e-9, atol=1e-10, strict=True)
+
+
+# The same in torch
+
+
+def _torch_ops(torch):
+    F = torch.nn.functional
+
+    def dims(x, axis):
+        return tuple(range(x.ndim)) if axis is None else axis
+
+    def reducing(f):
+        return lambda x, axis=None, keepdims=False: f(x, dim=dims(x, axis), keepdim=keepdims) if axis != () else x + 0
+
+    def attention(q, k, v, mask=None, causal=False, dropout_p=0.0, rng=None):
+        mask = None if mask is None else torch.from_numpy(mask)
+        if causal:  # torch's is_causal counts from the first key, ours from the last
+            T, S = q.shape[-2], k.shape[-2]
+            past = torch.ones(T, S, dtype=bool).tril(S - T)
+            mask = past if mask is None else mask & past
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    def classes(f):
+        def loss(x, targets, ignore_index=None, reduction="mean", **settings):
+            flat = torch.as_tensor(np.asarray(targets)).reshape(-1)
+            ignore_index = -100 if ignore_index is None else ignore_index
+            out = f(x.reshape(-1, x.shape[-1]), flat, ignore_index=ignore_index, reduction=reduction, **settings)
+            return out.reshape(np.shape(targets)) if reduction == "none" else out
+
+        return loss
+
+    def clip(x, min=None, max=None):
+        return torch.clip(x, min, max)
+
+    return {
+        **{name: getattr(torch, name) for name in "add sub mul div pow neg exp log sqrt tanh sigmoid relu abs maximum minimum".split()},
+        "gelu": F.gelu,
+        "clip": clip,
+        "where": lambda x, y, condition: torch.where(torch.from_numpy(np.asarray(condition)), x, y),
+        "masked_fill": lambda x, mask, value: x.masked_fill(torch.from_numpy(mask), value),
+        "sum": reducing(torch.sum),
+        "mean": reducing(torch.mean),
+        "max": reducing(torch.amax),
+        "min": reducing(torch.amin),
+        "logsumexp": reducing(torch.logsumexp),
+        "var": lambda x, axis=None, keepdims=False, correction=0: torch.var(x, dims(x, axis), correction=correction, keepdim=keepdims),
+        "cumsum": lambda x, axis: torch.cumsum(x, axis),
+        "reshape": lambda x, shape: torch.reshape(x, shape if isinstance(shape, tuple) else (shape,)),
+        "permute": lambda x, axes: x.permute(axes),
+        "transpose": lambda x, axis0, axis1: x.transpose(axis0, axis1),
+        "expand": lambda x, shape: x.expand(shape),
+        "squeeze": lambda x, axis=None: x.squeeze() if axis is None else x.squeeze(axis),
+        "unsqueeze": lambda x, axis: x.unsqueeze(axis),
+        "getitem": lambda x, index: x[index],
+        "gather": lambda x, index, axis: torch.gather(x, axis, torch.from_numpy(index)),
+        "pad": lambda x, widths, value=0.0: F.pad(x, [n for w in widths[::-1] for n in w], value=value) if widths else x + 0,
+        "concat": lambda *xs, axis=0: torch.cat(xs, axis),
+        "stack": lambda *xs, axis=0: torch.stack(xs, axis),
+        "tril": lambda x, diagonal=0: torch.tril(x, diagonal),
+        "triu": lambda x, diagonal=0: torch.triu(x, diagonal),
+        "matmul": torch.matmul,
+        "linear": F.linear,
+        "einsum": lambda *xs, subscripts: torch.einsum(subscripts, *xs),
+        "softmax": lambda x, axis=-1: torch.softmax(x, axis),
+        "log_softmax": lambda x, axis=-1: torch.log_softmax(x, axis),
+        "layer_norm": lambda x, gamma, beta, eps=1e-5: F.layer_norm(x, x.shape[-1:], gamma, beta, eps),
+        "embedding": lambda weight, ids: F.embedding(torch.from_numpy(ids.astype(np.int64)), weight),
+        "scaled_dot_product_attention": attention,
+        "cross_entropy": classes(F.cross_entropy),
+        "nll_loss": classes(F.nll_loss),
+        "mse_loss": F.mse_loss,
+        "binary_cross_entropy_with_logits": F.binary_cross_entropy_with_logits,
+    }
+
+
+@pytest.mark.filterwarnings("ignore:var")  # torch's, about axes without elements
+@pytest.mark.parametrize(("name", "case"), some(lambda name, case: case.torch and "rng" not in case.settings and name != "dropout"))
+def test_torch_agrees(name, case):
+    torch = pytest.importorskip("torch")
+    leaves = [torch.as_tensor(leaf) if isinstance(leaf, float) else leaf for leaf in case.leaves(lambda a: torch.tensor(a, requires_grad=True))]
+    out = case.call(_torch_ops(torch)[name], leaves)
+    out.backward(torch.from_numpy(np.asarray(np.random.default_rng(3).normal(size=tuple(out.shape)))))
+    theirs = [out.detach(), *(leaf.grad for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad)]
+    ours, our_grads = _gradients(OPS[name], case, np.float64)
+    for mine, other in zip([ours, *our_grads], theirs, strict=True):
+        np.testing.assert_allclose(mine, other.numpy(), rtol=1e-9, atol=1e-10, strict=True)
