@@ -1,5 +1,6 @@
 """autotx: reverse-mode automatic differentiation on arrays, and the transformers built on it."""
 
+from autotx import init, kernels, nn, optim
 from autotx.functional import (
     abs,
     add,
@@ -57,5 +58,16 @@ from autotx.functional import (
 )
 from autotx.gradcheck import GradcheckError, gradcheck
 from autotx.tensor import Tensor, detect_anomaly, lift, no_grad
+
+
+def set_num_threads(n):
+    """Compute with `n` threads from now on. ValueError when n is not between 1 and the number of cores."""
+    kernels.threads.set_num_threads(n)
+
+
+def get_num_threads():
+    """The number of threads that kernels compute with."""
+    return kernels.threads.get_num_threads()
+
 
 __all__ = [name for name in dir() if not name.startswith("_")]
