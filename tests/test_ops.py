@@ -53,7 +53,7 @@ NUMPY = {
     "gather": lambda x, index, axis: np.take_along_axis(x, index, axis),
     "tril": lambda x, diagonal=0: np.tril(x, diagonal),
     "triu": lambda x, diagonal=0: np.triu(x, diagonal),
-    "pad": lambda x, widths, value=0: np.pad(x, np.reshape(widths, (x.ndim, 2)).astype(int), constant_values=value),
+    "pad": lambda x, widths, value=0: np.pad(x, widths, constant_values=value) if widths else x,
     "concat": lambda *xs, axis=0: np.concatenate(xs, axis),
     "stack": lambda *xs, axis=0: np.stack(xs, axis),
     "einsum": lambda *xs, subscripts: np.einsum(subscripts, *xs),
