@@ -253,7 +253,7 @@ class Tensor:
                             d = d(g)
                         if watch:
                             watch.gradient(node, p, d, g)
-                        _accumulate(p, d, g, owned)
+                        _accumulate(p, d, g, owned, node._op)
             if not retain_graph:
                 node._backward, node._parents, node.grad = _FREED, (), None
         for leaf in leaves:
@@ -319,8 +319,8 @@ def _written_after(parent, node):
     )
 
 
-def _accumulate(p, d, g, owned):
-    """Add the gradient `d`, made from `g`, to what `p` has. In place only into buffers that were made here."""
+def _accumulate(p, d, g, owned, op=None):
+    """Add the gradient `d`, made from `g` by the pullback of `op`, to what `p` has. In place only into buffers that were made here."""
     have, data = p.grad, p._data
     if d.__class__ in _SCALARS and d.__class__ is data.__class__:  # the short way, for graphs of single numbers
         p.grad = d if have is None else have + d
@@ -338,7 +338,7 @@ def _accumulate(p, d, g, owned):
             return
         d = np.asarray(d)
     if d.shape != data.shape or d.dtype != data.dtype:
-        d = unbroadcast(d, data.shape).astype(data.dtype, copy=False)
+        d = unbroadcast(d, data.shape, op).astype(data.dtype, copy=False)
     if have is None:
         # A leaf keeps its gradient, so it must be nobody else's: not g, and not a view of something
         p.grad = d if not is_leaf or (d is not g and d.base is None) else d.copy()
@@ -349,12 +349,12 @@ def _accumulate(p, d, g, owned):
         owned.add(id(p))
 
 
-def unbroadcast(d, shape):
+def unbroadcast(d, shape, op):
     """Undo broadcasting: sum `d` over the axes along which an array of `shape` was repeated. Array of `shape`."""
     extra = d.ndim - len(shape)
     if extra < 0 or any(n not in (1, m) for n, m in zip(shape, d.shape[extra:])):
         raise ValueError(
-            f"backward: a pullback returned a gradient of shape {d.shape} for an argument of shape {shape}; it must have "
+            f"{op}: its pullback returned a gradient of shape {d.shape} for an argument of shape {shape}; it must have "
             "that shape, or one that it broadcasts to"
         )
     if extra > 0:

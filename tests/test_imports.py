@@ -1,0 +1,118 @@
+"""Imports run one way, from the models down to the kernels, and `import autotx` is light."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import autotx
+
+# From the bottom to the top; a module may import from its own line and those before it
+LAYERS = [
+    {"autotx.kernels"},
+    {"autotx.ops"},
+    {"autotx.anomaly"},
+    {"autotx.tensor"},
+    {"autotx.functional"},
+    {"autotx.gradcheck", "autotx.nn", "autotx.optim", "autotx.init", "autotx.checkpoint"},
+    {"autotx"},
+    {"autotx.viz"},
+    {"autotx.models"},
+]
+
+
+def _modules():
+    """Every module of the package, by dotted name: its file."""
+    root = Path(autotx.__file__).parent
+    found = {}
+    for name, folder in {"autotx": root, "autotx.models": root.parent / "models", "autotx.viz": root.parent / "viz"}.items():
+        folder = folder if folder.exists() else root / name.rpartition(".")[2]  # installed, not a checkout
+        for file in folder.rglob("*.py"):
+            parts = file.relative_to(folder).with_suffix("").parts
+            found[".".join((name, *(p for p in parts if p != "__init__")))] = file
+    return found
+
+
+MODULES = _modules()
+
+
+def _imports(name):
+    """The autotx modules that a module imports, and the lines on which it does so inside a function."""
+    imported, hidden = set(), []
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    functions = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.Lambda | ast.AsyncFunctionDef)]
+    inside = {id(node) for f in functions for node in ast.walk(f)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name}, line {node.lineno}: imports are absolute"
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [full if full in MODULES else node.module for full in whole]
+        else:
+            continue
+        names = [n for n in names if n.partition(".")[0] == "autotx"]
+        imported.update(names)
+        if names and id(node) in inside:
+            hidden.append(node.lineno)
+    return imported, hidden
+
+
+def _rank(name):
+    """The line of LAYERS that a module stands on: that of its longest prefix there."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        prefix = ".".join(parts[:length])
+        for rank, layer in enumerate(LAYERS):
+            if prefix in layer and (prefix != "autotx" or name == "autotx"):
+                return rank
+    raise AssertionError(f"{name} has no place in LAYERS of tests/test_imports.py")
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_run_one_way(name):
+    imported, hidden = _imports(name)
+    for other in sorted(imported):
+        assert _rank(other) <= _rank(name), f"{name} imports {other}, which stands above it"
+    assert not hidden, f"{name} imports inside a function, on lines {hidden}"
+
+
+def test_no_two_modules_import_each_other():
+    packages = {name for name, file in MODULES.items() if file.name == "__init__.py"}
+    graph = {name: _imports(name)[0] - packages for name in MODULES if name not in packages}
+    list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
+
+
+def _run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+
+
+def test_import_autotx_is_light():
+    """No compiler, no plotting, nothing optional, until it is used."""
+    heavy = ["numba", "llvmlite", "matplotlib", "torch", "tokenizers", "safetensors", "scipy", "graphviz", "tqdm", "autotx.models"]
+    code = f"import sys, autotx; print([m for m in {heavy} if m in sys.modules])"
+    assert _run(code).stdout.strip() == "[]"
+
+
+def test_arithmetic_needs_no_compiler():
+    code = "import sys, autotx; x = autotx.Tensor([1.0], requires_grad=True); (x * x).sum().backward(); print('numba' in sys.modules)"
+    assert _run(code).stdout.strip() == "False"
+
+
+# What others rely on: as functions, and as methods where one tensor leads
+OPS = """add sub mul div neg pow exp log sqrt tanh sigmoid relu gelu abs maximum minimum where clip sum mean var max min
+    logsumexp reshape transpose permute expand squeeze unsqueeze getitem concat stack split pad masked_fill tril triu
+    gather cumsum matmul einsum linear embedding softmax log_softmax layer_norm dropout scaled_dot_product_attention
+    cross_entropy mse_loss nll_loss binary_cross_entropy_with_logits""".split()
+LEADLESS = """where getitem concat stack einsum linear embedding layer_norm scaled_dot_product_attention cross_entropy
+    mse_loss nll_loss binary_cross_entropy_with_logits""".split()
+REST = "Tensor no_grad detect_anomaly lift gradcheck GradcheckError".split()
+
+
+def test_public_names():
+    assert set(OPS + REST) <= set(autotx.__all__)
+    assert all(hasattr(autotx, name) for name in autotx.__all__)
+    assert [name for name in OPS if name not in LEADLESS and not hasattr(autotx.Tensor, name)] == []
