@@ -11,6 +11,7 @@ The weights, the optimizer and the state are one checkpoint: they are replaced t
 import contextlib
 import io
 import json
+import time
 from pathlib import Path
 
 from autotx.checkpoint import STATE, load_checkpoint, recover_checkpoint, save_checkpoint, write_atomically
@@ -22,6 +23,7 @@ MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 LOG = "log.jsonl"
 PICTURE = "loss.png"
+SECONDS_BETWEEN_PICTURES = 10
 _ALL = (configs.FILE, tokenizers.FILE, MODEL, OPTIMIZER, STATE, LOG, PICTURE)
 
 
@@ -30,6 +32,7 @@ class Run:
 
     def __init__(self, folder):
         self.folder = Path(folder)
+        self._drawn = -SECONDS_BETWEEN_PICTURES
 
     def check_free(self):
         """ValueError when a new run cannot begin here, because there is one already."""
@@ -96,6 +99,12 @@ class Run:
         picture = io.BytesIO()
         loss_curve(records, title=f"Loss of {self.folder.name}").savefig(picture, format="png", dpi=120)
         write_atomically(self.folder / PICTURE, picture.getvalue())
+        self._drawn = time.monotonic()
+
+    def draw_now_and_then(self, records):
+        """Draw the log, if it was not done just before: a picture takes as long as many small steps."""
+        if time.monotonic() > self._drawn + SECONDS_BETWEEN_PICTURES:
+            self.draw(records)
 
 
 class Log:

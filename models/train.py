@@ -194,10 +194,13 @@ def _loop(trainer, run):
                 log.write(record)
                 records.append(record)
                 progress.show(record)
-                if validate or interrupt.asked:
+                if validate:
                     trainer.save(run)
                     saved = trainer.step
-                    run.draw(records)
+                    run.draw_now_and_then(records)
+            if saved < trainer.step:
+                trainer.save(run)
+            run.draw(records)
     except DivergedError as error:
         raise DivergedError(
             f"{error}; stopped. The checkpoint of step {saved} in {run.folder} is good: go on from it with --resume "

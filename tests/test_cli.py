@@ -1,0 +1,430 @@
+"""The command line: what it says, and that a mistake costs one line, exit status 2 and nothing else."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from autotx.checkpoint import load_tensors, save_tensors
+from autotx.models import generate, tokenizers
+from autotx.models.cli import COMMANDS, main
+from autotx.models.config import TrainConfig, flag, read_config
+from autotx.models.progress import Progress
+from autotx.viz.curves import loss_curve
+
+SIZES = {"n-layer": 1, "n-head": 2, "n-embd": 8, "block-size": 8, "batch-size": 2, "steps": 2, "eval-interval": 1}
+TINY = [f"--{name}={value}" for name, value in SIZES.items()]
+TEXT = "the quick brown fox jumps over the lazy dog\n" * 20
+
+
+def call(*argv):
+    """The exit status of `autotx argv`."""
+    try:
+        return main([str(word) for word in argv])
+    except SystemExit as end:
+        return end.code
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    return tmp_path / "text.txt"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of characters."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text(TEXT)
+    assert call("train", "--text", folder / "text.txt", "--out", folder / "run", *TINY) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of it, to be spoiled."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def fails(tmp_path, capsys):
+    """fails(argv, text): the command says one line with this text, exits with 2, and changes nothing on the disk."""
+
+    def snapshot():
+        return {p: p.read_bytes() if p.is_file() else None for p in tmp_path.rglob("*")}
+
+    def check(argv, message):
+        capsys.readouterr()
+        before = snapshot()
+        assert call(*argv) == 2
+        shown = capsys.readouterr()
+        assert re.search(message, shown.err), shown.err
+        assert shown.err.startswith(f"autotx {argv[0]}: ")
+        assert shown.err.count("\n") == 1
+        assert shown.out == ""
+        assert snapshot() == before
+
+    return check
+
+
+# Help
+
+
+def test_help_names_every_command_and_loads_nothing_heavy():
+    code = "import sys; from autotx.models.cli import main; main(sys.argv[1:]); print(sorted(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for name, (_, summary) in COMMANDS.items():
+        assert re.search(rf"{name} +{re.escape(summary)}", shown)
+    assert not {"numba", "matplotlib", "tqdm"} & set(re.findall(r"'(\w+)'", shown))
+
+
+def test_help_shows_every_setting_with_its_default(capsys):
+    assert call("train", "--help") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for f in dataclasses.fields(TrainConfig):
+        assert f"{flag(f.name)} " in shown
+        assert f.metadata["help"] in shown
+        if f.type in (int, float):
+            assert f"{f.metadata['help']} (default: {f.default})" in shown
+
+
+def test_generate_help(capsys):
+    assert call("generate", "--help") == 0
+    shown = capsys.readouterr().out
+    for name in ("model", "prompt", "max-new-tokens", "temperature", "top-k", "top-p", "seed"):
+        assert f"--{name} " in shown
+
+
+def test_without_a_command_it_shows_the_help(capsys):
+    assert call() == 0
+    assert "commands:" in capsys.readouterr().out
+    assert call("--version") == 0
+    assert re.fullmatch(r"autotx \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+# Mistakes in the settings
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--n-layer 0", "--n-layer 0 should be at least 1"),
+        ("--n-head -4", "--n-head -4 should be at least 1"),
+        ("--n-embd 0", "--n-embd 0 should be at least 1"),
+        ("--block-size 0", "--block-size 0 should be at least 1"),
+        ("--batch-size -1", "--batch-size -1 should be at least 1"),
+        ("--steps 0", "--steps 0 should be at least 1"),
+        ("--grad-accum 0", "--grad-accum 0 should be at least 1"),
+        ("--eval-interval 0", "--eval-interval 0 should be at least 1"),
+        ("--eval-batches 0", "--eval-batches 0 should be at least 1"),
+        ("--warmup-steps -1", "--warmup-steps -1 should be at least 0"),
+        ("--seed -1", "--seed -1 should be at least 0"),
+        ("--vocab-size 200", "--vocab-size 200 should be at least 257"),
+        ("--lr 0", "--lr 0.0 should be above 0"),
+        ("--lr nan", "--lr nan should be a finite number"),
+        ("--lr 1e-5", "--min-lr 0.0001 is above --lr 1e-05"),
+        ("--min-lr -1", "--min-lr -1.0 should be at least 0"),
+        ("--weight-decay -0.1", "--weight-decay -0.1 should be at least 0"),
+        ("--beta1 1", "--beta1 1.0 should be below 1"),
+        ("--beta2 -0.1", "--beta2 -0.1 should be at least 0"),
+        ("--dropout 1", "--dropout 1.0 should be below 1"),
+        ("--grad-clip -1", "--grad-clip -1.0 should be at least 0"),
+        ("--n-head 3", "--n-embd 128 is not a multiple of --n-head 3"),
+        ("--n-layer four", "argument --n-layer: invalid int value: 'four'"),
+        ("--tokenizer morse", "argument --tokenizer: invalid choice: 'morse'"),
+        ("--layers 4", "unrecognized arguments: --layers 4"),
+        ("--n-lay 4", "unrecognized arguments: --n-lay 4"),
+    ],
+)
+def test_a_wrong_setting(fails, tmp_path, argv, message):
+    fails(["train", "--out", tmp_path / "out", *argv.split()], message)
+
+
+def test_an_unknown_command(capsys):
+    assert call("trian") == 2
+    assert "invalid choice: 'trian'" in capsys.readouterr().err
+
+
+# Mistakes in the text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "text.bad: cannot be read: No such file"),
+        (b"", "text.bad: the file is empty"),
+        (b" \n", "text.bad: the file is empty"),
+        (b"ab\0cd", "text.bad: not a text file, byte 2 is zero"),
+        (b"abc\xff\xfe", "text.bad: not UTF-8, first at byte 3"),
+        ("zwölf".encode("latin-1"), "text.bad: not UTF-8, first at byte 2"),
+        (b"short", "the text is too short: its training part has 4 tokens and must have more than --block-size 64"),
+        (b"x" * 600, "its validation part has 60 tokens and must have more than --block-size 64"),
+    ],
+)
+def test_a_text_that_cannot_be_learned_from(fails, tmp_path, content, message):
+    path = tmp_path / "text.bad"
+    if content is not None:
+        path.write_bytes(content)
+    fails(["train", "--text", path, "--out", tmp_path / "out"], message)
+
+
+def test_a_folder_is_no_text(fails, tmp_path):
+    fails(["train", "--text", tmp_path, "--out", tmp_path / "out"], "cannot be read: Is a directory")
+
+
+def test_bpe_without_its_library(fails, tmp_path, text, monkeypatch):
+    monkeypatch.setattr(tokenizers, "bpe_library", None)
+    argv = ["train", "--text", text, "--out", tmp_path / "out", "--tokenizer", "bpe"]
+    fails(argv, r'needs the library tokenizers: pip install "autotx\[bpe\]"')
+
+
+# Mistakes about the folder
+
+
+def test_a_run_is_not_overwritten(fails, run, text):
+    fails(["train", "--text", text, "--out", run, *TINY], "already holds a run; go on with it by --resume")
+
+
+def test_a_folder_that_cannot_be_made(fails, text):
+    fails(["train", "--text", text, "--out", text, *TINY], "text.txt is a file; give the name of a folder")
+    fails(["train", "--text", text, "--out", text / "run", *TINY], "text.txt/run: Not a directory")
+
+
+def test_other_files_may_lie_in_the_folder(tmp_path, text):
+    assert call("train", "--text", text, "--out", tmp_path, *TINY) == 0
+    assert text.read_text() == TEXT
+
+
+def test_resume_without_a_run(fails, tmp_path):
+    fails(["train", "--out", tmp_path / "out", "--resume"], "--resume: there is no run in .*out; leave --resume out")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--n-layer 2", "has --n-layer 1, which cannot become 2"),
+        ("--n-head 4", "has --n-head 2, which cannot become 4"),
+        ("--n-embd 16", "has --n-embd 8, which cannot become 16"),
+        ("--block-size 4", "has --block-size 8, which cannot become 4"),
+        ("--tokenizer byte", "has --tokenizer char, which cannot become byte"),
+        ("--seed 5", "has --seed 1337, which cannot become 5"),
+        ("--steps 1", "--steps 1: the run in .* is at step 2 already"),
+        ("--lr -1", "--lr -1.0 should be above 0"),
+    ],
+)
+def test_resume_as_another_run(fails, run, argv, message):
+    fails(["train", "--out", run, "--resume", *argv.split()], message)
+
+
+def test_resume_with_another_text(fails, run, tmp_path):
+    (tmp_path / "other.txt").write_text(TEXT.upper())
+    fails(["train", "--out", run, "--resume", "--text", tmp_path / "other.txt"], "the text is not the one")
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 64
+    path.write_bytes(content)
+
+
+def swap_weights(path):
+    save_tensors(path, {name: a * 2 for name, a in load_tensors(path)[0].items()})
+
+
+def delete(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "file", "message"),
+    [
+        (halve, "model.safetensors", "model.safetensors was truncated or changed"),
+        (flip_a_byte, "model.safetensors", "model.safetensors was truncated or changed"),
+        (swap_weights, "model.safetensors", "model.safetensors was truncated or changed"),
+        (delete, "model.safetensors", "model.safetensors is missing"),
+        (halve, "optimizer.safetensors", "optimizer.safetensors was truncated or changed"),
+        (halve, "state.json", "state.json is truncated or not JSON"),
+        (halve, "config.json", "config.json is truncated or not JSON"),
+        (halve, "tokenizer.json", "tokenizer.json is truncated or not JSON"),
+        (delete, "tokenizer.json", "there is no file .*tokenizer.json"),
+    ],
+)
+def test_resume_with_a_spoiled_file(fails, run, harm, file, message):
+    harm(run / file)
+    fails(["train", "--out", run, "--resume", "--steps=3"], message)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("n_embd", 16, "does not fit its settings: .*wte.weight"),
+        ("n_layer", 2, r"does not fit its settings: .*missing blocks\.1"),
+        ("n_layer", "one", "--n-layer 'one' should be of type int"),
+        ("n_layer", True, "--n-layer True should be of type int"),
+        ("text", "abc", "--text 'abc' should be a list of files"),
+        ("colour", "red", "has settings that autotx does not know: colour"),
+    ],
+)
+def test_resume_with_a_changed_config(fails, run, key, value, message):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, key: value}))
+    fails(["train", "--out", run, "--resume", "--steps=3"], message)
+
+
+@pytest.mark.parametrize(("key", "value"), [("step", "two"), ("data_rng", {}), ("dropout_rng", None)])
+def test_resume_with_a_changed_state(fails, run, key, value):
+    state = json.loads((run / "state.json").read_text())
+    (run / "state.json").write_text(json.dumps({**state, key: value}))
+    fails(["train", "--out", run, "--resume", "--steps=3"], "the checkpoint in .* does not fit its settings")
+
+
+def test_a_learning_rate_that_explodes(tmp_path, text, capsys):
+    argv = ["train", "--text", text, "--out", tmp_path / "out", *TINY, "--steps=50", "--warmup-steps=0"]
+    assert call(*argv, "--lr=1e30", "--min-lr=1e30", "--grad-clip=0") == 2
+    error = capsys.readouterr().err
+    assert re.search(r"autotx train: .*(nan|NaN|inf).*[Tt]he checkpoint of step \d+ in .*out", error)
+    assert error.count("\n") == 1
+    assert call("generate", "--model", tmp_path / "out", "--max-new-tokens=3") == 0
+
+
+def test_resume_keeps_the_settings(run, capsys):
+    before = read_config(run)
+    assert call("train", "--out", run, "--resume", "--steps", 3) == 0
+    assert read_config(run) == dataclasses.replace(before, steps=3, out=str(run))
+    assert "from step 2 to step 3" in capsys.readouterr().out
+
+
+# Generating
+
+
+def generated(capsys, *argv):
+    assert call("generate", *argv) == 0
+    return capsys.readouterr()
+
+
+def test_generate_goes_on_with_the_prompt(trained, capsys):
+    argv = ["--model", trained, "--prompt", "the quick", "--max-new-tokens", 30, "--seed", 1]
+    shown = generated(capsys, *argv)
+    assert shown.out.startswith("the quick")
+    assert shown.err == ""
+    assert generated(capsys, *argv).out == shown.out
+    assert generated(capsys, *argv[:-1], 2).out != shown.out
+    greedy = [generated(capsys, *argv[:-1], seed, "--temperature", 0).out for seed in (1, 2)]
+    assert greedy[0] == greedy[1]
+
+
+def test_unknown_characters_are_told_and_survive(trained, capsys):
+    shown = generated(capsys, "--model", trained, "--prompt", "thé 中", "--max-new-tokens", 5, "--temperature", 0)
+    assert shown.err.count("\n") == 1
+    assert "note: the training text has no 'é', '中'" in shown.err
+    assert shown.out.startswith("thé 中")
+
+
+def test_an_empty_prompt_and_a_long_one(trained, capsys):
+    assert generated(capsys, "--model", trained, "--prompt", "", "--max-new-tokens", 5).out.endswith("\n")
+    assert generated(capsys, "--model", trained, "--prompt", TEXT, "--max-new-tokens", 5).out.startswith(TEXT)
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+def test_other_tokenizers_train_and_generate(kind, text, tmp_path, capsys):
+    argv = ["train", "--text", text, "--out", tmp_path / "out", *TINY, "--tokenizer", kind, "--vocab-size", 300]
+    assert call(*argv) == 0
+    shown = generated(capsys, "--model", tmp_path / "out", "--prompt", "the é", "--max-new-tokens", 5)
+    assert "the é" in shown.out
+    assert shown.err == ""
+    assert call("train", "--out", tmp_path / "out", "--resume", "--steps", 3) == 0
+
+
+def test_a_stream_shows_whole_characters(monkeypatch):
+    class Echo:
+        def stream(self, ids, n, *settings):
+            return ([i] for i in "a€b".encode())
+
+    pieces = list(generate.stream_text(Echo(), tokenizers.ByteTokenizer(), "x", 5))
+    assert pieces == ["a", "", "", "€", "b", ""]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--top-p 0", "--top-p 0.0 should be above 0 and at most 1"),
+        ("--top-p 1.5", "--top-p 1.5 should be above 0 and at most 1"),
+        ("--top-p nan", "--top-p nan should be above 0 and at most 1"),
+        ("--top-k 0", "--top-k 0 should be at least 1"),
+        ("--temperature -1", "--temperature -1.0 should be 0 or a positive number"),
+        ("--temperature inf", "--temperature inf should be 0 or a positive number"),
+        ("--max-new-tokens 0", "--max-new-tokens 0 should be at least 1"),
+        ("--seed -1", "--seed -1 should be at least 0"),
+        ("--model /nowhere", "--model /nowhere: there is no trained model"),
+    ],
+)
+def test_wrong_settings_of_generate(fails, trained, argv, message):
+    fails(["generate", "--model", trained, *argv.split()], message)
+
+
+def put_a_nan(path):
+    save_tensors(path, {name: a * np.float32("nan") for name, a in load_tensors(path)[0].items()})
+
+
+@pytest.mark.parametrize(
+    ("harm", "file", "message"),
+    [
+        (halve, "model.safetensors", "model.safetensors is truncated or not a safetensors file"),
+        (put_a_nan, "model.safetensors", "holds NaN or Inf"),
+        (halve, "config.json", "config.json is truncated or not JSON"),
+        (delete, "config.json", "there is no file .*config.json"),
+        (halve, "tokenizer.json", "tokenizer.json is truncated or not JSON"),
+    ],
+)
+def test_generate_with_a_spoiled_file(fails, run, harm, file, message):
+    harm(run / file)
+    fails(["generate", "--model", run], message)
+
+
+# What is shown
+
+
+def test_a_bar_on_a_terminal(monkeypatch, capsys):
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    with Progress(3, 5) as progress:
+        for step, val_loss in ((4, None), (5, 2.5)):
+            progress.show({"step": step, "loss": 2.0, "val_loss": val_loss, "tokens_per_second": 1000.0})
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "5/5" in shown.err
+    assert "loss 2.0000, validation loss 2.5000, 1,000 tokens/s" in shown.err
+
+
+def test_a_curve_needs_no_display():
+    records = [
+        {"step": s, "loss": 5 / s, "val_loss": 6 / s if s % 10 == 0 else None, "lr": 1e-3} for s in range(1, 101)
+    ]
+    figure = loss_curve(records, title="A run")
+    axes = figure.axes[0]
+    assert axes.get_title() == "A run"
+    assert [len(line.get_xdata()) for line in axes.lines] == [100, 100, 10]
+    assert "matplotlib.pyplot" not in sys.modules
+    assert loss_curve([]).axes
+
+
+def test_the_command_itself(tmp_path):
+    """The installed command, in a process of its own: exit status, one line, no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "autotx.models.cli", "train", "--text", "nowhere.txt"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"autotx train: --text .*nowhere.txt: cannot be read: No such file or directory\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
