@@ -27,7 +27,8 @@ def read_text(paths):
     ValueError for a file that is missing, unreadable, empty, or not UTF-8 text.
     """
     if not paths:
-        return "\n".join(topics.topics.values())
+        # The manual repeats whole sections. Each paragraph is kept once, or validation would find old acquaintances.
+        return "\n\n".join(dict.fromkeys("\n\n".join(topics.topics.values()).split("\n\n")))
     return "\n".join(_read_file(Path(path)) for path in paths)
 
 

@@ -324,6 +324,8 @@ def test_the_default_text_is_english():
     text = read_text(())
     assert len(text) > 300_000
     assert text.count(" the ") > 3000
+    paragraphs = text.split("\n\n")
+    assert len(set(paragraphs)) == len(paragraphs)
 
 
 def test_files_are_joined(tmp_path):

@@ -24,9 +24,8 @@ def loss_curve(records, title="Loss"):
     axes.plot(steps, _running_mean(losses, max(1, len(losses) // 50)), color=_BLUE, linewidth=1.8, label="training")
     validated = [(r["step"], r["val_loss"]) for r in records if r.get("val_loss") is not None]
     if validated:
-        axes.plot(*zip(*validated), color=_ORANGE, marker="o", markersize=4, linewidth=1.5, label="validation")
-        step, loss = validated[-1]
-        axes.annotate(f"{loss:.3f}", (step, loss), xytext=(0, 8), textcoords="offset points", ha="right", color=_ORANGE)
+        label = f"validation (at last {validated[-1][1]:.3f})"
+        axes.plot(*zip(*validated), color=_ORANGE, marker="o", markersize=4, linewidth=1.5, label=label)
     axes.set(title=title, xlabel="step", ylabel="cross entropy, nats a token")
     axes.grid(alpha=0.3)
     _draw_rate(axes.twinx(), steps, [r["lr"] for r in records])
