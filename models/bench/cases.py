@@ -96,7 +96,7 @@ def _op(name, *shape):
     settings = {"name": name, "shape": shape}
     return [
         Case(f"{name} {sizes}", "op", settings, quick=True),
-        Case(f"{name} {sizes} forward", "op", {**settings, "forward_only": True}),
+        Case(f"{name} {sizes} forward", "op", {**settings, "forward_only": True}, group="forward alone"),
     ]
 
 
@@ -150,7 +150,7 @@ SECTIONS = {
         ],
     ),
     "ops": Section(
-        "Fused ops, forward and backward (and forward alone)",
+        "Fused ops, forward and backward, and forward alone",
         (AUTOTX, TORCH),
         [
             *_op("layer_norm", 4096, 384),

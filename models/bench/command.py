@@ -1,13 +1,14 @@
 """`autotx bench`: run the sections, print each row as soon as it is measured, write the JSON and the picture."""
 
 import json
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from autotx.models.bench import picture, results, startup
 from autotx.models.bench.cases import SECTIONS
-from autotx.models.bench.turns import FULL, QUICK, Arena, Contestant, race
+from autotx.models.bench.turns import FULL, QUICK, Arena, Contestant, Effort, race
 
 NAMES = [*SECTIONS, "startup"]
 LIMIT = Contestant("limit", "limit")
@@ -34,12 +35,11 @@ def run(args):
     with Arena(args.threads) as arena:
         for name in args.only or NAMES:
             if name == "startup":
-                rows += _startup(args)
-                continue
-            section = SECTIONS[name]
-            if limit is None and any(case.unit == "FLOP" for case in section.cases):
-                limit = _limit(arena)
-            new, well = _section(arena, name, section, args.quick, limit)
+                new, well = _startup(args)
+            else:
+                if limit is None and any(case.unit == "FLOP" for case in SECTIONS[name].cases):
+                    limit = _limit(arena)
+                new, well = _section(arena, name, SECTIONS[name], args.quick, limit)
             rows, sound = rows + new, sound and well
     if args.json:
         args.json.write_text(json.dumps(results.as_json(rows, facts, limit), indent=1) + "\n")
@@ -52,12 +52,14 @@ def _print_machine(facts):
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     print(f"{facts['processor']}, {facts['cores']} cores, {facts['memory'] or 'unknown'} of memory, {facts['system']}")
     print(f"Python {facts['python']}, {versions}; {facts['threads']} threads for each; load {facts['load']}")
+    if (facts["load"] or 0) > 0.5 * facts["cores"]:
+        print("Other programs are using this machine: do not quote what follows.")
     print("ratio = the peer's time / autotx's time, medians of turns: above 1, autotx is faster", flush=True)
 
 
 def _limit(arena):
     """GFLOP/s of the register tile on all threads: nothing can be faster. None, with a line, where it does not run."""
-    outcome = race(arena, [LIMIT], "limit", {}, QUICK)
+    outcome = race(arena, [LIMIT], "limit", {}, Effort(turn=0.1, case=1.0, fewest=5))
     arena.clear()
     if outcome.failed:
         return None
@@ -95,10 +97,13 @@ def _section(arena, name, section, quick, limit):
 def _startup(args):
     print(f"\nstartup: new processes, from start to end\n{results.HEADER}", flush=True)
     rows = []
-    for case, turns in startup.measure(args.threads, rounds=3 if args.quick else 7, cold=not args.quick):
-        rows.append(results.row("startup", case, turns))
-        _print(results.lines(rows[-1]))
-    return rows
+    try:
+        for case, turns in startup.measure(args.threads, rounds=3 if args.quick else 7, cold=not args.quick):
+            rows.append(results.row("startup", case, turns))
+            _print(results.lines(rows[-1]))
+    except subprocess.CalledProcessError as error:
+        print(f"    startup: this failed with exit status {error.returncode}: {error.cmd[-1]}", file=sys.stderr)
+    return rows, len(rows) == (2 if args.quick else 3)
 
 
 def _print(lines):

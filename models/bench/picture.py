@@ -5,7 +5,14 @@ from matplotlib.figure import Figure
 
 from autotx.models.bench.results import geometric_mean, peer_names
 
-COLOURS = {"torch": "#d9772b", "numpy": "#3b6ea5", "jax": "#6a9a4a", "micrograd": "#8a6bb0", "transformers": "#c3a22f"}
+COLOURS = {
+    "torch": "#d9772b",
+    "torch fused": "#eebb8f",
+    "numpy": "#3b6ea5",
+    "jax": "#6a9a4a",
+    "micrograd": "#8a6bb0",
+    "transformers": "#c3a22f",
+}
 GREY = "#8a8a8a"
 LEFT_OUT = ("threads", "pools", "scaling", "startup")  # not comparisons with another library at the same task
 
@@ -30,7 +37,8 @@ def ratios(rows, facts):
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("time of the peer / time of autotx: right of 1, autotx is faster")
-    axes.set_title(f"{facts['processor']}, {facts['threads']} threads", fontsize=10)
+    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in COLOURS if name in facts["versions"])
+    axes.set_title(f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads; {versions}", fontsize=10)
     if bars:
         axes.legend(loc="lower right", frameon=False)
     return figure

@@ -85,10 +85,10 @@ def lines(row):
     for peer in peers or [[""] * 5]:
         yield COLUMNS.format(*own, *peer).rstrip()
         own = [""] * 4
-    for name, p in row.peers.items():
-        if row.memory and p.memory:
-            ratio = p.memory / row.memory
-            yield f"    peak memory {row.memory / 1e6:,.0f} MB, {name} {p.memory / 1e6:,.0f} MB: ratio {ratio:.2f}"
+    held = {name: p.memory for name, p in row.peers.items() if p.memory}
+    if row.memory and held:
+        of_peers = (f"{name} {m / 1e6:,.0f} MB (ratio {m / row.memory:.2f})" for name, m in held.items())
+        yield f"    peak memory: autotx {row.memory / 1e6:,.0f} MB, {', '.join(of_peers)}"
 
 
 def clock(seconds):

@@ -14,18 +14,19 @@ STEP = "from autotx.models.bench import with_{}; with_{}.step(**{})()"
 
 
 def measure(threads, rounds, cold):
-    """Yield (case, turns) for each row: imports, the first step with a warm cache and, if `cold`, with an empty one."""
+    """Yield (case, turns) for each row: imports and first steps.
+
+    cold: also the first step with an empty cache of kernels, in a folder of its own; without it the usual one is used.
+    subprocess.CalledProcessError when a library cannot be imported.
+    """
     installed = [name for name in LIBRARIES if find_spec(name)]
-    imports = {name: f"import {name}" for name in installed}
-    yield Case("import", "", {}), _alternate(imports, rounds, threads)
+    yield Case("import", "", {}), _alternate({name: f"import {name}" for name in installed}, rounds, threads)
     steps = {name: STEP.format(name, name, S) for name in ("autotx", "torch") if name in installed}
     with tempfile.TemporaryDirectory() as folder:
-        empty = {"autotx": [seconds(steps["autotx"], threads, folder)]} if cold else None
-        if not cold:
-            seconds(steps["autotx"], threads, folder)
-        yield Case("first step of S, compiled before", "", {}), _alternate(steps, max(rounds // 2, 1), threads, folder)
-    if empty:
-        yield Case("first step of S, compiling", "", {}), empty
+        if cold:
+            yield Case("first step of S, compiling", "", {}), {"autotx": [seconds(steps["autotx"], threads, folder)]}
+        turns = _alternate(steps, max(rounds // 2, 1), threads, folder if cold else None)
+        yield Case("first step of S, compiled before", "", {}), turns
 
 
 def _alternate(programs, rounds, threads, folder=None):
@@ -45,5 +46,5 @@ def seconds(program, threads, folder=None):
     if folder:
         environment["NUMBA_CACHE_DIR"] = folder
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-P", "-c", program], env=environment, check=True)
     return time.perf_counter() - start

@@ -49,7 +49,7 @@ class Worker:
         n = str(contestant.threads or threads)
         environment = {**os.environ, "OMP_NUM_THREADS": n, "NUMBA_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n}
         module = f"autotx.models.bench.{contestant.module}"
-        command = [sys.executable, "-m", "autotx.models.bench.worker", module, *contestant.preload]
+        command = [sys.executable, "-P", "-m", "autotx.models.bench.worker", module, *contestant.preload]
         pipe = subprocess.PIPE
         self.contestant = contestant
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
@@ -109,35 +109,42 @@ class Race:
 
 
 def race(arena, contestants, builder, settings, effort):
-    """Run one case with all contestants in turns. Returns a Race."""
+    """Run one case with all contestants in turns. Returns a Race. One whose process ends on the way is left out."""
     race = Race({}, {}, {}, {})
     plans = {}
-    for contestant in contestants:
-        worker = arena.worker(contestant)
-        name, own_settings = contestant.name, {**settings, **contestant.options}
+
+    def ask(contestant, do, **request):
         try:
-            answer = worker.ask("prepare", builder=contestant.builder or builder, settings=own_settings)
+            return arena.worker(contestant).ask(do, **request)
         except EndedError as error:
-            race.failed[name] = str(error)
-            arena.drop(name)
-            continue
-        plans[name] = Plan(worker, answer["seconds"], effort)
-        race.samples[name], race.turns[name] = answer["samples"], []
+            race.failed[contestant.name] = str(error)
+            arena.drop(contestant.name)
+            for found in (plans, race.turns, race.samples):
+                found.pop(contestant.name, None)
+        return None
+
+    for c in contestants:
+        answer = ask(c, "prepare", builder=c.builder or builder, settings={**settings, **c.options})
+        if answer:
+            plans[c.name] = Plan(c, answer["seconds"], effort)
+            race.samples[c.name], race.turns[c.name] = answer["samples"], []
     for _ in range(rounds(plans.values(), effort)):
-        for name, plan in plans.items():
-            seconds = plan.worker.ask("turn", calls=plan.calls, warm=plan.warm)["seconds"]
-            race.turns[name].append(statistics.median(seconds))
+        for name, plan in list(plans.items()):
+            answer = ask(plan.contestant, "turn", calls=plan.calls, warm=plan.warm)
+            if answer:
+                race.turns[name].append(statistics.median(answer["seconds"]))
     for name, plan in plans.items():
-        race.memory[name] = plan.worker.ask("memory")["bytes"]
-        plan.worker.ask("forget")
+        worker = arena.worker(plan.contestant)
+        race.memory[name] = worker.ask("memory")["bytes"]
+        worker.ask("forget")
     return race
 
 
 class Plan:
     """What a contestant does in each turn, given how long one run takes."""
 
-    def __init__(self, worker, seconds, effort):
-        self.worker = worker
+    def __init__(self, contestant, seconds, effort):
+        self.contestant = contestant
         self.calls = min(max(int(effort.turn / max(seconds, 1e-6)), 1), 10_000)
         self.warm = seconds < SLOW
         self.cost = seconds * (self.calls + self.warm)

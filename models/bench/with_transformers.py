@@ -11,8 +11,8 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def generate(L, H, C, T, V, prompt, new):
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=V, n_positions=T, n_embd=C, n_layer=L, n_head=H)).eval()
-    model.generation_config.eos_token_id = None  # never stop early
+    shape = {"vocab_size": V, "n_positions": T, "n_embd": C, "n_layer": L, "n_head": H}
+    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=None, eos_token_id=None)).eval()  # never stops early
     ids = torch.from_numpy(inputs.batch(1, prompt, V)[0])
     settings = {"max_new_tokens": new, "do_sample": False, "use_cache": True, "pad_token_id": 0}
 
