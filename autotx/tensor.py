@@ -195,8 +195,11 @@ class Tensor:
         )
 
     def __repr__(self):
-        edge = 3 if self.ndim < 3 else 1  # 2 * edge numbers an axis are shown of a large tensor
-        values = np.array2string(self._data, threshold=40, edgeitems=edge, precision=4, separator=", ", prefix="Tensor(")
+        if self.size > 40 and self.ndim > 4:
+            values = "..."
+        else:
+            edge = 3 if self.ndim < 3 else 1  # at most 2 * edge numbers along an axis of a large tensor
+            values = np.array2string(self._data, threshold=40, edgeitems=edge, precision=4, separator=", ", prefix="Tensor(")
         facts = [f"dtype={self._data.dtype}"] if self._data.dtype != np.float32 else []
         if self._data.size > 40 or 0 in self.shape:
             facts.append(f"shape={self.shape}")
@@ -385,6 +388,9 @@ def lift(op):
     if not arrays and not variadic:
         raise TypeError(f"lift: {name} has no differentiable argument; put a slash after them: def {name}(x, /)")
 
+    several = count > 1 or variadic  # then a number takes on the type of the arrays beside it; alone it becomes float32
+    as_they_are, convert = (_AS_THEY_ARE, _plain) if several else (_DATA, _as_data)
+
     @functools.wraps(op)
     def function(*args, **settings):
         if settings or (len(args) > count and not variadic):
@@ -397,7 +403,7 @@ def lift(op):
                 if a.requires_grad:
                     requires_grad = True
             else:
-                data.append(a if a.__class__ in _AS_THEY_ARE else _plain(a))
+                data.append(a if a.__class__ in as_they_are else convert(a))
         try:
             out, pullback = op(*data, **settings)
         except (ValueError, IndexError, TypeError) as error:
@@ -445,7 +451,7 @@ def _plain(x):
     return x if isinstance(x, np.ndarray | np.generic | float | int) else _as_data(x, None)
 
 
-def _as_data(data, dtype):
+def _as_data(data, dtype=None):
     """A fresh array of a type that the engine knows; a NumPy scalar where there are no axes."""
     if data.__class__ is Tensor:
         data = data._data

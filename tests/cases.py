@@ -36,7 +36,10 @@ class Case:
         return op(*(a.take(leaf) for a, leaf in zip(self.args, leaves)), **settings)
 
     def __repr__(self):
-        args = ["x".join(map(str, a.array.shape)) or "0d" if isinstance(a.array, np.ndarray) else str(a.array) for a in self.args]
+        args = [
+            "x".join(map(str, a.array.shape)) or "0d" if isinstance(a.array, np.ndarray) else str(a.array)
+            for a in self.args
+        ]
         settings = [k if "array" in repr(v) else f"{k}={v}" for k, v in self.settings.items()]
         return ", ".join(args + settings).replace("slice(None, None, None)", ":")
 
@@ -112,16 +115,34 @@ def unary(draw):
 
 
 def binary(x, y, number):
-    shapes = [((3, 4), (3, 4)), ((3, 4), (4,)), ((4,), (3, 4)), ((3, 1), (1, 4)), ((2, 1, 3), (4, 1)), ((), (3, 2)), ((3, 2), ()), ((), ())]
+    shapes = [
+        ((3, 4), (3, 4)),
+        ((3, 4), (4,)),
+        ((4,), (3, 4)),
+        ((3, 1), (1, 4)),
+        ((2, 1, 3), (4, 1)),
+        ((), (3, 2)),
+        ((3, 2), ()),
+        ((), ()),
+    ]
     sizes = [((0,), (1,)), ((2, 0), (0,)), ((1,), (1, 1)), ((1, 1), (3,))]
-    mixed = [on(transposed(x(4, 3)), reversed_(y(3, 4))), on(every_other(x(5)), y(3)), on(x(3, 2), number), on(number, y(3, 2))]
+    mixed = [
+        on(transposed(x(4, 3)), reversed_(y(3, 4))),
+        on(every_other(x(5)), y(3)),
+        on(x(3, 2), number),
+        on(number, y(3, 2)),
+    ]
     return [on(x(*a), y(*b)) for a, b in shapes + sizes] + mixed
 
 
 def reduction(draw, empty=True):
     axes = [None, 0, 1, -1, (0, 2), (-1, 0), (0, 1, 2)]
     wholes = [on(draw(), torch=False), on(draw(1)), on(draw(4)), on(draw(3, 4), axis=()) if empty else on(draw(2, 2))]
-    views = [on(transposed(draw(3, 4)), axis=0), on(reversed_(draw(3, 4)), axis=1), on(every_other(draw(5, 2)), axis=-1, keepdims=True)]
+    views = [
+        on(transposed(draw(3, 4)), axis=0),
+        on(reversed_(draw(3, 4)), axis=1),
+        on(every_other(draw(5, 2)), axis=-1, keepdims=True),
+    ]
     sizes = [on(draw(0)), on(draw(2, 0), axis=1), on(draw(2, 0), axis=0)] if empty else [on(draw(2, 0), axis=0)]
     return (
         [on(draw(2, 3, 2), axis=axis) for axis in axes]
@@ -134,13 +155,43 @@ def shifted(draw):
     return lambda *shape: np.asarray(draw(*shape) + 0.1)
 
 
-ROWS = [on(r(5)), on(r(1)), on(r(3, 4)), on(r(2, 3, 4)), on(r(3, 1)), on(r(2, 0)), on(r(0, 3)), on(transposed(r(4, 3))), on(reversed_(r(3, 4)))]
-AXES = [on(r(3, 4), axis=0), on(r(2, 3, 2), axis=1), on(r(2, 3, 2), axis=-2), on(every_other(r(5, 3)), axis=0), on(r(3, 4) + 800.0)]
-FLAT = [on(r(4, 5), targets=ints(5, 4)), on(r(2, 3, 4), targets=ints(4, 2, 3)), on(r(4), targets=np.int64(2)), on(r(3, 1), targets=ints(1, 3))]
+ROWS = [
+    on(r(5)),
+    on(r(1)),
+    on(r(3, 4)),
+    on(r(2, 3, 4)),
+    on(r(3, 1)),
+    on(r(2, 0)),
+    on(r(0, 3)),
+    on(transposed(r(4, 3))),
+    on(reversed_(r(3, 4))),
+]
+AXES = [
+    on(r(3, 4), axis=0),
+    on(r(2, 3, 2), axis=1),
+    on(r(2, 3, 2), axis=-2),
+    on(every_other(r(5, 3)), axis=0),
+    on(r(3, 4) + 800.0),
+]
+FLAT = [
+    on(r(4, 5), targets=ints(5, 4)),
+    on(r(2, 3, 4), targets=ints(4, 2, 3)),
+    on(r(4), targets=np.int64(2)),
+    on(r(3, 1), targets=ints(1, 3)),
+]
 LOSS = [on(r(4, 5), targets=ints(5, 4), reduction=way) for way in ("sum", "none")]
-SKIP = [on(r(4, 5), targets=np.array([1, -1, 0, -1]), ignore_index=-1), on(r(4, 5), targets=np.array([1, 2, 0, 2]), ignore_index=2, reduction="none")]
+SKIP = [
+    on(r(4, 5), targets=np.array([1, -1, 0, -1]), ignore_index=-1),
+    on(r(4, 5), targets=np.array([1, 2, 0, 2]), ignore_index=2, reduction="none"),
+]
 PAIR = [on(r(3, 4), prob(3, 4), reduction=way) for way in ("mean", "sum", "none")]
-PAIRS = [on(r(), prob()), on(r(1), prob(1)), on(r(2, 1, 3), prob(2, 1, 3)), on(r(0), prob(0), reduction="sum"), on(transposed(r(4, 3)), reversed_(prob(3, 4)))]
+PAIRS = [
+    on(r(), prob()),
+    on(r(1), prob(1)),
+    on(r(2, 1, 3), prob(2, 1, 3)),
+    on(r(0), prob(0), reduction="sum"),
+    on(transposed(r(4, 3)), reversed_(prob(3, 4))),
+]
 
 CASES = {
     "add": binary(r, r, 2.0),
@@ -165,13 +216,39 @@ CASES = {
     "sigmoid": [*unary(r), on(40 * r(6))],
     "relu": unary(apart),
     "abs": unary(apart),
-    "gelu": [*unary(r), on(r(3, 4), approximate="tanh"), on(transposed(r(3, 2)), approximate="tanh"), on(r(), approximate="tanh"), on(5 * r(9)),
-             big(r(70, 130)), big(r(70, 130), approximate="tanh")],
+    "gelu": [
+        *unary(r),
+        on(r(3, 4), approximate="tanh"),
+        on(transposed(r(3, 2)), approximate="tanh"),
+        on(r(), approximate="tanh"),
+        on(5 * r(9)),
+        big(r(70, 130)),
+        big(r(70, 130), approximate="tanh"),
+    ],
     "maximum": binary(apart, shifted(apart), 0.25),
     "minimum": binary(apart, shifted(apart), 0.25),
-    "where": [on(*case.args, condition=c) for case, c in zip(binary(r, r, 2.0)[:14], [
-        mask(3, 4), mask(3, 1), mask(4), mask(3, 4), mask(2, 4, 3), mask(3, 2), mask(1, 2), mask(1)[0],
-        mask(1), mask(2, 1), mask(1), mask(3), mask(3, 4), mask(3)])],
+    "where": [
+        on(*case.args, condition=c)
+        for case, c in zip(
+            binary(r, r, 2.0)[:14],
+            [
+                mask(3, 4),
+                mask(3, 1),
+                mask(4),
+                mask(3, 4),
+                mask(2, 4, 3),
+                mask(3, 2),
+                mask(1, 2),
+                mask(1)[0],
+                mask(1),
+                mask(2, 1),
+                mask(1),
+                mask(3),
+                mask(3, 4),
+                mask(3),
+            ],
+        )
+    ],
     "clip": [
         *(on(*case.args, min=-0.25, max=0.75) for case in unary(apart)),
         on(apart(3, 4), min=-0.25),
@@ -436,7 +513,9 @@ CASES = {
         on(r(3, 4), r(4), r(4), eps=0.1),
         on(r(3, 4), r(4), r(4), 0.01, torch=False),
         on(r(0, 4), r(4), r(4)),
-        on(r(3, 1), r(1), r(1), length=30),  # one element has no variance: what is left of dx is a rounding error / sqrt(eps)
+        on(
+            r(3, 1), r(1), r(1), length=30
+        ),  # one element has no variance: what is left of dx is a rounding error / sqrt(eps)
         on(10 * r(2, 4) + 50, r(4), r(4)),
         on(transposed(r(4, 3)), r(4), r(4)),
         on(reversed_(r(3, 4)), reversed_(r(4)), every_other(r(7))),

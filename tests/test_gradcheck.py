@@ -81,7 +81,9 @@ def test_a_pullback_that_hands_out_its_own_memory_is_caught():
         kept = np.ones_like(x)
         return x.sum(), (lambda g: kept,)
 
-    with pytest.raises(GradcheckError, match="keeper: the gradient of argument 0 is memory the op keeps; return a new array"):
+    with pytest.raises(
+        GradcheckError, match="keeper: the gradient of argument 0 is memory the op keeps; return a new array"
+    ):
         gradcheck(keeper, leaf(3))
 
 
@@ -112,9 +114,13 @@ def test_a_gradient_that_is_missing_is_caught():
 
 def test_float32_is_refused():
     x = Tensor([1.0], requires_grad=True)
-    with pytest.raises(TypeError, match=r"gradcheck: input 0 is float32; differences need float64 \(dtype=numpy.float64\)"):
+    with pytest.raises(
+        TypeError, match=r"gradcheck: input 0 is float32; differences need float64 \(dtype=numpy.float64\)"
+    ):
         gradcheck(doubled(2), x)
-    with pytest.raises(TypeError, match="gradcheck: the function returned float32; differences need float64 throughout"):
+    with pytest.raises(
+        TypeError, match="gradcheck: the function returned float32; differences need float64 throughout"
+    ):
         gradcheck(lambda x: Tensor(x.detach(), dtype=np.float32), leaf(2))
 
 

@@ -28,7 +28,11 @@ def _modules():
     """Every module of the package, by dotted name: its file."""
     root = Path(autotx.__file__).parent
     found = {}
-    for name, folder in {"autotx": root, "autotx.models": root.parent / "models", "autotx.viz": root.parent / "viz"}.items():
+    for name, folder in {
+        "autotx": root,
+        "autotx.models": root.parent / "models",
+        "autotx.viz": root.parent / "viz",
+    }.items():
         folder = folder if folder.exists() else root / name.rpartition(".")[2]  # installed, not a checkout
         for file in folder.rglob("*.py"):
             parts = file.relative_to(folder).with_suffix("").parts
@@ -92,7 +96,18 @@ def _run(code):
 
 def test_import_autotx_is_light():
     """No compiler, no plotting, nothing optional, until it is used."""
-    heavy = ["numba", "llvmlite", "matplotlib", "torch", "tokenizers", "safetensors", "scipy", "graphviz", "tqdm", "autotx.models"]
+    heavy = [
+        "numba",
+        "llvmlite",
+        "matplotlib",
+        "torch",
+        "tokenizers",
+        "safetensors",
+        "scipy",
+        "graphviz",
+        "tqdm",
+        "autotx.models",
+    ]
     code = f"import sys, autotx; print([m for m in {heavy} if m in sys.modules])"
     assert _run(code).stdout.strip() == "[]"
 

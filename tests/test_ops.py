@@ -29,7 +29,10 @@ OPS["einsum"] = lambda *xs, subscripts: autotx.einsum(subscripts, *xs)
 
 
 NUMPY = {
-    **{name: getattr(np, name) for name in "add exp log sqrt tanh abs maximum minimum sum mean cumsum max min matmul".split()},
+    **{
+        name: getattr(np, name)
+        for name in "add exp log sqrt tanh abs maximum minimum sum mean cumsum max min matmul".split()
+    },
     "sub": np.subtract,
     "mul": np.multiply,
     "div": np.true_divide,
@@ -37,7 +40,9 @@ NUMPY = {
     "neg": np.negative,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "relu": lambda x: np.where(x > 0, x, 0),
-    "gelu": lambda x, approximate="none": x * (np.vectorize(math.erf, "d")(x / 2**0.5) + 1) / 2 if approximate == "none" else None,
+    "gelu": lambda x, approximate="none": (
+        x * (np.vectorize(math.erf, "d")(x / 2**0.5) + 1) / 2 if approximate == "none" else None
+    ),
     "clip": np.clip,
     "where": lambda x, y, condition: np.where(condition, x, y),
     "masked_fill": lambda x, mask, value: np.where(mask, value, x),
@@ -59,7 +64,9 @@ NUMPY = {
     "einsum": lambda *xs, subscripts: np.einsum(subscripts, *xs),
     "linear": lambda x, weight, bias=None: x @ weight.T + (0 if bias is None else bias),
     "embedding": lambda weight, ids: weight[ids],
-    "mse_loss": lambda x, y, reduction="mean": {"none": lambda d: d, "sum": np.sum, "mean": np.mean}[reduction]((x - y) ** 2),
+    "mse_loss": lambda x, y, reduction="mean": {"none": lambda d: d, "sum": np.sum, "mean": np.mean}[reduction](
+        (x - y) ** 2
+    ),
 }
 
 ALL = [pytest.param(name, case, id=f"{name}({case})") for name, cases in CASES.items() for case in cases]
@@ -146,9 +153,94 @@ def test_float32_is_float64_rounded(name, case):
     shapes = [a.array.shape for a in case.args if isinstance(a.array, np.ndarray)]
     assert out.dtype == np.float32
     assert [(type(g), g.dtype, g.shape) for g in grads] == [(np.ndarray, np.dtype("f4"), shape) for shape in shapes]
-    assert [(type(g), g.dtype, g.shape) for g in exact_grads] == [(np.ndarray, np.dtype("f8"), shape) for shape in shapes]
+    assert [(type(g), g.dtype, g.shape) for g in exact_grads] == [
+        (np.ndarray, np.dtype("f8"), shape) for shape in shapes
+    ]
     for rounded, full in zip([out, *grads], [exact, *exact_grads]):
         np.testing.assert_allclose(rounded, full, rtol=RTOL, atol=ATOL * case.length)
+
+
+# Where there is no derivative, or it is a matter of definition: the documented convention, by value
+
+INF, NAN = np.inf, np.nan
+HALF = np.array([[True, False], [False, False]])
+
+CONVENTIONS = [  # op, arguments, settings, the result, the gradient of its sum with respect to each argument
+    ("relu", [[-1.0, 0.0, 2.0]], {}, [0, 0, 2], [[0, 0, 1]]),
+    ("abs", [[-1.0, 0.0, 2.0]], {}, [1, 0, 2], [[-1, 0, 1]]),
+    ("maximum", [[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]], {}, [3, 2, 3], [[0, 0.5, 1], [1, 0.5, 0]]),
+    ("minimum", [[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]], {}, [1, 2, 1], [[1, 0.5, 0], [0, 0.5, 1]]),
+    ("max", [[1.0, 3.0, 3.0]], {}, 3, [[0, 0.5, 0.5]]),
+    ("max", [[[1.0, 1.0], [0.0, 2.0]]], {"axis": 1}, [1, 2], [[[0.5, 0.5], [0, 1]]]),
+    ("max", [[[1.0, 1.0], [1.0, 1.0]]], {}, 1, [[[0.25, 0.25], [0.25, 0.25]]]),
+    ("min", [[1.0, 1.0, 1.0, 3.0]], {"keepdims": True}, [1], [[1 / 3, 1 / 3, 1 / 3, 0]]),
+    ("clip", [[-2.0, -1.0, 0.0, 1.0, 2.0]], {"min": -1, "max": 1}, [-1, -1, 0, 1, 1], [[0, 1, 1, 1, 0]]),
+    ("log", [[0.0, 1.0, -1.0]], {}, [-INF, 0, NAN], None),
+    ("sqrt", [[0.0, 4.0]], {}, [0, 2], [[INF, 0.25]]),
+    ("pow", [[0.0, 0.0, 0.0], [0.0, 1.0, 2.0]], {}, [1, 0, 0], [[0, 1, 0], [0, 0, 0]]),
+    ("pow", [[-2.0, 2.0]], {"y": 2}, [4, 4], [[-4, 4]]),
+    ("sigmoid", [[-1000.0, 1000.0]], {}, [0, 1], [[0, 0]]),
+    ("gelu", [[-100.0, 0.0, 100.0]], {}, [0, 0, 100], [[0, 0.5, 1]]),
+    ("softmax", [[[-INF, -INF], [0.0, -INF]]], {}, [[0, 0], [1, 0]], [[[0, 0], [0, 0]]]),
+    ("logsumexp", [[[-INF, -INF], [0.0, -INF]]], {"axis": 1}, [-INF, 0], [[[0, 0], [1, 0]]]),
+    ("logsumexp", [[1000.0, -1000.0]], {}, 1000, [[1, 0]]),
+    ("mse_loss", [[1.0, 2.0], [1.0, 2.0]], {}, 0, [[0, 0], [0, 0]]),
+    ("binary_cross_entropy_with_logits", [[-1000.0, 1000.0], [0.0, 1.0]], {}, 0, [[0, 0], [500, -500]]),
+    ("cross_entropy", [[[0.0, 0.0], [5.0, 9.0]]], {"targets": np.array([0, 7]), "ignore_index": 7}, np.log(2), [[[-0.5, 0.5], [0, 0]]]),
+    ("cross_entropy", [[[0.0, -INF], [0.0, 0.0]]], {"targets": np.array([0, 1])}, np.log(2) / 2, [[[0, 0], [0.25, -0.25]]]),
+    ("masked_fill", [[1.0, 2.0]], {"mask": np.array([True, False]), "value": -INF}, [-INF, 2], [[0, 1]]),
+    # A query that may attend to nothing gives zeros, and takes no part in the gradients
+    ("scaled_dot_product_attention", [np.ones((2, 1)), np.ones((2, 1)), [[3.0], [4.0]]], {"mask": HALF}, [[3], [0]],
+     [[[0], [0]], [[0], [0]], [[1], [0]]]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("name", "args", "settings", "result", "gradients"), CONVENTIONS)
+def test_conventions(name, args, settings, result, gradients, dtype):
+    tensors = [Tensor(a, requires_grad=True, dtype=dtype) for a in args]
+    out = OPS[name](*tensors, **settings)
+    np.testing.assert_allclose(out.data, result, rtol=1e-6, atol=1e-7)
+    if gradients is not None:
+        out.sum().backward()
+        for t, expected in zip(tensors, gradients, strict=True):
+            np.testing.assert_allclose(t.grad, expected, rtol=1e-6, atol=1e-7)
+
+
+# Cross entropy: the gradient is P - y
+
+WORDS = ["mat", "hat", "bat", "rat"]  # the whitepaper's "The cat sat on the ___."
+
+
+@pytest.mark.parametrize("predicted", [[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]])
+def test_the_whitepapers_example(predicted):
+    """Its losses, 0.357 and 2.303, and its gradients: for mat 0.1 - 1 = -0.9, for hat and bat 0.1, for rat 0.7."""
+    logits = f64(np.log(predicted))
+    loss = autotx.cross_entropy(logits, WORDS.index("mat"))
+    loss.backward()
+    printed = {0.7: (0.357, [-0.3, 0.1, 0.1, 0.1]), 0.1: (2.303, [-0.9, 0.1, 0.1, 0.7])}[predicted[0]]
+    assert round(loss.item(), 3) == printed[0]
+    assert [round(d, 15) for d in logits.grad.tolist()] == printed[1]
+    assert list(WORDS)[int(np.argmin(logits.grad))] == "mat", "only the right word is to become more probable"
+
+
+def test_p_minus_y_exactly_where_numbers_are_exact():
+    """Four equal logits: P is 1/4 to the last bit, and so is the gradient."""
+    logits = f64([0.0, 0.0, 0.0, 0.0])
+    autotx.cross_entropy(logits, 2).backward()
+    assert logits.grad.tolist() == [0.25, 0.25, -0.75, 0.25]
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 5), (2, 3, 7), (50, 300)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_gradient_of_cross_entropy_is_p_minus_y(rng, shape, dtype):
+    """Equal to the last bits: a wrong word's gradient is its probability, the right word's is its probability - 1."""
+    logits = Tensor(3 * rng.normal(size=shape), requires_grad=True, dtype=dtype)
+    targets = rng.integers(0, shape[-1], shape[:-1])
+    autotx.cross_entropy(logits, targets, reduction="sum").backward()
+    P, y = autotx.softmax(logits).numpy(), np.eye(shape[-1], dtype=dtype)[targets]
+    np.testing.assert_allclose(logits.grad, P - y, rtol=8 * np.finfo(dtype).eps, atol=4 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(logits.grad.sum(-1), 0, atol=100 * np.finfo(dtype).eps)
 
 
 # Fused ops against the same thing made of primitive ops
@@ -241,7 +333,9 @@ COMPOSED = {
     "logsumexp": lambda x, axis=None, keepdims=False: 700 + (x - 700).exp().sum(axis, keepdims).log(),
     "sigmoid": lambda x: 1 / (1 + (-x).exp()),
     "relu": lambda x: autotx.maximum(x, 0),
-    "clip": lambda x, min=None, max=None: autotx.minimum(autotx.maximum(x, -99 if min is None else min), 99 if max is None else max),
+    "clip": lambda x, min=None, max=None: autotx.minimum(
+        autotx.maximum(x, -99 if min is None else min), 99 if max is None else max
+    ),
     "masked_fill": lambda x, mask, value: x * ~mask + value * mask,
     "div": lambda x, y: x * y**-1 if isinstance(y, Tensor) else x * (1 / y),
     "tril": lambda x, diagonal=0: x * np.tri(*x.shape[-2:], diagonal),
@@ -298,7 +392,10 @@ def _torch_ops(torch):
         return torch.clip(x, min, max)
 
     return {
-        **{name: getattr(torch, name) for name in "add sub mul div pow neg exp log sqrt tanh sigmoid relu abs maximum minimum".split()},
+        **{
+            name: getattr(torch, name)
+            for name in "add sub mul div pow neg exp log sqrt tanh sigmoid relu abs maximum minimum".split()
+        },
         "gelu": F.gelu,
         "clip": clip,
         "where": lambda x, y, condition: torch.where(torch.from_numpy(np.asarray(condition)), x, y),
@@ -308,7 +405,9 @@ def _torch_ops(torch):
         "max": reducing(torch.amax),
         "min": reducing(torch.amin),
         "logsumexp": reducing(torch.logsumexp),
-        "var": lambda x, axis=None, keepdims=False, correction=0: torch.var(x, dims(x, axis), correction=correction, keepdim=keepdims),
+        "var": lambda x, axis=None, keepdims=False, correction=0: torch.var(
+            x, dims(x, axis), correction=correction, keepdim=keepdims
+        ),
         "cumsum": lambda x, axis: torch.cumsum(x, axis),
         "reshape": lambda x, shape: torch.reshape(x, shape if isinstance(shape, tuple) else (shape,)),
         "permute": lambda x, axes: x.permute(axes),
@@ -318,7 +417,9 @@ def _torch_ops(torch):
         "unsqueeze": lambda x, axis: x.unsqueeze(axis),
         "getitem": lambda x, index: x[index],
         "gather": lambda x, index, axis: torch.gather(x, axis, torch.from_numpy(index)),
-        "pad": lambda x, widths, value=0.0: F.pad(x, [n for w in widths[::-1] for n in w], value=value) if widths else x + 0,
+        "pad": lambda x, widths, value=0.0: (
+            F.pad(x, [n for w in widths[::-1] for n in w], value=value) if widths else x + 0
+        ),
         "concat": lambda *xs, axis=0: torch.cat(xs, axis),
         "stack": lambda *xs, axis=0: torch.stack(xs, axis),
         "tril": lambda x, diagonal=0: torch.tril(x, diagonal),
@@ -339,10 +440,15 @@ def _torch_ops(torch):
 
 
 @pytest.mark.filterwarnings("ignore:var")  # torch's, about axes without elements
-@pytest.mark.parametrize(("name", "case"), some(lambda name, case: case.torch and "rng" not in case.settings and name != "dropout"))
+@pytest.mark.parametrize(
+    ("name", "case"), some(lambda name, case: case.torch and "rng" not in case.settings and name != "dropout")
+)
 def test_torch_agrees(name, case):
     torch = pytest.importorskip("torch")
-    leaves = [torch.as_tensor(leaf) if isinstance(leaf, float) else leaf for leaf in case.leaves(lambda a: torch.tensor(a, requires_grad=True))]
+    leaves = [
+        torch.as_tensor(leaf) if isinstance(leaf, float) else leaf
+        for leaf in case.leaves(lambda a: torch.tensor(a, requires_grad=True))
+    ]
     out = case.call(_torch_ops(torch)[name], leaves)
     out.backward(torch.from_numpy(np.asarray(np.random.default_rng(3).normal(size=tuple(out.shape)))))
     theirs = [out.detach(), *(leaf.grad for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad)]
