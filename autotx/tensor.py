@@ -199,7 +199,8 @@ class Tensor:
             values = "..."
         else:
             edge = 3 if self.ndim < 3 else 1  # at most 2 * edge numbers along an axis of a large tensor
-            values = np.array2string(self._data, threshold=40, edgeitems=edge, precision=4, separator=", ", prefix="Tensor(")
+            style = {"threshold": 40, "edgeitems": edge, "precision": 4, "separator": ", ", "prefix": "Tensor("}
+            values = np.array2string(self._data, **style)
         facts = [f"dtype={self._data.dtype}"] if self._data.dtype != np.float32 else []
         if self._data.size > 40 or 0 in self.shape:
             facts.append(f"shape={self.shape}")
@@ -323,13 +324,13 @@ def _written_after(parent, node):
 
 
 def _accumulate(p, d, g, owned, op=None):
-    """Add the gradient `d`, made from `g` by the pullback of `op`, to what `p` has. In place only into buffers that were made here."""
+    """Add to the gradient of `p` the `d` that the pullback of `op` made of `g`. In place only into buffers made here."""
     have, data = p.grad, p._data
     if d.__class__ in _SCALARS and d.__class__ is data.__class__:  # the short way, for graphs of single numbers
         p.grad = d if have is None else have + d
         return
     is_leaf = p._parents is None
-    mine = (is_leaf or id(p) in owned) and have.__class__ is _ndarray  # a NumPy scalar cannot be added to in place
+    mine = (is_leaf or id(p) in owned) and have.__class__ is _ndarray  # a NumPy scalar is not added to in place
     if d.__class__ is not _ndarray:
         if callable(d):  # it adds itself to a buffer
             if have is None:
@@ -478,5 +479,5 @@ def _explained(error, name, data):
         text = f"shapes {shapes} do not broadcast; from the right, sizes must be equal or 1 (reshape or unsqueeze one)"
     else:
         text = f"{error} (shapes {shapes})"
-    kind = next(k for k in (TypeError, ValueError, IndexError) if isinstance(error, k))  # NumPy's own need more arguments
+    kind = next(k for k in (TypeError, ValueError, IndexError) if isinstance(error, k))  # some of NumPy's take no text
     return kind(f"{name}: {text}")
