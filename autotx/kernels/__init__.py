@@ -1,9 +1,10 @@
-"""The hot loops. Each module is loaded when it is first named, so that `import autotx` neither loads Numba nor compiles."""
+"""The hot loops. Each module is loaded when it is first named, so that `import autotx` does not load Numba."""
 
 import importlib
 
 _MODULES = (
-    "adamw", "attention", "cross_entropy", "elementwise", "embedding", "exp", "gelu", "gemm", "jit", "layernorm", "rows", "softmax", "threads",
+    "adamw", "attention", "cross_entropy", "embedding", "exp", "gelu", "gemm", "jit", "layernorm", "rows",
+    "softmax", "threads",
 )
 
 

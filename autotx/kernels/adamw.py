@@ -7,9 +7,7 @@ import numpy as np
 from numba import types
 
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import IN1, OUT1, REAL, compiled, flat, use_numba
-
-CHUNK = 16384  # elements a thread takes at a time
+from autotx.kernels.rows import CHUNK, IN1, OUT1, REAL, compiled, flat, use_numba
 
 
 def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step):
@@ -63,9 +61,12 @@ def _adamw_piece(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, spread, eps
 @compiled(OUT1, IN1, OUT1, OUT1, *[REAL] * 8)
 @kernel(parallel=True)
 def _adamw(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, spread, eps):
-    for chunk in numba.prange((p.size + CHUNK - 1) // CHUNK):
-        i, end = chunk * CHUNK, chunk * CHUNK + CHUNK
-        _adamw_piece(p[i:end], g[i:end], m[i:end], v[i:end], keep, beta1, rest1, beta2, rest2, size, spread, eps)
+    if p.size <= CHUNK:
+        _adamw_piece(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, spread, eps)
+    else:
+        for chunk in numba.prange((p.size + CHUNK - 1) // CHUNK):
+            i, end = chunk * CHUNK, chunk * CHUNK + CHUNK
+            _adamw_piece(p[i:end], g[i:end], m[i:end], v[i:end], keep, beta1, rest1, beta2, rest2, size, spread, eps)
 
 
 @kernel(fastmath={"contract", "reassoc"})
@@ -79,5 +80,8 @@ def _sum_of_squares_piece(x):
 @compiled(IN1, types.float64[::1])
 @kernel(parallel=True)
 def _sum_of_squares(x, sums):
-    for chunk in numba.prange(sums.size):
-        sums[chunk] = _sum_of_squares_piece(x[chunk * CHUNK : chunk * CHUNK + CHUNK])
+    if sums.size == 1:
+        sums[0] = _sum_of_squares_piece(x)
+    else:
+        for chunk in numba.prange(sums.size):
+            sums[chunk] = _sum_of_squares_piece(x[chunk * CHUNK : chunk * CHUNK + CHUNK])

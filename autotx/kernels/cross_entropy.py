@@ -5,12 +5,12 @@ import math
 import numba
 import numpy as np
 
-from autotx.kernels.exp import ONE, ZERO, exp
+from autotx.kernels.exp import ONE, ZERO, exp, larger
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import IDS, IN1, IN2, INTEGER, OUT1, OUT2, REAL, compiled, flat, rows, use_numba
-from autotx.kernels.softmax import exp_sum, row_max, rows_a_chunk
+from autotx.kernels.rows import IDS, IN1, IN2, INTEGER, OUT1, OUT2, REAL, compiled, flat, rows, rows_a_chunk, use_numba
 
 NOTHING = -(2**63)  # what stands for ignore_index=None
+LANES = 64  # elements of a row that give the first guess of its maximum
 BLOCK = 4096  # elements that stay in the first cache between two looks at them
 
 
@@ -25,7 +25,8 @@ def cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0):
     losses, lse = np.empty(len(logits), np.float32), np.empty(len(logits), np.float32)
     if len(logits):
         ignored = NOTHING if ignore_index is None else ignore_index
-        _forward(rows(logits), _ids(targets), ignored, label_smoothing, losses, lse)
+        step = rows_a_chunk(logits.shape[1])
+        _forward(rows(logits), _ids(targets), ignored, label_smoothing, losses, lse, step)
     return losses, lse
 
 
@@ -42,7 +43,8 @@ def cross_entropy_backward(logits, lse, targets, scale, ignore_index=None, label
         logits = rows(logits)
         copy = out.ctypes.data != logits.ctypes.data
         ignored = NOTHING if ignore_index is None else ignore_index
-        _backward(logits, flat(lse), _ids(targets), flat(scale), ignored, label_smoothing, copy, out)
+        step = rows_a_chunk(out.shape[1])
+        _backward(logits, flat(lse), _ids(targets), flat(scale), ignored, label_smoothing, copy, out, step)
     return out
 
 
@@ -78,6 +80,9 @@ def _targets(logits, targets, ignore_index):
 
 # ---- kernels ----------------------------------------------------------------------------------------------------
 
+SMALLEST = np.float32(np.finfo(np.float32).min)
+FAR = np.float32(60)  # exp(60) times the size of any vocabulary is far below the largest float32
+
 
 @kernel(fastmath={"reassoc"})
 def _sum(x):
@@ -87,22 +92,59 @@ def _sum(x):
     return s
 
 
-@compiled(IN2, IDS, INTEGER, REAL, OUT1, OUT1)
+@kernel(fastmath={"contract", "reassoc"})
+def _exp_sum_and_max(x, m):
+    """The sum of exp(x_i - m), and the largest x_i."""
+    s, top = ZERO, SMALLEST
+    for i in range(x.size):
+        top = larger(top, x[i])
+        s += exp(x[i] - m)
+    return s, top
+
+
+@kernel
+def _log_sum_exp(x):
+    """ln sum exp(x_i) as m and ln sum exp(x_i - m), with one look at every element.
+
+    m need not be the maximum, only so near that nothing overflows. So it stays what it was until an element exceeds it
+    by far; then the sum so far is scaled to the new m, and the block is summed again.
+    """
+    s, m = ZERO, SMALLEST
+    for i in range(min(x.size, LANES)):
+        m = larger(m, x[i])
+    for start in range(0, x.size, BLOCK):
+        block = x[start : start + BLOCK]
+        more, top = _exp_sum_and_max(block, m)
+        if top - m > FAR:
+            s *= exp(m - top)
+            m = top
+            more, top = _exp_sum_and_max(block, m)
+        s += more
+    return m, np.float32(math.log(s))
+
+
+@kernel
+def _forward_piece(logits, targets, ignored, smoothing, losses, lse):
+    for n in range(len(logits)):
+        row, target = logits[n], targets[n]
+        m, log_sum = _log_sum_exp(row)
+        lse[n] = m + log_sum
+        losses[n] = ZERO
+        if target != ignored:
+            losses[n] = log_sum + (ONE - smoothing) * (m - row[target])
+            if smoothing > ZERO:
+                losses[n] += smoothing * (m - _sum(row) / np.float32(row.size))
+
+
+@compiled(IN2, IDS, INTEGER, REAL, OUT1, OUT1, INTEGER)
 @kernel(parallel=True)
-def _forward(logits, targets, ignored, smoothing, losses, lse):
-    N, V = logits.shape
-    step = rows_a_chunk(V)
-    for chunk in numba.prange((N + step - 1) // step):
-        for n in range(chunk * step, min(N, chunk * step + step)):
-            row = logits[n]
-            m = row_max(row)
-            log_sum = np.float32(math.log(exp_sum(row, m)))
-            lse[n] = m + log_sum
-            losses[n] = ZERO
-            if targets[n] != ignored:
-                losses[n] = log_sum + (ONE - smoothing) * (m - row[targets[n]])
-                if smoothing > ZERO:
-                    losses[n] += smoothing * (m - _sum(row) / np.float32(V))
+def _forward(logits, targets, ignored, smoothing, losses, lse, step):
+    if len(logits) <= step:
+        _forward_piece(logits, targets, ignored, smoothing, losses, lse)
+    else:
+        for chunk in numba.prange((len(logits) + step - 1) // step):
+            n, end = chunk * step, chunk * step + step
+            _forward_piece(logits[n:end], targets[n:end], ignored, smoothing, losses[n:end], lse[n:end])
 
 
 @kernel(fastmath={"contract"})
@@ -115,18 +157,27 @@ def _backward_block(x, lse, scale, shift, copy, d):
         d[i] = scale * (exp(d[i] - lse) - shift)
 
 
-@compiled(IN2, IN1, IDS, IN1, INTEGER, REAL, numba.types.boolean, OUT2)
+@kernel
+def _backward_piece(logits, lse, targets, scale, ignored, smoothing, copy, out):
+    for n in range(len(logits)):
+        x, d, target = logits[n], out[n], targets[n]
+        if target == ignored:
+            d[:] = ZERO
+        else:
+            for i in range(0, d.size, BLOCK):
+                end = i + BLOCK
+                _backward_block(x[i:end], lse[n], scale[n], smoothing / np.float32(d.size), copy, d[i:end])
+            d[target] -= scale[n] * (ONE - smoothing)
+
+
+@compiled(IN2, IN1, IDS, IN1, INTEGER, REAL, numba.types.boolean, OUT2, INTEGER)
 @kernel(parallel=True)
-def _backward(logits, lse, targets, scale, ignored, smoothing, copy, out):
-    N, V = logits.shape
-    step = rows_a_chunk(V)
-    for chunk in numba.prange((N + step - 1) // step):
-        for n in range(chunk * step, min(N, chunk * step + step)):
-            x, d = logits[n], out[n]
-            if targets[n] == ignored:
-                d[:] = ZERO
-            else:
-                for i in range(0, V, BLOCK):
-                    end = i + BLOCK
-                    _backward_block(x[i:end], lse[n], scale[n], smoothing / np.float32(V), copy, d[i:end])
-                d[targets[n]] -= scale[n] * (ONE - smoothing)
+def _backward(logits, lse, targets, scale, ignored, smoothing, copy, out, step):
+    if len(logits) <= step:
+        _backward_piece(logits, lse, targets, scale, ignored, smoothing, copy, out)
+    else:
+        for chunk in numba.prange((len(logits) + step - 1) // step):
+            n, end = chunk * step, chunk * step + step
+            _backward_piece(
+                logits[n:end], lse[n:end], targets[n:end], scale[n:end], ignored, smoothing, copy, out[n:end]
+            )

@@ -4,9 +4,9 @@ import numba
 import numpy as np
 
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import IDS, IN2, OUT2, compiled, flat, rows, use_numba
+from autotx.kernels.rows import CHUNK, IDS, IN2, OUT2, compiled, flat, rows, use_numba
 
-WIDTH = 64  # columns a thread takes at a time
+WIDTH = 128  # columns a thread takes at a time
 
 
 def add_rows(buffer, ids, g):
@@ -31,5 +31,9 @@ def _add_columns(buffer, ids, g, start, end):
 @compiled(OUT2, IDS, IN2)
 @kernel(parallel=True)
 def _add_rows(buffer, ids, g):
-    for block in numba.prange((g.shape[1] + WIDTH - 1) // WIDTH):
-        _add_columns(buffer, ids, g, block * WIDTH, block * WIDTH + WIDTH)
+    C = g.shape[1]
+    if g.size <= CHUNK:
+        _add_columns(buffer, ids, g, 0, C)
+    else:
+        for block in numba.prange((C + WIDTH - 1) // WIDTH):
+            _add_columns(buffer, ids, g, block * WIDTH, block * WIDTH + WIDTH)

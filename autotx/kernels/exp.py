@@ -13,6 +13,7 @@ import math
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from autotx.kernels.jit import kernel
@@ -55,6 +56,19 @@ def _half_power(typing, shifted):
         return builder.bitcast(builder.add(n, integer(126 << 23)), ir.FloatType())
 
     return types.float32(types.float32), generate
+
+
+@intrinsic
+def larger(typing, a, b):
+    """The larger of two floats, NaN where one is. Of `max` as Numba compiles it, LLVM makes no vectors."""
+
+    def generate(context, builder, signature, arguments):
+        number = ir.FloatType()
+        name, kind = "llvm.maximum.f32", ir.FunctionType(number, [number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.call(function, arguments, fastmath=("nsz",))  # the sign of a zero may be either
+
+    return types.float32(types.float32, types.float32), generate
 
 
 T0, T1, T2, T3, T4 = (np.float32(c) for c in (-0.33333278, 0.13331331, -0.053730004, 0.020606167, -0.0056669664))

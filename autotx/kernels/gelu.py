@@ -7,9 +7,8 @@ import numpy as np
 
 from autotx.kernels.exp import HALF, ONE, ZERO, erf_twin, exp, normal_cdf
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import IN1, OUT1, compiled, flat, use_numba
+from autotx.kernels.rows import CHUNK, IN1, OUT1, compiled, flat, use_numba
 
-CHUNK = 8192  # elements a thread takes at a time
 CUBE = 0.044715
 ROOT = math.sqrt(2 / math.pi)
 DENSITY = 1 / math.sqrt(2 * math.pi)
@@ -89,30 +88,42 @@ def _tanh_backward_piece(g, x, dx):
 @compiled(IN1, OUT1)
 @kernel(parallel=True)
 def _exact(x, y):
-    for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
-        i = chunk * CHUNK
-        _exact_piece(x[i : i + CHUNK], y[i : i + CHUNK])
+    if x.size <= CHUNK:
+        _exact_piece(x, y)
+    else:
+        for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
+            i = chunk * CHUNK
+            _exact_piece(x[i : i + CHUNK], y[i : i + CHUNK])
 
 
 @compiled(IN1, IN1, OUT1)
 @kernel(parallel=True)
 def _exact_backward(g, x, dx):
-    for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
-        i = chunk * CHUNK
-        _exact_backward_piece(g[i : i + CHUNK], x[i : i + CHUNK], dx[i : i + CHUNK])
+    if x.size <= CHUNK:
+        _exact_backward_piece(g, x, dx)
+    else:
+        for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
+            i = chunk * CHUNK
+            _exact_backward_piece(g[i : i + CHUNK], x[i : i + CHUNK], dx[i : i + CHUNK])
 
 
 @compiled(IN1, OUT1)
 @kernel(parallel=True)
 def _tanh(x, y):
-    for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
-        i = chunk * CHUNK
-        _tanh_piece(x[i : i + CHUNK], y[i : i + CHUNK])
+    if x.size <= CHUNK:
+        _tanh_piece(x, y)
+    else:
+        for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
+            i = chunk * CHUNK
+            _tanh_piece(x[i : i + CHUNK], y[i : i + CHUNK])
 
 
 @compiled(IN1, IN1, OUT1)
 @kernel(parallel=True)
 def _tanh_backward(g, x, dx):
-    for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
-        i = chunk * CHUNK
-        _tanh_backward_piece(g[i : i + CHUNK], x[i : i + CHUNK], dx[i : i + CHUNK])
+    if x.size <= CHUNK:
+        _tanh_backward_piece(g, x, dx)
+    else:
+        for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
+            i = chunk * CHUNK
+            _tanh_backward_piece(g[i : i + CHUNK], x[i : i + CHUNK], dx[i : i + CHUNK])

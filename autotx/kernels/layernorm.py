@@ -7,8 +7,21 @@ import numpy as np
 
 from autotx.kernels.exp import ONE, ZERO
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import IN1, IN2, OUT1, OUT2, OUT3, REAL, compiled, flat, rows, use_numba
-from autotx.kernels.softmax import rows_a_chunk
+from autotx.kernels.rows import (
+    CHUNK,
+    IN1,
+    IN2,
+    INTEGER,
+    OUT1,
+    OUT2,
+    OUT3,
+    REAL,
+    compiled,
+    flat,
+    rows,
+    rows_a_chunk,
+    use_numba,
+)
 
 PARTS = 64  # the sums over rows are added up in at most this many parts
 
@@ -23,7 +36,8 @@ def layer_norm(x, gamma, beta, eps=1e-5):
         return _layer_norm_twin(x, gamma, beta, eps)
     y, mean, rstd = (np.empty(shape, np.float32) for shape in (x.shape, x.shape[:-1], x.shape[:-1]))
     if y.size:
-        _forward(rows(x), flat(gamma), flat(beta), eps, rows(y), mean.reshape(-1), rstd.reshape(-1))
+        step = rows_a_chunk(x.shape[-1])
+        _forward(rows(x), flat(gamma), flat(beta), eps, rows(y), mean.reshape(-1), rstd.reshape(-1), step)
     return y, mean, rstd
 
 
@@ -38,10 +52,10 @@ def layer_norm_backward(g, x, gamma, mean, rstd):
     dx = np.empty(x.shape, np.float32)
     x2, g2 = rows(x), rows(g)
     N, C = x2.shape
-    step = max(8, -(-N // PARTS))
+    step = max(8, -(-N // PARTS), CHUNK // max(C, 1) // 2)
     sums = np.zeros((-(-N // step), 2, C), np.float32)
     if dx.size:
-        _backward(g2, x2, flat(gamma), flat(mean), flat(rstd), rows(dx), sums)
+        _backward(g2, x2, flat(gamma), flat(mean), flat(rstd), rows(dx), sums, step)
     dgamma, dbeta = sums.sum(axis=0)
     return dx, dgamma, dbeta
 
@@ -87,13 +101,15 @@ def _forward_piece(x, gamma, beta, eps, y, mean, rstd):
         mean[n], rstd[n] = m, r
 
 
-@compiled(IN2, IN1, IN1, REAL, OUT2, OUT1, OUT1)
+@compiled(IN2, IN1, IN1, REAL, OUT2, OUT1, OUT1, INTEGER)
 @kernel(parallel=True)
-def _forward(x, gamma, beta, eps, y, mean, rstd):
-    step = rows_a_chunk(x.shape[1])
-    for chunk in numba.prange((x.shape[0] + step - 1) // step):
-        n = chunk * step
-        _forward_piece(x[n : n + step], gamma, beta, eps, y[n : n + step], mean[n : n + step], rstd[n : n + step])
+def _forward(x, gamma, beta, eps, y, mean, rstd, step):
+    if len(x) <= step:
+        _forward_piece(x, gamma, beta, eps, y, mean, rstd)
+    else:
+        for chunk in numba.prange((len(x) + step - 1) // step):
+            n, end = chunk * step, chunk * step + step
+            _forward_piece(x[n:end], gamma, beta, eps, y[n:end], mean[n:end], rstd[n:end])
 
 
 @kernel(fastmath={"contract", "reassoc"})
@@ -115,10 +131,13 @@ def _backward_piece(g, x, gamma, mean, rstd, dx, dgamma, dbeta):
             dx_row[i] = r * (g_row[i] * gamma[i] - mean_h - xhat * mean_h_xhat)
 
 
-@compiled(IN2, IN2, IN1, IN1, IN1, OUT2, OUT3)
+@compiled(IN2, IN2, IN1, IN1, IN1, OUT2, OUT3, INTEGER)
 @kernel(parallel=True)
-def _backward(g, x, gamma, mean, rstd, dx, sums):
-    step = max(8, (x.shape[0] + PARTS - 1) // PARTS)
-    for part in numba.prange(sums.shape[0]):
-        n, end = part * step, part * step + step
-        _backward_piece(g[n:end], x[n:end], gamma, mean[n:end], rstd[n:end], dx[n:end], sums[part, 0], sums[part, 1])
+def _backward(g, x, gamma, mean, rstd, dx, sums, step):
+    if len(sums) == 1:
+        _backward_piece(g, x, gamma, mean, rstd, dx, sums[0, 0], sums[0, 1])
+    else:
+        for part in numba.prange(len(sums)):
+            n, end = part * step, part * step + step
+            dgamma, dbeta = sums[part, 0], sums[part, 1]
+            _backward_piece(g[n:end], x[n:end], gamma, mean[n:end], rstd[n:end], dx[n:end], dgamma, dbeta)

@@ -5,12 +5,11 @@ import math
 import numba
 import numpy as np
 
-from autotx.kernels.exp import ZERO, exp
+from autotx.kernels.exp import ZERO, exp, larger
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import IN2, OUT2, compiled, rows, use_numba
+from autotx.kernels.rows import IN2, INTEGER, OUT2, compiled, rows, rows_a_chunk, use_numba
 
 LOWEST = np.float32(-np.inf)
-CHUNK = 8192  # elements a thread takes at a time, in whole rows
 
 
 def softmax(x):
@@ -38,7 +37,7 @@ def log_softmax_backward(y, g):
 def _call(function, *inputs):
     out = np.empty(inputs[0].shape, np.float32)
     if out.size:
-        function(*map(rows, inputs), rows(out))
+        function(*map(rows, inputs), rows(out), rows_a_chunk(out.shape[-1]))
     return out
 
 
@@ -61,19 +60,13 @@ def _log_softmax_twin(x):
 # ---- kernels ----------------------------------------------------------------------------------------------------
 
 
-@kernel(fastmath={"nnan", "nsz"})
+@kernel
 def row_max(x):
-    """The largest element. Ignoring NaN is what lets LLVM use vectors; a NaN shows in the sum that follows anyway."""
+    """The largest element, or NaN where there is one."""
     m = LOWEST
     for i in range(x.size):
-        m = x[i] if x[i] > m else m
+        m = larger(m, x[i])
     return m
-
-
-@kernel
-def rows_a_chunk(columns):
-    """How many rows make a chunk: a matter of the shape alone, so that results do not depend on the threads."""
-    return max(1, CHUNK // columns)
 
 
 @kernel(fastmath={"contract", "reassoc"})
@@ -133,37 +126,45 @@ def _log_softmax_backward_piece(y, g, dx):
             dx_row[i] = g_row[i] - exp(y_row[i]) * s
 
 
-@compiled(IN2, OUT2)
+@compiled(IN2, OUT2, INTEGER)
 @kernel(parallel=True)
-def _softmax(x, p):
-    step = rows_a_chunk(x.shape[1])
-    for chunk in numba.prange((x.shape[0] + step - 1) // step):
-        n = chunk * step
-        _softmax_piece(x[n : n + step], p[n : n + step])
+def _softmax(x, p, step):
+    if len(x) <= step:
+        _softmax_piece(x, p)
+    else:
+        for chunk in numba.prange((len(x) + step - 1) // step):
+            n = chunk * step
+            _softmax_piece(x[n : n + step], p[n : n + step])
 
 
-@compiled(IN2, IN2, OUT2)
+@compiled(IN2, IN2, OUT2, INTEGER)
 @kernel(parallel=True)
-def _softmax_backward(p, g, dx):
-    step = rows_a_chunk(p.shape[1])
-    for chunk in numba.prange((p.shape[0] + step - 1) // step):
-        n = chunk * step
-        _softmax_backward_piece(p[n : n + step], g[n : n + step], dx[n : n + step])
+def _softmax_backward(p, g, dx, step):
+    if len(p) <= step:
+        _softmax_backward_piece(p, g, dx)
+    else:
+        for chunk in numba.prange((len(p) + step - 1) // step):
+            n = chunk * step
+            _softmax_backward_piece(p[n : n + step], g[n : n + step], dx[n : n + step])
 
 
-@compiled(IN2, OUT2)
+@compiled(IN2, OUT2, INTEGER)
 @kernel(parallel=True)
-def _log_softmax(x, y):
-    step = rows_a_chunk(x.shape[1])
-    for chunk in numba.prange((x.shape[0] + step - 1) // step):
-        n = chunk * step
-        _log_softmax_piece(x[n : n + step], y[n : n + step])
+def _log_softmax(x, y, step):
+    if len(x) <= step:
+        _log_softmax_piece(x, y)
+    else:
+        for chunk in numba.prange((len(x) + step - 1) // step):
+            n = chunk * step
+            _log_softmax_piece(x[n : n + step], y[n : n + step])
 
 
-@compiled(IN2, IN2, OUT2)
+@compiled(IN2, IN2, OUT2, INTEGER)
 @kernel(parallel=True)
-def _log_softmax_backward(y, g, dx):
-    step = rows_a_chunk(y.shape[1])
-    for chunk in numba.prange((y.shape[0] + step - 1) // step):
-        n = chunk * step
-        _log_softmax_backward_piece(y[n : n + step], g[n : n + step], dx[n : n + step])
+def _log_softmax_backward(y, g, dx, step):
+    if len(y) <= step:
+        _log_softmax_backward_piece(y, g, dx)
+    else:
+        for chunk in numba.prange((len(y) + step - 1) // step):
+            n = chunk * step
+            _log_softmax_backward_piece(y[n : n + step], g[n : n + step], dx[n : n + step])
