@@ -324,7 +324,7 @@ def _written_after(parent, node):
 
 
 def _accumulate(p, d, g, owned, op=None):
-    """Add to the gradient of `p` the `d` that the pullback of `op` made of `g`. In place only into buffers made here."""
+    """Add to the gradient of `p` the `d` that the pullback of `op` made of `g`. In place only in buffers made here."""
     have, data = p.grad, p._data
     if d.__class__ in _SCALARS and d.__class__ is data.__class__:  # the short way, for graphs of single numbers
         p.grad = d if have is None else have + d

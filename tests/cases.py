@@ -1,4 +1,4 @@
-"""The table: for every op, the arguments it is checked with. A new op needs one entry in CASES, or test_ops.py names it.
+"""The table: for every op, the arguments it is checked with. A new op needs an entry in CASES, or test_ops.py names it.
 
 `on(x, y, axis=1)` is one case: the op called with these arrays (each becomes a float64 Tensor that requires a gradient)
 and these settings. Numbers and None stay as they are. `transposed`, `reversed_` and `every_other` give the op a

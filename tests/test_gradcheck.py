@@ -1,5 +1,7 @@
 """The checker is checked: what it must catch, what it must not accept, and what it says."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -93,8 +95,8 @@ def test_a_gradient_of_the_wrong_shape_is_an_error_of_the_op(shape):
     def lopsided(x, /):
         return 2 * x, (lambda g: np.ones(shape),)
 
-    text = rf"lopsided: its pullback returned a gradient of shape \({', '.join(map(str, shape))}.*for an argument of shape \(3, 3\)"
-    with pytest.raises(ValueError, match=text):
+    text = f"lopsided: its pullback returned a gradient of shape {shape} for an argument of shape (3, 3); it must have"
+    with pytest.raises(ValueError, match=re.escape(text)):
         gradcheck(lopsided, leaf(3, 3))
 
 

@@ -107,7 +107,7 @@ def einsum(*xs, subscripts):
             d = np.einsum(",".join(given) + "->" + known, g, *(xs[j] for j in others), optimize=True)
             d = np.reshape(d, [np.shape(d)[known.index(c)] if c in known else 1 for c in own])
             full = np.zeros(xs[i].shape, xs[i].dtype)
-            place = np.einsum(f"{terms[i]}->{own}", full) if own else full  # a view: the diagonal where a letter is twice
+            place = np.einsum(f"{terms[i]}->{own}", full) if own else full  # a view: of the diagonal for "ii"
             stretched = tuple(k for k, n in enumerate(place.shape) if n == 1)  # a size of 1 may have been broadcast
             place[...] = d.sum(axis=stretched, keepdims=True)
             return full
