@@ -1,133 +1,286 @@
-"""Matrix products in float32: packed panels, blocks for the caches, and the register tile."""
+"""Matrix products in float32, as fast as the processor multiplies and adds: why a BLAS is fast, in one file.
 
+C = A B with A (M, K) and B (K, N): every element of C is a sum of K products, M N K multiply-adds in all. Three plain
+loops make one or two of them in a nanosecond. One core of the machine measured below makes 53: an instruction makes 16,
+and 3.3 instructions start in a nanosecond (106 GFLOP/s, a multiply-add being 2 FLOP). What keeps a program from that is
+not the arithmetic but feeding it: a multiply-add reads two floats, so 53 ask for 424 bytes a nanosecond, and no memory
+gives that. Every trick here serves to use a float often once it is near:
+
+| kept in   | what                                    | a float there serves            | bytes a ns, from   |
+|-----------|-----------------------------------------|---------------------------------|--------------------|
+| registers | a tile of C, ROWS x COLS = 14 x 32      | 32 (of A), 14 (of B)            | 22 from L1 and L2  |
+| L1, 32 KB | a panel of A, ROWS x DEPTH: 21 KB       | WIDTH = 512: the columns in L2  | 0.4 from memory    |
+| L2, 1 MB  | a block of B, DEPTH x WIDTH: 786 KB     | m_block = 384: rows of the task | 0.6 from memory    |
+| -         | C itself, which comes and goes          | DEPTH = 384                     | 1.1 to and from it |
+
+(53 multiply-adds / uses x 4 bytes; 8 bytes for C, which is read and written.) A core can load 128 bytes a nanosecond
+from L1, 60 from L2, and 10 to 20 from memory. On every level less is wanted than there is, so the arithmetic alone is
+the limit. This is the roofline argument (Williams, Waterman and Patterson, 2009), once for each level. The order of the
+loops is Goto and van de Geijn's ("Anatomy of high-performance matrix multiplication", 2008), A and B exchanged:
+
+    for each task, a block of C, m_block x n_block:              tasks are shared out among the threads, `_work`
+        for each piece of K, at most DEPTH long:
+            pack that piece of B's columns                       the block of B: stays in L2
+            for each strip of A's rows:                          `_block`
+                pack the strip                                   panels of ROWS rows: each stays in L1
+                for each panel of A, for each panel of B:
+                    multiply                                     the register tile, tile.py
+
+Packing copies a piece into the very order in which the tile reads it. Then loads run through whole cache lines, one
+after the other, and only packing needs to know whether a matrix is transposed, sliced or reversed. It takes 0.1 to
+0.3 ns a float, as long as 5 to 16 multiply-adds, once for a block of C; `_blocks` weighs that against the wish for
+many tasks.
+
+Which thread computes a tile does not change it: an element is the sum over k in order, piece after piece, and the
+pieces follow from K alone. So the results are the same for any number of threads.
+"""
+
+import functools
 import threading
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from autotx.kernels.jit import compile_for, kernel
+from autotx.kernels.jit import address, call_at, compile_for, kernel
+from autotx.kernels.threads import next_task
 from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, aligned, multiply, pack, panel_size
 
-DEPTH = 384
-WIDTH = 512
-HEIGHT = 4096
-SMALL = 2**18
+DEPTH = 384  # the longest piece of K in a block
+WIDTH = 512  # the longest piece of N in a block
+STRIP = 4 * ROWS  # rows of A that are packed at a time
+PACKING = 8  # packing a float takes as long as this many multiply-adds
+SMALL = 2**18  # multiply-adds: a product of at most so many is NumPy's
+
+_next = next_task
 
 
 def matmul(a, b, out=None, accumulate=False, bias=None):
-    M, K = a.shape[-2:]
-    N = b.shape[-1]
+    """out = a @ b, or out += a @ b.
+
+    a: (..., M, K), b: (..., K, N), the same leading axes, any strides. out: (..., M, N), a new array if None; it must
+    not overlap a or b. accumulate: add into `out`. bias: (N,), added to every row.
+
+    float32 products of more than SMALL multiply-adds are computed here. All others are np.matmul's, and all under
+    NUMBA_DISABLE_JIT=1: up to that size OpenBLAS works in the calling thread and is done within microseconds; above it,
+    its own threads would wake up, wait for more by spinning, and take the cores from Numba's.
+    Raises ValueError where the shapes do not fit.
+    """
+    (M, K), N = a.shape[-2:], b.shape[-1]
+    shape = (*a.shape[:-1], N)
+    if a.shape[:-2] != b.shape[:-2] or b.shape[-2] != K or (out is not None and out.shape != shape):
+        given = f"{a.shape} and {b.shape}" + ("" if out is None else f" into {out.shape}")
+        raise ValueError(f"matmul: shapes {given}; give (..., M, K) and (..., K, N), into (..., M, N)")
+    if accumulate and (out is None or bias is not None):
+        raise ValueError("matmul: accumulate adds to what is in `out`; give `out`, and no bias")
     if out is None:
-        out = np.empty((*a.shape[:-1], N), np.result_type(a, b))
-    stack = a.size // (M * K) if M * K else 0
-    if stack * M * N * K <= SMALL or out.dtype != np.float32 or a.dtype != np.float32 or numba.config.DISABLE_JIT:
+        out = np.empty(shape, np.result_type(a, b))
+    if out.size * K <= SMALL or not _kernel_takes(a, b, out):
         return _matmul_numpy(a, b, out, accumulate, bias)
-    a3, b3, c3 = _stacked(a), _stacked(b), _stacked(out)
-    threads = numba.get_num_threads()
-    k_block = _piece(K, DEPTH, LANES)
-    n_block = _piece(N, WIDTH, COLS)
-    n_blocks = -(-N // n_block)
-    wanted = -(-4 * threads // (len(a3) * n_blocks)) if threads > 1 else 1
-    m_block = _piece(M, min(HEIGHT, max(-(-M // wanted), 4 * ROWS)), ROWS)
-    a_size = (panel_size(ROWS, k_block) + 1023) // 1024 * 1024
-    b_size = (panel_size(n_block, k_block) + 1023) // 1024 * 1024
-    scratch, counter = _scratch(threads * (a_size + b_size))
-    if bias is None:
-        start, bias_step = ZEROS[None, None], 0
-    else:
-        start, bias_step = bias[None, None], 1
-    _compiled()(a3, b3, c3, start, bias_step, accumulate, scratch, counter, threads, m_block, n_block, k_block, a_size, b_size)
+    if bias is not None:
+        bias = np.array(bias, np.float32)  # a copy: contiguous, and may be written
+    if M <= FEW and out.ndim == 2 and _few_rows(a, b, out, accumulate, bias):
+        return out
+    _matmul_kernel(_stack(a), _stack(b), _stack(out), accumulate, bias)
     return out
+
+
+def _kernel_takes(a, b, out):
+    """Whether Numba compiles, all are aligned float32, and rows of `out` are contiguous."""
+    arrays = a, b, out
+    return (
+        not numba.config.DISABLE_JIT
+        and all(x.dtype == np.float32 and x.flags.aligned for x in arrays)
+        and (out.strides[-1] == 4 or out.shape[-1] == 1)
+        and (out.ndim <= 3 or out.flags.c_contiguous)  # more leading axes are taken as one
+    )
 
 
 def _matmul_numpy(a, b, out, accumulate, bias):
-    if not accumulate:
-        np.matmul(a, b, out=out)
-        if bias is not None:
-            out += bias
-    else:
+    """The same in NumPy."""
+    if accumulate:
         out += np.matmul(a, b)
+        return out
+    np.matmul(a, b, out=out)
+    if bias is not None:
+        out += bias
     return out
 
 
-def _stacked(x):
-    return x[None] if x.ndim == 2 else x.reshape(-1, *x.shape[-2:])
+def _stack(x):
+    """x with all leading axes as one."""
+    return x[None] if x.ndim == 2 else x if x.ndim == 3 else x.reshape(-1, *x.shape[-2:])
 
 
-def _piece(size, largest, unit):
-    pieces = -(-size // largest)
+def _matmul_kernel(a, b, c, accumulate, bias):
+    """c = a b + bias, or c += a b, for stacks of float32 matrices (three axes each)."""
+    stack, M, K = a.shape
+    threads = numba.get_num_threads()
+    _, n_block, k_block = blocks = _blocks(stack, M, c.shape[2], K, threads)
+    b_at = panel_size(ROWS, k_block) * (STRIP // ROWS)  # a worker's memory: panels of A, then panels of B
+    size = b_at + panel_size(COLS, k_block) * -(-n_block // COLS)
+    # What a sum starts from, and how many floats further the next matrix, row and column have theirs.
+    if accumulate:
+        start, steps = c, (c.strides[0] // 4, c.strides[1] // 4, 1)
+    elif bias is not None:
+        start, steps = bias[None, None], (0, 0, 1)
+    else:
+        start, steps = ZEROS[None, None], (0, 0, 0)
+    scratch, counter = _scratch(threads, size)
+    _compiled_product()(a, b, c, start, steps, blocks, scratch, b_at, counter)
+
+
+@functools.lru_cache(maxsize=4096)
+def _blocks(stack, M, N, K, threads):
+    """(m_block, n_block, k_block): how much of M and N makes a task, and of K a step of it.
+
+    Of some candidates, those with which the last task is expected to end first: the number of tasks a thread works
+    through, times the cost of one in multiply-adds for a unit of K. A quarter of a task is added for a thread that
+    starts late: many small tasks share the delay out, few large ones pack less often.
+    """
+    k_block = _even_pieces(K, DEPTH, LANES)
+    best = None
+    for n_block in {_even_pieces(N, width, COLS) for width in (WIDTH, WIDTH // 2, WIDTH // 4)}:
+        for m_pieces in range(1, min(64, -(-M // STRIP)) + 1):
+            m_block = _even_pieces(M, -(-M // m_pieces), ROWS)
+            tasks = stack * -(-M // m_block) * -(-N // n_block)
+            rounds = -(-tasks // threads) + (0.25 if threads > 1 else 0)
+            pack_b = n_block if k_block < K else n_block * min(1, threads / m_pieces)  # see `_work`
+            cost = rounds * (m_block * n_block + PACKING * (m_block + pack_b))
+            best = min(best or (cost, m_block, n_block), (cost, m_block, n_block))
+    return *best[1:], k_block
+
+
+def _even_pieces(size, longest, unit):
+    """The length of the pieces when `size` is cut evenly into pieces of whole units, as few as `longest` allows."""
+    pieces = -(-size // longest)
     return -(-size // (pieces * unit)) * unit
 
 
-_mine = threading.local()
+_own = threading.local()  # memory to pack into, kept between calls: one for each thread of Python that calls
 
 
-def _scratch(size):
-    if getattr(_mine, "size", -1) < size:
-        _mine.buffer, _mine.size, _mine.counter = aligned(size), size, np.zeros(1, np.int64)
-    return _mine.buffer, _mine.counter
+def _scratch(threads, size):
+    """(threads, size or more) floats, rows on cache lines, and a counter."""
+    kept = getattr(_own, "scratch", None)
+    if kept is None or kept.shape[0] < threads or kept.shape[1] < size:
+        width = -(-size // 1024) * 1024
+        kept = _own.scratch = aligned(threads * width).reshape(threads, width)
+        _own.counter = np.zeros(1, np.int64)
+    return kept[:threads], _own.counter
 
 
-_ready = []
-
-
-def _compiled():
-    if not _ready:
-        read, write = types.Array(types.float32, 3, "A", readonly=True), types.Array(types.float32, 3, "A")
-        i = types.intp
-        _ready.append(compile_for(_product, types.void(
-            read, read, write, write, i, types.boolean, types.float32[::1], types.int64[::1], i, i, i, i, i, i)))
-    return _ready[0]
+@functools.cache
+def _compiled_product():
+    given, written = types.Array(types.float32, 3, "A", readonly=True), types.Array(types.float32, 3, "A")
+    three = types.UniTuple(types.intp, 3)
+    scratch, counter = types.Array(types.float32, 2, "C"), types.Array(types.int64, 1, "C")
+    arguments = given, given, written, written, three, three, scratch, types.intp, counter
+    work = address(_work, types.void(*arguments[:6], types.Array(types.float32, 1, "C"), types.intp, counter))
+    return functools.partial(compile_for(_product, types.void(types.intp, *arguments)), work)
 
 
 @kernel(parallel=True)
-def _product(a, b, c, bias, bias_step, accumulate, scratch, counter, threads, m_block, n_block, k_block, a_size, b_size):
-    stack, M, N = c.shape
-    m_blocks = (M + m_block - 1) // m_block
-    n_blocks = (N + n_block - 1) // n_block
-    tasks = stack * n_blocks * m_blocks
+def _product(work, a, b, c, start, steps, blocks, scratch, b_at, counter):
     counter[0] = 0
-    for worker in numba.prange(threads):
-        a_at = worker * (a_size + b_size)
-        b_at = a_at + a_size
-        task = _next(counter)
-        while task < tasks:
-            i0 = task % m_blocks * m_block
-            j0 = task // m_blocks % n_blocks * n_block
-            matrix = task // (m_blocks * n_blocks)
-            _block(a[matrix], b[matrix], c, matrix, i0, min(i0 + m_block, M), j0, min(j0 + n_block, N), k_block, bias, bias_step, accumulate, scratch, a_at, b_at)
-            task = _next(counter)
+    for worker in numba.prange(scratch.shape[0]):
+        call_at(_work, work, (a, b, c, start, steps, blocks, scratch[worker], b_at, counter))
 
 
 @kernel
-def _block(a, b, c, matrix, i0, i1, j0, j1, k_block, bias, bias_step, accumulate, scratch, a_at, b_at):
-    K = a.shape[1]
-    c_step = c.strides[1] // 4
-    c_at = matrix * (c.strides[0] // 4)
-    for k0 in range(0, K, k_block):
-        depth = min(k_block, K - k0)
-        for j in range(j0, j1, COLS):
-            pack(b[k0 : k0 + depth, j : min(j + COLS, j1)].T, COLS, scratch, b_at + (j - j0) * depth)
-        adds = accumulate or k0 > 0
-        start = c if adds else bias
-        for i in range(i0, i1, ROWS):
-            rows = min(ROWS, i1 - i)
-            pack(a[i : i + rows, k0 : k0 + depth], ROWS, scratch, a_at)
-            for j in range(j0, j1, COLS):
-                at = c_at + i * c_step + j
-                start_at, start_step = (at, c_step) if adds else (j * bias_step, 0)
-                multiply(depth, scratch, a_at, scratch, b_at + (j - j0) * depth, start, start_at, start_step, c, at, c_step, rows, j1 - j)
+def _work(a, b, c, start, steps, blocks, scratch, b_at, counter):
+    """Compute blocks of C until none is left. Blocks of the same columns follow each other."""
+    stack, M, N = c.shape
+    K = a.shape[2]
+    m_block, n_block, k_block = blocks
+    m_blocks, n_blocks = (M + m_block - 1) // m_block, (N + n_block - 1) // n_block
+    c_steps = c.strides[0] // 4, c.strides[1] // 4, c.strides[2] // 4
+    packed = -1
+    task = next_task(counter)
+    while task < stack * n_blocks * m_blocks:
+        columns, row = task // m_blocks, task % m_blocks * m_block
+        matrix, column = columns // n_blocks, columns % n_blocks * n_block
+        i, j = slice(row, min(row + m_block, M)), slice(column, min(column + n_block, N))
+        for k in range(0, K, k_block):
+            depth = slice(k, min(k + k_block, K))
+            if columns != packed or k_block < K:  # else the block of B is still there from the last task
+                pack(b[matrix, depth, j].T, COLS, scratch, b_at)
+                packed = columns
+            at = matrix * c_steps[0] + row * c_steps[1] + column
+            if k == 0:
+                start_at = matrix * steps[0] + row * steps[1] + column * steps[2]
+                _block(a[matrix, i, depth], j.stop - column, scratch, b_at, start, start_at, steps, c, at, c_steps[1])
+            else:
+                _block(a[matrix, i, depth], j.stop - column, scratch, b_at, c, at, c_steps, c, at, c_steps[1])
+        task = next_task(counter)
 
 
-@intrinsic
-def _next(typing, counter):
-    """Fetch and add one, atomically."""
+@kernel
+def _block(a, N, scratch, b_at, start, start_at, steps, c, c_at, c_step):
+    """A block of C = start + A B, with a: (M, depth) as it is, B: (depth, N) packed at `b_at`."""
+    M, depth = a.shape
+    a_size, b_size = panel_size(ROWS, depth), panel_size(COLS, depth)
+    for strip in range(0, M, STRIP):
+        last = min(strip + STRIP, M)
+        pack(a[strip:last], ROWS, scratch, 0)
+        for i in range(strip, last, ROWS):
+            a_panel = (i - strip) // ROWS * a_size
+            for j in range(0, N, COLS):
+                b_panel = b_at + j // COLS * b_size
+                from_ = start_at + i * steps[1] + j * steps[2]
+                to = c_at + i * c_step + j
+                multiply(depth, scratch, a_panel, scratch, b_panel, start, from_, steps[1], c, to, c_step, M - i, N - j)
 
-    def generate(context, builder, signature, arguments):
-        place = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.atomic_rmw("add", place, ir.IntType(64)(1), "monotonic")
 
-    return types.int64(counter), generate
+# ---- few rows: a vector times a matrix --------------------------------------------------------------------------
+#
+# With one row there is nothing to use twice: every float of B serves one multiply-add, so the product takes as long as
+# reading B does, and packing would read it twice. These loops read B once, in the order in which it lies in memory.
+
+FEW = 4  # rows
+CHUNK = 128  # columns of C in a task
+
+
+def _few_rows(a, b, c, accumulate, bias):
+    """Compute c where B, or its transpose, is contiguous, and say whether it was."""
+    if not (c.flags.c_contiguous and (b.flags.c_contiguous or b.flags.f_contiguous)):
+        return False
+    if not accumulate:
+        c[...] = 0 if bias is None else bias
+    a = np.ascontiguousarray(a)
+    if b.flags.c_contiguous:
+        _compiled_few(_add_rows)(a, b, c)
+    else:
+        _compiled_few(_add_dots)(a, b.T, c)
+    return True
+
+
+@functools.cache
+def _compiled_few(function):
+    given, written = types.Array(types.float32, 2, "C", readonly=True), types.Array(types.float32, 2, "C")
+    return compile_for(function, types.void(given, given, written))
+
+
+@kernel(parallel=True, fastmath={"contract"})
+def _add_rows(a, b, c):
+    """c += a b: each row of b, times a number, is added to the rows of c."""
+    M, N = c.shape
+    for chunk in numba.prange((N + CHUNK - 1) // CHUNK):
+        first, last = chunk * CHUNK, min(chunk * CHUNK + CHUNK, N)
+        for k in range(b.shape[0]):
+            for i in range(M):
+                for j in range(first, last):
+                    c[i, j] += a[i, k] * b[k, j]
+
+
+@kernel(parallel=True, fastmath={"contract", "reassoc"})
+def _add_dots(a, b, c):
+    """c += a b^T: scalar products of the rows of a with the rows of b."""
+    M, N = c.shape
+    for chunk in numba.prange((N + CHUNK - 1) // CHUNK):
+        for j in range(chunk * CHUNK, min(chunk * CHUNK + CHUNK, N)):
+            for i in range(M):
+                s = np.float32(0)
+                for k in range(b.shape[1]):
+                    s += a[i, k] * b[j, k]
+                c[i, j] += s

@@ -1,29 +1,34 @@
 """How a kernel is compiled: `@kernel` is `numba.njit` with the settings of this house, and with a cache of its own.
 
 A kernel is compiled when it is first called, and kept on disk: one file for a kernel and the types it was called with,
-named after everything its machine code depends on: the source of ALL kernels (one is compiled into another, which
-Numba's own cache does not notice), the versions of Python and Numba, and the processor. So a file is never out of date,
-and processes that start together can only write the same thing under the same name. Files are written whole or not at
-all; one that cannot be read is compiled again.
+named after everything its machine code depends on: the source of its module and of the kernel modules that one imports
+(kernels are compiled into one another, which Numba's own cache does not notice), the versions of Python and Numba, and
+the processor. So a file is never out of date, and processes that start together can only write the same thing under the
+same name. Files are written whole or not at all; a damaged one is compiled again.
 
 The folder is $NUMBA_CACHE_DIR where that is set, or `__pycache__` beside the kernels, or the user's cache folder. Where
 none can be written, kernels are compiled for the running process alone, and one warning says so.
 """
 
+import ast
 import functools
 import hashlib
 import os
 import pickle
 import sys
 import tempfile
+import uuid
 import warnings
 from pathlib import Path
 
 import llvmlite
 import numba
+from numba import types
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
+from numba.core.errors import TypingError
 from numba.core.serialize import dumps
+from numba.extending import intrinsic
 
 from autotx.kernels import threads  # chooses the thread pool before the first parallel kernel is compiled
 
@@ -39,7 +44,9 @@ def kernel(function=None, *, parallel=False, fastmath=False):
     """
     if function is None:
         return lambda f: kernel(f, parallel=parallel, fastmath=fastmath)
-    options = dict(parallel=parallel, fastmath=fastmath, nogil=True, error_model="numpy", boundscheck=False)
+    options = {
+        "parallel": parallel, "fastmath": fastmath, "nogil": True, "error_model": "numpy", "boundscheck": False,
+    }  # fmt: skip
     compiled = numba.njit(**options)(function)
     if not numba.config.DISABLE_JIT:  # then `compiled` is the plain function
         compiled._cache = _Cache(function, repr(sorted(options.items(), key=str)))
@@ -57,12 +64,43 @@ def compile_for(compiled, signature):
     return compiled
 
 
+def address(compiled, signature):
+    """Compile a kernel for this signature alone and return the address of its machine code, for `call_at`."""
+    compile_for(compiled, signature)
+    result = compiled.overloads[signature.args]
+    return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+
+
+@intrinsic
+def call_at(typing, kernel, address, arguments):
+    """In a kernel: kernel(*arguments), without a result, at its address.
+
+    A plain call makes the callee part of the caller, and a parallel loop is five callers inside each other, each
+    optimized and translated as a whole: a long body costs five times its compile time. Called by its address it is
+    compiled once. The types of the arguments must be those that the address is for.
+    """
+    if arguments.types not in kernel.dispatcher.overloads:
+        raise TypingError(f"call_at: {kernel.dispatcher.__name__} is not compiled for {arguments.types}")
+
+    def generate(context, builder, signature, values):
+        convention = context.call_conv
+        pointer_type = convention.get_function_type(types.void, arguments.types).as_pointer()
+        callee = builder.inttoptr(values[1], pointer_type)
+        unpacked = [builder.extract_value(values[2], i) for i in range(len(arguments))]
+        convention.call_function(builder, callee, types.void, arguments.types, unpacked)
+        return context.get_dummy_value()
+
+    return types.void(kernel, types.intp, arguments), generate
+
+
 class _Cache(NullCache):
     """What Numba asks before it compiles one function for new types, and tells afterwards."""
 
     def __init__(self, function, options):
-        self._name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+        self._source = Path(function.__code__.co_filename)
+        self._name = f"{self._source.stem}.{function.__qualname__}".replace("<locals>.", "")
         self._options = options
+        self._closed = function.__closure__ is not None  # values from around the function, which no name can tell apart
 
     @property
     def cache_path(self):
@@ -85,17 +123,27 @@ class _Cache(NullCache):
 
     def _path(self, signature, codegen):
         folder = _folder()
-        if folder is None:
+        if folder is None or self._closed or not self._source.exists():
             return None
-        parts = _source_hash(), sys.version, numba.__version__, llvmlite.__version__, *codegen.magic_tuple()
+        parts = _source_hash(self._source), sys.version, numba.__version__, llvmlite.__version__, *codegen.magic_tuple()
         digest = hashlib.sha256(repr((*parts, self._options, str(signature))).encode()).hexdigest()
         return folder / f"{self._name}-{digest[:24]}.kernel"
 
 
 @functools.cache
-def _source_hash():
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
+def _source_hash(source):
+    """A hash of a source file and of the kernel modules that it imports, directly or not."""
+    folder, waiting, texts = Path(__file__).parent, [source], {}
+    while waiting:
+        path = waiting.pop()
+        if path in texts or not path.exists():  # `from autotx.kernels.tile import multiply`: there is no multiply.py
+            continue
+        texts[path] = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(texts[path])):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("autotx.kernels"):
+                names = [node.module.rpartition(".")[2], *(alias.name for alias in node.names)]
+                waiting += [folder / f"{name}.py" for name in names]
+    return hashlib.sha256(repr(sorted(texts.values())).encode()).hexdigest()
 
 
 @functools.cache
@@ -114,8 +162,8 @@ def _folder():
         return folder
     tried = ", ".join(str(folder) for folder in candidates)
     warnings.warn(
-        f"autotx: kernels are compiled anew in every process, because no folder for them can be written (tried {tried}); "
-        "set NUMBA_CACHE_DIR to one that can",
+        "autotx: kernels are compiled anew in every process, because no folder to keep them in can be written "
+        f"(tried {tried}); set NUMBA_CACHE_DIR to one that can",
         stacklevel=2,
     )
     return None
@@ -140,12 +188,9 @@ def _read(path):
 
 def _write(path, data):
     """Keep the bytes under `path`. A full disk, or a file that another process holds open, costs the cache alone."""
+    aside = path.with_suffix(f".{uuid.uuid4().hex[:16]}")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(hashlib.sha256(data).digest() + data)
+        aside.write_bytes(hashlib.sha256(data).digest() + data)
+        os.replace(aside, path)
     except OSError:
-        return
-    try:
-        os.replace(file.name, path)
-    except OSError:
-        os.unlink(file.name)
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,277 @@
+"""The matrix product against NumPy in float64: shapes around the tile's edges, layouts, stacks, threads, processors."""
+
+import os
+import subprocess
+import sys
+from itertools import product
+
+import numba
+import numpy as np
+import pytest
+
+from autotx.kernels import gemm, jit, threads, tile
+from autotx.kernels.gemm import matmul
+
+ROWS, COLS = tile.ROWS, tile.COLS
+needs_jit = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="kernels are off")
+
+
+@pytest.fixture(autouse=True)
+def _no_product_is_small(monkeypatch):
+    """Send every product through the kernels."""
+    monkeypatch.setattr(gemm, "SMALL", 0)
+
+
+def _matrix(rng, *shape):
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def _check(out, a, b, plus=0.0):
+    """`out` against the product in float64, within a few roundings of a sum of K products."""
+    want = np.matmul(a.astype(np.float64), b.astype(np.float64)) + plus
+    assert out.shape == want.shape
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, want, rtol=0, atol=1e-6 * max(1, a.shape[-1]))
+
+
+LAYOUTS = {
+    "plain": lambda x: x,
+    "transposed": np.asfortranarray,
+    "every second column": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "piece of a larger one": lambda x: np.pad(x, ((1, 2), (3, 1)))[1:-2, 3:-1],
+    "reversed": lambda x: x[::-1, ::-1].copy()[::-1, ::-1],
+    "rows reversed": lambda x: x[::-1].copy()[::-1],
+}
+
+
+@pytest.mark.parametrize("M", [1, 2, ROWS - 1, ROWS, ROWS + 1, 61])
+@pytest.mark.parametrize("N", [1, COLS - 1, COLS, COLS + 1, 67])
+@pytest.mark.parametrize("K", [1, 2, 17, 71])
+def test_shapes_around_the_tile(M, N, K):
+    rng = np.random.default_rng(M + 100 * N + 10_000 * K)
+    a, b = _matrix(rng, M, K), _matrix(rng, K, N)
+    _check(matmul(a, b), a, b)
+    _check(matmul(np.asfortranarray(a), np.asfortranarray(b)), a, b)
+
+
+@pytest.mark.parametrize(("a_layout", "b_layout"), list(product(LAYOUTS, LAYOUTS)))
+def test_layouts(a_layout, b_layout):
+    rng = np.random.default_rng(0)
+    a, b = _matrix(rng, 2 * ROWS + 3, 50), _matrix(rng, 50, COLS + 7)
+    _check(matmul(LAYOUTS[a_layout](a), LAYOUTS[b_layout](b)), a, b)
+
+
+@pytest.mark.parametrize(("M", "N", "K"), [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0), (40, 50, 0)])
+def test_empty(M, N, K):
+    a, b, bias = np.ones((M, K), np.float32), np.ones((K, N), np.float32), np.full(N, 2, np.float32)
+    np.testing.assert_array_equal(matmul(a, b), np.zeros((M, N)))
+    np.testing.assert_array_equal(matmul(a, b, bias=bias), np.full((M, N), 2.0))
+    np.testing.assert_array_equal(matmul(a, b, np.ones((M, N), np.float32), accumulate=True), np.ones((M, N)))
+
+
+def test_more_than_one_block_of_each_axis():
+    rng = np.random.default_rng(1)
+    M, N, K = 9 * ROWS + 1, gemm.WIDTH + 3, 2 * gemm.DEPTH + 5
+    a, b, bias = _matrix(rng, M, K), _matrix(rng, K, N), _matrix(rng, N)
+    _check(matmul(a, b, bias=bias), a, b, bias)
+
+
+@pytest.mark.parametrize("M", [1, gemm.FEW, gemm.FEW + 1, 40])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_bias_and_accumulate(M, transposed):
+    rng = np.random.default_rng(2)
+    a, bias = _matrix(rng, M, 45), _matrix(rng, 150)
+    b = _matrix(rng, 150, 45).T if transposed else _matrix(rng, 45, 150)
+    _check(matmul(a, b, bias=bias), a, b, bias)
+    _check(matmul(a, b, bias=np.repeat(bias, 2)[::2]), a, b, bias)
+    out = np.full((M, 150), 3, np.float32)
+    assert matmul(a, b, out, accumulate=True) is out
+    _check(out, a, b, 3.0)
+
+
+def test_into_a_piece_of_an_array_and_nowhere_else():
+    rng = np.random.default_rng(3)
+    a, b = _matrix(rng, ROWS + 2, 33), _matrix(rng, 33, COLS + 5)
+    whole = np.full((a.shape[0] + 2, b.shape[1] + 4), 7, np.float32)
+    piece = whole[1:-1, 2:-2]
+    _check(matmul(a, b, piece), a, b)
+    piece[...] = 7
+    np.testing.assert_array_equal(whole, np.full_like(whole, 7))
+
+
+@pytest.mark.parametrize("lead", [(1,), (5,), (2, 3), (0,)])
+def test_stacks(lead):
+    rng = np.random.default_rng(4)
+    a, b = _matrix(rng, *lead, 20, 30), _matrix(rng, *lead, 30, 40)
+    _check(matmul(a, b), a, b)
+    a_t, b_t = (np.swapaxes(np.swapaxes(x, -1, -2).copy(), -1, -2) for x in (a, b))
+    out = np.ones((*lead, 20, 40), np.float32)
+    _check(matmul(a_t, b_t, out, accumulate=True), a, b, 1.0)
+    same = np.broadcast_to(_matrix(rng, 30, 40), b.shape)
+    _check(matmul(a, same), a, same)
+
+
+def test_read_only_and_unaligned_arguments():
+    rng = np.random.default_rng(5)
+    a, b = _matrix(rng, 20, 30), _matrix(rng, 30, 40)
+    unaligned = np.zeros(a.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(a.shape)
+    unaligned[...] = a
+    a.flags.writeable = b.flags.writeable = False
+    _check(matmul(a, b), a, b)
+    _check(matmul(unaligned, b), a, b)
+
+
+def test_other_types_are_numpys():
+    rng = np.random.default_rng(6)
+    a, b = rng.standard_normal((20, 30)), rng.standard_normal((30, 40))
+    np.testing.assert_array_equal(matmul(a, b), a @ b)
+    assert matmul(a.astype(np.float32), b).dtype == np.float64
+
+
+def test_numbers_that_are_none_and_infinite():
+    a, b = np.ones((20, 30), np.float32), np.ones((30, 40), np.float32)
+    a[3, 4], b[5, 6] = np.nan, np.inf
+    out = matmul(a, b)
+    assert np.isnan(out[3]).all()
+    assert np.isinf(np.delete(out[:, 6], 3)).all()
+    assert np.isfinite(np.delete(np.delete(out, 3, axis=0), 6, axis=1)).all()
+
+
+def test_wrong_shapes():
+    a, b = np.ones((2, 3), np.float32), np.ones((4, 5), np.float32)
+    with pytest.raises(ValueError, match=r"matmul: shapes \(2, 3\) and \(4, 5\); give"):
+        matmul(a, b)
+    with pytest.raises(ValueError, match=r"matmul: shapes \(2, 3\) and \(3, 5\) into \(2, 4\); give"):
+        matmul(a, b[:3], np.empty((2, 4), np.float32))
+    with pytest.raises(ValueError, match=r"matmul: shapes \(1, 2, 3\) and \(3, 5\); give"):
+        matmul(a[None], b[:3])
+    with pytest.raises(ValueError, match="matmul: accumulate adds to what is in `out`"):
+        matmul(a, b[:3], accumulate=True)
+
+
+@needs_jit
+@pytest.mark.parametrize(("M", "N", "K"), [(1, 300, 200), (100, 300, 800), (500, 40, 90)])
+def test_the_same_bits_for_any_number_of_threads(M, N, K):
+    rng = np.random.default_rng(7)
+    a, b = _matrix(rng, M, K), _matrix(rng, K, N)
+    before, results = threads.get_num_threads(), []
+    try:
+        for n in range(1, min(4, numba.config.NUMBA_NUM_THREADS) + 1):
+            threads.set_num_threads(n)
+            results += [matmul(a, b), matmul(a, b)]
+    finally:
+        threads.set_num_threads(before)
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+SHAPES = [(1, 768, 384, 128), (1, 1, 1, 1), (48, 64, 64, 32), (2, 5000, 9, 7)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize(("stack", "M", "N", "K"), SHAPES)
+def test_blocks_cover_whole_tiles(n, stack, M, N, K):
+    m_block, n_block, k_block = gemm._blocks(stack, M, N, K, n)
+    assert m_block % ROWS == n_block % COLS == k_block % tile.LANES == 0
+    assert 0 < n_block <= max(gemm.WIDTH, COLS)
+    assert 0 < k_block <= gemm.DEPTH
+    assert k_block == gemm._blocks(1, 1, 1, K, 1)[2]  # the order of a sum depends on K alone
+
+
+# ---- packing and processors -------------------------------------------------------------------------------------
+
+
+@needs_jit
+@pytest.mark.parametrize("width", [ROWS, COLS])
+@pytest.mark.parametrize("lines", [1, ROWS, COLS + 1, 3 * COLS + 5])
+def test_pack(width, lines):
+    rng = np.random.default_rng(8)
+    for depth, layout in product([1, tile.LANES, tile.LANES + 1, 50], LAYOUTS.values()):
+        x = layout(_matrix(rng, lines, depth))
+        size, count = tile.panel_size(width, depth), -(-lines // width)
+        panels = np.full(5 + count * size + 5, 7, np.float32)
+        tile.pack(x, width, panels, 5)
+        for p in range(count):
+            part = x[p * width : (p + 1) * width]
+            panel = panels[5 + p * size :][: width * depth].reshape(depth, width)
+            np.testing.assert_array_equal(panel[:, : len(part)], part.T)
+            np.testing.assert_array_equal(panel[:, len(part) :], 0)
+        assert (panels[:5] == 7).all()
+        assert (panels[-5:] == 7).all()
+
+
+def test_tile_shapes():
+    assert tile.tile_shape({"avx512f", "avx2", "fma"}) == (16, 14, 32)
+    assert tile.tile_shape({"avx2", "fma"}) == (8, 6, 16)
+    assert tile.tile_shape({"neon"}) == (4, 14, 8)
+    assert tile.tile_shape(set()) == (4, 6, 8)
+
+
+OTHER_PROCESSOR = """
+import numpy as np
+from autotx.kernels import gemm, tile
+rng = np.random.default_rng(0)
+for M, N, K in [(70, 90, 110), (13, 17, 400), (1, 99, 55)]:
+    a, b = rng.standard_normal((M, K), dtype=np.float32), rng.standard_normal((K, N), dtype=np.float32)
+    gemm.SMALL = 0
+    for x, y in [(a, b), (np.asfortranarray(a), np.asfortranarray(b))]:
+        np.testing.assert_allclose(gemm.matmul(x, y), a.astype(float) @ b.astype(float), atol=1e-6 * K)
+print(tile.LANES, tile.ROWS, tile.COLS)
+"""
+
+
+def _python(code, **environment):
+    """Run code in a process of its own and return what it printed, and said on stderr."""
+    environment = {name: value for name, value in environment.items() if value is not None}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr
+
+
+def _x86():
+    return "avx2" in tile.host_features()
+
+
+@needs_jit
+@pytest.mark.skipif(not _x86(), reason="no AVX2 here")
+def test_avx2():
+    """The tile of a processor without AVX-512, on one that may have it."""
+    shape, _ = _python(OTHER_PROCESSOR, NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES="+avx,+avx2,+fma,+sse4.2")
+    assert shape == "8 6 16"
+
+
+@needs_jit
+def test_kept_kernels_are_found_again(tmp_path):
+    code = "import numpy as np; from autotx.kernels import tile; print(tile.panel_size(4, 8))"
+    first, said = _python(code, NUMBA_CACHE_DIR=str(tmp_path))
+    assert f"autotx: compiling kernels (once; kept in {tmp_path / 'autotx'})\n" == said
+    kept = list((tmp_path / "autotx").iterdir())
+    assert _python(code, NUMBA_CACHE_DIR=str(tmp_path)) == (first, "")
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:-1])  # damaged: compiled again
+    assert _python(code, NUMBA_CACHE_DIR=str(tmp_path)) == (first, said)
+    assert sorted((tmp_path / "autotx").iterdir()) == sorted(kept)
+
+
+@needs_jit
+def test_one_warning_where_no_folder_can_be_written(tmp_path, monkeypatch):
+    code = """
+import pathlib, warnings
+from autotx.kernels import jit, tile
+pathlib.Path.mkdir = lambda *a, **k: (_ for _ in ()).throw(PermissionError())
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    tile.panel_size(4, 8), jit.kernel(lambda x: x + 1)(2)
+print(len(caught), caught[0].message)
+"""
+    printed, said = _python(code)
+    assert said == ""
+    assert printed.startswith("1 autotx: kernels are compiled anew in every process, because no folder")
+
+
+def test_the_name_of_a_kept_kernel_depends_on_the_modules_it_imports():
+    gemm_sources = jit._source_hash(jit.Path(gemm.__file__))
+    assert gemm_sources == jit._source_hash(jit.Path(gemm.__file__))
+    assert gemm_sources != jit._source_hash(jit.Path(tile.__file__))
