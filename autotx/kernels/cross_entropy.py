@@ -10,7 +10,6 @@ from autotx.kernels.jit import kernel
 from autotx.kernels.rows import IDS, IN1, IN2, INTEGER, OUT1, OUT2, REAL, compiled, flat, rows, rows_a_chunk, use_numba
 
 NOTHING = -(2**63)  # what stands for ignore_index=None
-LANES = 64  # elements of a row that give the first guess of its maximum
 BLOCK = 4096  # elements that stay in the first cache between two looks at them
 
 
@@ -109,9 +108,7 @@ def _log_sum_exp(x):
     m need not be the maximum, only so near that nothing overflows. So it stays what it was until an element exceeds it
     by far; then the sum so far is scaled to the new m, and the block is summed again.
     """
-    s, m = ZERO, SMALLEST
-    for i in range(min(x.size, LANES)):
-        m = larger(m, x[i])
+    s, m = ZERO, larger(SMALLEST, x[0])
     for start in range(0, x.size, BLOCK):
         block = x[start : start + BLOCK]
         more, top = _exp_sum_and_max(block, m)

@@ -5,7 +5,7 @@ import math
 import numba
 import numpy as np
 
-from autotx.kernels.exp import HALF, ONE, ZERO, erf_twin, exp, normal_cdf
+from autotx.kernels.exp import HALF, ONE, ZERO, erf_twin, exp, normal_cdf, normal_cdf_with_bell
 from autotx.kernels.jit import kernel
 from autotx.kernels.rows import CHUNK, IN1, OUT1, compiled, flat, use_numba
 
@@ -58,14 +58,14 @@ PEAK = np.float32(DENSITY)
 @kernel(fastmath={"contract"})
 def _exact_piece(x, y):
     for i in range(x.size):
-        y[i] = x[i] * normal_cdf(x[i], exp(-HALF * x[i] * x[i]))
+        y[i] = x[i] * normal_cdf(x[i])
 
 
 @kernel(fastmath={"contract"})
 def _exact_backward_piece(g, x, dx):
     for i in range(x.size):
         bell = exp(-HALF * x[i] * x[i])
-        dx[i] = g[i] * (normal_cdf(x[i], bell) + x[i] * PEAK * bell)
+        dx[i] = g[i] * (normal_cdf_with_bell(x[i], bell) + x[i] * PEAK * bell)
 
 
 @kernel(fastmath={"contract"})

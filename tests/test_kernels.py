@@ -1,0 +1,283 @@
+"""Every kernel against its NumPy twin in float64, at the edges of shapes and values; equal bits for any thread count.
+
+With NUMBA_DISABLE_JIT=1 the same tests compare the twins in float32 with themselves in float64.
+"""
+
+import math
+
+import numba
+import numpy as np
+import pytest
+
+from autotx.kernels import adamw, cross_entropy, embedding, exp, gelu, layernorm, softmax
+from autotx.kernels.jit import kernel
+
+SHAPES = [(0, 5), (1, 1), (1, 7), (5, 1), (3, 33), (2, 3, 65), (7, 128), (300, 131)]  # the last: several chunks
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def normal(rng, *shape, scale=1.0):
+    return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+
+def precise(arguments):
+    """The same arguments in float64, so that the twin is called. Copies, since some kernels work in place."""
+    wider = {np.dtype(np.float32): np.float64}
+    return [x.astype(wider.get(x.dtype, x.dtype)) if isinstance(x, np.ndarray) else x for x in arguments]
+
+
+def check(function, *arguments, tolerance=2e-6):
+    """Compare with the twin, the largest element of each result (at least 1) being the measure. Returns the results."""
+    expected = function(*precise(arguments))
+    found = function(*arguments)
+    for a, b in zip(*((x if isinstance(x, tuple) else (x,)) for x in (found, expected))):
+        assert a.dtype == np.float32
+        assert a.shape == b.shape
+        finite = np.abs(b[np.isfinite(b)])
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * finite.max(initial=1))
+    return found
+
+
+def layouts(x):
+    """x as it is, read-only, with its axes stored in the other order, with gaps, and at an odd address."""
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    wide = np.repeat(x, 2, axis=-1)[..., ::2]
+    odd = np.zeros(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
+    odd[...] = x
+    return x, frozen, np.asfortranarray(x), wide, odd
+
+
+# ---- float32 functions ------------------------------------------------------------------------------------------
+
+
+@kernel
+def all_values(x, e, t, r):
+    for i in range(x.size):
+        e[i], t[i], r[i] = exp.exp(x[i]), exp.tanh(x[i]), exp.erf(x[i])
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="these functions exist in compiled code alone")
+def test_exp_tanh_and_erf():
+    x = np.concatenate([np.linspace(-87, 88.7, 100_001), np.linspace(-1, 1, 10_001), [0.0]]).astype(np.float32)
+    e, t, r = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+    all_values(x, e, t, r)
+    wide = x.astype(np.float64)
+    normal_range = np.exp(wide) > 1.8e-38
+    assert np.max(np.abs(e / np.exp(wide) - 1)[normal_range]) < 1.5e-7
+    with np.errstate(invalid="ignore"):
+        assert np.nanmax(np.abs(t / np.tanh(wide) - 1)) < 2.5e-7
+    assert np.max(np.abs(r - exp.erf_twin(wide))) < 4e-7
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="these functions exist in compiled code alone")
+def test_exp_at_the_ends():
+    x = np.array([-np.inf, -1e30, -200, 89, 1e30, np.inf, np.nan, 0], np.float32)
+    e, t, r = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+    all_values(x, e, t, r)
+    np.testing.assert_array_equal(e, [0, 0, 0, np.inf, np.inf, np.inf, np.nan, 1])
+    np.testing.assert_array_equal(t, [-1, -1, -1, 1, 1, 1, np.nan, 0])
+    np.testing.assert_allclose(r, [-1, -1, -1, 1, 1, 1, np.nan, 0], atol=2e-7)
+
+
+def test_erf_twin_is_exact():
+    x = np.concatenate([np.linspace(-7, 7, 2001), [0.0, 1e-12, -1e-300, 30.0, np.inf, -np.inf]])
+    exact = np.array([math.erf(value) for value in x])
+    np.testing.assert_allclose(exp.erf_twin(x), exact, rtol=0, atol=2e-15)
+    assert np.isnan(exp.erf_twin(np.array([np.nan])))
+
+
+# ---- row by row -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_softmax(rng, shape):
+    x, g = normal(rng, *shape, scale=3), normal(rng, *shape)
+    p = check(softmax.softmax, x)
+    check(softmax.softmax_backward, p, g)
+    y = check(softmax.log_softmax, x)
+    check(softmax.log_softmax_backward, y, g)
+
+
+def test_softmax_of_extreme_rows():
+    inf = np.inf
+    x = np.array([[-inf, -inf, -inf], [-inf, 0, -inf], [1e30, -1e30, 1e30], [-1e4, 0, 1e4], [0, np.nan, 0]], np.float32)
+    expected = np.array([[0, 0, 0], [0, 1, 0], [0.5, 0, 0.5], [0, 0, 1], [np.nan] * 3])
+    for values in (x, x.astype(np.float64)):
+        np.testing.assert_allclose(softmax.softmax(values), expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_layer_norm(rng, shape):
+    C = shape[-1]
+    x, g, gamma, beta = normal(rng, *shape), normal(rng, *shape), normal(rng, C), normal(rng, C)
+    _, mean, rstd = check(layernorm.layer_norm, x, gamma, beta, 1e-5, tolerance=4e-6)
+    assert mean.shape == rstd.shape == shape[:-1]
+    check(layernorm.layer_norm_backward, g, x, gamma, mean, rstd, tolerance=4e-6 * max(1, rstd.max(initial=1)))
+
+
+def test_layer_norm_of_a_mean_far_from_zero(rng):
+    x = 1000 + normal(rng, 4, 256)
+    one = np.ones(256, np.float32)
+    y, _, rstd = layernorm.layer_norm(x, one, 0 * one, 1e-5)
+    expected, _, expected_rstd = layernorm.layer_norm(*precise((x, one, 0 * one)), 1e-5)
+    np.testing.assert_allclose(rstd, expected_rstd, rtol=1e-4)
+    np.testing.assert_allclose(y, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("shape", [(), *SHAPES])
+def test_gelu(rng, shape, approximate):
+    x, g = np.asarray(normal(rng, *shape, scale=3)), np.asarray(normal(rng, *shape))
+    check(gelu.gelu, x, approximate)
+    check(gelu.gelu_backward, g, x, approximate)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_far_out(approximate):
+    x = np.array([-1e10, -1e4, -40, -13, 0, 13, 40, 1e4, 1e10], np.float32)
+    np.testing.assert_allclose(gelu.gelu(x, approximate), np.maximum(x, 0), atol=1e-30)
+    slope = gelu.gelu_backward(np.ones_like(x), x, approximate)
+    np.testing.assert_allclose(slope, [0, 0, 0, 0, 0.5, 1, 1, 1, 1], atol=1e-30)
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_any_layout(rng, index):
+    x, g = layouts(normal(rng, 6, 10))[index], layouts(normal(rng, 6, 10))[index]
+    p = check(softmax.softmax, x)
+    check(softmax.softmax_backward, p, g)
+    check(gelu.gelu, x, "tanh")
+    gamma = layouts(normal(rng, 10))[index]
+    _, mean, rstd = check(layernorm.layer_norm, x, gamma, gamma, 1e-5)
+    check(layernorm.layer_norm_backward, g, x, gamma, mean, rstd)
+    targets = np.arange(12)[::2] % 10
+    _, lse = check(cross_entropy.cross_entropy, x, targets, None, 0.1)
+    check(cross_entropy.cross_entropy_backward, x, lse, targets, g[:, 0], None, 0.1)
+    assert adamw.sum_of_squares(x) == pytest.approx(np.square(x, dtype=np.float64).sum(), rel=1e-12)
+    buffer = normal(rng, 10, 10)
+    embedding.add_rows(buffer, targets, g)
+
+
+# ---- cross entropy ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ignore_index", [None, -1, 0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (1, 7), (5, 65), (300, 131), (3, 9001)])
+def test_cross_entropy(rng, shape, smoothing, ignore_index):
+    N, V = shape
+    z, scale, targets = normal(rng, N, V, scale=3), normal(rng, N), rng.integers(0, V, N)
+    if ignore_index is not None:
+        targets[::3] = ignore_index
+    losses, lse = check(cross_entropy.cross_entropy, z, targets, ignore_index, smoothing)
+    assert not losses[targets == ignore_index].any()
+    arguments = z, lse, targets, scale, ignore_index, smoothing
+    dz = check(cross_entropy.cross_entropy_backward, *arguments)
+    assert not dz[targets == ignore_index].any()
+    np.testing.assert_allclose(dz.sum(axis=1), 0, atol=1e-4)
+    out = np.empty_like(z)
+    assert cross_entropy.cross_entropy_backward(*arguments, out) is out
+    np.testing.assert_array_equal(out, dz)
+    assert cross_entropy.cross_entropy_backward(*arguments, z) is z  # in place
+    np.testing.assert_array_equal(z, dz)
+
+
+def test_cross_entropy_of_logits_that_rise_far():
+    z = np.zeros((5, 10_000), np.float32)
+    z[0, 5000] = 1e4  # a new reference in the middle of the row
+    z[1] = np.linspace(-500, 500, 10_000)
+    z[2, :9000] = -np.inf
+    z[3] = -1e30
+    z[4, 7000] = np.nan
+    targets = np.full(5, 9500)
+    losses, lse = check(cross_entropy.cross_entropy, z, targets)
+    np.testing.assert_allclose(lse[[0, 3]], [1e4, -1e30], rtol=1e-6)
+    assert np.isnan(losses[4])
+    check(cross_entropy.cross_entropy_backward, z[:3], lse[:3], targets[:3], np.ones(3, np.float32), tolerance=2e-4)
+
+
+# ---- parameters -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 17, 16384, 50_001])
+def test_adamw(rng, size):
+    p, g, m = (normal(rng, size) for _ in range(3))
+    v = normal(rng, size) ** 2
+    expected = precise((p, g, m, v))
+    for step in (1, 2, 3):
+        settings = 1e-2, 0.9, 0.99, 1e-8, 0.1, step
+        adamw.adamw(p, g, m, v, *settings)
+        adamw.adamw(*expected, *settings)
+    for a, b in zip((p, m, v), (expected[0], *expected[2:])):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=2e-6)
+
+
+def test_adamw_follows_the_formula():
+    p, g, m, v = (np.array([value]) for value in (2.0, 0.5, 0.0, 0.0))
+    adamw.adamw(p, g, m, v, 0.1, 0.9, 0.99, 1e-8, 0.01, 1)
+    assert p[0] == pytest.approx(2 * (1 - 0.1 * 0.01) - 0.1)  # the first step is lr times the sign of g
+    assert m[0] == pytest.approx(0.05)
+    assert v[0] == pytest.approx(0.0025)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (3, 5), (50_001,)])
+def test_sum_of_squares(rng, shape):
+    x = normal(rng, *shape, scale=100)
+    assert adamw.sum_of_squares(x) == pytest.approx(float(np.square(x, dtype=np.float64).sum()), rel=1e-12)
+    assert isinstance(adamw.sum_of_squares(x), float)
+
+
+@pytest.mark.parametrize(("V", "C", "N"), [(5, 3, 0), (1, 1, 9), (7, 33, 50), (4, 300, 100), (3, 0, 4)])
+def test_add_rows_in_order(rng, V, C, N):
+    buffer, ids, g = normal(rng, V, C), rng.integers(0, V, N), normal(rng, N, C, scale=1e3)
+    expected = buffer.copy()
+    for n in range(N):
+        expected[ids[n]] += g[n]
+    embedding.add_rows(buffer, ids, g)
+    np.testing.assert_array_equal(buffer, expected)
+
+
+def test_add_rows_into_part_of_an_array(rng):
+    whole, g = np.zeros((4, 6), np.float32), normal(rng, 3, 3)
+    embedding.add_rows(whole[:, ::2], np.array([1, 1, 3]), g)
+    np.testing.assert_allclose(whole[1, ::2], g[0] + g[1])
+    assert not whole[:, 1::2].any()
+
+
+# ---- threads ----------------------------------------------------------------------------------------------------
+
+
+def everything(rng):
+    """The results of all kernels on arrays of several chunks."""
+    N, C = 300, 131
+    x, g, gamma = normal(rng, N, C), normal(rng, N, C), normal(rng, C)
+    p, y = softmax.softmax(x), softmax.log_softmax(x)
+    yield from (p, softmax.softmax_backward(p, g), y, softmax.log_softmax_backward(y, g))
+    normed, mean, rstd = layernorm.layer_norm(x, gamma, gamma)
+    yield from (normed, mean, rstd, *layernorm.layer_norm_backward(g, x, gamma, mean, rstd))
+    for approximate in ("none", "tanh"):
+        yield from (gelu.gelu(x, approximate), gelu.gelu_backward(g, x, approximate))
+    targets = rng.integers(0, C, N)
+    losses, lse = cross_entropy.cross_entropy(x, targets)
+    yield from (losses, lse, cross_entropy.cross_entropy_backward(x, lse, targets, losses))
+    buffer = np.zeros((C, C), np.float32)
+    embedding.add_rows(buffer, targets, g)
+    p, g, m, v = x.ravel().copy(), g.ravel(), x.ravel() / 2, x.ravel() ** 2
+    adamw.adamw(p, g, m, v, 1e-3, 0.9, 0.99, 1e-8, 0.1, 1)
+    yield from (buffer, p, m, v, np.array(adamw.sum_of_squares(g)))
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread alone")
+def test_the_same_bits_for_any_number_of_threads():
+    before = numba.get_num_threads()
+    results = []
+    for threads in (1, 2):
+        numba.set_num_threads(threads)
+        results.append(list(everything(np.random.default_rng(1))))
+    numba.set_num_threads(before)
+    for a, b in zip(*results):
+        np.testing.assert_array_equal(a, b)
