@@ -1,5 +1,6 @@
 """Attention, forward and backward, on stacks of (T, D) queries, (S, D) keys and (S, Dv) values."""
 
+import functools
 import math
 import threading
 from collections import namedtuple
@@ -10,9 +11,9 @@ from numba import types
 from numba.extending import register_jitable
 
 from autotx.kernels.exp import exp
-from autotx.kernels.gemm import _next
-from autotx.kernels.jit import kernel
-from autotx.kernels.rows import compiled, plain
+from autotx.kernels.jit import address, call_at, compile_for, kernel
+from autotx.kernels.rows import plain
+from autotx.kernels.threads import next_task
 from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, aligned, multiply, pack, panel_size
 
 KEYS = 112  # keys in a block, at most
@@ -37,10 +38,10 @@ def attention(q, k, v, mask=None, causal=False, keep=None):
     lse = np.empty((B, H, T), np.float32)
     block = _key_block(S)
     piece = T if B * H >= 16 else min(T, PIECE)
-    offsets, scratch, counter = _scratch(_forward_sizes(S, D, block))
-    _forward(
-        q4, k4, v4, _added(mask, q, k), mask is not None, causal, out_flat, out_steps, lse,
-        scratch, offsets, counter, numba.get_num_threads(), block, piece,
+    offsets = _offsets(_forward_sizes, S, D, block)
+    _compiled_forward()(
+        q4, k4, v4, _added(mask, q, k), mask is not None, causal, out_flat, out_steps, lse, block, piece,
+        offsets, *_scratch(offsets[-1]),
     )  # fmt: skip
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])
 
@@ -53,11 +54,10 @@ def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None)
     D, S = q4.shape[3], k4.shape[2]
     (dq, dq_flat, dq_steps), (dk, dk_flat, dk_steps), (dv, dv_flat, dv_steps) = (_empty_like(x) for x in (q4, k4, v4))
     block = _key_block(S)
-    offsets, scratch, counter = _scratch(_backward_sizes(S, D, block))
-    _backward(
+    offsets = _offsets(_backward_sizes, S, D, block)
+    _compiled_backward()(
         g4, q4, k4, v4, out4, plain(lse).reshape(q4.shape[:3]), _added(mask, q, k), mask is not None, causal,
-        dq_flat, dq_steps, dk_flat, dk_steps, dv_flat, dv_steps,
-        scratch, offsets, counter, numba.get_num_threads(), block,
+        dq_flat, dq_steps, dk_flat, dk_steps, dv_flat, dv_steps, block, offsets, *_scratch(offsets[-1]),
     )  # fmt: skip
     return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)
 
@@ -119,9 +119,9 @@ def _four_axes(x):
 
 
 def _added(mask, q, k):
-    """The mask as floats to add, a (B, H, T, S) view in which broadcast axes take no memory; a dummy for None."""
+    """The mask as floats to add, a (B, H, T, S) view in which broadcast axes take no memory. Not read for None."""
     if mask is None:
-        return ZEROS[:1].reshape(1, 1, 1, 1)
+        mask = ZEROS[:1]
     if mask.dtype == bool:
         mask = np.where(mask, ZERO, -INFINITY)
     return _four_axes(np.broadcast_to(mask.astype(np.float32, copy=False), (*q.shape[:-1], k.shape[-2])))
@@ -156,34 +156,61 @@ def _panels(lines, width, depth):
     return _up(lines, width) // width * panel_size(width, depth)
 
 
+@functools.lru_cache(maxsize=1024)
+def _offsets(sizes, S, D, block):
+    """Where in a thread's memory each buffer starts and the last ends: on whole lines of COLS, with room between."""
+    offsets = [0]
+    for size in sizes(S, D, block):
+        offsets.append(offsets[-1] + _up(size + LANES * COLS, 64))
+    return (*offsets[:-1], _up(offsets[-1], 1024))
+
+
 _mine = threading.local()
 
 
-def _scratch(sizes):
-    """Where in a thread's memory each of its buffers starts and the last ends; the memory of all threads; a counter.
-
-    Buffers start on cache lines and have room for what `pack` spills. The memory is kept for the next call.
-    """
-    offsets = [0]
-    for size in sizes:
-        offsets.append(offsets[-1] + _up(size + LANES * COLS, 16))
-    offsets[-1] = _up(offsets[-1], 1024)
-    total = numba.get_num_threads() * offsets[-1]
-    if getattr(_mine, "size", -1) < total:
-        _mine.memory, _mine.size, _mine.counter = aligned(total), total, np.zeros(1, np.int64)
-    return tuple(offsets), _mine.memory, _mine.counter
+def _scratch(size):
+    """Memory for the buffers of all threads, kept for the next call: (threads, size); the same in lines; a counter."""
+    total = numba.get_num_threads() * size
+    if getattr(_mine, "total", -1) < total:
+        _mine.memory, _mine.total, _mine.counter = aligned(total), total, np.zeros(1, np.int64)
+    memory = _mine.memory[:total].reshape(-1, size)
+    return memory, memory.reshape(-1, size // COLS, COLS), _mine.counter
 
 
-IN4, IN3 = (types.Array(types.float32, ndim, "A", readonly=True) for ndim in (4, 3))
-PLAIN3 = types.Array(types.float32, 3, "C")
-READ3 = types.Array(types.float32, 3, "C", readonly=True)
-FLAT, COUNTER = types.float32[::1], types.int64[::1]
+IN2, IN3, IN4 = (types.Array(types.float32, ndim, "A", readonly=True) for ndim in (2, 3, 4))
+READ1, READ3 = (types.Array(types.float32, ndim, "C", readonly=True) for ndim in (1, 3))
+OUT3 = types.Array(types.float32, 3, "C")
+FLAT, TABLE, COUNTER = types.float32[::1], types.float32[:, ::1], types.int64[::1]
 FLAG, NUMBER, STEPS = types.boolean, types.intp, types.UniTuple(types.intp, 3)
+
+
+def _compile(parallel, head, arguments, head_arguments):
+    """The parallel kernel, ready to be called without its first two arguments, the addresses of `head` and `pack`."""
+    pack_at = _pack_address()  # first, for `head` calls it
+    head_at = address(head, types.void(NUMBER, *head_arguments, FLAT, IN2))
+    signature = types.void(NUMBER, NUMBER, *arguments, TABLE, IN3, COUNTER)
+    return functools.partial(compile_for(parallel, signature), head_at, pack_at)
+
+
+@functools.cache
+def _pack_address():
+    return address(_pack_once, types.void(IN2, NUMBER, FLAT, NUMBER))
+
+
+@kernel
+def _pack_once(x, width, panels, at):
+    pack(x, width, panels, at)
+
+
+@kernel
+def _pack(pack_at, x, width, panels, at):
+    """`pack`, by its address: it is long, and would be compiled into each of the functions below."""
+    call_at(_pack_once, pack_at, (x, width, panels, at))
 
 
 # ---- forward ----------------------------------------------------------------------------------------------------
 
-Forward = namedtuple("Forward", "k v q scores mask out top factor shift rows")
+Forward = namedtuple("Forward", "pack lines out_line k v q scores mask out top factor shift rows")
 
 
 def _forward_sizes(S, D, block):
@@ -195,38 +222,48 @@ def _forward_sizes(S, D, block):
     )  # fmt: skip
 
 
-@compiled(
-    IN4, IN4, IN4, IN4, FLAG, FLAG, FLAT, STEPS, PLAIN3,
-    FLAT, types.UniTuple(types.intp, 11), COUNTER, NUMBER, NUMBER, NUMBER,
-)  # fmt: skip
+@functools.cache
+def _compiled_forward():
+    offsets = types.UniTuple(types.intp, 11)
+    return _compile(
+        _forward, _forward_head,
+        (IN4, IN4, IN4, IN4, FLAG, FLAG, FLAT, STEPS, OUT3, NUMBER, NUMBER, offsets),
+        (IN2, IN2, IN2, IN2, FLAG, FLAG, NUMBER, NUMBER, FLAT, NUMBER, NUMBER, FLAT, NUMBER, offsets),
+    )  # fmt: skip
+
+
 @kernel(parallel=True)
-def _forward(q, k, v, mask, masked, causal, out, steps, lse, scratch, offsets, counter, threads, block, piece):
-    """A unit of work is a piece of the queries of one head of one sequence; a thread takes the next that is left."""
+def _forward(
+    head_at, pack_at, q, k, v, mask, masked, causal, out, steps, lse, block, piece, offsets, scratch, lines, counter
+):
+    """Each thread takes the next task until none is left: a piece of the queries of one head of one sequence."""
     B, H, T = q.shape[:3]
     pieces = (T + piece - 1) // piece
     counter[0] = 0
-    for worker in numba.prange(threads):
-        at = worker * offsets[10]
-        work = Forward(
-            scratch[at + offsets[0] :], scratch[at + offsets[1] :], scratch[at + offsets[2] :],
-            scratch[at + offsets[3] :], scratch[at + offsets[4] :], scratch[at + offsets[5] :],
-            scratch[at + offsets[6] :], scratch[at + offsets[7] :], scratch[at + offsets[8] :],
-            scratch[at + offsets[9] :],
-        )  # fmt: skip
-        unit = _next(counter)
-        while unit < B * H * pieces:
-            b, h, first = unit // pieces // H, unit // pieces % H, unit % pieces * piece
-            place = b * steps[0] + h * steps[1]
-            _forward_unit(
-                q[b, h], k[b, h], v[b, h], mask[b, h] if masked else mask[0, 0], masked, causal,
-                first, min(first + piece, T), out, place, steps[2], lse[b, h], block, work,
+    for i in numba.prange(scratch.shape[0]):
+        task = next_task(counter)
+        while task < B * H * pieces:
+            b, h, first = task // pieces // H, task // pieces % H, task % pieces * piece
+            last, place = min(first + piece, T), b * steps[0] + h * steps[1]
+            arguments = (
+                pack_at, q[b, h], k[b, h], v[b, h], mask[b, h], masked, causal, first, last,
+                out, place, steps[2], lse[b, h], block, offsets, scratch[i], lines[i],
             )  # fmt: skip
-            unit = _next(counter)
+            call_at(_forward_head, head_at, arguments)
+            task = next_task(counter)
 
 
 @kernel
-def _forward_unit(q, k, v, mask, masked, causal, first, last, out, place, step, lse, block, work):
+def _forward_head(
+    pack_at, q, k, v, mask, masked, causal, first, last, out, place, step, lse, block, offsets, scratch, lines
+):
     """Queries first to last of one head. q: (T, D), k, v: (S, D); query t's result goes to out[place + t * step :]."""
+    work = Forward(
+        pack_at, lines, offsets[5] // COLS,
+        scratch[offsets[0] :], scratch[offsets[1] :], scratch[offsets[2] :], scratch[offsets[3] :],
+        scratch[offsets[4] :], scratch[offsets[5] :], scratch[offsets[6] :], scratch[offsets[7] :],
+        scratch[offsets[8] :], scratch[offsets[9] :],
+    )  # fmt: skip
     T, D = q.shape
     S = k.shape[0]
     ahead = S - T if causal else S  # query t sees the keys before t + ahead + 1
@@ -243,7 +280,7 @@ def _forward_unit(q, k, v, mask, masked, causal, first, last, out, place, step, 
                     out_at = (t - q0) * tall
                     _scores(work.q, (t - q0) // COLS, work.k, s // ROWS, D, n, work.scores)
                     if masked:
-                        _add_mask(mask[t : min(t + COLS, T), s : s + n], work.mask, work.scores)
+                        _add_mask(mask[t : min(t + COLS, T), s : s + n], work.mask, work.scores, work.pack)
                     _cut_future(work.scores, n, t + ahead - s)
                     _soften(work.scores, n, work.top, t - q0, work.factor, work.shift)
                     _rescale(work.out, out_at, tall, work.factor)
@@ -254,17 +291,17 @@ def _forward_unit(q, k, v, mask, masked, causal, first, last, out, place, step, 
                 total = work.out[out_at + D * COLS + j]
                 work.factor[j] = ONE / total if total != ZERO else ZERO
                 lse[t + j] = work.top[t - q0 + j] + math.log(total) if total != ZERO else -INFINITY
-            _write(work.out, out_at, work.factor, D, lines, work.rows, out, place + t * step, step)
+            _write(work.out, out_at, work.factor, D, lines, work, work.out_line, out, place + t * step, step)
 
 
 @kernel
 def _pack_keys(k, v, seen, block, work):
     """Keys as panels of ROWS keys, values of ROWS channels; channel D is 1: its result is the sum of the weights."""
     S, D = k.shape
-    pack(k[:seen], ROWS, work.k, 0)
+    _pack(work.pack, k[:seen], ROWS, work.k, 0)
     for s in range(0, seen, block):
         keys, place = min(block, S - s), s // block * _panels(D + 1, ROWS, block)
-        pack(v[s : s + keys].T, ROWS, work.v, place)
+        _pack(work.pack, v[s : s + keys].T, ROWS, work.v, place)
         ones = place + D // ROWS * panel_size(ROWS, keys) + D % ROWS
         for i in range(keys):
             work.v[ones + i * ROWS] = ONE
@@ -276,9 +313,9 @@ def _scale(D):
 
 
 @kernel
-def _pack_scaled(x, scale, panels):
+def _pack_scaled(x, scale, panels, pack_at):
     """Pack x as panels of COLS lines, times scale."""
-    pack(x, COLS, panels, 0)
+    _pack(pack_at, x, COLS, panels, 0)
     for i in range(_panels(x.shape[0], COLS, x.shape[1])):
         panels[i] *= scale
 
@@ -286,7 +323,7 @@ def _pack_scaled(x, scale, panels):
 @kernel
 def _start_queries(q, q0, q1, work):
     D = q.shape[1]
-    _pack_scaled(q[q0:q1], _scale(D), work.q)
+    _pack_scaled(q[q0:q1], _scale(D), work.q, work.pack)
     for i in range(_up(q1 - q0, COLS) * _up(D + 1, 4)):
         work.out[i] = ZERO
     for i in range(QUERIES):
@@ -303,10 +340,10 @@ def _scores(right, right_panel, left, left_panel, D, n, scores):
 
 
 @kernel
-def _add_mask(mask, panel, scores):
+def _add_mask(mask, panel, scores, pack_at):
     """Add the mask (queries, n) to the scores (n, COLS)."""
     n = mask.shape[1]
-    pack(mask, COLS, panel, 0)
+    _pack(pack_at, mask, COLS, panel, 0)
     for i in range(n * COLS):
         scores[i] += panel[i]
 
@@ -368,20 +405,21 @@ def _weigh(weights, n, channels, at, depth, D, out, out_at):
 
 
 @kernel
-def _write(x, at, factor, D, lines, rows, out, place, step):
-    """out[place + j * step + d] = x[d, j] factor[j] for the first `lines` columns j of x (D, COLS)."""
+def _write(x, at, factor, D, count, work, line, out, place, step):
+    """out[place + j * step + d] = x[d, j] factor[j] for the first `count` columns j of x (D, COLS)."""
     _rescale(x, at, _up(D, 4), factor)
-    width = _up(D, LANES)
-    pack(x[at : at + D * COLS].reshape(D, COLS), width, rows, 0)
-    for j in range(lines):
+    width, first = _up(D, LANES), line + at // COLS
+    _pack(work.pack, work.lines[first : first + D], width, work.rows, 0)
+    for j in range(count):
         for d in range(D):
-            out[place + j * step + d] = rows[j * width + d]
+            out[place + j * step + d] = work.rows[j * width + d]
 
 
 # ---- backward ---------------------------------------------------------------------------------------------------
 
 Backward = namedtuple(
     "Backward",
+    "pack lines weights_line grads_line dq_line "
     "k k_channels v q q_channels g g_channels weights grads mask weights_turned grads_turned dq lse e out rows",
 )
 
@@ -397,45 +435,51 @@ def _backward_sizes(S, D, block):
     )  # fmt: skip
 
 
-@compiled(
-    IN4, IN4, IN4, IN4, IN4, READ3, IN4, FLAG, FLAG, FLAT, STEPS, FLAT, STEPS, FLAT, STEPS,
-    FLAT, types.UniTuple(types.intp, 18), COUNTER, NUMBER, NUMBER,
-)  # fmt: skip
+@functools.cache
+def _compiled_backward():
+    offsets = types.UniTuple(types.intp, 18)
+    return _compile(
+        _backward, _backward_head,
+        (IN4, IN4, IN4, IN4, IN4, READ3, IN4, FLAG, FLAG, FLAT, STEPS, FLAT, STEPS, FLAT, STEPS, NUMBER, offsets),
+        (IN2, IN2, IN2, IN2, IN2, READ1, IN2, FLAG, FLAG, *3 * (FLAT, NUMBER, NUMBER), NUMBER, offsets),
+    )  # fmt: skip
+
+
 @kernel(parallel=True)
 def _backward(
-    g, q, k, v, out, lse, mask, masked, causal, dq, dq_steps, dk, dk_steps, dv, dv_steps,
-    scratch, offsets, counter, threads, block,
+    head_at, pack_at, g, q, k, v, out, lse, mask, masked, causal, dq, dq_steps, dk, dk_steps, dv, dv_steps, block,
+    offsets, scratch, lines, counter,
 ):  # fmt: skip
-    """A unit of work is one head of one sequence: its dk and dv have one owner, who adds to them in a fixed order."""
+    """Each thread takes the next task until none is left: one head, so that its dk and dv have one owner."""
     B, H = q.shape[:2]
     counter[0] = 0
-    for worker in numba.prange(threads):
-        at = worker * offsets[17]
-        work = Backward(
-            scratch[at + offsets[0] :], scratch[at + offsets[1] :], scratch[at + offsets[2] :],
-            scratch[at + offsets[3] :], scratch[at + offsets[4] :], scratch[at + offsets[5] :],
-            scratch[at + offsets[6] :], scratch[at + offsets[7] :], scratch[at + offsets[8] :],
-            scratch[at + offsets[9] :], scratch[at + offsets[10] :], scratch[at + offsets[11] :],
-            scratch[at + offsets[12] :], scratch[at + offsets[13] :], scratch[at + offsets[14] :],
-            scratch[at + offsets[15] :], scratch[at + offsets[16] :],
-        )  # fmt: skip
-        unit = _next(counter)
-        while unit < B * H:
-            b, h = unit // H, unit % H
-            _backward_unit(
-                g[b, h], q[b, h], k[b, h], v[b, h], out[b, h], lse[b, h], mask[b, h] if masked else mask[0, 0],
-                masked, causal, dq, b * dq_steps[0] + h * dq_steps[1], dq_steps[2],
-                dk, b * dk_steps[0] + h * dk_steps[1], dk_steps[2],
-                dv, b * dv_steps[0] + h * dv_steps[1], dv_steps[2], block, work,
+    for i in numba.prange(scratch.shape[0]):
+        task = next_task(counter)
+        while task < B * H:
+            b, h = task // H, task % H
+            arguments = (
+                pack_at, g[b, h], q[b, h], k[b, h], v[b, h], out[b, h], lse[b, h], mask[b, h], masked, causal,
+                dq, b * dq_steps[0] + h * dq_steps[1], dq_steps[2], dk, b * dk_steps[0] + h * dk_steps[1], dk_steps[2],
+                dv, b * dv_steps[0] + h * dv_steps[1], dv_steps[2], block, offsets, scratch[i], lines[i],
             )  # fmt: skip
-            unit = _next(counter)
+            call_at(_backward_head, head_at, arguments)
+            task = next_task(counter)
 
 
 @kernel
-def _backward_unit(
-    g, q, k, v, out, lse, mask, masked, causal, dq, dq_at, dq_step, dk, dk_at, dk_step, dv, dv_at, dv_step, block, work
-):
+def _backward_head(
+    pack_at, g, q, k, v, out, lse, mask, masked, causal,
+    dq, dq_at, dq_step, dk, dk_at, dk_step, dv, dv_at, dv_step, block, offsets, scratch, lines,
+):  # fmt: skip
     """All gradients of one head. The row of token t starts at dq[dq_at + t * dq_step]; dk, dv likewise."""
+    work = Backward(
+        pack_at, lines, offsets[7] // COLS, offsets[8] // COLS, offsets[12] // COLS,
+        scratch[offsets[0] :], scratch[offsets[1] :], scratch[offsets[2] :], scratch[offsets[3] :],
+        scratch[offsets[4] :], scratch[offsets[5] :], scratch[offsets[6] :], scratch[offsets[7] :],
+        scratch[offsets[8] :], scratch[offsets[9] :], scratch[offsets[10] :], scratch[offsets[11] :],
+        scratch[offsets[12] :], scratch[offsets[13] :], scratch[offsets[14] :], scratch[offsets[15] :],
+        scratch[offsets[16] :],
+    )  # fmt: skip
     T, D = q.shape
     S = k.shape[0]
     ahead = S - T if causal else S  # query t sees the keys before t + ahead + 1
@@ -455,13 +499,13 @@ def _backward_unit(
                 if n > 0:
                     _scores(work.q, (t - q0) // COLS, work.k, s // ROWS, D, n, work.weights)
                     if masked:
-                        _add_mask(mask[t : min(t + COLS, T), s : s + n], work.mask, work.weights)
+                        _add_mask(mask[t : min(t + COLS, T), s : s + n], work.mask, work.weights, work.pack)
                     _cut_future(work.weights, n, t + ahead - s)
                     _scores(work.g, (t - q0) // COLS, work.v, s // ROWS, D, n, work.grads)
                     _differentiate(work.weights, work.grads, n, work.lse, work.e, t - q0)
                     _weigh(work.grads, n, work.k_channels, s // block * channels, keys, D, work.dq, (t - q0) * tall)
-                    _turn(work.weights, n, work.weights_turned, t - q0)
-                    _turn(work.grads, n, work.grads_turned, t - q0)
+                    _turn(work, work.weights_line, n, work.weights_turned, t - q0)
+                    _turn(work, work.grads_line, n, work.grads_turned, t - q0)
             n = min(keys, q1 + ahead - s)
             hidden = s - ahead - q0  # so many queries of this block do not see the first key
             nq, dv_row, dk_row = q1 - q0, dv_at + s * dv_step, dk_at + s * dk_step
@@ -471,17 +515,17 @@ def _backward_unit(
             work.mask[j] = _scale(D)
         for t in range(q0, q1, COLS):
             dq_at_t, lines = dq_at + t * dq_step, min(COLS, q1 - t)
-            _write(work.dq, (t - q0) * tall, work.mask, D, lines, work.rows, dq, dq_at_t, dq_step)
+            _write(work.dq, (t - q0) * tall, work.mask, D, lines, work, work.dq_line, dq, dq_at_t, dq_step)
 
 
 @kernel
 def _pack_both(k, v, block, work):
     """Keys and values as panels of ROWS keys, and the keys as panels of ROWS channels too."""
     S, D = k.shape
-    pack(k, ROWS, work.k, 0)
-    pack(v, ROWS, work.v, 0)
+    _pack(work.pack, k, ROWS, work.k, 0)
+    _pack(work.pack, v, ROWS, work.v, 0)
     for s in range(0, S, block):
-        pack(k[s : min(s + block, S)].T, ROWS, work.k_channels, s // block * _panels(D, ROWS, block))
+        _pack(work.pack, k[s : min(s + block, S)].T, ROWS, work.k_channels, s // block * _panels(D, ROWS, block))
 
 
 @kernel
@@ -489,11 +533,11 @@ def _pack_queries(g, q, out, lse, q0, q1, work):
     """Queries q0 to q1 and their gradients, both ways; lse; e_t = sum over d of g_td O_td; zeros for dq."""
     D, n = q.shape[1], q1 - q0
     size = panel_size(COLS, D)
-    _pack_scaled(q[q0:q1], _scale(D), work.q)
-    _pack_scaled(q[q0:q1].T, _scale(D), work.q_channels)
-    pack(g[q0:q1], COLS, work.g, 0)
-    pack(g[q0:q1].T, COLS, work.g_channels, 0)
-    pack(out[q0:q1], COLS, work.out, 0)
+    _pack_scaled(q[q0:q1], _scale(D), work.q, work.pack)
+    _pack_scaled(q[q0:q1].T, _scale(D), work.q_channels, work.pack)
+    _pack(work.pack, g[q0:q1], COLS, work.g, 0)
+    _pack(work.pack, g[q0:q1].T, COLS, work.g_channels, 0)
+    _pack(work.pack, out[q0:q1], COLS, work.out, 0)
     for i in range(_panels(n, COLS, D)):
         work.out[i] *= work.g[i]
     for t in range(0, n, COLS):
@@ -529,11 +573,11 @@ def _differentiate(weights, grads, n, lse, e, at):
 
 
 @kernel
-def _turn(x, n, turned, at):
-    """Pack x (n keys, COLS queries) as panels of ROWS keys, at query number `at` of their depth, QUERIES."""
+def _turn(work, line, n, turned, at):
+    """Pack n keys (lines of COLS queries) as panels of ROWS keys, at query number `at` of their depth, QUERIES."""
     for s in range(0, n, ROWS):
-        lines, place = min(ROWS, n - s), s // ROWS * panel_size(ROWS, QUERIES) + at * ROWS
-        pack(x[s * COLS : (s + lines) * COLS].reshape(lines, COLS), ROWS, turned, place)
+        place = s // ROWS * panel_size(ROWS, QUERIES) + at * ROWS
+        _pack(work.pack, work.lines[line + s : line + min(s + ROWS, n)], ROWS, turned, place)
 
 
 @kernel
