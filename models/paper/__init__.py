@@ -1,0 +1,81 @@
+"""The whitepaper, alive: every number, formula and checkable sentence of it, recomputed by the engine.
+
+    autotx paper                     the cases, section by section, with a verdict for each
+    autotx paper --html page.html    the same as a page to read, with the pictures the text speaks of
+
+Read case.py first (what a case and a verdict are), then the modules in the order of SECTIONS, beside the paper.
+"""
+
+from autotx.models.paper import (
+    attention,
+    complexity,
+    decoder,
+    decoder_listings,
+    embeddings,
+    example,
+    feed_forward,
+    gpt,
+    heads,
+    listings,
+    loss,
+    networks,
+    norm,
+    positions,
+    trainer,
+    words,
+)
+from autotx.models.paper.case import VERDICTS, Case, Section
+
+SECTIONS = [
+    embeddings.overview,
+    embeddings.section,
+    positions.section,
+    attention.encoder,
+    attention.section,
+    example.section,
+    heads.section,
+    norm.section,
+    feed_forward.section,
+    decoder.target,
+    decoder.cross,
+    decoder.output,
+    loss.section,
+    trainer.section,
+    gpt.differences,
+    gpt.example,
+    gpt.training,
+    complexity.section,
+    words.embeddings,
+    words.matrices,
+    words.softmax,
+    listings.products,
+    listings.targets,
+    listings.scores,
+    listings.heads,
+    listings.norm,
+    networks.regression,
+    networks.points,
+    networks.sigmoid,
+    networks.relu,
+    decoder_listings.feed_forward,
+    decoder_listings.heads,
+    decoder_listings.cross,
+    decoder_listings.entropy,
+]
+
+for _section in SECTIONS:
+    _section.cases.sort(key=lambda case: case.lines[0])
+
+
+def cases():
+    """All cases, in the order of the paper."""
+    return [case for section in SECTIONS for case in section.cases]
+
+
+def sections_named(name):
+    """The sections whose slug is `name`, or whose title contains it; ValueError when there is none."""
+    wanted = name.lower()
+    found = [s for s in SECTIONS if s.slug == wanted] or [s for s in SECTIONS if wanted in s.title.lower()]
+    if not found:
+        raise ValueError(f"--section {name}: there is none; give one of {', '.join(s.slug for s in SECTIONS)}")
+    return found

@@ -1,0 +1,40 @@
+"""`autotx paper`: the whitepaper recomputed, as a table, as JSON, or as a page."""
+
+import sys
+import time
+
+from autotx.checkpoint import to_json, write_atomically
+from autotx.models import paper
+from autotx.models.paper import page, report
+
+
+def add_arguments(parser):
+    """Define the flags of the command on an argparse parser."""
+    parser.add_argument("--section", metavar="NAME", help="only this section: its short name, or a part of its title")
+    parser.add_argument("--json", metavar="FILE", help="also write all cases to FILE as a list of objects")
+    parser.add_argument("--html", metavar="FILE", help="also write a page to FILE, with formulas and pictures")
+
+
+def run(args):
+    """Print the table and write the files. Returns the exit status, 0.
+
+    ValueError for a section that does not exist, OSError for a file that cannot be written.
+    """
+    started = time.perf_counter()
+    sections = paper.sections_named(args.section) if args.section else paper.SECTIONS
+    print("The Math Behind GPT Models (rough draft), recomputed by autotx in float64")
+    counts = report.table(sections, len(paper.SECTIONS), _write, colour=sys.stdout.isatty())
+    cases = [case for section in sections for case in section.cases]
+    if args.json:
+        write_atomically(args.json, to_json(report.as_objects(cases)))
+        _write(f"\nwritten: {args.json}")
+    if args.html:
+        _write("\ndrawing the pictures ...")
+        write_atomically(args.html, page.page(sections, counts).encode())
+        _write(f"written: {args.html}")
+    _write(f"\n{report.summary(counts)}; {time.perf_counter() - started:.0f} s")
+    return 0
+
+
+def _write(line):
+    print(line, flush=True)

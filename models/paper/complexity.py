@@ -1,0 +1,207 @@
+"""'GPT Time Complexity': how the work grows with the tokens n, the width d and the layers l."""
+
+import math
+
+import numpy as np
+
+from autotx import nn
+from autotx.models.gpt import GPT, GPTConfig
+from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.sizes import (
+    counted_multiplications,
+    decoder_layers,
+    gpt_multiplications,
+    gpt_parameters,
+    transformer_parameters,
+)
+from autotx.models.paper.steps import attention_weights, tensor
+
+section = Section("complexity", "GPT Time Complexity", (1187, 1208))
+
+LAYERS, WIDTH, CONTEXT = 96, 12288, 2048  # GPT-3, Brown et al., 2020, table 2.1
+
+
+def count(layers, width, tokens):
+    """Multiplications in the blocks of a real GPT on one text, counted in its graph: (by weights, of pairs)."""
+    model = GPT(GPTConfig(tokens, 3, layers, 1, width), rng=None).astype(np.float64)
+    return counted_multiplications(model.hidden(np.zeros((1, tokens), dtype=int)))
+
+
+def growth(which, **change):
+    """The factor by which the multiplications grow when a size changes; which: 0 by weights, 1 of pairs."""
+    sizes = {"layers": 2, "width": 8, "tokens": 16}
+    return count(**{**sizes, **change})[which] / count(**sizes)[which]
+
+
+@section.case((1190, 1190), "Pairs of tokens to be scored", formula="n^{2}, n = 3", printed=digits("9"))
+def pairs():
+    return attention_weights(tensor(np.eye(3)), tensor(np.eye(3))).size
+
+
+@section.case(
+    (1190, 1190),
+    "Twice the tokens, how many times the pairs",
+    formula="(2n)^{2} / n^{2}",
+    printed=digits("4"),
+)
+def pairs_growth():
+    return growth(1, tokens=32)
+
+
+@section.case(
+    (1193, 1193),
+    "Each pair is multiplied with the matrices of Q, K and V",
+    formula="multiplications by weights for 2n tokens / for n tokens",
+    printed=digits("4"),
+    note="If every pair needed them the factor would be 4. The matrices are applied once to each token, so it is 2; a "
+    "pair costs a product of two vectors.",
+)
+def projections_for_pairs():
+    return growth(0, tokens=32)
+
+
+@section.case(
+    (1193, 1193),
+    "The products with Q, K and V are O(d)",
+    formula="multiplications by weights for width 2d / for width d",
+    printed=digits("2"),
+    note="A vector of d numbers times a d x d matrix is d^{2} multiplications, so twice the width makes four times "
+    "the work. O(d) is the price of one pair's score.",
+)
+def projections_in_width():
+    return growth(0, width=16)
+
+
+@section.case((1193, 1196), "A score of a pair is O(d)", formula="pairs, width 2d / width d", printed=digits("2"))
+def score_in_width():
+    return growth(1, width=16)
+
+
+@section.case((1196, 1196), "Attention is O(n^{2} d)", formula="pairs, 2n and 2d / n and d", printed=digits("8"))
+def attention_growth():
+    return growth(1, tokens=32, width=16)
+
+
+@section.case(
+    (1196, 1196),
+    "Self-attention overall, projections included, is O(n^{2} d)",
+    formula="4 n d^{2} + 2 n^{2} d",
+    printed="n^{2} d covers both steps",
+    note="The projections are another term, n d^{2}, and it is the larger one as long as n is below 2 d. The sum is "
+    "O(n^{2} d + n d^{2}).",
+)
+def attention_overall():
+    projections, scores = 4 * CONTEXT * WIDTH**2, gpt_multiplications(1, WIDTH, CONTEXT)[1]
+    share = scores / (scores + projections)
+    return Claim(share > 0.5, f"in GPT-3, n = 2,048, d = 12,288: n^2 d has {share:.1%} of attention's multiplications")
+
+
+@section.case((1199, 1199), "All layers: O(l n^{2} d)", formula="pairs, 3l / l", printed=digits("3"))
+def layers_growth():
+    return growth(1, layers=6)
+
+
+@section.case(
+    (1202, 1202),
+    "Feed-forward nets and layer norms are linear in n",
+    formula="multiplications by weights, 3n / n",
+    printed=digits("3"),
+)
+def rest_is_linear():
+    return growth(0, tokens=48)
+
+
+@section.case(
+    (1204, 1204),
+    "Self-attention's n^{2} d is the primary bottleneck",
+    formula="2 n^{2} d / (12 n d^{2} + 2 n^{2} d) = n / (6 d + n)",
+    printed="the primary bottleneck of GPT models",
+    note="Not at the sizes of GPT-3: of its multiplications at full context, 2.7 % grow with n^{2}. They outgrow the "
+    "rest only from n = 6 d = 73,728 tokens on.",
+)
+def bottleneck():
+    by_weights, of_pairs = gpt_multiplications(LAYERS, WIDTH, CONTEXT)
+    share = of_pairs / (of_pairs + by_weights)
+    return Claim(share > 0.5, f"in GPT-3, n = 2,048, d = 12,288: {share:.1%} of the multiplications")
+
+
+@section.case(
+    (1204, 1204),
+    "Twice the length, four times the time",
+    formula="multiplications of a block for 2n / for n, n = 1024, d = 12288",
+    printed=digits("4"),
+    note="4 is the limit for long texts. From 1,024 to 2,048 tokens GPT-3's work grows 2.03 times, nearly in "
+    "proportion.",
+)
+def doubling():
+    twice, once = (sum(gpt_multiplications(LAYERS, WIDTH, n)) for n in (2048, 1024))
+    return twice / once
+
+
+@section.case(
+    (1204, 1204),
+    "The length of the input is limited",
+    printed="a limit on the maximum sequence length",
+    note="The reason given, the time, is one; the first limit of these models is the table of learned positions.",
+)
+def limit():
+    model = GPT(GPTConfig(4, 3, 1, 1, 4), rng=None)
+    try:
+        model(np.zeros((1, 5), dtype=int))
+    except ValueError as error:
+        return Claim(True, str(error))
+    return Claim(False, "5 tokens went into a model of block size 4")
+
+
+@section.case(
+    (1208, 1208),
+    "Layers of GPT-3",
+    formula="l = (175 · 10^{9} - tables) / (12 d^{2} + 13 d), d = 12288",
+    printed=digits("175"),
+    note="96 layers, of width 12,288. 175 is the number of its parameters, in billions (line 1109).",
+)
+def gpt_3_layers():
+    tables = gpt_parameters(0, WIDTH, 50257, CONTEXT)
+    return (175e9 - tables) / (gpt_parameters(1, WIDTH, 50257, CONTEXT) - tables)
+
+
+@section.case(
+    (1208, 1208),
+    "Width of GPT-3",
+    formula="12 l d^{2} + (13 l + V + T + 2) d = 175 · 10^{9}, solved for d, l = 96",
+    printed=digits("1024"),
+    note="The width is 12,288; the solution is a little larger as 175 is rounded. 1,024 is the width of GPT-2 medium; "
+    "with 175 layers of it a model has 2.3 billion parameters.",
+)
+def gpt_3_width():
+    a, b = 12 * LAYERS, 13 * LAYERS + 50257 + CONTEXT + 2
+    return (math.sqrt(b**2 + 4 * a * 175e9) - b) / (2 * a)
+
+
+@section.case(
+    (1208, 1208),
+    "What 175 layers of width 1024 would make, in billions",
+    formula="12 l d^{2} + …",
+    printed=digits("175"),
+    note="The two numbers of this line do not fit the 175 billion parameters of line 1109: they give 2.3 billion.",
+)
+def gpt_3_as_printed():
+    return gpt_parameters(175, 1024, 50257, CONTEXT) / 1e9
+
+
+@section.case(
+    (1190, 1199),
+    "The formulas behind these numbers, counted on small models",
+    printed="parameters and multiplications of any size",
+    note="Every count above and in the GPT section comes from polynomials that agree with models of the engine.",
+)
+def formulas_hold():
+    sizes = [(1, 4, 3, 5), (3, 8, 7, 16), (2, 12, 40, 9)]
+    models = [GPT(GPTConfig(T, V, L, 1, C), rng=None) for L, C, V, T in sizes]
+    same = [m.num_parameters() == gpt_parameters(*size) for m, size in zip(models, sizes)]
+    same += [count(L, C, T) == gpt_multiplications(L, C, T) for L, C, _, T in sizes]
+    for width in (4, 8):
+        one = transformer_parameters(1, width, 0) - (12 * width**2 + 13 * width)
+        same.append(decoder_layers(width).num_parameters() == one)
+    parts = nn.MultiHeadAttention(8, 2, rng=None).num_parameters()
+    return Claim(all(same) and parts == 4 * 64 + 4 * 8, f"{len(same)} models counted, all as the formulas say")

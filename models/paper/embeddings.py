@@ -1,0 +1,147 @@
+"""Overview, and "1 - Input Sequence to Encoder Embeddings": words become rows of a table."""
+
+import numpy as np
+
+from autotx import nn
+from autotx.models.gpt import GPT, GPTConfig
+from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.constants import X, Y
+from autotx.models.paper.steps import tensor
+
+overview = Section("overview", "How Transformers Work", (60, 81))
+section = Section("embeddings", "1 - Input Sequence to Encoder Embeddings", (83, 119))
+
+SOURCE, TARGET = ["You", "are", "welcome"], ["<start>", "de", "nada"]
+WORDS = [*SOURCE, *TARGET, "<pad>"]
+
+
+def cut(text):
+    """A sentence, cut into words."""
+    return text.split()
+
+
+def table():
+    """The seven words' vectors as an nn.Embedding; padding, which the paper gives no vector, is zero."""
+    layer = nn.Embedding(len(WORDS), 4, rng=None).astype(np.float64)
+    layer.weight.data = np.concatenate([X.values, Y.values, np.zeros((1, 4))])
+    return layer
+
+
+def ids(words):
+    return np.array([WORDS.index(word) for word in words])
+
+
+@overview.case(
+    (62, 62),
+    "GPT-style models have decoders only",
+    printed="no encoders, hence nothing that attends to one",
+    note="Confirmed on autotx.models.GPT: each block holds one attention, over the text itself.",
+)
+def decoder_only():
+    names = [name for name, _ in GPT(GPTConfig(8, 11, 2, 2, 4), rng=None).named_parameters()]
+    attentions = [name for name in names if name.endswith("qkv.weight")]
+    return Claim(len(attentions) == 2, f"2 blocks, {len(attentions)} attentions, both of the text on itself")
+
+
+@overview.case(
+    (66, 66),
+    "The translation to be learned",
+    printed=["De", "Nada"],
+    note="The vocabulary of the example has lower-case words (lines 108 and 854): 'De' and 'Nada' would be unknown, "
+    "so 'de nada' is right.",
+)
+def target_words():
+    return [word for word in WORDS if word in ("de", "nada")]
+
+
+@overview.case((76, 76), "A start token stands in front of the target", printed=["<start>", "de", "nada"])
+def start_token():
+    return ["<start>", *cut("de nada")]
+
+
+@section.case((85, 85), "Each word becomes a vector of 4 numbers", printed=digits("4"))
+def width():
+    return table()(ids(SOURCE)).shape[-1]
+
+
+@section.case((88, 88), "The source, cut into words", printed=["You", "are", "welcome"])
+def source_words():
+    return cut("You are welcome")
+
+
+@section.case((92, 92), "The vector of 'You'", printed=digits("0.1 0.2 -0.1 0.4"), formula="X_{0} = E[You]")
+def you():
+    return table()(ids(["You"])).reshape(4)
+
+
+@section.case((93, 93), "The vector of 'are'", printed=digits("-0.3 0.5 0.1 -0.2"), formula="X_{1} = E[are]")
+def are():
+    return table()(ids(["are"])).reshape(4)
+
+
+@section.case((94, 94), "The vector of 'welcome'", printed=digits("0.4 -0.3 0.2 0.1"), formula="X_{2} = E[welcome]")
+def welcome():
+    return table()(ids(["welcome"])).reshape(4)
+
+
+@section.case((97, 103), "The rows stacked: X", formula="X = E[You, are, welcome]", printed=X)
+def input_matrix():
+    return table()(ids(SOURCE))
+
+
+@section.case((108, 108), "The target, cut into words, after a start token", printed=["<start>", "de", "nada"])
+def target_tokens():
+    return ["<start>", *cut("de nada")]
+
+
+@section.case((111, 113), "The vectors of '<start>', 'de' and 'nada'", formula="E[word]", printed=Y)
+def target_vectors():
+    return np.concatenate([table()(ids([word])).data for word in TARGET])
+
+
+@section.case((115, 117), "The rows stacked: Y", formula="Y = E[<start>, de, nada]", printed=Y)
+def output_matrix():
+    return table()(ids(TARGET))
+
+
+@section.case(
+    (111, 111),
+    "A start vector of zeros is only a placeholder",
+    printed="in practice it has values of its own",
+    note="A row of the table is trained as soon as a loss depends on it, so a zero vector does not stay zero.",
+)
+def start_is_trained():
+    layer = table()
+    (layer(ids(TARGET)) * tensor(X)).sum().backward()
+    moved = np.abs(layer.weight.grad[WORDS.index("<start>")]).max()
+    return Claim(moved > 0, f"the gradient of the row of '<start>' is not zero (largest entry {moved:g})")
+
+
+@section.case((119, 119), "Padded to one length", printed=["<start>", "de", "nada", "<pad>", "<pad>"])
+def padded():
+    return (TARGET + ["<pad>"] * 5)[:5]
+
+
+@section.case(
+    (119, 119),
+    "Padding makes sequences equally long",
+    printed="sequences of a batch have one length",
+    note="Only equally long rows form one array: with two pads the target fits beside a sentence of five tokens.",
+)
+def padding_makes_equal():
+    rows = [TARGET + ["<pad>"] * 2, ["<start>", *SOURCE, "<pad>"]]
+    shape = table()(np.stack([ids(row) for row in rows])).shape
+    return Claim(shape == (2, 5, 4), f"two padded sentences make one array of shape {shape}")
+
+
+@section.case(
+    (119, 119),
+    "GPT-style models do without padding",
+    printed="no pad tokens in GPT-style models",
+    note="Holds for pre-training, where a running text is cut into equal windows. A batch of prompts or of labelled "
+    "lines of different lengths does need it; behind the text it is harmless, as the causal mask hides it.",
+)
+def gpt_needs_no_pad():
+    windows = np.lib.stride_tricks.sliding_window_view(ids(SOURCE * 4), 5)
+    pads = (windows == WORDS.index("<pad>")).sum()
+    return Claim(pads == 0, f"a text of 12 words gives {len(windows)} full windows of 5, with {pads} pads")

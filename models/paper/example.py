@@ -1,0 +1,235 @@
+"""'A Concrete Example': the attention of "You are welcome", and the two versions of its numbers that the text mixes.
+
+The text adds the positions twice: as formulas (lines 430 to 500, where the third column gets next to nothing) and as
+the rounded matrix of line 221 (where it gets 0.0001). Its Q follows the first, its V and all later listings the second.
+"""
+
+from autotx.models.paper.case import Section, digits
+from autotx.models.paper.constants import (
+    ATTENTION,
+    K_TARGET,
+    Q_TARGET,
+    Q_TEXT,
+    V_TARGET,
+    V_TEXT,
+    W_K,
+    W_Q,
+    W_V,
+    WEIGHTS,
+    X_PE,
+    Y_PE,
+    K,
+    Q,
+    V,
+    X,
+)
+from autotx.models.paper.positions import WRITTEN
+from autotx.models.paper.steps import attention, attention_weights, linear, tensor, waves
+
+section = Section("example", "A Concrete Example", (373, 532))
+
+W_V_502 = digits("0 0 1 1; 1 1 0 0; 0 1 0 1; 1 0 1 0")
+SCORE = "Q K^{T} / √d_{k}"
+
+
+def source_as_written():
+    """X + PE with the sines and cosines as lines 430 to 500 write them, (3, 4)."""
+    return tensor(X) + waves(range(3), WRITTEN)
+
+
+@section.case((378, 390), "The three matrices are square here", formula="d_{model} × d_{k}", printed=digits("4 4 4"))
+def square():
+    return [linear(weight)(tensor(X_PE)).shape[1] for weight in (W_Q, W_K, W_V)]
+
+
+@section.case(
+    (392, 396),
+    "Q from X alone",
+    formula="Q = X W_{Q}",
+    printed=Q_TEXT,
+    note="The positions are missing in this formula. Line 376 in words and line 441 as a formula have X + PE, and "
+    "only that gives the printed numbers.",
+)
+def q_without_positions():
+    return linear(W_Q)(tensor(X))
+
+
+@section.case((406, 406), "The length of a key", formula="d_{k}", printed=digits("4"))
+def d_k():
+    return linear(W_K)(tensor(X_PE)).shape[-1]
+
+
+@section.case(
+    (428, 430),
+    "X + PE as sines and cosines",
+    formula="X + PE, as line 430 writes it",
+    printed=X_PE,
+    note="Line 430 has sin(1/10000^{2}) = 0.00000001 in the third column and line 221 has 0.0001, so 0.1 against "
+    "0.1001. Two versions of one matrix; the formulas of line 130 give neither.",
+)
+def source_in_two_versions():
+    return source_as_written()
+
+
+@section.case((430, 430), "Its first row", formula="X_{0} + PE_{0}", printed=digits("0.1 1.2 -0.1 1.4"))
+def first_row():
+    return source_as_written()[0]
+
+
+@section.case(
+    (458, 472),
+    "Q",
+    formula="Q = (X + PE) W_{Q}, X + PE as line 466 writes it",
+    printed=Q_TEXT,
+    note="All digits, from the formulas just above it.",
+)
+def q_from_formulas():
+    return linear(W_Q)(source_as_written())
+
+
+@section.case(
+    (458, 472),
+    "Q from the matrix of line 221",
+    formula="Q = (X + PE) W_{Q}, X + PE of line 221",
+    printed=Q_TEXT,
+    note="With the rounded positions it is 0.6416, 0.9 and 1.5095 in place of 0.6415, 0.8998 and 1.5093, as the "
+    "listing's output at line 1450 has it. The text's Q and V come from different versions of X + PE.",
+)
+def q_from_rounded():
+    return linear(W_Q)(tensor(X_PE))
+
+
+@section.case(
+    (476, 486),
+    "The matrix that K is to be made with",
+    formula="W_{K}",
+    printed=W_Q,
+    note="The text announces W_{K} and shows W_{Q} a second time. W_{K} is at lines 385 and 435.",
+)
+def w_k():
+    return tensor(W_K)
+
+
+@section.case(
+    (476, 490),
+    "K",
+    formula="K = (X + PE) W_{K}, X + PE as line 484 writes it",
+    printed=Q_TEXT,
+    note="What is printed is Q again. The rows of K are 1.1 1.5 0 2.6, then 1.6 1.3415 0.6415 2.3, then 0.8998 2.4093 "
+    "1.5093 1.7998; the text never shows it, only the listing at line 1455 does.",
+)
+def k():
+    return linear(W_K)(source_as_written())
+
+
+@section.case(
+    (492, 502),
+    "The matrix that V is to be made with",
+    formula="W_{V} of lines 389 and 436",
+    printed=W_V_502,
+    note="Another W_{V} than the two before it. The printed V follows the earlier one.",
+)
+def w_v():
+    return tensor(W_V)
+
+
+@section.case(
+    (498, 506),
+    "V with the matrix shown beside it",
+    formula="V = (X + PE) W_{V}, W_{V} of line 502",
+    printed=V_TEXT,
+    note="The W_{V} of line 502 gives 2.6 where 1.5 is printed.",
+)
+def v_as_shown():
+    return linear(W_V_502)(source_as_written())
+
+
+@section.case(
+    (498, 506),
+    "V from the formulas shown beside it",
+    formula="V = (X + PE) W_{V}, W_{V} of line 436, X + PE as line 500 writes it",
+    printed=V_TEXT,
+    note="Differs in the fourth decimal: 0.6415 and 1.5093 follow from line 500, the printed 0.6416 and 1.5095 from "
+    "the rounded matrix of line 221.",
+)
+def v_from_formulas():
+    return linear(W_V)(source_as_written())
+
+
+@section.case(
+    (498, 506),
+    "V from the matrix of line 221",
+    formula="V = (X + PE) W_{V}, W_{V} of line 436, X + PE of line 221",
+    printed=V_TEXT,
+    note="This is how the printed V was made.",
+)
+def v_from_rounded():
+    return linear(W_V)(tensor(X_PE))
+
+
+@section.case((510, 510), "Q of the target", formula="Q = (Y + PE) W_{Q}", printed=Q_TARGET)
+def target_q():
+    return linear(W_Q)(tensor(Y_PE))
+
+
+@section.case((511, 511), "K of the target", formula="K = (Y + PE) W_{K}", printed=K_TARGET)
+def target_k():
+    return linear(W_K)(tensor(Y_PE))
+
+
+@section.case((512, 512), "V of the target", formula="V = (Y + PE) W_{V}", printed=V_TARGET)
+def target_v():
+    return linear(W_V)(tensor(Y_PE))
+
+
+@section.case(
+    (516, 522),
+    "The attention of the source",
+    formula=f"softmax({SCORE}) V",
+    printed=ATTENTION,
+    note="From Q, K and V of the listing (lines 1560-1570).",
+)
+def attention_output():
+    return attention(Q, K, V)
+
+
+@section.case(
+    (516, 522),
+    "The attention from the matrices that the text shows",
+    formula=f"softmax({SCORE}) V, from lines 472, 490 and 506",
+    printed=ATTENTION,
+    note="With K as printed at line 490, which is Q, every number differs; the listing's K gives the printed ones.",
+)
+def attention_from_text():
+    return attention(Q_TEXT, Q_TEXT, V_TEXT)
+
+
+@section.case((524, 530), "The attention weights", formula=f"softmax({SCORE})", printed=WEIGHTS)
+def weights():
+    return attention_weights(Q, K)
+
+
+@section.case(
+    (532, 532),
+    "Each row of the weights adds to one",
+    formula="Σ_{s} weight_{ts} = 1",
+    printed=digits("1 1 1", places=8),
+)
+def row_sums():
+    return attention_weights(Q, K).sum(axis=-1)
+
+
+@section.case(
+    (530, 532),
+    "The rows as they are printed",
+    formula="Σ_{s} of the printed digits",
+    printed=digits("1 1 1", places=8),
+    note="Eight rounded digits may add up to one more or less in the last place.",
+)
+def printed_row_sums():
+    return tensor(WEIGHTS).sum(axis=-1)
+
+
+@section.case((524, 526), "Weights times V is the output", formula="weights × V", printed=ATTENTION)
+def weights_times_v():
+    return attention_weights(Q, K) @ tensor(V)

@@ -1,0 +1,319 @@
+"""'Generative Pre-Trained Transformer (GPT)': what is different, the example "I love AI", and how it is trained."""
+
+from itertools import pairwise
+
+import numpy as np
+
+import autotx
+from autotx.models.gpt import GPT, GPTConfig
+from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.sizes import gpt_parameters, transformer_parameters
+from autotx.models.paper.steps import attention_weights, causal, layer_norm, linear, tensor
+from autotx.optim import Adam
+
+differences = Section("gpt", "What's so different about GPT models?", (1091, 1115))
+example = Section("gpt-example", "Going Through an Example", (1117, 1168))
+training = Section("training", "Training", (1170, 1185))
+
+WORDS = ["I", "love", "AI"]
+U = digits("0.12 0.87; 0.56 0.32; 0.74 0.51")
+W_P = digits("0.02 0.04 0.03 0.07 0.05 0.09")
+H_1 = digits("0.155 0.458")
+W = digits("0.2 0.3 0.4 0.5")
+MIX = "0.1 h_{0}(I) + 0.9 h_{0}(love)"
+
+
+def h_0():
+    """The embeddings and the positions, W_p read as three rows of two: (3, 2)."""
+    return tensor(U) + tensor(W_P).reshape(3, 2)
+
+
+@differences.case(
+    (1097, 1097),
+    "GPT learns from unlabeled text",
+    printed="the text alone is enough",
+    note="Inputs and labels are cut from one list of tokens, the labels one place later; see line 1185.",
+)
+def unlabeled():
+    _, losses = _learn_sentence()
+    first, last = losses[0], losses[-1]
+    return Claim(last < 0.1 < first, f"a small GPT on one sentence: loss {first:.2f}, in the end {last:.3f}")
+
+
+@differences.case(
+    (1103, 1105),
+    "No encoders, many decoders",
+    printed="only stacked decoders",
+    note="autotx.models.GPT with three blocks: no attention from one text to another, so no decoder's second "
+    "attention.",
+)
+def stacked():
+    blocks = GPT(GPTConfig(4, 5, 3, 1, 4), rng=None).blocks
+    parts = [sorted({name.split(".")[0] for name, _ in block.named_parameters()}) for block in blocks]
+    alike = parts == [["attn", "ln_1", "ln_2", "mlp"]] * 3
+    return Claim(alike, f"3 blocks, each of one attention, a feed-forward net and 2 layer norms: {', '.join(parts[0])}")
+
+
+@differences.case(
+    (1106, 1107),
+    "GPT models have exponentially more parameters than the original transformer",
+    formula="GPT / large transformer of 2017, in parameters",
+    printed="all of them",
+    note="Not the first GPT: it has about half as many as the larger of the two transformers of 2017 (width 1024). "
+    "Growth by a factor from model to model came later.",
+)
+def exponentially_more():
+    first, original = gpt_parameters(12, 768, 40478, 512), transformer_parameters(6, 1024, 37000)
+    return Claim(first > original, f"GPT {first / 1e6:.0f} million, the large transformer {original / 1e6:.0f} million")
+
+
+@differences.case(
+    (1107, 1108),
+    "Parameters of the first GPT, in millions",
+    formula="12 L C^{2} + 13 L C + V C + T C, L = 12, C = 768, V = 40478, T = 512",
+    printed=digits("150"),
+    note="Its 12 layers of 768 channels, 40,478 tokens and 512 positions make 116.5 million; its authors say 117.",
+)
+def gpt_1():
+    return gpt_parameters(12, 768, 40478, 512) / 1e6
+
+
+@differences.case(
+    (1108, 1108),
+    "Parameters of GPT-2, in billions",
+    formula="12 L C^{2} + 13 L C + V C + T C, L = 48, C = 1600, V = 50257, T = 1024",
+    printed=digits("1.5"),
+    note="1.558 billion, cut rather than rounded.",
+)
+def gpt_2():
+    return gpt_parameters(48, 1600, 50257, 1024) / 1e9
+
+
+@differences.case(
+    (1108, 1109),
+    "Parameters of GPT-3, in billions",
+    formula="12 L C^{2} + 13 L C + V C + T C, L = 96, C = 12288, V = 50257, T = 2048",
+    printed=digits("175"),
+)
+def gpt_3():
+    return gpt_parameters(96, 12288, 50257, 2048) / 1e9
+
+
+differences.quote(
+    "few_shots",
+    (1099, 1099),
+    "GPT-3 needs a few examples in place of fine-tuning",
+    printed="sufficient for most tasks",
+    note="A result of Brown et al., 2020, about a model of 175 billion parameters; not to be computed here.",
+)
+differences.quote(
+    "latest",
+    (1108, 1109),
+    "GPT-3 is the latest of the series",
+    printed="the latest version",
+    note="True of the cited thesis' time (2021); GPT-4 had appeared when the paper was written.",
+)
+
+
+@example.case((1121, 1121), "The sentence, cut into words", printed=["I", "love", "AI"])
+def words():
+    return "I love AI".replace(",", "").split(" ")
+
+
+@example.case((1123, 1123), "The embeddings", formula="U", printed=U)
+def embeddings():
+    return autotx.embedding(tensor(U), np.arange(3))
+
+
+@example.case(
+    (1127, 1133),
+    "W_p is added to U",
+    formula="U + W_{p}: (3 × 2) + (6)",
+    printed="a list of six numbers",
+    note="Six numbers in a row cannot be added to three rows of two. The sums that follow take them as three rows: "
+    "0.02 0.04, 0.03 0.07, 0.05 0.09.",
+)
+def flat_positions():
+    try:
+        shape = (tensor(U) + tensor(W_P)).shape
+    except ValueError:
+        return Claim(False, f"(3, 2) + (6,) cannot be added; as three rows of two it gives {h_0().shape}")
+    return Claim(True, f"the sum has shape {shape}")
+
+
+@example.case((1135, 1137), "h_0 of 'I'", formula="U + W_{p}", printed=digits("0.14 0.91"))
+def h_0_i():
+    return h_0()[0]
+
+
+@example.case((1139, 1141), "h_0 of 'love'", formula="U + W_{p}", printed=digits("0.59 0.39"))
+def h_0_love():
+    return h_0()[1]
+
+
+@example.case((1143, 1145), "h_0 of 'AI'", formula="U + W_{p}", printed=digits("0.79 0.60"))
+def h_0_ai():
+    return h_0()[2]
+
+
+@example.case(
+    (1151, 1151),
+    "The weights of 'love' are a distribution",
+    formula="0.1 + 0.9 + 0",
+    printed=digits("1", places=12),
+)
+def weights_sum():
+    return tensor([0.1, 0.9, 0.0]).sum()
+
+
+@example.case(
+    (1151, 1151),
+    "The word 'AI', not there yet, gets weight 0",
+    formula="softmax with the causal mask",
+    printed=digits("0", places=12),
+)
+def weight_of_the_future():
+    return attention_weights(h_0(), h_0(), mask=causal(3))[1, 2]
+
+
+@example.case(
+    (1152, 1154),
+    "The attention output of 'love'",
+    formula=f"h_{{1}}(love) = {MIX}",
+    printed=H_1,
+    note="0.1 x 0.14 + 0.9 x 0.59 = 0.545 and 0.1 x 0.91 + 0.9 x 0.39 = 0.442. (The rows are mixed as they are: no "
+    "W_{V}.)",
+)
+def h_1():
+    return tensor([0.1, 0.9, 0.0]) @ h_0()
+
+
+@example.case(
+    (1158, 1160),
+    "W of the feed-forward step",
+    formula="h_{1} W: (1 × 2) (4)",
+    printed="a list of four numbers",
+    note="A row of two times four numbers has no product; a 2 x 2 matrix is needed. Read row by row it is 0.2 0.3; "
+    "0.4 0.5.",
+)
+def flat_matrix():
+    try:
+        shape = (tensor(H_1).reshape(1, 2) @ tensor(W)).shape
+    except ValueError:
+        return Claim(False, "shapes (1, 2) and (4,) have no product; with (2, 2) the result is (1, 2)")
+    return Claim(True, f"the product has shape {shape}")
+
+
+@example.case(
+    (1162, 1164),
+    "The output of 'love'",
+    formula="h_{2} = h_{1} W, from the printed h_{1}",
+    printed=digits("0.1753 0.309"),
+    note="0.155 x 0.2 + 0.458 x 0.4 = 0.2142 and 0.155 x 0.3 + 0.458 x 0.5 = 0.2755. With W transposed it would be "
+    "0.1684 0.2910, and from the right h_{1}, 0.545 0.442, it is 0.2858 0.3845. None of them is printed.",
+)
+def h_2():
+    return linear(tensor(W).reshape(2, 2))(tensor(H_1))
+
+
+@example.case(
+    (1162, 1164),
+    "The output of 'love', from the right h_1",
+    formula=f"h_{{2}} = ({MIX}) W",
+    printed=digits("0.1753 0.309"),
+    note="Carries the error of line 1154; right is 0.2858 0.3845.",
+)
+def h_2_from_right():
+    return linear(tensor(W).reshape(2, 2))(tensor([0.1, 0.9, 0.0]) @ h_0())
+
+
+@example.case(
+    (1156, 1164),
+    "Feed forward and layer norm",
+    formula="LN(h_{1} W)",
+    printed=digits("0.1753 0.309"),
+    note="The heading promises a layer norm, and none is applied. Of two numbers it would leave -1 and 1, whatever "
+    "they are, so the example is too narrow for it. The simplified feed-forward step also has neither ReLU nor second "
+    "matrix.",
+)
+def feed_forward_and_norm():
+    return layer_norm(linear(tensor(W).reshape(2, 2))(tensor(H_1)), eps=0.0)
+
+
+def _learn_sentence(steps=60):
+    """A GPT of one block that learns "I love AI" in a loop of words; the model and its losses."""
+    ids = np.array([[0, 1, 2, 0, 1, 2, 0, 1]])
+    model = GPT(GPTConfig(8, 3, 1, 1, 8), rng=np.random.default_rng(0)).astype(np.float64)
+    optimizer, losses = Adam(model.parameters(), lr=0.01), []
+    for _ in range(steps):
+        _, loss = model(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return model, losses
+
+
+@training.case(
+    (1173, 1173),
+    "Pre-training raises the likelihood of each token after those before it",
+    printed="maximize the likelihood",
+    note="Of 'I love AI' said over and over, by a GPT of one block.",
+)
+def likelihood():
+    _, losses = _learn_sentence()
+    first, last = np.exp(-losses[0]), np.exp(-losses[-1])
+    return Claim(last > first, f"mean likelihood of a token: {first:.2f} before, {last:.2f} after {len(losses)} steps")
+
+
+training.quote(
+    "roses",
+    (1176, 1176),
+    "The example 'roses are red'",
+    printed="from the passage",
+    note="The passage is in the cited thesis; this paper has no such example, nor does its text say what it is.",
+)
+
+
+@training.case((1176, 1176), "A context window of two words", printed=["I love", "AI"])
+def window():
+    text = ["I", "love", "AI"]
+    return [" ".join(text[:2]), text[2]]
+
+
+@training.case(
+    (1182, 1182),
+    "The objective L_1",
+    formula="L_{1} = Σ_{i} log P(u_{i} | u_{i-k}, …, u_{i-1})",
+    printed="the sum of the log probabilities",
+    note="It is the cross entropy of every place, summed, with the sign turned: maximizing the one is minimizing the "
+    "other.",
+)
+def objective():
+    model, _ = _learn_sentence(steps=5)
+    ids = np.array([[0, 1, 2, 0, 1]])
+    logits, _ = model(ids[:, :-1])
+    p = logits.softmax().data[0, np.arange(4), ids[0, 1:]]
+    loss = autotx.cross_entropy(logits, ids[:, 1:], reduction="sum").item()
+    return Claim(abs(np.log(p).sum() + loss) < 1e-12, f"L_1 = {np.log(p).sum():.6f}, summed cross entropy {loss:.6f}")
+
+
+@training.case(
+    (1182, 1182),
+    "After 'I love' the model gives 'AI' a high probability",
+    printed="when the phrase is frequent in the training data",
+)
+def high_probability():
+    model, losses = _learn_sentence()
+    p = model(np.array([[0, 1]]))[0][0, 1].softmax().data
+    return Claim(p[2] > 0.9, f"P(AI | I love) = {p[2]:.3f} after {len(losses)} steps")
+
+
+@training.case(
+    (1185, 1185),
+    "The text is its own label",
+    formula="label_{t} = u_{t+1}",
+    printed=["I -> love", "love -> AI"],
+)
+def labels():
+    return [f"{a} -> {b}" for a, b in pairwise(WORDS)]

@@ -1,0 +1,171 @@
+"""'Attention Heads and Multi Attention Heads': two heads side by side, joined by a matrix."""
+
+import numpy as np
+
+import autotx
+from autotx import nn
+from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.constants import ATTENTION, CONCAT, HEAD_2, W_O, X_PE, M
+from autotx.models.paper.sizes import longest_path
+from autotx.models.paper.steps import attention, attention_weights, largest_difference, linear, tensor
+
+section = Section("heads", "Attention Heads and Multi Attention Heads", (534, 590))
+
+MULTI_HEAD = "Concat(head_{1}, …, head_{h}) W_{O}"
+
+
+def concat():
+    return autotx.concat([tensor(ATTENTION), tensor(HEAD_2)], axis=1)
+
+
+@section.case(
+    (536, 541),
+    "Heads look at different parts of the sentence",
+    printed="one head's weights are not another's",
+    note="Two heads with weights of their own, over the example's source.",
+)
+def heads_differ():
+    rng = np.random.default_rng(0)
+    weights = [attention_weights(*(linear(rng.standard_normal((4, 4)))(tensor(X_PE)) for _ in "qk")) for _ in range(2)]
+    difference = largest_difference(*weights)
+    return Claim(difference > 0.01, f"weights of two heads differ by up to {difference:.2f}")
+
+
+@section.case(
+    (545, 545),
+    "Heads are combined linearly",
+    formula=f"{MULTI_HEAD} = Σ_{{i}} head_{{i}} W_{{O,i}}",
+    printed="a linear combination of the heads' results",
+    note="Joining and one product is the same as a product for each head, with its own rows of W_{O}, and a sum.",
+)
+def linear_combination():
+    apart = tensor(ATTENTION) @ tensor(W_O)[:4] + tensor(HEAD_2) @ tensor(W_O)[4:]
+    difference = largest_difference(concat() @ tensor(W_O), apart)
+    return Claim(difference < 1e-14, f"largest difference {difference:.0e}")
+
+
+@section.case(
+    (547, 547),
+    "Joined heads are multiplied with a weight vector",
+    formula="(n × h d_{v}) times W_{O}",
+    printed=digits("3"),
+    note="A vector would leave one number for each token. The feed-forward net takes n of them, so W_{O} is a matrix, "
+    "h d_{v} × d_{model}, as the formula of line 552 and the example have it: 3 x 4 numbers come out.",
+)
+def weight_vector():
+    return (concat() @ tensor(W_O)).shape
+
+
+@section.case(
+    (549, 555),
+    "The formula, and the engine's layer",
+    formula=f"{MULTI_HEAD}, head_{{i}} = Attention(Q W_{{i}}^{{Q}}, K W_{{i}}^{{K}}, V W_{{i}}^{{V}})",
+    printed="multi-head attention is defined so",
+    note="nn.MultiHeadAttention keeps the matrices of all heads in one; head by head, the result is the same. Q, K "
+    "and V are here what is put in; in the example above they are already multiplied by the matrices.",
+)
+def layer_is_formula():
+    layer = nn.MultiHeadAttention(4, 2, rng=np.random.default_rng(0)).astype(np.float64)
+    x, rows = tensor(X_PE), layer.qkv.weight
+    heads = []
+    for i in (0, 2):
+        q, k, v = (x @ rows[part + i : part + i + 2].T for part in (0, 4, 8))
+        heads.append(attention(q, k, v))
+    difference = largest_difference(layer.proj(autotx.concat(heads, axis=1)), layer(x.reshape(1, 3, 4))[0])
+    return Claim(difference < 1e-14, f"largest difference {difference:.0e}")
+
+
+@section.case((563, 563), "The second head has the shape of the first", printed=digits("3 4"))
+def head_2():
+    return tensor(HEAD_2).shape
+
+
+@section.case((565, 569), "Both heads side by side", formula="Concat(head_{1}, head_{2})", printed=CONCAT)
+def joined():
+    return concat()
+
+
+@section.case((572, 572), "The shape of W_O", formula="h d_{v} × d_{model}", printed=digits("8 4"))
+def w_o_shape():
+    return linear(W_O).weight.T.shape
+
+
+@section.case(
+    (571, 576),
+    "W_O filled with 0.5",
+    formula="all 32 entries of W_{O}",
+    printed=W_O,
+    note="Line 572 wants every entry 0.5; lines 574 to 576 take random numbers. M (line 615) was made with those.",
+)
+def w_o_halves():
+    return tensor(np.full((8, 4), 0.5))
+
+
+@section.case(
+    (571, 583),
+    "The result, had W_O been 0.5 throughout",
+    formula=f"{MULTI_HEAD}, W_{{O}} = 0.5",
+    printed=M,
+    note="Every entry of a row would be half the row's sum: 5.9295, 6.0202 and 5.6900. M does not belong to line 572.",
+)
+def result_with_halves():
+    return concat() @ tensor(np.full((8, 4), 0.5))
+
+
+@section.case(
+    (579, 583),
+    "The final output of multi-head attention",
+    formula=MULTI_HEAD,
+    printed=CONCAT,
+    note="What is printed is the joined matrix before the product. The product is M of line 615, 3 x 4.",
+)
+def final_output():
+    return concat() @ tensor(W_O)
+
+
+@section.case(
+    (585, 585),
+    "Heads run in parallel, completely independently",
+    printed="no head waits for another",
+    note="Each head's result, computed alone, is the same to the last bit.",
+)
+def heads_independent():
+    rng = np.random.default_rng(0)
+    q, k, v = (tensor(rng.standard_normal((3, 5, 4))) for _ in "qkv")
+    together = attention(q, k, v).data
+    alone = np.stack([attention(q[i], k[i], v[i]).data for i in range(3)])
+    difference = largest_difference(together, alone)
+    return Claim(difference == 0, f"3 heads at once and one by one: largest difference {difference:g}")
+
+
+@section.case(
+    (585, 585),
+    "Why attention is faster than a recurrent network",
+    formula="ops that have to wait for each other, for n tokens",
+    printed="all tokens at once",
+    note="Counted in the engine's graph: the chain of a recurrent network grows with the sequence, attention's does "
+    "not.",
+)
+def shorter_chain():
+    x, chains = tensor(np.ones((32, 4)), requires_grad=True), []
+    for n in (8, 32):
+        state = tensor(np.zeros(4))
+        for row in x[:n]:
+            state = (row + state).tanh()
+        chains.append((longest_path(attention(x[:n], x[:n], x[:n])), longest_path(state)))
+    (short, short_rnn), (long, long_rnn) = chains
+    text = f"8 and 32 tokens: attention {short} and {long} ops in a row, recurrent network {short_rnn} and {long_rnn}"
+    return Claim(long == short and long_rnn > short_rnn, text)
+
+
+@section.case(
+    (587, 587),
+    "Speed and the length of the input",
+    formula="scores for 1,000 tokens / scores for 500 tokens",
+    printed=digits("1"),
+    note="Attention is not independent of the length: 1,000 words make four times the scores of 500. The text's own "
+    "lines 1190 and 1204 say n^{2}.",
+)
+def independent_of_length():
+    many, few = (attention_weights(np.zeros((n, 4)), np.zeros((n, 4))).size for n in (1000, 500))
+    return many / few

@@ -1,0 +1,136 @@
+"""The cases as a table on the terminal, and as JSON."""
+
+import textwrap
+
+import numpy as np
+
+from autotx.models.paper.case import VERDICTS, Digits
+
+WIDTH = 112
+_COLOURS = {"exact": "32", "rounding": "33", "erratum": "31;1", "external": "36"}
+_MOST = 3  # differing numbers shown of a matrix
+
+
+def table(sections, total, write, colour=False):
+    """Compute and write one section after another. Returns how many cases have each verdict, as a dict.
+
+    total: how many sections the paper has. write: takes one line of text. colour: mark verdicts for a terminal.
+    """
+    counts = dict.fromkeys(VERDICTS, 0)
+    for number, section in enumerate(sections, 1):
+        place = f"[{number:2}/{len(sections)}]" if len(sections) > 1 else f"[of {total}]"
+        write(f"\n{place} {section.title}, lines {section.lines[0]}-{section.lines[1]}")
+        for case in section.cases:
+            counts[case.result.verdict] += 1
+            for line in _entry(case, colour):
+                write(line)
+    return counts
+
+
+def _entry(case, colour):
+    """The lines of one case: verdict, lines, title; and what is wrong, unless it is exact."""
+    verdict = case.result.verdict
+    shown = f"{verdict:8}"
+    if colour:
+        shown = f"\033[{_COLOURS[verdict]}m{shown}\033[0m"
+    yield f"  {shown}  {line_range(case):9}  {case.title}"
+    if verdict == "exact":
+        return
+    for text in [*differences(case), case.note]:
+        yield from textwrap.wrap(plain(text), WIDTH, initial_indent=" " * 23, subsequent_indent=" " * 25)
+
+
+def line_range(case):
+    """The lines of a case: "199", or "97-103"."""
+    first, last = case.lines
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def differences(case):
+    """What is printed and what is right, a line for each number that differs (the first few), or two of text."""
+    result = case.result
+    if case.compute is None:
+        return [f"printed: {_words(case)}"]
+    if result.grades is None:
+        return [f"printed: {_words(case)}", f"computed: {_text(result.computed)}"]
+    wrong = np.argwhere(result.grades != "exact")
+    lines = []
+    for index in map(tuple, wrong[:_MOST]):
+        places = case.printed.places[index]
+        printed, right = case.printed.values[index], np.asarray(result.computed)[index]
+        lines.append(f"{_position(index)}printed {printed:.{places}f}, computed {shown(right, printed, places)}")
+    if len(wrong) > _MOST:
+        lines.append(f"and {len(wrong) - _MOST} more of {result.grades.size} numbers")
+    return lines
+
+
+def shown(right, printed, places):
+    """A computed number with as many decimals as are printed, or more where it would look the same."""
+    for extra in (0, 1, 2, 3):
+        text = f"{right:.{places + extra}f}"
+        if float(text) != printed or right == printed:
+            break
+    return text
+
+
+def _position(index):
+    names = {0: (), 1: ("number",), 2: ("row", "column")}[len(index)]
+    words = ", ".join(f"{name} {i + 1}" for name, i in zip(names, index))
+    return f"{words}: " if words else ""
+
+
+def _words(case):
+    return _text(case.printed_values)
+
+
+def _text(value):
+    """Numbers, lists or text in one line."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(f"[{_text(v)}]" if isinstance(v, list) else _text(v) for v in value)
+    return str(value)
+
+
+def plain(text):
+    """The light markup of formulas and notes as plain text: x_{i} -> x_i, 10^{-6} -> 10^-6, 10^{2i/d} -> 10^(2i/d)."""
+    out, depth = [], []
+    for i, letter in enumerate(text):
+        if letter == "{" and i and text[i - 1] in "_^":
+            inner = text[i + 1 : text.index("}", i)]
+            depth.append(len(inner) > 2 and not inner.isalnum() and text[i - 1] == "^")
+            out.append("(" if depth[-1] else "")
+        elif letter == "}" and depth:
+            out.append(")" if depth.pop() else "")
+        else:
+            out.append(letter)
+    return "".join(out)
+
+
+def summary(counts):
+    """The last line: how many cases have each verdict."""
+    parts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return f"{sum(counts.values())} cases: {parts}"
+
+
+def as_objects(cases):
+    """The cases as what JSON can hold: a list of dicts."""
+    return [
+        {
+            "id": case.id,
+            "lines": list(case.lines),
+            "section": case.section,
+            "title": plain(case.title),
+            "formula": plain(case.formula),
+            "printed": case.printed_values,
+            "computed": case.result.computed,
+            "verdict": case.result.verdict,
+            "note": plain(case.note),
+        }
+        for case in cases
+    ]
+
+
+def is_matrix(case):
+    """Whether numbers are printed that stand in rows and columns."""
+    return isinstance(case.printed, Digits) and len(case.printed.shape) == 2

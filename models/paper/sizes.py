@@ -1,0 +1,65 @@
+"""How many parameters and multiplications a model of any size has, without building it; how long a graph is.
+
+Both are polynomials, which the last case of 'GPT Time Complexity' compares with models small enough to build and count.
+"""
+
+import autotx
+from autotx import nn
+
+
+def gpt_parameters(layers, width, vocabulary, context):
+    """Parameters of autotx.models.GPT: a block has 12 C^2 + 13 C, the tables V C + T C, the last layer norm 2 C."""
+    return layers * (12 * width**2 + 13 * width) + (vocabulary + context + 2) * width
+
+
+def transformer_parameters(layers, width, vocabulary):
+    """Parameters of the transformer of 2017: layers encoders, layers decoders, one table for both sides and the output.
+
+    A decoder has a second attention, 4 C^2 + 4 C, and its layer norm, 2 C.
+    """
+    encoder = 12 * width**2 + 13 * width
+    return layers * (2 * encoder + 4 * width**2 + 6 * width) + vocabulary * width
+
+
+def decoder_layers(width):
+    """The layers of one decoder of 2017, to be counted: two attentions, a feed-forward net, three layer norms."""
+    attentions = [nn.MultiHeadAttention(width, 1, rng=None) for _ in range(2)]
+    net = [nn.Linear(width, 4 * width, rng=None), nn.Linear(4 * width, width, rng=None)]
+    return nn.Sequential(*attentions, *net, *(nn.LayerNorm(width) for _ in range(3)))
+
+
+def gpt_multiplications(layers, width, tokens):
+    """Multiplications in the blocks of a GPT, for one text: of weights, 12 n d^2, and of pairs of tokens, 2 n^2 d."""
+    return layers * 12 * tokens * width**2, layers * 2 * tokens**2 * width
+
+
+def counted_multiplications(result):
+    """Multiplications of the matrix products in the graph of a Tensor: (by weights, of tokens with tokens)."""
+    by_weights = of_pairs = 0
+    seen, stack = {id(result)}, [result]
+    while stack:
+        t = stack.pop()
+        parents = [p for p in t._parents or () if isinstance(p, autotx.Tensor)]
+        if t._op in ("linear", "matmul"):
+            by_weights += t.size * parents[0].shape[-1]
+        if t._op == "scaled_dot_product_attention":
+            q, k, v = parents[:3]
+            of_pairs += q.size * k.shape[-2] + t.size * v.shape[-2]
+        for p in parents:
+            if id(p) not in seen:
+                seen.add(id(p))
+                stack.append(p)
+    return by_weights, of_pairs
+
+
+def longest_path(result):
+    """How many ops lie between a result and what is furthest from it in its graph."""
+    depth = {}
+
+    def visit(t):
+        if id(t) not in depth:
+            parents = [p for p in t._parents or () if isinstance(p, autotx.Tensor) and p._parents is not None]
+            depth[id(t)] = 1 + max((visit(p) for p in parents), default=0)
+        return depth[id(t)]
+
+    return visit(result)

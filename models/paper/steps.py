@@ -1,0 +1,99 @@
+"""The paper's formulas, each once, as operations of the engine in float64. All take and return Tensors."""
+
+import math
+
+import numpy as np
+
+import autotx
+from autotx import Tensor, lift, nn
+from autotx.models.paper.case import Digits
+
+
+def tensor(values, requires_grad=False):
+    """A float64 Tensor of numbers, nested lists, or printed Digits. A Tensor is returned as it is."""
+    if isinstance(values, Tensor):
+        return values
+    values = values.values if isinstance(values, Digits) else values
+    return Tensor(np.asarray(values, dtype=np.float64), requires_grad=requires_grad)
+
+
+@lift
+def sin(x, /):
+    """y = sin(x).   dx = g cos(x). Not an op of the engine: two lines make it one."""
+    return np.sin(x), (lambda g: g * np.cos(x),)
+
+
+@lift
+def cos(x, /):
+    """y = cos(x).   dx = -g sin(x)."""
+    return np.cos(x), (lambda g: -g * np.sin(x),)
+
+
+def waves(positions, exponents):
+    """sin(pos / 10000^exponent) in the even columns and cos in the odd ones: (positions, columns).
+
+    positions: numbers (n,); exponents: one for each column, (d,).
+    """
+    angles = tensor(positions).reshape(-1, 1) / autotx.pow(10000.0, tensor(exponents))
+    even = np.arange(len(exponents)) % 2 == 0
+    return autotx.where(even, sin(angles), cos(angles))
+
+
+def exponents(d_model):
+    """2i / d_model for each column: columns 2i and 2i + 1 share one i. A list of d_model numbers."""
+    return [2 * (column // 2) / d_model for column in range(d_model)]
+
+
+def position_encoding(n, d_model):
+    """PE of the positions 0 .. n - 1, by the two formulas of the paper: (n, d_model)."""
+    return waves(range(n), exponents(d_model))
+
+
+def linear(weight, bias=None):
+    """The layer x W + b as an nn.Linear. weight: (in, out), bias: (out,)."""
+    weight = tensor(weight)
+    layer = nn.Linear(*weight.shape, bias=bias is not None, rng=None).astype(np.float64)
+    layer.weight.data = weight.T
+    if bias is not None:
+        layer.bias.data = tensor(bias)
+    return layer
+
+
+def attention_weights(q, k, scale=None, mask=None):
+    """softmax(Q K^T / scale), rows by the queries. scale: by default the root of the length of a key.
+
+    mask: True where a query may attend.
+    """
+    q, k = tensor(q), tensor(k)
+    scores = q @ k.T / (math.sqrt(k.shape[-1]) if scale is None else scale)
+    if mask is not None:
+        scores = scores.masked_fill(~np.asarray(mask), -np.inf)
+    return scores.softmax(axis=-1)
+
+
+def attention(q, k, v, **settings):
+    """softmax(Q K^T / sqrt(d_k)) V, by the engine's own op; settings: mask, causal."""
+    return autotx.scaled_dot_product_attention(tensor(q), tensor(k), tensor(v), **settings)
+
+
+def layer_norm(x, eps=1e-6):
+    """(x - mean) / sqrt(variance + eps), row by row, by nn.LayerNorm with gamma 1 and beta 0."""
+    x = tensor(x)
+    return nn.LayerNorm(x.shape[-1], eps=eps).astype(np.float64)(x)
+
+
+def layer_norm_eps_outside(x, eps=1e-6):
+    """(x - mean) / (standard deviation + eps): what some of the paper's outputs were made with."""
+    x = tensor(x)
+    deviation = x.var(axis=-1, keepdims=True).sqrt()
+    return (x - x.mean(axis=-1, keepdims=True)) / (deviation + eps)
+
+
+def causal(n):
+    """The causal mask (n, n): True on and below the diagonal, where a token may look."""
+    return np.tri(n, dtype=bool)
+
+
+def largest_difference(a, b):
+    """The largest absolute difference of two Tensors, as a number."""
+    return (tensor(a) - tensor(b)).abs().max().item()

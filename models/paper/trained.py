@@ -1,0 +1,98 @@
+"""The networks that the paper trains, or says can be trained: each is trained here once, and remembered.
+
+    sine_fits()          sin(x) by a line and by the 10-10-1 network           (lines 655-659, 1669-1722)
+    xor_regression()     XOR by a linear regression                            (line 661)
+    xor_network()        XOR learned from random weights                       (lines 665, 1836)
+    word_trainer()       the next word of "The cat sat on the", 2,000 steps    (lines 1030-1085)
+"""
+
+import functools
+
+import numpy as np
+
+import autotx
+from autotx import nn
+from autotx.models.mlp import MLP
+from autotx.models.paper.steps import tensor
+from autotx.optim import SGD, Adam
+
+XOR_INPUTS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.float64)
+XOR_OUTPUTS = np.array([0, 1, 1, 0], dtype=np.float64)
+
+
+@functools.cache
+def sine_fits(epochs=1000, batch=32):
+    """x and sin(x) at 100 points of [-10, 10], the line's and the network's values there, and the steps taken.
+
+    As in the paper: least squares for the line; for the network 1,000 epochs of Adam at Keras' own settings, learning
+    rate 0.001 and shuffled batches of 32. Arrays (100, 1), and a number.
+    """
+    x = np.linspace(-10, 10, 100)[:, None]
+    y = np.sin(x)
+    rng = np.random.default_rng(0)
+    network = MLP((1, 10, 10, 1), rng=rng).astype(np.float64)
+    optimizer = Adam(network.parameters(), lr=0.001)
+    steps = 0
+    for _ in range(epochs):
+        order = rng.permutation(len(x))
+        for start in range(0, len(x), batch):
+            chosen = order[start : start + batch]
+            autotx.mse_loss(network(x[chosen]), y[chosen]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            steps += 1
+    with autotx.no_grad():
+        return x, y, least_squares_line(tensor(x), tensor(y)).data, network(x).data, steps
+
+
+def least_squares_line(x, y):
+    """The values at x of the straight line with the least squared error: slope = cov(x, y) / var(x). (n, 1) each."""
+    slope = ((x - x.mean()) * (y - y.mean())).mean() / x.var()
+    return slope * (x - x.mean()) + y.mean()
+
+
+@functools.cache
+def xor_regression(steps=500):
+    """What a linear regression answers to the four inputs of XOR after gradient descent: (4,)."""
+    layer = nn.Linear(2, 1, rng=np.random.default_rng(0)).astype(np.float64)
+    optimizer = SGD(layer.parameters(), lr=0.5)
+    for _ in range(steps):
+        autotx.mse_loss(layer(XOR_INPUTS), XOR_OUTPUTS[:, None]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with autotx.no_grad():
+        return layer(XOR_INPUTS).data[:, 0]
+
+
+@functools.cache
+def xor_network(seed=0, steps=1000):
+    """A network that learned XOR from random weights, 2-4-1 with tanh, and its losses, step by step (steps,)."""
+    network = MLP((2, 4, 1), "tanh", rng=np.random.default_rng(seed)).astype(np.float64)
+    optimizer = Adam(network.parameters(), lr=0.05)
+    losses = []
+    for _ in range(steps):
+        loss = autotx.binary_cross_entropy_with_logits(network(XOR_INPUTS)[:, 0], XOR_OUTPUTS)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return network, losses
+
+
+@functools.cache
+def word_trainer(steps=2000, learning_rate=0.01):
+    """The paper's loop over four logits: gradient descent on the cross entropy of the first word.
+
+    Returns two arrays (steps, 4), the probabilities before each step and the logits after it, and the probabilities
+    after the last step (4,).
+    """
+    logits = tensor([0.1, 0.1, 0.1, 0.7], requires_grad=True)
+    optimizer = SGD([logits], lr=learning_rate)
+    before, after = [], []
+    for _ in range(steps):
+        before.append(logits.detach().softmax().numpy())
+        autotx.cross_entropy(logits.reshape(1, 4), np.array([0])).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        after.append(logits.numpy())
+    return np.array(before), np.array(after), logits.detach().softmax().numpy()
