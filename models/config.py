@@ -19,7 +19,11 @@ def _setting(default, text, **limits):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The defaults are nanoGPT's recipe for a small GPT on a CPU. ValueError when a value makes no sense."""
+    """ValueError when a value makes no sense.
+
+    The defaults are nanoGPT's recipe for a small GPT on a CPU, but for the steps, of which that has 2,000: a first run,
+    which compiles the kernels too, should not take longer than a cup of tea.
+    """
 
     # What is read and where the run goes
     text: tuple = _setting((), "a UTF-8 text file to learn from, repeat for more (default: Python's own manual)")
@@ -39,7 +43,7 @@ class TrainConfig:
     dropout: float = _setting(0.0, "share of activations dropped in training", at_least=0, below=1)
 
     # The training
-    steps: int = _setting(2000, "optimizer steps in all", at_least=1)
+    steps: int = _setting(1250, "optimizer steps in all", at_least=1)
     batch_size: int = _setting(12, "blocks of text in a batch", at_least=1)
     grad_accum: int = _setting(1, "batches whose gradients are averaged for one step", at_least=1)
     lr: float = _setting(1e-3, "learning rate after the warm-up", above=0)

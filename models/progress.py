@@ -7,6 +7,7 @@ from collections import deque
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10
+BAR = "{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
 RECENT = 50  # steps over which what is shown is averaged
 
 
@@ -20,7 +21,8 @@ class Progress:
         self.first = None  # (time, step) after the first step, which may compile and so says nothing of the rest
         self.last_line = time.monotonic()
         live = sys.stdout.isatty() and sys.stderr.isatty()
-        self.bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.05) if live else None
+        settings = {"dynamic_ncols": True, "smoothing": 0.05, "bar_format": BAR}
+        self.bar = tqdm(total=steps, initial=step, **settings) if live else None
 
     def __enter__(self):
         return self
