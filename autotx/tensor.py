@@ -257,7 +257,10 @@ class Tensor:
                             d = d(g)
                         if watch:
                             watch.gradient(node, p, d, g)
-                        _accumulate(p, d, g, owned, node._op)
+                        if d.__class__ in _SCALARS and d.__class__ is p._data.__class__:  # single numbers: a short way
+                            p.grad = d if p.grad is None else p.grad + d
+                        else:
+                            _accumulate(p, d, g, owned, node._op)
             if not retain_graph:
                 node._backward, node._parents, node.grad = _FREED, (), None
         for leaf in leaves:
@@ -326,9 +329,6 @@ def _written_after(parent, node):
 def _accumulate(p, d, g, owned, op=None):
     """Add to the gradient of `p` the `d` that the pullback of `op` made of `g`. In place only in buffers made here."""
     have, data = p.grad, p._data
-    if d.__class__ in _SCALARS and d.__class__ is data.__class__:  # the short way, for graphs of single numbers
-        p.grad = d if have is None else have + d
-        return
     is_leaf = p._parents is None
     mine = (is_leaf or id(p) in owned) and have.__class__ is _ndarray  # a NumPy scalar is not added to in place
     if d.__class__ is not _ndarray:
