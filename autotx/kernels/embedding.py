@@ -23,7 +23,7 @@ def add_rows(buffer, ids, g):
 @kernel
 def _add_columns(buffer, ids, g, start, end):
     for n in range(ids.size):
-        target, source = buffer[ids[n], start:end], g[n, start:end]
+        target, source = buffer[ids[n]][start:end], g[n][start:end]
         for i in range(source.size):
             target[i] += source[i]
 
