@@ -2,7 +2,7 @@
 
 Without Intel's SVML, exp in a Numba loop is a call for every number, and dominates GELU and softmax. What stands here
 has no branches and no calls, so LLVM turns a loop over it into vector instructions: 16 numbers at once with AVX-512,
-0.3 ns for each on one core of a Zen 4 at 2.6 GHz. It does so only where the loop runs from 0 to the size of an array
+0.3 ns for each on one core of a Zen 4. It does so only where the loop runs from 0 to the size of an array
 (from another start, Numba asks at every index whether it is negative): that is why each kernel is two functions, a
 piece with plain loops, and a launch that hands slices to the threads.
 
