@@ -68,6 +68,3 @@ def set_num_threads(n):
 def get_num_threads():
     """The number of threads that kernels compute with."""
     return kernels.threads.get_num_threads()
-
-
-__all__ = [name for name in dir() if not name.startswith("_")]

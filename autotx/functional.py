@@ -2,6 +2,8 @@
 
 import builtins
 
+from numpy.lib.array_utils import normalize_axis_index
+
 from autotx.ops import arithmetic, attention, layers, losses, products, reductions, shaping
 from autotx.tensor import Tensor, lift
 
@@ -86,7 +88,8 @@ def split(x, size_or_sections, axis=0):
 
     Each piece is a slice, so the gradients are those of getitem. ValueError when the sizes do not add up.
     """
-    before = (builtins.slice(None),) * (axis % x.ndim)
+    axis = normalize_axis_index(axis, x.ndim, "split")
+    before = (builtins.slice(None),) * axis
     return [getitem(x, (*before, piece)) for piece in shaping.split_sizes(x.shape[axis], size_or_sections)]
 
 
@@ -100,12 +103,6 @@ def _swapped(function):
     return lambda x, other: function(other, x)
 
 
-def _getitem(x, index):
-    if isinstance(index, tuple):
-        return getitem(x, tuple(i._data if isinstance(i, Tensor) else i for i in index))
-    return getitem(x, index)
-
-
 def _shape_given(function):
     """A method that takes its axes or sizes one by one, or as one tuple: x.reshape(2, 3) and x.reshape((2, 3))."""
     return lambda x, *given: function(x, given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given)
@@ -115,7 +112,7 @@ _OPERATORS = {"add": add, "sub": sub, "mul": mul, "truediv": div, "pow": pow, "m
 for _name, _function in _OPERATORS.items():
     setattr(Tensor, f"__{_name}__", _function)
     setattr(Tensor, f"__r{_name}__", _swapped(_function))
-Tensor.__neg__, Tensor.__abs__, Tensor.__getitem__ = neg, abs, _getitem
+Tensor.__neg__, Tensor.__abs__, Tensor.__getitem__ = neg, abs, getitem
 Tensor.T = property(lambda x: permute(x, tuple(range(x.ndim))[::-1]), doc="The tensor with its axes in reverse order.")
 for _function in (reshape, permute, expand):
     setattr(Tensor, _function.__name__, _shape_given(_function))

@@ -211,9 +211,13 @@ class Tensor:
         return f"Tensor({', '.join([values, *facts])})"
 
     def __eq__(self, other):
+        if other is None:
+            return NotImplemented
         return self._data == _plain(other)
 
     def __ne__(self, other):
+        if other is None:
+            return NotImplemented
         return self._data != _plain(other)
 
     def __lt__(self, other):
@@ -396,7 +400,7 @@ def lift(op):
     def function(*args, **settings):
         if settings or (len(args) > count and not variadic):
             args, settings = bind(args, settings)
-        requires_grad = False
+        requires_grad = constants = False
         data = []
         for a in args:
             if a.__class__ is Tensor:
@@ -404,7 +408,10 @@ def lift(op):
                 if a.requires_grad:
                     requires_grad = True
             else:
+                constants = True
                 data.append(a if a.__class__ in as_they_are else convert(a))
+        if constants and requires_grad:
+            data = _as_constants(args, data)
         try:
             out, pullback = op(*data, **settings)
         except (ValueError, IndexError, TypeError) as error:
@@ -435,21 +442,40 @@ def lift(op):
                     args += (settings.pop(key),)
                 elif any(later in settings for later in arrays):
                     raise TypeError(f"{name}: {key} is missing, what comes after it was given by name")
-        return args, {k: v._data if v.__class__ is Tensor else v for k, v in settings.items()}
+        return args, {name: _own(value) for name, value in settings.items()}
 
     function.op = op
     return function
 
 
 _DATA = {np.ndarray, *_SCALARS}
-_AS_THEY_ARE = {np.ndarray, float, int, np.float32, np.float64, type(None)}
+_AS_THEY_ARE = {np.ndarray, float, int, type(None)}
+
+
+def _as_constants(args, data):
+    """Arrays that stand beside Tensors: as copies, for the caller may write into his, and the graph needs the values
+    of now; whole numbers and booleans in the type of the Tensors, as numbers would be."""
+    kind = next((d.dtype for a, d in zip(args, data) if a.__class__ is Tensor and d.dtype.kind == "f"), None)
+    return [
+        np.array(d, dtype=None if d.dtype.kind == "f" else kind) if d.__class__ is _ndarray and d is a else d
+        for a, d in zip(args, data)
+    ]
+
+
+def _own(value):
+    """A setting as the op gets it: Tensors and arrays as arrays of its own, for the caller may write into his."""
+    if value.__class__ is tuple:
+        return tuple(map(_own, value))
+    return np.array(value) if isinstance(value, Tensor | np.ndarray) else value
 
 
 def _plain(x):
     """A Tensor's array, or anything array-like as an array (lists of numbers in float32)."""
     if x.__class__ is Tensor:
         return x._data
-    return x if isinstance(x, np.ndarray | np.generic | float | int) else _as_data(x, None)
+    if isinstance(x, np.generic):
+        return x.item()  # as a Python number it takes on the type of the arrays beside it: x * np.sqrt(2) stays float32
+    return x if isinstance(x, np.ndarray | float | int) else _as_data(x)
 
 
 def _as_data(data, dtype=None):

@@ -1047,3 +1047,24 @@ def test_splitting_and_joining_again(data, shape):
     seed = np.random.default_rng(1).normal(size=shape)
     whole.backward(seed)
     np.testing.assert_array_equal(x.grad, seed)
+
+
+def test_arrays_beside_tensors_may_be_written_into_afterwards():
+    x = Tensor(np.ones((2, 3)), requires_grad=True)
+    factor, ids, mask = np.full((2, 3), 2.0), np.array([0, 1]), np.array([True, False, True])
+    out = (x * factor).sum() + autotx.embedding(x, ids).sum() + x.masked_fill(mask, 0.0).sum() + x[ids].sum()
+    factor[:], ids[:], mask[:] = 100, 0, False
+    out.backward()
+    np.testing.assert_array_equal(x.grad, [[4, 5, 4]] * 2)
+
+
+def test_numbers_and_whole_numbers_take_the_type_of_the_tensor_beside_them():
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    for y in (x * np.sqrt(2), x * np.float64(2), x * np.array([1, 2]), x * np.array([True, False]), 2 - x):
+        assert y.dtype == np.float32
+    assert (x * np.array([1.0, 2.0])).dtype == np.float64  # an array of float64 was meant
+
+
+def test_a_tensor_is_not_none():
+    x = Tensor([1.0])
+    assert not (x == None) and x != None  # noqa: E711, PT018
