@@ -1067,4 +1067,4 @@ def test_numbers_and_whole_numbers_take_the_type_of_the_tensor_beside_them():
 
 def test_a_tensor_is_not_none():
     x = Tensor([1.0])
-    assert not (x == None) and x != None  # noqa: E711, PT018
+    assert x != None  # noqa: E711
