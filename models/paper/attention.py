@@ -36,7 +36,7 @@ def attention_keeps_shape():
     (249, 249),
     "It combines the input by the attention scores",
     printed="each row is a weighted mean",
-    note="A mean of the rows of V, which are the input times W_V: no entry leaves the range of its column.",
+    note="A mean of the rows of V, which are the input times W_{V}: no entry leaves the range of its column.",
 )
 def weighted_mean():
     out = attention(*project(X_PE)).data
@@ -200,8 +200,8 @@ def formula_weights():
     (324, 324),
     "Three different matrices make Q, K and V",
     printed="distinct matrices, so distinct vectors",
-    note="In the example K and V are Q with its columns in another order, as the columns of W_K and W_V are those of "
-    "W_Q.",
+    note="In the example K and V are Q with its columns in another order, as the columns of W_{K} and W_{V} are those "
+    "of W_{Q}.",
 )
 def distinct():
     q, k, v = project(X_PE)

@@ -41,8 +41,8 @@ class Digits:
     def __init__(self, text, places=0):
         rows = [row.split() for row in text.split(";")]
         literals = rows if len(rows) > 1 else rows[0] if len(rows[0]) > 1 else rows[0][0]
-        self.text = text
-        self.values = np.array(literals, dtype=np.float64)
+        self.literals = np.array(literals)
+        self.values = self.literals.astype(np.float64)
         self.places = np.maximum(np.vectorize(_decimals, otypes=[int])(literals), places)
 
     @property
@@ -112,7 +112,12 @@ class Case:
     @property
     def printed_values(self):
         """What is printed, as a number, nested lists of numbers, or text."""
-        return self.printed.values.tolist() if isinstance(self.printed, Digits) else self.printed
+        return self.printed.values.tolist() if isinstance(self.printed, Digits) else as_text(self.printed)
+
+
+def as_text(words):
+    """A list of words as one text; anything else as it is."""
+    return " ".join(words) if isinstance(words, list) and all(isinstance(w, str) for w in words) else words
 
 
 def grade(printed, computed):

@@ -33,7 +33,13 @@ def growth(which, **change):
     return count(**{**sizes, **change})[which] / count(**sizes)[which]
 
 
-@section.case((1190, 1190), "Pairs of tokens to be scored", formula="n^{2}, n = 3", printed=digits("9"))
+@section.case(
+    (1190, 1190),
+    "Pairs of tokens to be scored",
+    formula="n^{2}, n = 3",
+    printed=digits("9"),
+    note="A GPT's causal mask leaves n (n + 1) / 2 of them in use, here 6.",
+)
 def pairs():
     return attention_weights(tensor(np.eye(3)), tensor(np.eye(3))).size
 

@@ -234,7 +234,7 @@ def one_symbol():
 
 @cross.case(
     (784, 785),
-    "The decoder's W_Q",
+    "The decoder's W_{Q}",
     formula="W_{q} of the decoder, line 2075",
     printed=W_Q,
     note="The decoder was made with random matrices (line 2075). Line 2161 gives it the encoder's W_{Q} instead.",

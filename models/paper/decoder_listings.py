@@ -88,7 +88,7 @@ def weights_sum():
 
 @cross.case(
     (2160, 2166),
-    "The decoder's own W_Q",
+    "The decoder's own W_{Q}",
     formula="largest difference of the decoder's and the encoder's W_{Q}",
     printed="weights of the decoder",
     note="They are the encoder's, entry by entry. A decoder has its own, and its cross attention has its own W_{K} "

@@ -59,6 +59,20 @@ def start_token():
     return ["<start>", *cut("de nada")]
 
 
+@overview.case(
+    (79, 79),
+    "The loss sends gradients to the whole transformer",
+    printed="gradients to train it",
+    note="One backward pass; see line 870 for what a gradient says.",
+)
+def gradients_everywhere():
+    model = GPT(GPTConfig(4, 7, 2, 2, 4), rng=np.random.default_rng(0)).astype(np.float64)
+    _, loss = model(np.array([[0, 1, 2, 3]]), np.array([[1, 2, 3, 4]]))
+    loss.backward()
+    reached = [p.grad is not None for p in model.parameters()]
+    return Claim(all(reached), f"{sum(reached)} of {len(reached)} parameter arrays of a small GPT have a gradient")
+
+
 @section.case((85, 85), "Each word becomes a vector of 4 numbers", printed=digits("4"))
 def width():
     return table()(ids(SOURCE)).shape[-1]

@@ -4,7 +4,7 @@ The text adds the positions twice: as formulas (lines 430 to 500, where the thir
 the rounded matrix of line 221 (where it gets 0.0001). Its Q follows the first, its V and all later listings the second.
 """
 
-from autotx.models.paper.case import Section, digits
+from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import (
     ATTENTION,
     K_TARGET,
@@ -24,7 +24,7 @@ from autotx.models.paper.constants import (
     X,
 )
 from autotx.models.paper.positions import WRITTEN
-from autotx.models.paper.steps import attention, attention_weights, linear, tensor, waves
+from autotx.models.paper.steps import attention, attention_weights, largest_difference, linear, tensor, waves
 
 section = Section("example", "A Concrete Example", (373, 532))
 
@@ -202,6 +202,21 @@ def attention_output():
 )
 def attention_from_text():
     return attention(Q_TEXT, Q_TEXT, V_TEXT)
+
+
+@section.case(
+    (406, 520),
+    "What an attention score is",
+    formula="Q K^{T} / √d_{k},  softmax(Q K^{T} / √d_{k}),  softmax(Q K^{T} / √d_{k}) V",
+    printed="one name for three matrices",
+    note="Line 409 calls the scaled products scores, line 412 their softmax, and lines 516 to 520 the weighted "
+    "values. The last are the attention output of line 421.",
+)
+def one_name():
+    scores, weights = tensor(Q) @ tensor(K).T / 2.0, attention_weights(Q, K)
+    difference = largest_difference(scores, weights)
+    shapes = f"{scores.shape}, {weights.shape} and {attention(Q, K, V).shape}"
+    return Claim(difference == 0, f"shapes {shapes}; scores and weights differ by up to {difference:.2f}")
 
 
 @section.case((524, 530), "The attention weights", formula=f"softmax({SCORE})", printed=WEIGHTS)

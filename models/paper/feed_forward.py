@@ -64,7 +64,7 @@ def no_feedback():
     "Training looks for the parameters that fit best",
     formula="y = f(x; θ)",
     printed="learns θ",
-    note="XOR learned from random weights, by the network drawn beside this section.",
+    note="XOR learned from random weights, by the network that is drawn in 'XOR Example'.",
 )
 def learns():
     _, losses = trained.xor_network()
@@ -214,12 +214,12 @@ def back_to_n():
     return net()(tensor(LN_M)).shape
 
 
-@section.case((715, 715), "The sizes of W_1 and W_2", printed=digits("4 6; 6 4"))
+@section.case((715, 715), "The sizes of W_{1} and W_{2}", printed=digits("4 6; 6 4"))
 def matrix_sizes():
     return [tensor(W_1).shape, tensor(W_2).shape]
 
 
-@section.case((716, 716), "The sizes of b_1 and b_2", printed=digits("6 4"))
+@section.case((716, 716), "The sizes of b_{1} and b_{2}", printed=digits("6 4"))
 def bias_sizes():
     return [tensor(B_1).size, tensor(B_2).size]
 
@@ -255,7 +255,7 @@ def bias_columns():
     return Claim(True, f"the sum has shape {shape}")
 
 
-@section.case((730, 733), "Shapes of z_1, a_1 and z_2", printed=digits("3 6; 3 6; 3 4"), formula=NET)
+@section.case((730, 733), "Shapes of z_{1}, a_{1} and z_{2}", printed=digits("3 6; 3 6; 3 4"), formula=NET)
 def step_shapes():
     x, shapes = tensor(LN_M), []
     for layer in net().layers:

@@ -141,17 +141,17 @@ def flat_positions():
     return Claim(True, f"the sum has shape {shape}")
 
 
-@example.case((1135, 1137), "h_0 of 'I'", formula="U + W_{p}", printed=digits("0.14 0.91"))
+@example.case((1135, 1137), "h_{0} of 'I'", formula="U + W_{p}", printed=digits("0.14 0.91"))
 def h_0_i():
     return h_0()[0]
 
 
-@example.case((1139, 1141), "h_0 of 'love'", formula="U + W_{p}", printed=digits("0.59 0.39"))
+@example.case((1139, 1141), "h_{0} of 'love'", formula="U + W_{p}", printed=digits("0.59 0.39"))
 def h_0_love():
     return h_0()[1]
 
 
-@example.case((1143, 1145), "h_0 of 'AI'", formula="U + W_{p}", printed=digits("0.79 0.60"))
+@example.case((1143, 1145), "h_{0} of 'AI'", formula="U + W_{p}", printed=digits("0.79 0.60"))
 def h_0_ai():
     return h_0()[2]
 
@@ -214,17 +214,6 @@ def flat_matrix():
 )
 def h_2():
     return linear(tensor(W).reshape(2, 2))(tensor(H_1))
-
-
-@example.case(
-    (1162, 1164),
-    "The output of 'love', from the right h_1",
-    formula=f"h_{{2}} = ({MIX}) W",
-    printed=digits("0.1753 0.309"),
-    note="Carries the error of line 1154; right is 0.2858 0.3845.",
-)
-def h_2_from_right():
-    return linear(tensor(W).reshape(2, 2))(tensor([0.1, 0.9, 0.0]) @ h_0())
 
 
 @example.case(

@@ -85,14 +85,14 @@ def joined():
     return concat()
 
 
-@section.case((572, 572), "The shape of W_O", formula="h d_{v} × d_{model}", printed=digits("8 4"))
+@section.case((572, 572), "The shape of W_{O}", formula="h d_{v} × d_{model}", printed=digits("8 4"))
 def w_o_shape():
     return linear(W_O).weight.T.shape
 
 
 @section.case(
     (571, 576),
-    "W_O filled with 0.5",
+    "W_{O} filled with 0.5",
     formula="all 32 entries of W_{O}",
     printed=W_O,
     note="Line 572 wants every entry 0.5; lines 574 to 576 take random numbers. M (line 615) was made with those.",
@@ -103,7 +103,7 @@ def w_o_halves():
 
 @section.case(
     (571, 583),
-    "The result, had W_O been 0.5 throughout",
+    "The result, had W_{O} been 0.5 throughout",
     formula=f"{MULTI_HEAD}, W_{{O}} = 0.5",
     printed=M,
     note="Every entry of a row would be half the row's sum: 5.9295, 6.0202 and 5.6900. M does not belong to line 572.",

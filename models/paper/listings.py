@@ -18,6 +18,7 @@ from autotx.models.paper.constants import (
     M,
     Q,
     V,
+    X,
 )
 from autotx.models.paper.example import source_as_written
 from autotx.models.paper.steps import attention, layer_norm, layer_norm_eps_outside, linear, tensor
@@ -101,6 +102,17 @@ def q_to_four_decimals():
     return linear(W_Q)(source_as_written())
 
 
+@products.case(
+    (1404, 1409),
+    "The matrix called X",
+    formula="X of line 100",
+    printed=X_PE,
+    note="It is X + PE of line 221, under the name of X alone.",
+)
+def called_x():
+    return tensor(X)
+
+
 @products.case((1399, 1452), "Listing: Q", formula="Q = (X + PE) W_{Q}, X + PE of line 221", printed=Q)
 def all_three_q():
     return linear(W_Q)(tensor(X_PE))
@@ -126,6 +138,17 @@ def all_three_v():
 )
 def two_listings():
     return linear(W_Q)(source_as_written())
+
+
+@targets.case(
+    (1474, 1479),
+    "The matrix called X",
+    formula="X of line 100",
+    printed=Y_PE,
+    note="It is Y + PE of line 223, the target's, under the name of the source.",
+)
+def target_called_x():
+    return tensor(X)
 
 
 @targets.case(
@@ -165,7 +188,7 @@ def unscaled():
 
 @scores.case(
     (1544, 1544),
-    "d_k taken from the columns of Q",
+    "d_{k} taken from the columns of Q",
     formula="d_{k}",
     printed=digits("4"),
     note="Q and K have equally many columns, so it does not matter whose are counted.",

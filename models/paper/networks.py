@@ -175,7 +175,7 @@ def left_of_x():
     (1834, 1834),
     "The network can represent XOR",
     printed="and such a network can also be learned",
-    note="From random weights, 2-4-1 with tanh, 1,000 steps of Adam: drawn beside the section on feed-forward nets.",
+    note="From random weights, 2-4-1 with tanh, 1,000 steps of Adam: drawn at the end of this section.",
 )
 def learned():
     network, _ = trained.xor_network()

@@ -133,7 +133,7 @@ def matrix_m():
     formula=f"{FORMULA}, γ = 1, β = 0, ε = 10^{{-6}} inside the root",
     printed=LN_M,
     note="With ε inside the root, as the formula and the listing at line 1655 have it, the first number is "
-    "-1.03927194 and not -1.03927142. All twelve are off from the sixth or seventh decimal on.",
+    "-1.03927194 and not -1.03927142. All twelve differ, most in the seventh decimal.",
 )
 def norm_of_m():
     return layer_norm(M)

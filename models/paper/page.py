@@ -118,7 +118,7 @@ def _case(case):
     parts = [
         f'<article class="{result.verdict}" id="{case.id}">',
         f'<h3><span class="verdict">{result.verdict}</span> {markup(case.title)}'
-        f'<a href="#{case.id}" class="lines">{line_range(case)}</a></h3>',
+        f'<a href="#{case.id}" class="lines">{_lines(case)}</a></h3>',
     ]
     if case.formula:
         parts.append(f'<p class="formula">{markup(case.formula)}</p>')
@@ -128,6 +128,12 @@ def _case(case):
     return "\n".join([*parts, "</article>"])
 
 
+def _lines(case):
+    """ "line 199" or "lines 97–103"."""
+    text = line_range(case)
+    return f"lines {text.replace('-', '–')}" if "-" in text else f"line {text}"
+
+
 def _numbers(case):
     """What is printed and what is computed, side by side where they differ."""
     result, printed = case.result, case.printed
@@ -135,11 +141,11 @@ def _numbers(case):
         left = _labelled("the paper", f"<q>{_words(printed)}</q>")
         right = "" if case.compute is None else _labelled("the engine", _words(result.computed))
         return f'<div class="numbers words">{left}{right}</div>'
-    left = _labelled("printed", _matrix(printed.values, printed, result.grades))
-    if case.compute is None or result.verdict == "exact":
+    same = case.compute is not None and result.verdict == "exact"
+    left = _labelled("printed and computed" if same else "printed", _matrix(printed, result.grades))
+    if same or case.compute is None:
         return f'<div class="numbers">{left}</div>'
-    computed = np.asarray(result.computed)
-    right = _labelled("computed", _matrix(computed, printed, result.grades, right=True))
+    right = _labelled("computed", _matrix(printed, result.grades, np.asarray(result.computed)))
     return f'<div class="numbers">{left}{right}</div>'
 
 
@@ -149,24 +155,36 @@ def _labelled(label, content):
 
 def _words(value):
     if isinstance(value, list):
-        return " ".join(f"<kbd>{html.escape(str(v))}</kbd>" for v in value)
+        return f"<span>{' '.join(f'<kbd>{html.escape(v)}</kbd>' for v in value)}</span>"
     return markup(str(value))
 
 
-def _matrix(values, printed, grades, right=False):
-    """Numbers as a small table, those that differ marked. right: whether these are the computed ones."""
-    same_shape = values.shape == printed.shape
+def _matrix(printed, grades, computed=None):
+    """Numbers as a small table, those that differ marked: what is printed, or what is computed instead."""
+    values = printed.literals if computed is None else computed
+    places = np.broadcast_to(printed.places, values.shape) if values.shape == printed.shape else None
     rows = []
     for row in np.ndindex(values.shape[:-1]):
         cells = []
         for column in range(values.shape[-1] if values.ndim else 1):
             index = (*row, column) if values.ndim else ()
-            places = printed.places[index] if same_shape else 8 if values.dtype == float and values.size > 4 else 2
             off = grades is not None and grades[index] != "exact"
-            number = shown(values[index], printed.values[index] if right and off else np.nan, places)
+            if computed is None:
+                number = _padded(values[index], printed.literals)
+            elif places is None:
+                number = f"{values[index]:.8g}"
+            else:
+                number = shown(values[index], printed.values[index] if off else np.nan, places[index])
             cells.append(f'<td class="off">{number}</td>' if off else f"<td>{number}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table>{''.join(rows)}</table>"
+
+
+def _padded(literal, literals):
+    """A printed number with spaces behind it, so that the points of all of them stand in line."""
+    tails = [len(number) - number.find(".") if "." in number else 0 for number in literals.ravel().tolist()]
+    tail = len(literal) - literal.find(".") if "." in literal else 0
+    return literal + " " * (max(tails) - tail)
 
 
 def _chain():
@@ -174,9 +192,9 @@ def _chain():
     rows = []
     for stage in corrected.chain():
         grades = grade(stage.printed, stage.right)
-        title = f"<h3>{markup(stage.title)}<span class='lines'>{stage.line}</span></h3>"
-        left = _labelled("printed", _matrix(stage.printed.values, stage.printed, grades))
-        right = _labelled("right", _matrix(stage.right, stage.printed, grades, right=True))
+        title = f"<h3>{markup(stage.title)}<span class='lines'>line {stage.line}</span></h3>"
+        left = _labelled("printed", _matrix(stage.printed, grades))
+        right = _labelled("right", _matrix(stage.printed, grades, stage.right))
         rows.append(f'<article>{title}<div class="numbers">{left}{right}</div></article>')
     return (
         '<section id="set-right"><h2>The running example, set right</h2>\n'

@@ -4,7 +4,7 @@ import textwrap
 
 import numpy as np
 
-from autotx.models.paper.case import VERDICTS, Digits
+from autotx.models.paper.case import VERDICTS, as_text
 
 WIDTH = 112
 _COLOURS = {"exact": "32", "rounding": "33", "erratum": "31;1", "external": "36"}
@@ -33,7 +33,7 @@ def _entry(case, colour):
     shown = f"{verdict:8}"
     if colour:
         shown = f"\033[{_COLOURS[verdict]}m{shown}\033[0m"
-    yield f"  {shown}  {line_range(case):9}  {case.title}"
+    yield f"  {shown}  {line_range(case):9}  {plain(case.title)}"
     if verdict == "exact":
         return
     for text in [*differences(case), case.note]:
@@ -57,8 +57,8 @@ def differences(case):
     lines = []
     for index in map(tuple, wrong[:_MOST]):
         places = case.printed.places[index]
-        printed, right = case.printed.values[index], np.asarray(result.computed)[index]
-        lines.append(f"{_position(index)}printed {printed:.{places}f}, computed {shown(right, printed, places)}")
+        right = shown(np.asarray(result.computed)[index], case.printed.values[index], places)
+        lines.append(f"{_position(index)}printed {case.printed.literals[index]}, computed {right}")
     if len(wrong) > _MOST:
         lines.append(f"and {len(wrong) - _MOST} more of {result.grades.size} numbers")
     return lines
@@ -88,7 +88,7 @@ def _text(value):
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
-        return ", ".join(f"[{_text(v)}]" if isinstance(v, list) else _text(v) for v in value)
+        return " ".join(f"[{_text(v)}]" if isinstance(v, list) else _text(v) for v in value)
     return str(value)
 
 
@@ -123,14 +123,9 @@ def as_objects(cases):
             "title": plain(case.title),
             "formula": plain(case.formula),
             "printed": case.printed_values,
-            "computed": case.result.computed,
+            "computed": as_text(case.result.computed),
             "verdict": case.result.verdict,
             "note": plain(case.note),
         }
         for case in cases
     ]
-
-
-def is_matrix(case):
-    """Whether numbers are printed that stand in rows and columns."""
-    return isinstance(case.printed, Digits) and len(case.printed.shape) == 2

@@ -39,7 +39,7 @@ def _seconds(work):
     """The shortest of a few times, after one to warm up: what the machine does when nothing else interrupts it."""
     work()
     times = []
-    while len(times) < REPEATS and sum(times) < BUDGET:
+    while not times or (len(times) < REPEATS and sum(times) < BUDGET):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)

@@ -130,7 +130,7 @@ def three_sources():
 
 @matrices.case(
     (1252, 1252),
-    "W_Q, W_K and W_V are learned",
+    "W_{Q}, W_{K} and W_{V} are learned",
     printed="learned parameters",
     note="Each gets a gradient. Lines 283, 324 and 669 call them, and the feed-forward matrices, pre-trained; they "
     "are trained together with everything else.",
