@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 from numba.extending import register_jitable
 
-from autotx.kernels.exp import exp
+from autotx.kernels.exp import exp, larger
 from autotx.kernels.jit import address, call_at, compile_for, kernel
 from autotx.kernels.rows import plain
 from autotx.kernels.threads import next_task
@@ -38,10 +38,10 @@ def attention(q, k, v, mask=None, causal=False, keep=None):
     lse = np.empty((B, H, T), np.float32)
     block = _key_block(S)
     piece = T if B * H >= 16 else min(T, PIECE)
-    offsets = _offsets(_forward_sizes, S, D, block)
+    at = _places(Forward, S, D, block)
     _compiled_forward()(
         q4, k4, v4, _added(mask, q, k), mask is not None, causal, out_flat, out_steps, lse, block, piece,
-        offsets, *_scratch(offsets[-1]),
+        at, *_scratch(at.end),
     )  # fmt: skip
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])
 
@@ -54,10 +54,10 @@ def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None)
     D, S = q4.shape[3], k4.shape[2]
     (dq, dq_flat, dq_steps), (dk, dk_flat, dk_steps), (dv, dv_flat, dv_steps) = (_empty_like(x) for x in (q4, k4, v4))
     block = _key_block(S)
-    offsets = _offsets(_backward_sizes, S, D, block)
+    at = _places(Backward, S, D, block)
     _compiled_backward()(
         g4, q4, k4, v4, out4, plain(lse).reshape(q4.shape[:3]), _added(mask, q, k), mask is not None, causal,
-        dq_flat, dq_steps, dk_flat, dk_steps, dv_flat, dv_steps, block, offsets, *_scratch(offsets[-1]),
+        dq_flat, dq_steps, dk_flat, dk_steps, dv_flat, dv_steps, block, at, *_scratch(at.end),
     )  # fmt: skip
     return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)
 
@@ -156,13 +156,36 @@ def _panels(lines, width, depth):
     return _up(lines, width) // width * panel_size(width, depth)
 
 
+Forward = namedtuple("Forward", "pack k v q scores mask out top factor shift rows end")
+Backward = namedtuple(
+    "Backward",
+    "pack k k_channels v q q_channels g g_channels weights grads mask weights_turned grads_turned dq lse e out rows "
+    "end",
+)
+
+
 @functools.lru_cache(maxsize=1024)
-def _offsets(sizes, S, D, block):
-    """Where in a thread's memory each buffer starts and the last ends: on whole lines of COLS, with room between."""
-    offsets = [0]
-    for size in sizes(S, D, block):
-        offsets.append(offsets[-1] + _up(size + LANES * COLS, 64))
-    return (*offsets[:-1], _up(offsets[-1], 1024))
+def _places(kind, S, D, block):
+    """Where the buffers of a thread start in its memory, on whole lines of COLS floats, and the address of `pack`.
+
+    kind: Forward or Backward. Each buffer has room behind it, where unused lanes of a last vector may be written.
+    """
+    queries, channels = _panels(QUERIES, COLS, D), _panels(D, COLS, QUERIES)  # queries side by side; channels likewise
+    keys, scores = _panels(S, ROWS, D), panel_size(COLS, block)
+    turned, tall, blocks = _panels(block, ROWS, QUERIES), QUERIES * _up(D + 1, 4), -(-S // block)
+    sizes = {
+        "k": keys, "k_channels": blocks * _panels(D, ROWS, block), "v": keys,
+        "q": queries, "q_channels": channels, "g": queries, "g_channels": channels,
+        "scores": scores, "weights": scores, "grads": scores, "mask": scores,
+        "weights_turned": turned, "grads_turned": turned, "dq": tall, "out": tall,
+        "lse": QUERIES, "e": QUERIES, "top": QUERIES, "factor": COLS, "shift": COLS, "rows": COLS * _up(D, LANES),
+    }  # fmt: skip
+    if kind is Forward:
+        sizes["v"] = blocks * _panels(D + 1, ROWS, block)
+    places = [0]
+    for name in kind._fields[1:-1]:
+        places.append(places[-1] + _up(sizes[name] + LANES * COLS, 64))
+    return kind(_pack_address(), *places[:-1], _up(places[-1], 1024))
 
 
 _mine = threading.local()
@@ -178,23 +201,24 @@ def _scratch(size):
 
 
 IN2, IN3, IN4 = (types.Array(types.float32, ndim, "A", readonly=True) for ndim in (2, 3, 4))
+OUT1, OUT3 = (types.Array(types.float32, ndim, "C") for ndim in (1, 3))
 READ1, READ3 = (types.Array(types.float32, ndim, "C", readonly=True) for ndim in (1, 3))
-OUT3 = types.Array(types.float32, 3, "C")
 FLAT, TABLE, COUNTER = types.float32[::1], types.float32[:, ::1], types.int64[::1]
 FLAG, NUMBER, STEPS = types.boolean, types.intp, types.UniTuple(types.intp, 3)
-
-
-def _compile(parallel, head, arguments, head_arguments):
-    """The parallel kernel, ready to be called without its first two arguments, the addresses of `head` and `pack`."""
-    pack_at = _pack_address()  # first, for `head` calls it
-    head_at = address(head, types.void(NUMBER, *head_arguments, FLAT, IN2))
-    signature = types.void(NUMBER, NUMBER, *arguments, TABLE, IN3, COUNTER)
-    return functools.partial(compile_for(parallel, signature), head_at, pack_at)
 
 
 @functools.cache
 def _pack_address():
     return address(_pack_once, types.void(IN2, NUMBER, FLAT, NUMBER))
+
+
+def _compile(parallel, head, arguments, head_arguments, kind):
+    """The parallel kernel, ready to be called without its first argument, the address of `head`."""
+    _pack_address()  # first, for `head` calls it
+    at = types.NamedUniTuple(types.intp, len(kind._fields), kind)
+    head_at = address(head, types.void(*head_arguments, at, FLAT, IN2))
+    signature = types.void(NUMBER, *arguments, at, TABLE, IN3, COUNTER)
+    return functools.partial(compile_for(parallel, signature), head_at)
 
 
 @kernel
@@ -210,32 +234,20 @@ def _pack(pack_at, x, width, panels, at):
 
 # ---- forward ----------------------------------------------------------------------------------------------------
 
-Forward = namedtuple("Forward", "pack lines out_line k v q scores mask out top factor shift rows")
-
-
-def _forward_sizes(S, D, block):
-    """Floats in each buffer of a thread, in the order of `Forward`."""
-    return (
-        _panels(S, ROWS, D), _up(S, block) // block * _panels(D + 1, ROWS, block), _panels(QUERIES, COLS, D),
-        panel_size(COLS, block), panel_size(COLS, block), QUERIES * _up(D + 1, 4),
-        QUERIES, COLS, COLS, COLS * _up(D, LANES),
-    )  # fmt: skip
-
 
 @functools.cache
 def _compiled_forward():
-    offsets = types.UniTuple(types.intp, 11)
     return _compile(
         _forward, _forward_head,
-        (IN4, IN4, IN4, IN4, FLAG, FLAG, FLAT, STEPS, OUT3, NUMBER, NUMBER, offsets),
-        (IN2, IN2, IN2, IN2, FLAG, FLAG, NUMBER, NUMBER, FLAT, NUMBER, NUMBER, FLAT, NUMBER, offsets),
+        (IN4, IN4, IN4, IN4, FLAG, FLAG, FLAT, STEPS, OUT3, NUMBER, NUMBER),
+        (IN2, IN2, IN2, IN2, FLAG, FLAG, NUMBER, NUMBER, FLAT, NUMBER, NUMBER, OUT1, NUMBER), Forward,
     )  # fmt: skip
 
 
 @kernel(parallel=True)
 def _forward(
-    head_at, pack_at, q, k, v, mask, masked, causal, out, steps, lse, block, piece, offsets, scratch, lines, counter
-):
+    head_at, q, k, v, mask, masked, causal, out, steps, lse, block, piece, at, scratch, lines, counter
+):  # fmt: skip
     """Each thread takes the next task until none is left: a piece of the queries of one head of one sequence."""
     B, H, T = q.shape[:3]
     pieces = (T + piece - 1) // piece
@@ -246,8 +258,8 @@ def _forward(
             b, h, first = task // pieces // H, task // pieces % H, task % pieces * piece
             last, place = min(first + piece, T), b * steps[0] + h * steps[1]
             arguments = (
-                pack_at, q[b, h], k[b, h], v[b, h], mask[b, h], masked, causal, first, last,
-                out, place, steps[2], lse[b, h], block, offsets, scratch[i], lines[i],
+                q[b, h], k[b, h], v[b, h], mask[b, h], masked, causal, first, last,
+                out, place, steps[2], lse[b, h], block, at, scratch[i], lines[i],
             )  # fmt: skip
             call_at(_forward_head, head_at, arguments)
             task = next_task(counter)
@@ -255,56 +267,60 @@ def _forward(
 
 @kernel
 def _forward_head(
-    pack_at, q, k, v, mask, masked, causal, first, last, out, place, step, lse, block, offsets, scratch, lines
-):
+    q, k, v, mask, masked, causal, first, last, out, place, step, lse, block, at, scratch, lines
+):  # fmt: skip
     """Queries first to last of one head. q: (T, D), k, v: (S, D); query t's result goes to out[place + t * step :]."""
-    work = Forward(
-        pack_at, lines, offsets[5] // COLS,
-        scratch[offsets[0] :], scratch[offsets[1] :], scratch[offsets[2] :], scratch[offsets[3] :],
-        scratch[offsets[4] :], scratch[offsets[5] :], scratch[offsets[6] :], scratch[offsets[7] :],
-        scratch[offsets[8] :], scratch[offsets[9] :],
-    )  # fmt: skip
     T, D = q.shape
     S = k.shape[0]
     ahead = S - T if causal else S  # query t sees the keys before t + ahead + 1
-    values, tall = _panels(D + 1, ROWS, block), _up(D + 1, 4)
-    _pack_keys(k, v, min(S, last + ahead), block, work)
+    _pack_keys(k, v, min(S, last + ahead), block, at, scratch)
     for q0 in range(first, last, QUERIES):
         q1 = min(q0 + QUERIES, last)
-        _start_queries(q, q0, q1, work)
+        _start_queries(q[q0:q1], at, scratch)
         for s in range(0, min(S, q1 + ahead), block):
             keys = min(block, S - s)
+            k_at = at.k + s // ROWS * panel_size(ROWS, D)
+            v_at = at.v + s // block * _panels(D + 1, ROWS, block)
             for t in range(q0, q1, COLS):
                 n = min(keys, t + COLS + ahead - s)
                 if n > 0:
-                    out_at = (t - q0) * tall
-                    _scores(work.q, (t - q0) // COLS, work.k, s // ROWS, D, n, work.scores)
+                    panel = (t - q0) // COLS
+                    out_at = at.out + panel * _up(D + 1, 4) * COLS
+                    _scores(scratch, at.q + panel * panel_size(COLS, D), k_at, D, n, at.scores)
                     if masked:
-                        _add_mask(mask[t : min(t + COLS, T), s : s + n], work.mask, work.scores, work.pack)
-                    _cut_future(work.scores, n, t + ahead - s)
-                    _soften(work.scores, n, work.top, t - q0, work.factor, work.shift)
-                    _rescale(work.out, out_at, tall, work.factor)
-                    _weigh(work.scores, n, work.v, s // block * values, keys, D + 1, work.out, out_at)
+                        _add_mask(mask[t : min(t + COLS, T), s : s + n], at, scratch, at.scores)
+                    _cut_future(scratch, at.scores, n, t + ahead - s)
+                    _soften(scratch, at.scores, n, at.top + t - q0, at.factor, at.shift)
+                    _rescale(scratch, out_at, D + 1, at.factor)
+                    _weigh(scratch, at.scores, n, v_at, keys, D + 1, out_at)
         for t in range(q0, q1, COLS):
-            out_at, lines = (t - q0) * tall, min(COLS, q1 - t)
-            for j in range(lines):
-                total = work.out[out_at + D * COLS + j]
-                work.factor[j] = ONE / total if total != ZERO else ZERO
-                lse[t + j] = work.top[t - q0 + j] + math.log(total) if total != ZERO else -INFINITY
-            _write(work.out, out_at, work.factor, D, lines, work, work.out_line, out, place + t * step, step)
+            out_at, count = at.out + (t - q0) // COLS * _up(D + 1, 4) * COLS, min(COLS, q1 - t)
+            for j in range(count):
+                total = scratch[out_at + D * COLS + j]
+                scratch[at.factor + j] = ONE / total if total != ZERO else ZERO
+                lse[t + j] = scratch[at.top + t - q0 + j] + math.log(total) if total != ZERO else -INFINITY
+            _write(out_at, D, count, at, scratch, lines, at.factor, out, place + t * step, step)
 
 
 @kernel
-def _pack_keys(k, v, seen, block, work):
+def _pack_keys(k, v, seen, block, at, scratch):
     """Keys as panels of ROWS keys, values of ROWS channels; channel D is 1: its result is the sum of the weights."""
     S, D = k.shape
-    _pack(work.pack, k[:seen], ROWS, work.k, 0)
+    _pack(at.pack, k[:seen], ROWS, scratch, at.k)
     for s in range(0, seen, block):
-        keys, place = min(block, S - s), s // block * _panels(D + 1, ROWS, block)
-        _pack(work.pack, v[s : s + keys].T, ROWS, work.v, place)
+        keys, place = min(block, S - s), at.v + s // block * _panels(D + 1, ROWS, block)
+        _pack(at.pack, v[s : s + keys].T, ROWS, scratch, place)
         ones = place + D // ROWS * panel_size(ROWS, keys) + D % ROWS
         for i in range(keys):
-            work.v[ones + i * ROWS] = ONE
+            scratch[ones + i * ROWS] = ONE
+
+
+@kernel
+def _start_queries(q, at, scratch):
+    n, D = q.shape
+    _pack_scaled(q, _scale(D), at, scratch, at.q)
+    scratch[at.out : at.out + _up(n, COLS) * _up(D + 1, 4)] = ZERO
+    scratch[at.top : at.top + QUERIES] = -INFINITY
 
 
 @kernel
@@ -313,66 +329,59 @@ def _scale(D):
 
 
 @kernel
-def _pack_scaled(x, scale, panels, pack_at):
+def _pack_scaled(x, scale, at, scratch, place):
     """Pack x as panels of COLS lines, times scale."""
-    _pack(pack_at, x, COLS, panels, 0)
+    _pack(at.pack, x, COLS, scratch, place)
+    panels = scratch[place:]
     for i in range(_panels(x.shape[0], COLS, x.shape[1])):
         panels[i] *= scale
 
 
 @kernel
-def _start_queries(q, q0, q1, work):
-    D = q.shape[1]
-    _pack_scaled(q[q0:q1], _scale(D), work.q, work.pack)
-    for i in range(_up(q1 - q0, COLS) * _up(D + 1, 4)):
-        work.out[i] = ZERO
-    for i in range(QUERIES):
-        work.top[i] = -INFINITY
-
-
-@kernel
-def _scores(right, right_panel, left, left_panel, D, n, scores):
-    """scores (n, COLS) = left (n, D) times right (D, COLS); both packed, from these panels on."""
-    right_at, left_at, size = right_panel * panel_size(COLS, D), left_panel * panel_size(ROWS, D), panel_size(ROWS, D)
+def _scores(scratch, right, left, D, n, scores):
+    """scores (n, COLS) = left (n, D) times right (D, COLS), both packed."""
     for s in range(0, n, ROWS):
-        at, c_at = left_at + s // ROWS * size, s * COLS
-        multiply(D, left, at, right, right_at, ZEROS, 0, 0, scores, c_at, COLS, n - s, COLS)
+        left_at, to = left + s // ROWS * panel_size(ROWS, D), scores + s * COLS
+        multiply(D, scratch, left_at, scratch, right, ZEROS, 0, 0, scratch, to, COLS, n - s, COLS)
 
 
 @kernel
-def _add_mask(mask, panel, scores, pack_at):
+def _add_mask(mask, at, scratch, scores):
     """Add the mask (queries, n) to the scores (n, COLS)."""
-    n = mask.shape[1]
-    _pack(pack_at, mask, COLS, panel, 0)
-    for i in range(n * COLS):
-        scores[i] += panel[i]
+    _pack(at.pack, mask, COLS, scratch, at.mask)
+    x, added = scratch[scores:], scratch[at.mask :]
+    for i in range(mask.shape[1] * COLS):
+        x[i] += added[i]
 
 
 @kernel
-def _cut_future(scores, n, visible):
+def _cut_future(scratch, scores, n, visible):
     """Set to -inf what lies in the future: query j of the panel sees the first visible + j + 1 of the n keys."""
     for s in range(max(0, visible + 1), n):
         for j in range(min(COLS, s - visible)):
-            scores[s * COLS + j] = -INFINITY
+            scratch[scores + s * COLS + j] = -INFINITY
 
 
-# The loops over COLS below take four lines at a time: LLVM unrolls a shorter body into single numbers, not vectors.
+# The loops below become vectors under two conditions. Their indices must start from 0, for Numba lets a negative index
+# count from the end: so each buffer is sliced first. And a body must not be short, or LLVM unrolls the loop over COLS
+# into single numbers: so they take four lines at a time.
 
 
 @kernel
-def _soften(scores, n, top, at, factor, shift):
+def _soften(scratch, place, n, top_at, factor_at, shift_at):
     """A step of the online softmax: scores become e^(score - top), top their maximum; factor = e^(old - new top)."""
+    scores, top, factor, shift = scratch[place:], scratch[top_at:], scratch[factor_at:], scratch[shift_at:]
     for i in range(n * COLS, _up(n, 4) * COLS):
         scores[i] = -INFINITY
     for j in range(COLS):
-        factor[j] = top[at + j]
+        factor[j] = top[j]
     for s in range((n + 3) // 4):
         for j in range(COLS):
             i = s * 4 * COLS + j
-            a, b = _larger(scores[i], scores[i + COLS]), _larger(scores[i + 2 * COLS], scores[i + 3 * COLS])
-            top[at + j] = _larger(_larger(a, b), top[at + j])
+            a, b = larger(scores[i], scores[i + COLS]), larger(scores[i + 2 * COLS], scores[i + 3 * COLS])
+            top[j] = larger(larger(a, b), top[j])
     for j in range(COLS):
-        shift[j] = top[at + j] if top[at + j] > -INFINITY else ZERO  # a query that has seen nothing: e^-inf = 0
+        shift[j] = top[j] if top[j] > -INFINITY else ZERO  # a query that has seen nothing: e^-inf = 0
         factor[j] = exp(factor[j] - shift[j])
     for s in range(n):
         for j in range(COLS):
@@ -380,15 +389,12 @@ def _soften(scores, n, top, at, factor, shift):
 
 
 @kernel
-def _larger(a, b):
-    return a if a > b else b
-
-
-@kernel
-def _rescale(x, at, lines, factor):
-    for d in range(lines // 4):
+def _rescale(scratch, place, lines, factor_at):
+    """Multiply each line of COLS floats by the factors; lines up to a multiple of four."""
+    x, factor = scratch[place:], scratch[factor_at:]
+    for d in range((lines + 3) // 4):
         for j in range(COLS):
-            i = at + d * 4 * COLS + j
+            i = d * 4 * COLS + j
             x[i] *= factor[j]
             x[i + COLS] *= factor[j]
             x[i + 2 * COLS] *= factor[j]
@@ -396,59 +402,41 @@ def _rescale(x, at, lines, factor):
 
 
 @kernel
-def _weigh(weights, n, channels, at, depth, D, out, out_at):
+def _weigh(scratch, weights, n, channels, depth, D, out):
     """out (D, COLS) += x^T (D, n) times weights (n, COLS); x has `depth` lines, packed as panels of ROWS channels."""
-    size = panel_size(ROWS, depth)
     for d in range(0, D, ROWS):
-        place = out_at + d * COLS
-        multiply(n, channels, at + d // ROWS * size, weights, 0, out, place, COLS, out, place, COLS, D - d, COLS)
+        x_at, to = channels + d // ROWS * panel_size(ROWS, depth), out + d * COLS
+        multiply(n, scratch, x_at, scratch, weights, scratch, to, COLS, scratch, to, COLS, D - d, COLS)
 
 
 @kernel
-def _write(x, at, factor, D, count, work, line, out, place, step):
+def _write(x, D, count, at, scratch, lines, factor, out, place, step):
     """out[place + j * step + d] = x[d, j] factor[j] for the first `count` columns j of x (D, COLS)."""
-    _rescale(x, at, _up(D, 4), factor)
-    width, first = _up(D, LANES), line + at // COLS
-    _pack(work.pack, work.lines[first : first + D], width, work.rows, 0)
+    _rescale(scratch, x, D, factor)
+    width, line = _up(D, LANES), x // COLS
+    _pack(at.pack, lines[line : line + D], width, scratch, at.rows)
     for j in range(count):
+        row, rows = out[place + j * step :], scratch[at.rows + j * width :]
         for d in range(D):
-            out[place + j * step + d] = work.rows[j * width + d]
+            row[d] = rows[d]
 
 
 # ---- backward ---------------------------------------------------------------------------------------------------
 
-Backward = namedtuple(
-    "Backward",
-    "pack lines weights_line grads_line dq_line "
-    "k k_channels v q q_channels g g_channels weights grads mask weights_turned grads_turned dq lse e out rows",
-)
-
-
-def _backward_sizes(S, D, block):
-    """Floats in each buffer of a thread, in the order of `Backward`."""
-    keys, queries, channels = _panels(S, ROWS, D), _panels(QUERIES, COLS, D), _panels(D, COLS, QUERIES)
-    scores, turned = panel_size(COLS, block), _panels(block, ROWS, QUERIES)
-    return (
-        keys, _up(S, block) // block * _panels(D, ROWS, block), keys, queries, channels, queries, channels,
-        scores, scores, scores, turned, turned, QUERIES * _up(D, 4), QUERIES, QUERIES,
-        _panels(QUERIES, COLS, D), COLS * _up(D, LANES),
-    )  # fmt: skip
-
 
 @functools.cache
 def _compiled_backward():
-    offsets = types.UniTuple(types.intp, 18)
     return _compile(
         _backward, _backward_head,
-        (IN4, IN4, IN4, IN4, IN4, READ3, IN4, FLAG, FLAG, FLAT, STEPS, FLAT, STEPS, FLAT, STEPS, NUMBER, offsets),
-        (IN2, IN2, IN2, IN2, IN2, READ1, IN2, FLAG, FLAG, *3 * (FLAT, NUMBER, NUMBER), NUMBER, offsets),
+        (IN4, IN4, IN4, IN4, IN4, READ3, IN4, FLAG, FLAG, FLAT, STEPS, FLAT, STEPS, FLAT, STEPS, NUMBER),
+        (IN2, IN2, IN2, IN2, IN2, READ1, IN2, FLAG, FLAG, *3 * (FLAT, NUMBER, NUMBER), NUMBER), Backward,
     )  # fmt: skip
 
 
 @kernel(parallel=True)
 def _backward(
-    head_at, pack_at, g, q, k, v, out, lse, mask, masked, causal, dq, dq_steps, dk, dk_steps, dv, dv_steps, block,
-    offsets, scratch, lines, counter,
+    head_at, g, q, k, v, out, lse, mask, masked, causal, dq, dq_steps, dk, dk_steps, dv, dv_steps, block,
+    at, scratch, lines, counter,
 ):  # fmt: skip
     """Each thread takes the next task until none is left: one head, so that its dk and dv have one owner."""
     B, H = q.shape[:2]
@@ -458,9 +446,9 @@ def _backward(
         while task < B * H:
             b, h = task // H, task % H
             arguments = (
-                pack_at, g[b, h], q[b, h], k[b, h], v[b, h], out[b, h], lse[b, h], mask[b, h], masked, causal,
+                g[b, h], q[b, h], k[b, h], v[b, h], out[b, h], lse[b, h], mask[b, h], masked, causal,
                 dq, b * dq_steps[0] + h * dq_steps[1], dq_steps[2], dk, b * dk_steps[0] + h * dk_steps[1], dk_steps[2],
-                dv, b * dv_steps[0] + h * dv_steps[1], dv_steps[2], block, offsets, scratch[i], lines[i],
+                dv, b * dv_steps[0] + h * dv_steps[1], dv_steps[2], block, at, scratch[i], lines[i],
             )  # fmt: skip
             call_at(_backward_head, head_at, arguments)
             task = next_task(counter)
@@ -468,127 +456,121 @@ def _backward(
 
 @kernel
 def _backward_head(
-    pack_at, g, q, k, v, out, lse, mask, masked, causal,
-    dq, dq_at, dq_step, dk, dk_at, dk_step, dv, dv_at, dv_step, block, offsets, scratch, lines,
+    g, q, k, v, out, lse, mask, masked, causal,
+    dq, dq_at, dq_step, dk, dk_at, dk_step, dv, dv_at, dv_step, block, at, scratch, lines,
 ):  # fmt: skip
     """All gradients of one head. The row of token t starts at dq[dq_at + t * dq_step]; dk, dv likewise."""
-    work = Backward(
-        pack_at, lines, offsets[7] // COLS, offsets[8] // COLS, offsets[12] // COLS,
-        scratch[offsets[0] :], scratch[offsets[1] :], scratch[offsets[2] :], scratch[offsets[3] :],
-        scratch[offsets[4] :], scratch[offsets[5] :], scratch[offsets[6] :], scratch[offsets[7] :],
-        scratch[offsets[8] :], scratch[offsets[9] :], scratch[offsets[10] :], scratch[offsets[11] :],
-        scratch[offsets[12] :], scratch[offsets[13] :], scratch[offsets[14] :], scratch[offsets[15] :],
-        scratch[offsets[16] :],
-    )  # fmt: skip
     T, D = q.shape
     S = k.shape[0]
     ahead = S - T if causal else S  # query t sees the keys before t + ahead + 1
-    channels, tall = _panels(D, ROWS, block), _up(D, 4)
-    _pack_both(k, v, block, work)
+    _pack_both(k, v, block, at, scratch)
     for s in range(S):
-        for d in range(D):
-            dk[dk_at + s * dk_step + d] = ZERO
-            dv[dv_at + s * dv_step + d] = ZERO
+        dk[dk_at + s * dk_step : dk_at + s * dk_step + D] = ZERO
+        dv[dv_at + s * dv_step : dv_at + s * dv_step + D] = ZERO
     for q0 in range(0, T, QUERIES):
         q1 = min(q0 + QUERIES, T)
-        _pack_queries(g, q, out, lse, q0, q1, work)
+        _pack_queries(g[q0:q1], q[q0:q1], out[q0:q1], lse[q0:q1], at, scratch)
         for s in range(0, min(S, q1 + ahead), block):
-            keys = min(block, S - s)
+            keys, keys_at = min(block, S - s), s // ROWS * panel_size(ROWS, D)
+            channels = at.k_channels + s // block * _panels(D, ROWS, block)
             for t in range(q0, q1, COLS):
                 n = min(keys, t + COLS + ahead - s)
                 if n > 0:
-                    _scores(work.q, (t - q0) // COLS, work.k, s // ROWS, D, n, work.weights)
+                    panel = (t - q0) // COLS
+                    panel_at = panel * panel_size(COLS, D)
+                    _scores(scratch, at.q + panel_at, at.k + keys_at, D, n, at.weights)
                     if masked:
-                        _add_mask(mask[t : min(t + COLS, T), s : s + n], work.mask, work.weights, work.pack)
-                    _cut_future(work.weights, n, t + ahead - s)
-                    _scores(work.g, (t - q0) // COLS, work.v, s // ROWS, D, n, work.grads)
-                    _differentiate(work.weights, work.grads, n, work.lse, work.e, t - q0)
-                    _weigh(work.grads, n, work.k_channels, s // block * channels, keys, D, work.dq, (t - q0) * tall)
-                    _turn(work, work.weights_line, n, work.weights_turned, t - q0)
-                    _turn(work, work.grads_line, n, work.grads_turned, t - q0)
+                        _add_mask(mask[t : min(t + COLS, T), s : s + n], at, scratch, at.weights)
+                    _cut_future(scratch, at.weights, n, t + ahead - s)
+                    _scores(scratch, at.g + panel_at, at.v + keys_at, D, n, at.grads)
+                    _differentiate(scratch, at.weights, at.grads, n, at.lse + t - q0, at.e + t - q0)
+                    _weigh(scratch, at.grads, n, channels, keys, D, at.dq + panel * _up(D, 4) * COLS)
+                    _turn(lines, at.weights, n, at, scratch, at.weights_turned + (t - q0) * ROWS)
+                    _turn(lines, at.grads, n, at, scratch, at.grads_turned + (t - q0) * ROWS)
             n = min(keys, q1 + ahead - s)
             hidden = s - ahead - q0  # so many queries of this block do not see the first key
-            nq, dv_row, dk_row = q1 - q0, dv_at + s * dv_step, dk_at + s * dk_step
-            _collect(work.weights_turned, work.g_channels, n, keys, hidden, nq, D, dv, dv_row, dv_step)
-            _collect(work.grads_turned, work.q_channels, n, keys, hidden, nq, D, dk, dk_row, dk_step)
+            dv_row, dk_row = dv_at + s * dv_step, dk_at + s * dk_step
+            _collect(scratch, at.weights_turned, at.g_channels, n, keys, hidden, q1 - q0, D, dv, dv_row, dv_step)
+            _collect(scratch, at.grads_turned, at.q_channels, n, keys, hidden, q1 - q0, D, dk, dk_row, dk_step)
         for j in range(COLS):
-            work.mask[j] = _scale(D)
+            scratch[at.mask + j] = _scale(D)
         for t in range(q0, q1, COLS):
-            dq_at_t, lines = dq_at + t * dq_step, min(COLS, q1 - t)
-            _write(work.dq, (t - q0) * tall, work.mask, D, lines, work, work.dq_line, dq, dq_at_t, dq_step)
+            x, count = at.dq + (t - q0) // COLS * _up(D, 4) * COLS, min(COLS, q1 - t)
+            _write(x, D, count, at, scratch, lines, at.mask, dq, dq_at + t * dq_step, dq_step)
 
 
 @kernel
-def _pack_both(k, v, block, work):
+def _pack_both(k, v, block, at, scratch):
     """Keys and values as panels of ROWS keys, and the keys as panels of ROWS channels too."""
     S, D = k.shape
-    _pack(work.pack, k, ROWS, work.k, 0)
-    _pack(work.pack, v, ROWS, work.v, 0)
+    _pack(at.pack, k, ROWS, scratch, at.k)
+    _pack(at.pack, v, ROWS, scratch, at.v)
     for s in range(0, S, block):
-        _pack(work.pack, k[s : min(s + block, S)].T, ROWS, work.k_channels, s // block * _panels(D, ROWS, block))
+        place = at.k_channels + s // block * _panels(D, ROWS, block)
+        _pack(at.pack, k[s : min(s + block, S)].T, ROWS, scratch, place)
 
 
 @kernel
-def _pack_queries(g, q, out, lse, q0, q1, work):
-    """Queries q0 to q1 and their gradients, both ways; lse; e_t = sum over d of g_td O_td; zeros for dq."""
-    D, n = q.shape[1], q1 - q0
+def _pack_queries(g, q, out, lse, at, scratch):
+    """Queries and their gradients, both ways; lse; e_t = sum over d of g_td O_td; zeros for dq."""
+    n, D = q.shape
     size = panel_size(COLS, D)
-    _pack_scaled(q[q0:q1], _scale(D), work.q, work.pack)
-    _pack_scaled(q[q0:q1].T, _scale(D), work.q_channels, work.pack)
-    _pack(work.pack, g[q0:q1], COLS, work.g, 0)
-    _pack(work.pack, g[q0:q1].T, COLS, work.g_channels, 0)
-    _pack(work.pack, out[q0:q1], COLS, work.out, 0)
+    _pack_scaled(q, _scale(D), at, scratch, at.q)
+    _pack_scaled(q.T, _scale(D), at, scratch, at.q_channels)
+    _pack(at.pack, g, COLS, scratch, at.g)
+    _pack(at.pack, g.T, COLS, scratch, at.g_channels)
+    _pack(at.pack, out, COLS, scratch, at.out)
+    products, factors = scratch[at.out :], scratch[at.g :]
     for i in range(_panels(n, COLS, D)):
-        work.out[i] *= work.g[i]
+        products[i] *= factors[i]
     for t in range(0, n, COLS):
-        at = t // COLS * size
-        for i in range(at + D * COLS, at + _up(D, 4) * COLS):
-            work.out[i] = ZERO
+        place = at.out + t // COLS * size
+        scratch[place + D * COLS : place + _up(D, 4) * COLS] = ZERO
+        scratch[at.e + t : at.e + t + COLS] = ZERO
         for j in range(t, t + COLS):
-            work.e[j] = ZERO
             # a query that sees nothing, or is not there: its weights e^(score - inf) are 0
-            work.lse[j] = lse[q0 + j] if j < n and lse[q0 + j] > -INFINITY else INFINITY
-        _add_lines(work.out, at, D, work.e, t)
-    for i in range(_up(n, COLS) * _up(D, 4)):
-        work.dq[i] = ZERO
+            scratch[at.lse + j] = lse[j] if j < n and lse[j] > -INFINITY else INFINITY
+        _add_lines(scratch, place, D, at.e + t)
+    scratch[at.dq : at.dq + _up(n, COLS) * _up(D, 4)] = ZERO
 
 
 @kernel
-def _add_lines(x, x_at, lines, total, at):
-    """Add the lines of COLS floats, filled up with zeros to a multiple of four, to `total`."""
+def _add_lines(scratch, place, lines, total_at):
+    """Add the lines of COLS floats, filled up with zeros to a multiple of four, to the total."""
+    x, total = scratch[place:], scratch[total_at:]
     for d in range((lines + 3) // 4):
         for j in range(COLS):
-            i = x_at + d * 4 * COLS + j
-            total[at + j] += (x[i] + x[i + COLS]) + (x[i + 2 * COLS] + x[i + 3 * COLS])
+            i = d * 4 * COLS + j
+            total[j] += (x[i] + x[i + COLS]) + (x[i + 2 * COLS] + x[i + 3 * COLS])
 
 
 @kernel
-def _differentiate(weights, grads, n, lse, e, at):
+def _differentiate(scratch, weights_at, grads_at, n, lse_at, e_at):
     """weights: the scores on entry, P = e^(score - lse) on return. grads: dP on entry, P (dP - e) on return."""
+    weights, grads, lse, e = scratch[weights_at:], scratch[grads_at:], scratch[lse_at:], scratch[e_at:]
     for s in range(n):
         for j in range(COLS):
-            p = exp(weights[s * COLS + j] - lse[at + j])
-            weights[s * COLS + j] = p
-            grads[s * COLS + j] = p * (grads[s * COLS + j] - e[at + j])
+            i = s * COLS + j
+            p = exp(weights[i] - lse[j])
+            weights[i] = p
+            grads[i] = p * (grads[i] - e[j])
 
 
 @kernel
-def _turn(work, line, n, turned, at):
-    """Pack n keys (lines of COLS queries) as panels of ROWS keys, at query number `at` of their depth, QUERIES."""
+def _turn(lines, x, n, at, scratch, turned):
+    """Pack x (n keys, COLS queries) as panels of ROWS keys, QUERIES deep; `turned` is where these queries start."""
+    line = x // COLS
     for s in range(0, n, ROWS):
-        place = s // ROWS * panel_size(ROWS, QUERIES) + at * ROWS
-        _pack(work.pack, work.lines[line + s : line + min(s + ROWS, n)], ROWS, turned, place)
+        place = turned + s // ROWS * panel_size(ROWS, QUERIES)
+        _pack(at.pack, lines[line + s : line + min(s + ROWS, n)], ROWS, scratch, place)
 
 
 @kernel
-def _collect(turned, channels, n, keys, hidden, queries, D, dx, place, step):
+def _collect(scratch, turned, channels, n, keys, hidden, queries, D, dx, place, step):
     """dx (keys, D) += x^T y, x (queries, n) from `_turn`, y (queries, D); queries that see no key are left out."""
     for s in range(0, n, ROWS):
         first = max(0, (hidden + s) // COLS * COLS)
-        turned_at = s // ROWS * panel_size(ROWS, QUERIES) + first * ROWS
+        x_at = turned + s // ROWS * panel_size(ROWS, QUERIES) + first * ROWS
         for d in range(0, D, COLS):
-            at, channels_at = place + s * step + d, d // COLS * panel_size(COLS, queries) + first * COLS
-            multiply(
-                queries - first, turned, turned_at, channels, channels_at,
-                dx, at, step, dx, at, step, keys - s, D - d,
-            )  # fmt: skip
+            to, y_at = place + s * step + d, channels + d // COLS * panel_size(COLS, queries) + first * COLS
+            multiply(queries - first, scratch, x_at, scratch, y_at, dx, to, step, dx, to, step, keys - s, D - d)
