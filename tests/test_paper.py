@@ -203,7 +203,7 @@ def _numbers_or_text(value, inside=False):
 
 
 def test_markup():
-    assert report.plain("10000^{2i/d} x_{i} 10^{-6}") == "10000^(2i/d) x_i 10^(-6)"
+    assert report.plain("10000^{2i/d} x_{i} 10^{-6}") == "10000^(2i/d) x_i 10^-6"
     assert page.markup("10^{-6} < e^{x_{i}}") == "10<sup>-6</sup> &lt; e<sup>x<sub>i</sub></sup>"
 
 

@@ -174,7 +174,7 @@ def _matrix(printed, grades, computed=None):
             elif places is None:
                 number = f"{values[index]:.8g}"
             else:
-                number = shown(values[index], printed.values[index] if off else np.nan, places[index])
+                number = shown(values[index], printed.values[index], places[index], same=not off)
             cells.append(f'<td class="off">{number}</td>' if off else f"<td>{number}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table>{''.join(rows)}</table>"

@@ -64,11 +64,12 @@ def differences(case):
     return lines
 
 
-def shown(right, printed, places):
-    """A computed number with as many decimals as are printed, or more where it would look the same."""
+def shown(right, printed, places, same=False):
+    """A computed number with as many decimals as are printed; more where it would look the same though it is not, or
+    (same=True, for a tie that may be rounded either way) would look different though it is the same."""
     for extra in (0, 1, 2, 3):
-        text = f"{right:.{places + extra}f}"
-        if float(text) != printed or right == printed:
+        text = f"{right:z.{places + extra}f}"
+        if same == (float(text) == printed) or right == printed or (same and extra):
             break
     return text
 
