@@ -1,7 +1,6 @@
 """`autotx generate`: a trained model goes on with a text."""
 
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +38,9 @@ def run(args):
     model, tokenizer = load_model(args.model)
     unknown = tokenizer.unknown(args.prompt)
     if unknown:
-        print(
-            f"autotx generate: note: the training text has no {', '.join(map(repr, unknown))}; "
-            "the model is given the bytes, which it has not learned",
-            file=sys.stderr,
+        raise ValueError(
+            f"--prompt: the text that the model learned has no {', '.join(map(repr, unknown))}, so it would only make "
+            "noise of it; leave that out, or train with --tokenizer byte or bpe"
         )
     rng = np.random.default_rng(args.seed)
     print(args.prompt, end="", flush=True)
