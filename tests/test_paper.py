@@ -208,7 +208,7 @@ def test_markup():
 
 
 def test_page(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(timing, "BUDGET", 0)
+    monkeypatch.setattr(timing, "ROUNDS", 1)
     timing.sweeps.cache_clear()
     run("--html", str(tmp_path / "page.html"))
     html = (tmp_path / "page.html").read_text(encoding="utf-8")

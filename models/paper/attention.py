@@ -106,7 +106,7 @@ def linear_collapses():
     rng = np.random.default_rng(0)
     first, second = tensor(rng.standard_normal((4, 16))), tensor(rng.standard_normal((16, 4)))
     difference = largest_difference(linear(second)(linear(first)(tensor(X_PE))), linear(first @ second)(tensor(X_PE)))
-    return Claim(difference < 1e-12, f"two layers against the one of their product: {difference:.0e}")
+    return Claim(difference < 1e-12, f"two layers against the one of their product: {difference:.1g}")
 
 
 @encoder.case(
@@ -118,7 +118,7 @@ def linear_collapses():
 def second_norm():
     rows = layer_norm(tensor(M) * 100.0 + 7.0)
     mean, variance = rows.mean(axis=-1).abs().max().item(), rows.var(axis=-1).min().item()
-    return Claim(mean < 1e-9 and abs(variance - 1) < 1e-5, f"means within {mean:.0e} of 0, variances {variance:.6f}")
+    return Claim(mean < 1e-9 and abs(variance - 1) < 1e-5, f"means within {mean:.1g} of 0, variances {variance:.6f}")
 
 
 @section.case(
@@ -175,7 +175,7 @@ def vectors_or_matrices():
         weights = scores.softmax()
         rows.append(sum((weights[s] * v[s] for s in range(1, 3)), weights[0] * v[0]))
     difference = largest_difference(autotx.stack(rows), attention(q, k, v))
-    return Claim(difference < 1e-14, f"largest difference {difference:.0e}")
+    return Claim(difference < 1e-14, f"largest difference {difference:.1g}")
 
 
 @section.case(
@@ -252,7 +252,7 @@ def shares():
     v = tensor(v.data, requires_grad=True)
     attention(q, k, v)[0].sum().backward()
     difference = largest_difference(v.grad[:, 0], attention_weights(q, k)[0])
-    return Claim(difference < 1e-14, f"largest difference of derivative and weight: {difference:.0e}")
+    return Claim(difference < 1e-14, f"largest difference of derivative and weight: {difference:.1g}")
 
 
 @section.case(
@@ -265,7 +265,7 @@ def one_product():
     q, k, _ = project(X_PE)
     singles = [[(a * b).sum().item() for b in k] for a in q]
     difference = largest_difference(q @ k.T, singles)
-    return Claim(difference < 1e-14, f"1 product in place of 9, largest difference {difference:.0e}")
+    return Claim(difference < 1e-14, f"1 product in place of 9, largest difference {difference:.1g}")
 
 
 @section.case(

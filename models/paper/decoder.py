@@ -178,7 +178,7 @@ def padding_masked():
     q, k, v = (linear(weight)(tensor(rows)) for weight in (W_Q, W_K, W_V))
     masked_out = attention(q, k, v, mask=np.array([True, True, True, False]))[:3]
     difference = largest_difference(masked_out, attention(q[:3], k[:3], v[:3]))
-    return Claim(difference < 1e-15, f"with and without the pad token: largest difference {difference:.0e}")
+    return Claim(difference < 1e-15, f"with and without the pad token: largest difference {difference:.1g}")
 
 
 @target.case(
@@ -221,7 +221,7 @@ def sources():
 
 @cross.case(
     (784, 787),
-    "LN(x_o) is the decoder's output",
+    "LN(x_{o}) is the decoder's output",
     formula="LN(x_{o}) of line 741 and of line 769",
     printed="one symbol, one matrix",
     note="Line 741 gave the same name to the encoder's output, which is called LN(x_{e}) from line 794 on. The "
@@ -236,7 +236,7 @@ def one_symbol():
     (784, 785),
     "The decoder's W_{Q}",
     formula="W_{q} of the decoder, line 2075",
-    printed=W_Q,
+    printed=digits("1 0 0 1; 0 1 1 0; 0 1 0 1; 1 0 1 0", places=8),
     note="The decoder was made with random matrices (line 2075). Line 2161 gives it the encoder's W_{Q} instead.",
 )
 def decoder_w_q():
@@ -298,7 +298,7 @@ def cross_transposed():
 def nonsense():
     rows = cross_attention()[1]
     difference = largest_difference(rows[0], rows[2])
-    return Claim(difference < 1e-7, f"the rows of <start> and nada differ by {difference:.0e}")
+    return Claim(difference < 1e-7, f"the rows of <start> and nada differ by {difference:.1g}")
 
 
 @output.case(

@@ -158,7 +158,7 @@ def shifted_softmax():
     x = tensor([[2.0, 1.0, 0.2], [-3.0, 0.0, 1.0]])
     e = (x - x.max()).exp()
     difference = largest_difference(e / e.sum(axis=-1, keepdims=True), x.softmax())
-    return Claim(difference < 1e-15, f"largest difference {difference:.0e}")
+    return Claim(difference < 1e-15, f"largest difference {difference:.1g}")
 
 
 @entropy.case((2214, 2218), "The loss", formula="L = -Σ y_{i} log p_{i}", printed=digits("0.357"))

@@ -44,7 +44,7 @@ def units():
     together = linear(W_1, B_1)(tensor(LN_M)).relu()
     alone = [(tensor(LN_M) @ tensor(W_1)[:, unit] + B_1.values[unit]).relu() for unit in range(6)]
     difference = largest_difference(together, autotx.stack(alone, axis=1))
-    return Claim(difference < 1e-14, f"6 units one by one: largest difference {difference:.0e}")
+    return Claim(difference < 1e-14, f"6 units one by one: largest difference {difference:.1g}")
 
 
 @section.case(
@@ -235,7 +235,7 @@ def bias_sizes():
 def random_parameters():
     count = np.arange(1, 25).reshape(4, 6) / 10
     difference = max(largest_difference(W_1, count), largest_difference(W_2, count.T))
-    return Claim(difference > 1e-12, f"distance from 0.1, 0.2, ... 2.4: {difference:.0e}")
+    return Claim(difference > 1e-12, f"distance from 0.1, 0.2, ... 2.4: {difference:.1g}")
 
 
 @section.case(
@@ -316,7 +316,7 @@ def ratios():
 def evenly_spaced():
     exact = tensor([-3.0, -1.0, 1.0, 3.0]) / tensor(5.0).sqrt()
     difference = max(largest_difference(row, exact) for row in layer_norm(FFN, eps=0.0))
-    return Claim(difference < 1e-8, f"without ε the rows are (-3, -1, 1, 3) / √5 within {difference:.0e}")
+    return Claim(difference < 1e-8, f"without ε the rows are (-3, -1, 1, 3) / √5 within {difference:.1g}")
 
 
 @section.case(

@@ -127,7 +127,7 @@ def embeddings():
 
 @example.case(
     (1127, 1133),
-    "W_p is added to U",
+    "W_{p} is added to U",
     formula="U + W_{p}: (3 × 2) + (6)",
     printed="a list of six numbers",
     note="Six numbers in a row cannot be added to three rows of two. The sums that follow take them as three rows: "
@@ -272,7 +272,7 @@ def window():
 
 @training.case(
     (1182, 1182),
-    "The objective L_1",
+    "The objective L_{1}",
     formula="L_{1} = Σ_{i} log P(u_{i} | u_{i-k}, …, u_{i-1})",
     printed="the sum of the log probabilities",
     note="It is the cross entropy of every place, summed, with the sign turned: maximizing the one is minimizing the "

@@ -41,7 +41,7 @@ def heads_differ():
 def linear_combination():
     apart = tensor(ATTENTION) @ tensor(W_O)[:4] + tensor(HEAD_2) @ tensor(W_O)[4:]
     difference = largest_difference(concat() @ tensor(W_O), apart)
-    return Claim(difference < 1e-14, f"largest difference {difference:.0e}")
+    return Claim(difference < 1e-14, f"largest difference {difference:.1g}")
 
 
 @section.case(
@@ -72,7 +72,7 @@ def layer_is_formula():
         q, k, v = (x @ rows[part + i : part + i + 2].T for part in (0, 4, 8))
         heads.append(attention(q, k, v))
     difference = largest_difference(layer.proj(autotx.concat(heads, axis=1)), layer(x.reshape(1, 3, 4))[0])
-    return Claim(difference < 1e-14, f"largest difference {difference:.0e}")
+    return Claim(difference < 1e-14, f"largest difference {difference:.1g}")
 
 
 @section.case((563, 563), "The second head has the shape of the first", printed=digits("3 4"))

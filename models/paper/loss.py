@@ -85,7 +85,7 @@ def learning_rate():
         SGD([z], lr=rate).step()
         moves.append(z.data - np.log(POOR))
     difference = largest_difference(moves[0] * 2, moves[1])
-    return Claim(difference < 1e-15, f"twice the first step and the second differ by {difference:.0e}")
+    return Claim(difference < 1e-15, f"twice the first step and the second differ by {difference:.1g}")
 
 
 @section.case(
@@ -299,7 +299,7 @@ def update_of_weights():
     p_minus_y = logits.detach().softmax().data - TRUE
     with_x = largest_difference(layer.weight.grad, np.outer(p_minus_y, x.data))
     without_x = largest_difference(layer.weight.grad, np.outer(p_minus_y, np.ones(3)))
-    return Claim(without_x < 1e-12, f"distance from the gradient of W: with x {with_x:.0e}, without {without_x:.2f}")
+    return Claim(without_x < 1e-12, f"distance from the gradient of W: with x {with_x:.1g}, without {without_x:.2f}")
 
 
 @section.case(
@@ -366,7 +366,7 @@ def arithmetic():
 )
 def not_normalized():
     total, gradients = tensor([0.19, 0.09, 0.09, 0.63]).sum().item(), tensor(gradient(POOR)).sum().item()
-    return Claim(abs(total - 1) > 1e-9, f"the sum is {total:.12f}; the gradients' sum is {gradients:.0e}")
+    return Claim(abs(total - 1) > 1e-9, f"the sum is {total:.12f}; the gradients' sum is {gradients:.1g}")
 
 
 @section.case(

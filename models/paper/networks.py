@@ -110,7 +110,7 @@ def architecture():
 def sigmoid_formula():
     z = tensor([-30.0, -1, 0, 2, 30])
     difference = (z.sigmoid() - 1.0 / (1.0 + (-z).exp())).abs().max().item()
-    return Claim(difference < 1e-15, f"the engine's sigmoid and the formula differ by {difference:.0e}")
+    return Claim(difference < 1e-15, f"the engine's sigmoid and the formula differ by {difference:.1g}")
 
 
 @sigmoid.case((1818, 1820), "First hidden value of [0, 0]", formula="h_{1} = σ(-10)", printed=digits("0"))

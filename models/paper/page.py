@@ -117,7 +117,7 @@ def _case(case):
     result = case.result
     parts = [
         f'<article class="{result.verdict}" id="{case.id}">',
-        f'<h3><span class="verdict">{result.verdict}</span> {markup(case.title)}'
+        f'<h3><span class="verdict">{result.verdict}</span><span>{markup(case.title)}</span>'
         f'<a href="#{case.id}" class="lines">{_lines(case)}</a></h3>',
     ]
     if case.formula:
@@ -172,7 +172,7 @@ def _matrix(printed, grades, computed=None):
             if computed is None:
                 number = _padded(values[index], printed.literals)
             elif places is None:
-                number = f"{values[index]:.8g}"
+                number = f"{values[index]:z.{printed.places.max()}f}"
             else:
                 number = shown(values[index], printed.values[index], places[index], same=not off)
             cells.append(f'<td class="off">{number}</td>' if off else f"<td>{number}</td>")
@@ -192,7 +192,7 @@ def _chain():
     rows = []
     for stage in corrected.chain():
         grades = grade(stage.printed, stage.right)
-        title = f"<h3>{markup(stage.title)}<span class='lines'>line {stage.line}</span></h3>"
+        title = f"<h3><span>{markup(stage.title)}</span><span class='lines'>line {stage.line}</span></h3>"
         left = _labelled("printed", _matrix(stage.printed, grades))
         right = _labelled("right", _matrix(stage.printed, grades, stage.right))
         rows.append(f'<article>{title}<div class="numbers">{left}{right}</div></article>')

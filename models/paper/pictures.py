@@ -186,7 +186,7 @@ def complexity():
             axes.loglog(sweep.sizes, np.multiply(times, 1e3), "o", color=colour)
             name = f"{label}: ${sweep.letter}^{{{exponent:.2f}}}$"
             axes.loglog(sweep.fitted_sizes, fit * 1e3, "-", color=colour, label=name)
-        axes.set(title=sweep.title, xlabel=sweep.axis)
+        axes.set(title=sweep.title, xlabel=sweep.letter)
         axes.set_xticks(sweep.sizes, [str(s) for s in sweep.sizes])
         axes.minorticks_off()
         axes.grid(alpha=0.3)

@@ -33,7 +33,7 @@ def _shuffled_attention(positions):
 )
 def order_is_lost():
     difference = _shuffled_attention(0.0)
-    return Claim(difference < 1e-14, f"words shuffled, rows shuffled back: largest difference {difference:.0e}")
+    return Claim(difference < 1e-14, f"words shuffled, rows shuffled back: largest difference {difference:.1g}")
 
 
 @section.case(
@@ -58,7 +58,7 @@ def all_at_once():
     x = tensor(X_PE).reshape(1, 3, 4)
     alone = np.concatenate([layer(x[:, i : i + 1], x).data for i in range(3)], axis=1)
     difference = largest_difference(layer(x), alone)
-    return Claim(difference < 1e-15, f"all at once against one by one: largest difference {difference:.0e}")
+    return Claim(difference < 1e-15, f"all at once against one by one: largest difference {difference:.1g}")
 
 
 @section.case(
@@ -276,7 +276,7 @@ def target_terms():
 def independent():
     pe = position_encoding(3, 4)
     difference = largest_difference((tensor(X) + pe) - tensor(X), (tensor(Y) + pe) - tensor(Y))
-    return Claim(difference < 1e-15, f"largest difference of what was added: {difference:.0e}")
+    return Claim(difference < 1e-15, f"largest difference of what was added: {difference:.1g}")
 
 
 @section.case(

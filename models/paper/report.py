@@ -65,11 +65,16 @@ def differences(case):
 
 
 def shown(right, printed, places, same=False):
-    """A computed number with as many decimals as are printed; more where it would look the same though it is not, or
-    (same=True, for a tie that may be rounded either way) would look different though it is the same."""
-    for extra in (0, 1, 2, 3):
+    """A computed number with as many decimals as are printed, and more where they are too few:
+
+    where it differs from what is printed, to show that it does, and to show it to about four digits;
+    where it is the same (same=True) but a tie, which may be rounded either way.
+    """
+    for extra in range(6):
         text = f"{right:z.{places + extra}f}"
-        if same == (float(text) == printed) or right == printed or (same and extra):
+        if same and (extra or float(text) == printed):
+            break
+        if not same and float(text) != printed and abs(float(text) - right) <= 5e-4 * abs(right):
             break
     return text
 
@@ -123,10 +128,14 @@ def as_objects(cases):
             "section": case.section,
             "title": plain(case.title),
             "formula": plain(case.formula),
-            "printed": case.printed_values,
-            "computed": as_text(case.result.computed),
+            "printed": _plain_if_text(case.printed_values),
+            "computed": _plain_if_text(as_text(case.result.computed)),
             "verdict": case.result.verdict,
             "note": plain(case.note),
         }
         for case in cases
     ]
+
+
+def _plain_if_text(value):
+    return plain(value) if isinstance(value, str) else value

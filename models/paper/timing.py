@@ -9,7 +9,7 @@ import numpy as np
 import autotx
 from autotx.models.gpt import GPT, GPTConfig
 
-REPEATS, BUDGET = 7, 0.15  # at most so many measurements of one thing, and about so many seconds
+ROUNDS, BUDGET = 7, 5.0  # at most so many rounds through everything measured, and about so many seconds
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,6 @@ class Sweep:
     """Seconds for each size, for each of a few things measured. The exponent is fitted to the larger half of sizes."""
 
     title: str
-    axis: str
     letter: str
     sizes: list[int]
     times: dict[str, list[float]]
@@ -35,46 +34,51 @@ def fitted(sizes, times):
     return exponent, np.exp(offset + exponent * logs[0])
 
 
-def _seconds(work):
-    """The shortest of a few times, after one to warm up: what the machine does when nothing else interrupts it."""
-    work()
-    times = []
-    while not times or (len(times) < REPEATS and sum(times) < BUDGET):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def _model_seconds(tokens, layers, width):
-    """A whole GPT, forward, on one text: float64, so that nothing has to be compiled first."""
+def _model(tokens, layers, width):
+    """A whole GPT, forward, on one text: float64, so that nothing has to be compiled first. A function to be timed."""
     model = GPT(GPTConfig(tokens, 16, layers, 1, width), rng=np.random.default_rng(0)).astype(np.float64)
     ids = np.zeros((1, tokens), dtype=np.int64)
-    with autotx.no_grad():
-        return _seconds(lambda: model.hidden(ids))
+    return lambda: model.hidden(ids)
 
 
-def _attention_seconds(tokens, width):
-    """The scores, the softmax and the mean of V alone."""
+def _attention(tokens, width):
+    """The scores, the softmax and the mean of V alone. A function to be timed."""
     q = autotx.Tensor(np.random.default_rng(0).standard_normal((tokens, width)))
-    return _seconds(lambda: autotx.scaled_dot_product_attention(q, q, q, causal=True))
+    return lambda: autotx.scaled_dot_product_attention(q, q, q, causal=True)
+
+
+def _seconds(works):
+    """The shortest of several times of each function: what the machine does when nothing else interrupts it.
+
+    All are measured in turns, so that a disturbance meets all of them.
+    """
+    best, started = [np.inf] * len(works), time.perf_counter()
+    with autotx.no_grad():
+        for _ in range(ROUNDS):
+            for i, work in enumerate(works):
+                start = time.perf_counter()
+                work()
+                best[i] = min(best[i], time.perf_counter() - start)
+            if time.perf_counter() - started > BUDGET:
+                break
+    return best
 
 
 @functools.cache
 def sweeps():
     """The three sweeps: a tuple of Sweep. Takes a few seconds."""
-    tokens, layers, widths = [32, 64, 128, 256, 512, 1024], [1, 2, 4, 8], [32, 64, 128, 256, 512]
-    by_tokens = {
-        "whole model": [_model_seconds(n, 1, 64) for n in tokens],
-        "attention alone": [_attention_seconds(n, 64) for n in tokens],
-    }
-    by_layers = {"whole model": [_model_seconds(256, l, 64) for l in layers]}
-    by_width = {
-        "whole model": [_model_seconds(256, 1, d) for d in widths],
-        "attention alone": [_attention_seconds(256, d) for d in widths],
-    }
-    return (
-        Sweep("Tokens (1 layer, width 64)", "n", "n", tokens, by_tokens),
-        Sweep("Layers (256 tokens, width 64)", "l", "l", layers, by_layers),
-        Sweep("Width (256 tokens, 1 layer)", "d", "d", widths, by_width),
+    plan = (
+        ("Tokens n (1 layer, width 64)", "n", [32, 64, 128, 256, 512, 1024], lambda n: (n, 1, 64), True),
+        ("Layers l (256 tokens, width 64)", "l", [1, 2, 4, 8], lambda l: (256, l, 64), False),
+        ("Width d (256 tokens, 1 layer)", "d", [32, 64, 128, 256, 512], lambda d: (256, 1, d), True),
     )
+    works = []
+    for _, _, sizes, shape, with_attention in plan:
+        works += [_model(*shape(size)) for size in sizes]
+        works += [_attention(shape(size)[0], shape(size)[2]) for size in sizes if with_attention]
+    seconds = iter(_seconds(works))
+    done = []
+    for title, letter, sizes, _, with_attention in plan:
+        labels = ["whole model", "attention alone"][: 1 + with_attention]
+        done.append(Sweep(title, letter, sizes, {label: [next(seconds) for _ in sizes] for label in labels}))
+    return tuple(done)

@@ -53,7 +53,7 @@ def gradient():
     autotx.cross_entropy(z.reshape(1, 4), np.array([0])).backward()
     p[0] -= 1
     difference = largest_difference(p, z.grad)
-    return Claim(difference < 1e-15, f"largest difference from the engine's gradient {difference:.0e}")
+    return Claim(difference < 1e-15, f"largest difference from the engine's gradient {difference:.1g}")
 
 
 @section.case((1064, 1067), "Lines logged: every 10th of 2,000 steps", printed=digits("200"))

@@ -203,7 +203,7 @@ def small_changes():
             changed[which].flat[index] += h
             moved.append(_attention_loss([tensor(w) for w in changed]).item())
         worst = max(worst, abs((moved[0] - moved[1]) / 2e-5 - weights[which].grad.flat[index]))
-    return Claim(worst < 1e-8, f"48 gradients against finite differences: within {worst:.0e}")
+    return Claim(worst < 1e-8, f"48 gradients against finite differences: within {worst:.1g}")
 
 
 @matrices.case(
@@ -272,7 +272,7 @@ def any_logits():
     p = tensor([[-3, 0.5, 7], [1000, -1000, 999], [-1e6, -1e6, -1e6]]).softmax()
     sums = np.abs(p.sum(axis=-1).data - 1).max()
     inside = p.min().item() >= 0 and p.max().item() <= 1
-    return Claim(bool(inside and sums < 1e-15), f"three rows of wild logits: sums within {sums:.0e} of 1")
+    return Claim(bool(inside and sums < 1e-15), f"three rows of wild logits: sums within {sums:.1g} of 1")
 
 
 @softmax.case(
@@ -298,4 +298,4 @@ def shares():
     q, k, v = (linear(w)(tensor(X_PE)) for w in (W_Q, W_K, W_V))
     weights = (q @ k.T / 2.0).softmax()
     difference = largest_difference(weights @ v, attention(q, k, v))
-    return Claim(difference < 1e-14, f"weights times V against the attention op: {difference:.0e}")
+    return Claim(difference < 1e-14, f"weights times V against the attention op: {difference:.1g}")
