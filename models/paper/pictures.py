@@ -191,5 +191,5 @@ def complexity():
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, loc="upper left")
-    panels[0].set_ylabel("milliseconds")
+    panels[0].set_ylabel("milliseconds of one core")
     return figure
