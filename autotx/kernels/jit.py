@@ -152,8 +152,10 @@ def _folder():
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     candidates = [Path(__file__).parent / "__pycache__", Path(home, "autotx")]
     if os.environ.get("NUMBA_CACHE_DIR"):
-        candidates.insert(0, Path(os.environ["NUMBA_CACHE_DIR"], "autotx"))
+        candidates.insert(0, Path(os.environ["NUMBA_CACHE_DIR"], "autotx").absolute())
     for folder in candidates:
+        if not folder.is_absolute():  # "~" stays as it is for a user without a home
+            continue
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()

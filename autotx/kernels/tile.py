@@ -255,7 +255,7 @@ def pack(x, width, panels, at):
             for i in range(0, lines, width):
                 to = at + i // width * size + k * width
                 for v in range(0, groups * LANES, LANES):
-                    _copy(x, k * k_step + i + v, panels, to + v, min(width - v, lines - i - v))
+                    _copy(x, k * k_step + i + v, panels, to + v, lines - i - v)
     elif k_step == 1 or depth == 1:  # transpose squares of LANES x LANES
         for i in range(0, lines, width):
             for k in range(0, depth, LANES):
