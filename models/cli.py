@@ -17,6 +17,7 @@ from autotx.checkpoint import describe
 COMMANDS = {
     "train": ("autotx.models.train", "train a GPT on text files, or on Python's own manual"),
     "generate": ("autotx.models.generate", "let a trained GPT go on with a text"),
+    "paper": ("autotx.models.paper.command", "recompute every number of the whitepaper, and say where it is wrong"),
     "bench": ("autotx.models.bench.command", "time autotx against the libraries people would use instead"),
 }
 
