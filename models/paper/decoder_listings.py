@@ -7,7 +7,7 @@ import numpy as np
 import autotx
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import B_1, CROSS, DECODER_ATTENTION, DECODER_NORM, FFN, LN_M, W_1, W_2, W_Q, Y_PE
-from autotx.models.paper.decoder import CROSS_WEIGHTS, cross_attention, listing_attention
+from autotx.models.paper.decoder import CROSS_WEIGHTS, cross_attention, listing_attention, listing_weights
 from autotx.models.paper.feed_forward import net
 from autotx.models.paper.loss import GOOD, POOR, after_step, cross_entropy, gradient
 from autotx.models.paper.steps import largest_difference, layer_norm_eps_outside, linear, position_encoding, tensor
@@ -76,13 +76,13 @@ def norm_output():
 @heads.case(
     (2085, 2086),
     "Listing: each row of weights sums to 1",
-    formula="e^{QK^T} / Σ e^{QK^T}",
+    formula="e^{Q K^{T}} / Σ e^{Q K^{T}}",
     printed=digits("1 1 1", places=12),
     note="Right, though without subtracting the largest score first, which a longer text could need.",
 )
 def weights_sum():
-    from_scores = tensor(Y_PE) @ tensor(Y_PE).T
-    e = from_scores.exp()
+    w_q, w_k, _, _ = listing_weights()
+    e = (tensor(Y_PE) @ w_q @ (tensor(Y_PE) @ w_k).T).exp()
     return (e / e.sum(axis=-1, keepdims=True)).sum(axis=-1)
 
 

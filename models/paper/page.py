@@ -11,6 +11,7 @@ from autotx.models.paper.case import VERDICTS, Digits, grade
 from autotx.models.paper.report import line_range, shown
 
 STYLE = Path(__file__).with_name("page.css")
+CHAIN = "The running example, set right"
 _INNERMOST = re.compile(r"([_^])\{([^{}]*)\}")
 _MEANINGS = {
     "exact": "every printed digit is right, or the sentence holds",
@@ -89,13 +90,16 @@ def _head(sections, counts):
         for verdict in VERDICTS
     )
     contents = "".join(f'<li><a href="#{s.slug}">{html.escape(s.title)}</a>{_bar(s)}</li>' for s in sections)
+    if len(sections) > 1:
+        contents += f'<li><a href="#set-right">{CHAIN}</a></li>'
     return (
         "<header><h1>The Math Behind GPT Models, recomputed</h1>\n"
         "<p>A draft whitepaper explains transformers and GPT with worked numbers. Here each of its numbers, formulas "
         "and checkable sentences is computed again by autotx, an autograd engine, in double precision, and compared "
         "digit by digit. The verdict follows from the comparison. What is right follows from the formula that the "
         "paper states and the numbers that it prints just before; line numbers are those of its text.</p>\n"
-        f'<ul class="counts">{chips}</ul>\n<nav><ol>{contents}</ol></nav></header>'
+        f'<ul class="counts">{chips}</ul>\n<nav><ol>{contents}</ol></nav>\n'
+        '<label><input type="checkbox" id="only"> show only what is not exact</label></header>'
     )
 
 
@@ -199,7 +203,7 @@ def _chain():
         right = _labelled("right", _matrix(stage.printed, grades, stage.right))
         rows.append(f'<article>{title}<div class="numbers">{left}{right}</div></article>')
     return (
-        '<section id="set-right"><h2>The running example, set right</h2>\n'
+        f'<section id="set-right"><h2>{CHAIN}</h2>\n'
         "<p>A verdict above asks whether a number follows from those printed just before it, so that one error is "
         "counted once. Here none is passed on: the example is computed through from X, Y and the weight matrices, with "
         "the positions of line 130, ε inside the root, the scale √d<sub>k</sub>, a causal mask in the decoder only, "
