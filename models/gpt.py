@@ -16,6 +16,7 @@ import numpy as np
 
 import autotx
 from autotx import init, nn
+from autotx.models.decoder import Decoder, Weights
 
 
 @dataclass(frozen=True)
@@ -155,17 +156,19 @@ class GPT(nn.Module):
         rng = np.random.default_rng() if rng is None else rng
         return self._stream(ids, max_new_tokens, lambda logits: sample(logits, temperature, top_k, top_p, rng))
 
+    def weights(self):
+        """The weights as the decoder takes them."""
+        return Weights(self)
+
     def _stream(self, ids, max_new_tokens, choose):
-        caches = None
+        weights, size = self.weights(), self.config.block_size
+        decoder = None
         for _ in range(max_new_tokens):
-            with autotx.no_grad():
-                if caches is None or caches[0].length == self.config.block_size:
-                    ids = ids[:, -self.config.block_size :]
-                    caches = [KeyValueCache(self.config.block_size) for _ in self.blocks]
-                    x = self.hidden(ids, caches=caches)
-                else:
-                    x = self.hidden(ids[:, -1:], caches=caches)
-                new = choose(self.head(x[:, -1]).data)
+            if decoder is None or decoder.length == size:  # the first piece, or a window that slides
+                ids = ids[:, -size:]
+                decoder = Decoder(weights, len(ids), min(size, ids.shape[1] + max_new_tokens))
+            x = decoder.read(ids[:, decoder.length :])
+            new = choose(decoder.scores(x[:, -1]))
             ids = np.column_stack([ids, new])
             yield new
 

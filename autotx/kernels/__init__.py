@@ -3,7 +3,7 @@
 import importlib
 
 _MODULES = (
-    "adamw", "attention", "cross_entropy", "embedding", "exp", "gelu", "gemm", "jit", "layernorm", "rows",
+    "adamw", "attention", "cross_entropy", "embedding", "exp", "gelu", "gemm", "gemv", "jit", "layernorm", "rows",
     "softmax", "threads",
 )
 
