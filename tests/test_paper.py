@@ -25,25 +25,25 @@ ERRATA = """
     example.v_from_formulas example.attention_from_text heads.weight_vector heads.w_o_halves
     heads.result_with_halves heads.final_output heads.independent_of_length layer-norm.norm_of_two_features
     layer-norm.hard_limit layer-norm.norm_of_m feed-forward.column_times_matrix feed-forward.input_shape
-    feed-forward.random_parameters feed-forward.bias_columns feed-forward.encoder_output_outside feed-forward.ratios
-    target.same_math target.scaled target.masked target.scaled_and_masked target.target_norm target.start_padding
-    cross-attention.one_symbol cross-attention.decoder_w_q cross-attention.cross_masked cross-attention.cross_output
-    output.rest_of_the_block output.de_nada loss.through_time loss.gradient_of_predictions loss.hat_falls
-    loss.update_of_weights loss.new_mat loss.new_hat_and_bat loss.new_rat loss.not_normalized loss.softmax_of_them
-    trainer.start trainer.learning_rate trainer.lines_together gpt.exponentially_more gpt.gpt_1
-    gpt-example.flat_positions gpt-example.h_1 gpt-example.feed_forward_and_norm gpt-example.flat_matrix
-    gpt-example.h_2 complexity.projections_for_pairs complexity.projections_in_width complexity.attention_overall
-    complexity.bottleneck complexity.doubling complexity.gpt_3_layers complexity.gpt_3_width
-    complexity.gpt_3_as_printed word-embeddings.percentages word-embeddings.three_sources
-    weight-matrices.iterations_and_epochs softmax.subtle_differences matrix-multiplication.q_1_3
-    matrix-multiplication.two_listings matrix-multiplication.called_x calculating-y.target_called_x
-    norm-listing.layer_norm_listing decoder-heads.called_positions encoder-decoder-listing.own_weights
-    encoder-decoder-listing.transposed encoder-decoder-listing.divisor cross-entropy.extra_bits cross-entropy.bits
-    cross-entropy.others_fall
+    feed-forward.net_input feed-forward.random_parameters feed-forward.bias_columns
+    feed-forward.encoder_output_outside feed-forward.ratios target.same_math target.scaled target.masked
+    target.scaled_and_masked target.target_norm target.start_padding cross-attention.one_symbol
+    cross-attention.decoder_w_q cross-attention.cross_masked cross-attention.cross_output output.rest_of_the_block
+    output.de_nada loss.through_time loss.gradient_of_predictions loss.hat_falls loss.update_of_weights loss.new_mat
+    loss.new_hat_and_bat loss.new_rat loss.not_normalized loss.softmax_of_them trainer.start trainer.learning_rate
+    trainer.lines_together gpt.exponentially_more gpt.gpt_1 gpt-example.flat_positions gpt-example.h_1
+    gpt-example.feed_forward_and_norm gpt-example.flat_matrix gpt-example.h_2 complexity.projections_for_pairs
+    complexity.projections_in_width complexity.attention_overall complexity.bottleneck complexity.doubling
+    complexity.gpt_3_layers complexity.gpt_3_width complexity.gpt_3_as_printed word-embeddings.percentages
+    word-embeddings.three_sources weight-matrices.iterations_and_epochs softmax.subtle_differences
+    matrix-multiplication.q_1_3 matrix-multiplication.two_listings matrix-multiplication.called_x
+    calculating-y.target_called_x norm-listing.layer_norm_listing decoder-heads.called_positions
+    encoder-decoder-listing.own_weights encoder-decoder-listing.transposed encoder-decoder-listing.divisor
+    cross-entropy.extra_bits cross-entropy.bits cross-entropy.others_fall
 """
 EXTERNAL = """
-    feed-forward.page_165 feed-forward.factor_4 loss.chapter gpt.few_shots gpt.latest training.roses
-    word-embeddings.word2vec word-embeddings.airplane xor-relu.most_common
+    self-attention.he feed-forward.page_165 feed-forward.factor_4 loss.chapter gpt.few_shots gpt.latest
+    training.roses word-embeddings.word2vec word-embeddings.airplane xor-relu.most_common
 """
 EXPECTED = dict.fromkeys(ROUNDING.split(), "rounding")
 EXPECTED |= dict.fromkeys(ERRATA.split(), "erratum") | dict.fromkeys(EXTERNAL.split(), "external")

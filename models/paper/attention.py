@@ -121,6 +121,15 @@ def second_norm():
     return Claim(mean < 1e-9 and abs(variance - 1) < 1e-5, f"means within {mean:.1g} of 0, variances {variance:.6f}")
 
 
+section.quote(
+    "he",
+    (266, 276),
+    "'He' is associated with 'Professor Marcus'",
+    printed="attention links the two",
+    note="What a trained model's weights show for one sentence; the weights are not given.",
+)
+
+
 @section.case(
     (283, 283),
     "Q, K and V need not be as long as the embedding",

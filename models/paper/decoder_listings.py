@@ -52,7 +52,7 @@ def called_positions():
 
 
 @heads.case(
-    (2107, 2113),
+    (2069, 2113),
     "Listing: self-attention output",
     formula="softmax(Q K^{T}) V W_{o}: no scale, no mask",
     printed=DECODER_ATTENTION,
@@ -63,7 +63,7 @@ def attention_output():
 
 
 @heads.case(
-    (2115, 2119),
+    (2094, 2119),
     "Listing: layer norm",
     formula="(x - μ) / (σ + ε)",
     printed=DECODER_NORM,
@@ -113,7 +113,7 @@ def divisor():
 
 
 @cross.case(
-    (2196, 2202),
+    (2123, 2202),
     "Listing: attention weights",
     formula="softmax(Q K^{T} / √3), with W^{T} in place of W",
     printed=CROSS_WEIGHTS,
@@ -238,7 +238,7 @@ def others_fall():
     return Claim(bool((new[1:] < POOR[1:]).all()), "the others go to " + ", ".join(f"{p:.4f}" for p in new[1:]))
 
 
-@entropy.case((2255, 2263), "Listing: first loss", formula="-log 0.7", printed=digits("0.357"))
+@entropy.case((2237, 2263), "Listing: first loss", formula="-log 0.7", printed=digits("0.357"))
 def first_loss():
     return autotx.cross_entropy(tensor(np.log([GOOD])), np.array([0]))
 

@@ -2,11 +2,12 @@
 
 import numpy as np
 
+import autotx
 from autotx import nn
 from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import X, Y
-from autotx.models.paper.steps import tensor
+from autotx.models.paper.steps import attention, layer_norm, position_encoding, tensor
 
 overview = Section("overview", "How Transformers Work", (60, 81))
 section = Section("embeddings", "1 - Input Sequence to Encoder Embeddings", (83, 119))
@@ -57,6 +58,25 @@ def target_words():
 @overview.case((76, 76), "A start token stands in front of the target", printed=["<start>", "de", "nada"])
 def start_token():
     return ["<start>", *cut("de nada")]
+
+
+@overview.case(
+    (72, 79),
+    "The six steps, one after another",
+    formula="source → encoder → decoder with the target → scores → probabilities → loss",
+    printed="embed, encode, embed the target, decode, choose words, compare",
+    note="Run through with the example's vectors, one attention for each stack, and a vocabulary of seven words.",
+)
+def six_steps():
+    source, target = table()(ids(SOURCE)) + position_encoding(3, 4), table()(ids(TARGET)) + position_encoding(3, 4)
+    encoded = layer_norm(attention(source, source, source))
+    decoded = layer_norm(attention(target, target, target, causal=True))
+    decoded = layer_norm(attention(decoded, encoded, encoded))
+    scores = decoded @ table().weight.T
+    loss = autotx.cross_entropy(scores, np.array([WORDS.index(word) for word in ("de", "nada", "<pad>")]))
+    sums = scores.softmax().sum(axis=-1).data
+    shapes = " → ".join(str(t.shape) for t in (source, encoded, decoded, scores))
+    return Claim(bool(np.allclose(sums, 1) and loss.item() > 0), f"shapes {shapes}, loss {loss.item():.3f}")
 
 
 @overview.case(

@@ -43,11 +43,11 @@ def square():
 
 
 @section.case(
-    (392, 396),
-    "Q from X alone",
-    formula="Q = X W_{Q}",
+    (392, 404),
+    "Q, K and V from X alone",
+    formula="Q = X W_{Q}, and so K and V",
     printed=Q_TEXT,
-    note="The positions are missing in this formula. Line 376 in words and line 441 as a formula have X + PE, and "
+    note="The positions are missing in these formulas. Line 376 in words and line 441 as a formula have X + PE, and "
     "only that gives the printed numbers.",
 )
 def q_without_positions():

@@ -8,7 +8,7 @@ from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.mlp import MLP
 from autotx.models.paper import trained
 from autotx.models.paper.case import Claim, Section, digits
-from autotx.models.paper.constants import B_1, B_2, ENCODED, FFN, LN_M, W_1, W_2
+from autotx.models.paper.constants import B_1, B_2, ENCODED, FFN, LN_M, W_1, W_2, M
 from autotx.models.paper.steps import largest_difference, layer_norm, layer_norm_eps_outside, linear, tensor
 
 section = Section("feed-forward", "Feed Forward Neural Net", (639, 743))
@@ -152,7 +152,7 @@ def shared_by_positions():
 
 
 @section.case(
-    (675, 675),
+    (701, 702),
     "Every layer has parameters of its own",
     printed="parameters unique to each layer",
     note="Counted in autotx.models.GPT.",
@@ -161,6 +161,20 @@ def own_parameters():
     model = GPT(GPTConfig(8, 11, 3, 1, 4), rng=None)
     weights = {id(p) for name, p in model.named_parameters() if name.endswith("mlp.fc.weight")}
     return Claim(len(weights) == 3, f"3 layers, {len(weights)} distinct matrices W_1")
+
+
+@section.case(
+    (671, 673),
+    "The formula, and the engine's layers",
+    formula=NET,
+    printed="a ReLU between two multiplications",
+    note="Written out with max, and as nn.Linear, nn.ReLU, nn.Linear.",
+)
+def formula_and_layers():
+    x, w_1, w_2 = tensor(LN_M), tensor(W_1), tensor(W_2)
+    written_out = autotx.maximum(0.0, x @ w_1 + B_1.values) @ w_2 + B_2.values
+    difference = largest_difference(written_out, net()(x))
+    return Claim(difference < 1e-14, f"largest difference {difference:.1g}")
 
 
 @section.case(
@@ -209,9 +223,20 @@ def non_linear():
     return Claim(difference > 0, f"ReLU(-x) is not -ReLU(x); the smallest z_1 of the example is {smallest:.3f}")
 
 
-@section.case((694, 695), "The second matrix goes back to n", printed=digits("3 4"))
+@section.case((693, 699), "The second matrix goes back to n", printed=digits("3 4"))
 def back_to_n():
     return net()(tensor(LN_M)).shape
+
+
+@section.case(
+    (704, 706),
+    "The input of the net, by the formula",
+    formula="(M - μ) / √(σ^{2} + ε)",
+    printed=LN_M,
+    note="The matrix of line 631 again, with ε outside the root.",
+)
+def net_input():
+    return layer_norm(M)
 
 
 @section.case((715, 715), "The sizes of W_{1} and W_{2}", printed=digits("4 6; 6 4"))

@@ -35,6 +35,16 @@ def entry(row, column):
     return (source_as_written()[row - 1] * tensor(W_Q)[:, column - 1]).sum()
 
 
+@products.case((1318, 1325), "First row of X + PE", formula="X + PE", printed=digits("0.1 1.2 -0.1 1.4", places=8))
+def first_row():
+    return source_as_written()[0]
+
+
+@products.case((1327, 1335), "The matrix to multiply with", formula="W_{Q} of line 381", printed=W_Q)
+def w_q():
+    return tensor(W_Q)
+
+
 @products.case((1339, 1339), "Q[1,1]", formula="0.1·1 + 1.2·0 - 0.1·0 + 1.4·1", printed=digits("1.5"))
 def q_1_1():
     return entry(1, 1)
@@ -202,12 +212,12 @@ def attention_listing():
     return attention(Q, K, V)
 
 
-@heads.case((1605, 1606), "Listing: both heads joined", formula="Concat(head_{1}, head_{2})", printed=CONCAT)
+@heads.case((1592, 1606), "Listing: both heads joined", formula="Concat(head_{1}, head_{2})", printed=CONCAT)
 def joined():
     return autotx.concat([tensor(ATTENTION), tensor(HEAD_2)], axis=1)
 
 
-@heads.case((1620, 1633), "Listing: multi-head output", formula="Concat(head_{1}, head_{2}) W_{O}", printed=M)
+@heads.case((1608, 1633), "Listing: multi-head output", formula="Concat(head_{1}, head_{2}) W_{O}", printed=M)
 def multi_head():
     return linear(W_O)(tensor(CONCAT))
 

@@ -113,7 +113,7 @@ def sigmoid_formula():
     return Claim(difference < 1e-15, f"the engine's sigmoid and the formula differ by {difference:.1g}")
 
 
-@sigmoid.case((1818, 1820), "First hidden value of [0, 0]", formula="h_{1} = σ(-10)", printed=digits("0"))
+@sigmoid.case((1782, 1820), "First hidden value of [0, 0]", formula="h_{1} = σ(-10)", printed=digits("0"))
 def hidden_1():
     return xor_by_sigmoid([0, 0])[0][0]
 
@@ -194,7 +194,13 @@ def relu_formula():
     return tensor([-2.0, 0, 3]).relu()
 
 
-@relu.case((1889, 1899), "Hidden values of [0, 0]", formula="ReLU(x W + c)", printed=digits("0 0", places=9))
+@relu.case((1851, 1855), "Two inputs, two hidden neurons, one output", printed=digits("2 2 1"))
+def relu_architecture():
+    hidden, y = xor_by_relu(trained.XOR_INPUTS)
+    return [trained.XOR_INPUTS.shape[1], hidden.shape[1], 1 if y.ndim == 1 else y.shape[1]]
+
+
+@relu.case((1865, 1899), "Hidden values of [0, 0]", formula="ReLU(x W + c)", printed=digits("0 0", places=9))
 def hidden_00():
     return xor_by_relu([0, 0])[0]
 
@@ -226,7 +232,7 @@ def thresholded():
     return (xor_by_relu(trained.XOR_INPUTS)[1].data >= 0.5).astype(float)
 
 
-@relu.case((1970, 1975), "Listing: outputs", formula="y ≥ 0.5", printed=digits("0 1 1 0"))
+@relu.case((1931, 1975), "Listing: outputs", formula="y ≥ 0.5", printed=digits("0 1 1 0"))
 def listing():
     return [float(xor_by_relu(x)[1].item() >= 0.5) for x in ([0, 0], [0, 1], [1, 0], [1, 1])]
 
