@@ -31,11 +31,11 @@ after the other, and only packing needs to know whether a matrix is transposed, 
 0.3 ns a float, as long as 5 to 16 multiply-adds, once for a block of C; `_blocks` weighs that against the wish for
 many tasks.
 
-Measured on a Zen 4 core (one thread, CPU time, all shapes of a GPT's products forward and back, GFLOP/s relative to
+Measured on a Zen 4 core (CPU time of one thread, machine shared; a GPT's products forward and back; speed relative to
 DEPTH x WIDTH = 384 x 512): 384 x 256 0.95, 256 x 512 0.97, 320 x 512 0.97, 768 x 256 0.97, 384 x 384 0.98, 512 x 384
 0.99, 384 x 768 1.01, 512 x 512 1.01. It hardly matters as long as a panel of A fits into L1 and the block of B about
 fits into L2; the smaller of the best leaves room in caches that are smaller. The tile alone runs at 102 to 106 GFLOP/s
-there, whole products at 80 to 93, OpenBLAS in turn with them at 78 to 93 (geometric mean of the ratios 1.00).
+there, whole products at 71 to 93, OpenBLAS in turn with them at 71 to 93 (geometric mean of the ratios 1.00).
 
 Which thread computes a tile does not change it: an element is the sum over k in order, piece after piece, and the
 pieces follow from K alone. So the results are the same for any number of threads.

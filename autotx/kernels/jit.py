@@ -17,6 +17,7 @@ import os
 import pickle
 import sys
 import tempfile
+import threading
 import uuid
 import warnings
 from pathlib import Path
@@ -33,6 +34,8 @@ from numba.extending import intrinsic
 from autotx.kernels import threads  # chooses the thread pool before the first parallel kernel is compiled
 
 threads.choose_pool()
+
+_compiling = threading.RLock()
 
 
 def kernel(function=None, *, parallel=False, fastmath=False):
@@ -59,8 +62,10 @@ def compile_for(compiled, signature):
     Numba would compile anew for a C-ordered, a Fortran-ordered, a strided and a read-only array. A signature that asks
     for a read-only strided array takes all of them, so the kernel is compiled once.
     """
-    compiled.compile(signature)
-    compiled.disable_compile()
+    with _compiling:  # threads that come here together: one compiles
+        if signature.args not in compiled.overloads:
+            compiled.compile(signature)
+            compiled.disable_compile()
     return compiled
 
 
