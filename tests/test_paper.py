@@ -175,6 +175,9 @@ def test_section(capsys):
     out = capsys.readouterr().out
     assert "Three logits become probabilities" in out
     assert "Word Embeddings" not in out
+    assert f"[21/{len(paper.SECTIONS)}] Softmax" in out
+    assert "e^(x_i) / Σ_j e^(x_j)" in out
+    assert "printed and computed: 0.65 0.24 0.11" in out
     assert [s.slug for s in paper.sections_named("XOR")] == ["xor"]
     assert [s.slug for s in paper.sections_named("position")] == ["positions"]
 
@@ -182,6 +185,12 @@ def test_section(capsys):
 def test_an_unknown_section_is_told_in_one_line():
     with pytest.raises(ValueError, match=r"^--section nonsense: there is none; give one of overview, embeddings, .*$"):
         run("--section", "nonsense")
+
+
+def test_a_folder_that_does_not_exist_is_told_before_anything_is_computed(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"^--html .*nowhere.*: there is no such folder; make it, or give another"):
+        run("--html", str(tmp_path / "nowhere" / "page.html"))
+    assert capsys.readouterr().out == ""
 
 
 def test_json(tmp_path, capsys):

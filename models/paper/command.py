@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 from autotx.checkpoint import to_json, write_atomically
 from autotx.models import paper
@@ -10,7 +11,7 @@ from autotx.models.paper import page, report
 
 def add_arguments(parser):
     """Define the flags of the command on an argparse parser."""
-    parser.add_argument("--section", metavar="NAME", help="only this section: its short name, or a part of its title")
+    parser.add_argument("--section", metavar="NAME", help="only this, with formulas: a short name, or a part of a title")
     parser.add_argument("--json", metavar="FILE", help="also write all cases to FILE as a list of objects")
     parser.add_argument("--html", metavar="FILE", help="also write a page to FILE, with formulas and pictures")
 
@@ -18,12 +19,15 @@ def add_arguments(parser):
 def run(args):
     """Print the table and write the files. Returns the exit status, 0.
 
-    ValueError for a section that does not exist, OSError for a file that cannot be written.
+    ValueError for a section or a folder that does not exist, OSError for a file that cannot be written.
     """
     started = time.perf_counter()
+    for flag, file in (("--json", args.json), ("--html", args.html)):
+        if file and not Path(file).absolute().parent.is_dir():
+            raise ValueError(f"{flag} {file}: there is no such folder; make it, or give another place")
     sections = paper.sections_named(args.section) if args.section else paper.SECTIONS
     print("The Math Behind GPT Models (rough draft), recomputed by autotx in float64")
-    counts = report.table(sections, len(paper.SECTIONS), _write, colour=sys.stdout.isatty())
+    counts = report.table(paper.SECTIONS, sections, _write, colour=sys.stdout.isatty())
     cases = [case for section in sections for case in section.cases]
     if args.json:
         write_atomically(args.json, to_json(report.as_objects(cases)))

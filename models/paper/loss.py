@@ -120,7 +120,7 @@ def through_time():
 )
 def iterations():
     losses = -tensor(word_trainer()[0][:, 0]).log().data
-    return Claim(bool((np.diff(losses) < 0).all()), f"{losses[0]:.3f} at the start, {losses[-1]:.4f} at the end, never up")
+    return Claim(bool((np.diff(losses) < 0).all()), f"{losses[0]:.3f} at first, {losses[-1]:.4f} at last, never up")
 
 
 @section.case(

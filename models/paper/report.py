@@ -4,39 +4,44 @@ import textwrap
 
 import numpy as np
 
-from autotx.models.paper.case import VERDICTS, as_text
+from autotx.models.paper.case import VERDICTS, Digits, as_text
 
 WIDTH = 112
 _COLOURS = {"exact": "32", "rounding": "33", "erratum": "31;1", "external": "36"}
 _MOST = 3  # differing numbers shown of a matrix
 
 
-def table(sections, total, write, colour=False):
+def table(sections, wanted, write, colour=False):
     """Compute and write one section after another. Returns how many cases have each verdict, as a dict.
 
-    total: how many sections the paper has. write: takes one line of text. colour: mark verdicts for a terminal.
+    sections: all of the paper; wanted: those to write. When only some are, formulas and evidence are written too.
+    write: takes one line of text. colour: mark verdicts for a terminal.
     """
     counts = dict.fromkeys(VERDICTS, 0)
     for number, section in enumerate(sections, 1):
-        place = f"[{number:2}/{len(sections)}]" if len(sections) > 1 else f"[of {total}]"
-        write(f"\n{place} {section.title}, lines {section.lines[0]}-{section.lines[1]}")
+        if section not in wanted:
+            continue
+        write(f"\n[{number:2}/{len(sections)}] {section.title}, lines {section.lines[0]}-{section.lines[1]}")
         for case in section.cases:
             counts[case.result.verdict] += 1
-            for line in _entry(case, colour):
+            for line in _entry(case, colour, detailed=len(wanted) < len(sections)):
                 write(line)
     return counts
 
 
-def _entry(case, colour):
+def _entry(case, colour, detailed):
     """The lines of one case: verdict, lines, title; and what is wrong, unless it is exact."""
     verdict = case.result.verdict
     shown = f"{verdict:8}"
     if colour:
         shown = f"\033[{_COLOURS[verdict]}m{shown}\033[0m"
     yield f"  {shown}  {line_range(case):9}  {plain(case.title)}"
-    if verdict == "exact":
-        return
-    for text in [*differences(case), case.note]:
+    texts = [] if verdict == "exact" else [*differences(case), case.note]
+    if detailed:
+        texts = [case.formula, *(texts or [f"printed and computed: {_words(case)}", case.note])]
+    if detailed and verdict == "exact" and isinstance(case.result.computed, str):
+        texts[1:2] = [f"printed: {_words(case)}", f"computed: {case.result.computed}"]
+    for text in filter(None, texts):
         yield from textwrap.wrap(plain(text), WIDTH, initial_indent=" " * 23, subsequent_indent=" " * 25)
 
 
@@ -86,13 +91,14 @@ def _position(index):
 
 
 def _words(case):
-    return _text(case.printed_values)
+    """What is printed, digit by digit, in one line."""
+    return _text(case.printed.literals.tolist() if isinstance(case.printed, Digits) else case.printed)
 
 
 def _text(value):
     """Numbers, lists or text in one line."""
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.8g}"
     if isinstance(value, list):
         return " ".join(f"[{_text(v)}]" if isinstance(v, list) else _text(v) for v in value)
     return str(value)
