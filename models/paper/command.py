@@ -11,7 +11,7 @@ from autotx.models.paper import page, report
 
 def add_arguments(parser):
     """Define the flags of the command on an argparse parser."""
-    parser.add_argument("--section", metavar="NAME", help="only this, with formulas: a short name, or a part of a title")
+    parser.add_argument("--section", metavar="NAME", help="only this one, by its short name or a part of its title")
     parser.add_argument("--json", metavar="FILE", help="also write all cases to FILE as a list of objects")
     parser.add_argument("--html", metavar="FILE", help="also write a page to FILE, with formulas and pictures")
 
