@@ -84,7 +84,10 @@ def matmul(a, b, out=None, accumulate=False, bias=None):
         return _matmul_numpy(a, b, out, accumulate, bias)
     if bias is not None:
         bias = np.array(bias, np.float32)  # a copy: contiguous, and may be written
-    if M <= FEW and out.ndim == 2 and _few_rows(a, b, out, accumulate, bias):
+    if M <= FEW and out.ndim == 2 and b.flags.f_contiguous and out.flags.c_contiguous:
+        if not accumulate:
+            out[...] = 0 if bias is None else bias
+        _compiled_dots()(np.ascontiguousarray(a), b.T, out)
         return out
     _matmul_kernel(_stack(a), _stack(b), _stack(out), accumulate, bias)
     return out
@@ -240,42 +243,17 @@ def _block(a, N, scratch, b_at, start, start_at, steps, c, c_at, c_step):
 # ---- few rows: a vector times a matrix --------------------------------------------------------------------------
 #
 # With one row there is nothing to use twice: every float of B serves one multiply-add, so the product takes as long as
-# reading B does, and packing would read it twice. These loops read B once, in the order in which it lies in memory.
+# reading B does, and packing would read it twice. Where the columns of B are contiguous (x W^T, as in generation) this
+# loop reads it once, in order: 3 to 10 times faster for one row, still faster for eight (K = 768, N = 3,072).
 
-FEW = 4  # rows
+FEW = 8  # rows
 CHUNK = 128  # columns of C in a task
 
 
-def _few_rows(a, b, c, accumulate, bias):
-    """Compute c where B, or its transpose, is contiguous, and say whether it was."""
-    if not (c.flags.c_contiguous and (b.flags.c_contiguous or b.flags.f_contiguous)):
-        return False
-    if not accumulate:
-        c[...] = 0 if bias is None else bias
-    a = np.ascontiguousarray(a)
-    if b.flags.c_contiguous:
-        _compiled_few(_add_rows)(a, b, c)
-    else:
-        _compiled_few(_add_dots)(a, b.T, c)
-    return True
-
-
 @functools.cache
-def _compiled_few(function):
+def _compiled_dots():
     given, written = types.Array(types.float32, 2, "C", readonly=True), types.Array(types.float32, 2, "C")
-    return compile_for(function, types.void(given, given, written))
-
-
-@kernel(parallel=True, fastmath={"contract"})
-def _add_rows(a, b, c):
-    """c += a b: each row of b, times a number, is added to the rows of c."""
-    M, N = c.shape
-    for chunk in numba.prange((N + CHUNK - 1) // CHUNK):
-        first, last = chunk * CHUNK, min(chunk * CHUNK + CHUNK, N)
-        for k in range(b.shape[0]):
-            for i in range(M):
-                for j in range(first, last):
-                    c[i, j] += a[i, k] * b[k, j]
+    return compile_for(_add_dots, types.void(given, given, written))
 
 
 @kernel(parallel=True, fastmath={"contract", "reassoc"})
