@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("autotx.models.train", "train a GPT on text files, or on Python's own manual"),
     "generate": ("autotx.models.generate", "let a trained GPT go on with a text"),
     "paper": ("autotx.models.paper.command", "recompute every number of the whitepaper, and say where it is wrong"),
+    "warmup": ("autotx.models.warmup", "compile every kernel now, so that nothing waits for it later"),
     "bench": ("autotx.models.bench.command", "time autotx against the libraries people would use instead"),
 }
 

@@ -1,15 +1,19 @@
 """`autotx generate`: a trained model goes on with a text."""
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from autotx.checkpoint import load_tensors
+from autotx.checkpoint import STATE, load_tensors, read_json
+from autotx.models import int8
 from autotx.models.config import read_config
+from autotx.models.data import load_data, random_blocks, read_text
 from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.run import MODEL
 from autotx.models.tokenizers import load_tokenizer
+from autotx.tensor import no_grad
 
 
 def add_arguments(parser):
@@ -30,6 +34,11 @@ def add_arguments(parser):
         "--top-p", type=float, metavar="X", help="choose among the likeliest that make up this share (default: all)"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new one)")
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="keep the weights as int8: faster for large models, a little less exact; it says by how much",
+    )
 
 
 def run(args):
@@ -42,6 +51,8 @@ def run(args):
             f"--prompt: the text that the model learned has no {', '.join(map(repr, unknown))}, so it would only make "
             "noise of it; leave that out, or train with --tokenizer byte or bpe"
         )
+    if args.int8:
+        model = _to_int8(model, tokenizer, args.model)
     rng = np.random.default_rng(args.seed)
     print(args.prompt, end="", flush=True)
     pieces = stream_text(
@@ -66,6 +77,40 @@ def load_model(folder):
             raise ValueError(f"{folder / MODEL}: {name} holds NaN or Inf")
     model.load_state_dict(weights)
     return model, tokenizer
+
+
+def _to_int8(model, tokenizer, folder):
+    """The Int8GPT of a model. What that gained and cost goes to stderr; the model itself is not held any longer."""
+    rounded = int8.quantize(model)
+    print(f"autotx generate: int8: {comparison(model, rounded, tokenizer, folder)}", file=sys.stderr)
+    return rounded
+
+
+def comparison(exact, rounded, tokenizer, folder):
+    """What rounding to int8 gained and cost, in words: the size of the matrices, and the perplexity of the run's text.
+
+    exact: GPT, rounded: its Int8GPT. Both read the same blocks, drawn from the part that was kept for validation.
+    """
+    sizes = [f"{model.weights().nbytes / 1e6:.3g} MB" for model in (exact, rounded)]
+    gained = f"weights of {sizes[1]} instead of {sizes[0]}"
+    block_size, expected = exact.config.block_size, read_json(Path(folder) / STATE).get("text_sha256")
+    try:
+        data = load_data(read_text(read_config(folder).text), block_size, lambda text: tokenizer)
+    except ValueError as error:
+        return f"{gained}; perplexity not compared: {error}"
+    if data.digest != expected:
+        return f"{gained}; perplexity not compared: the text is no longer the one that the model learned from"
+    before, after = (perplexity(model, data.validation) for model in (exact, rounded))
+    change = f"{after / before - 1:+.2%}"
+    return f"{gained}; perplexity on the validation text {before:.4g} in float32, {after:.4g} in int8 ({change})"
+
+
+def perplexity(model, ids, batches=8):
+    """exp of the mean loss over some 4,000 tokens of `ids` in blocks, always the same ones."""
+    rng, size = np.random.default_rng(0), model.config.block_size
+    with no_grad():
+        losses = [model(*random_blocks(ids, -(-512 // size), size, rng))[1].item() for _ in range(batches)]
+    return math.exp(np.mean(losses))
 
 
 def gpt_config(config, vocab_size):

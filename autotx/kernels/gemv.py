@@ -44,7 +44,7 @@ def linear_int8(x, weight, scale, bias=None):
 
 
 def quantize(weight):
-    """A float matrix (N, K) as int8 of the same shape and scales (N,), in the matrix's type. A row of zeros stays so."""
+    """A float matrix (N, K) as int8 of the same shape, and the scales (N,) in the matrix's type. Zeros stay zeros."""
     scale = np.abs(weight).max(axis=1, initial=0) / weight.dtype.type(127)
     return np.rint(weight / np.where(scale == 0, 1, scale)[:, None]).astype(np.int8), scale
 
@@ -105,7 +105,7 @@ def _dots_piece(x, weight, scale, bias, y):
 
 def _shared_out(x, weight, scale, bias, y, step, counter, threads):
     N = weight.shape[0]
-    if N <= step:
+    if step >= N:
         _dots_piece(x, weight, scale, bias, y)
     else:
         for _ in numba.prange(threads):

@@ -1,0 +1,76 @@
+"""`autotx warmup`: compile every kernel, so that the first step of a training waits for none."""
+
+import time
+import warnings
+
+import numba
+import numpy as np
+
+from autotx.kernels import (
+    adamw,
+    attention,
+    cross_entropy,
+    embedding,
+    gelu,
+    gemm,
+    gemv,
+    jit,
+    layernorm,
+    softmax,
+)
+
+
+def add_arguments(parser):
+    """It has no settings."""
+
+
+def run(args):
+    """Call every kernel once and say what came of it. Returns the exit status."""
+    if numba.config.DISABLE_JIT:
+        raise ValueError("NUMBA_DISABLE_JIT is set, so nothing is compiled; unset it")
+    with warnings.catch_warnings(action="ignore"):  # the error below says it
+        folder = jit._folder()
+    if folder is None:
+        raise ValueError("no folder to keep the kernels in can be written; set NUMBA_CACHE_DIR to one that can")
+    begun = time.perf_counter()
+    call_all()
+    seconds, compiled = time.perf_counter() - begun, jit._announce.cache_info().currsize
+    done = f"compiled in {seconds:.1f} s and kept in" if compiled else f"were there, loaded in {seconds:.1f} s from"
+    print(f"Kernels {done} {folder}")
+    return 0
+
+
+def call_all():
+    """Call every kernel in float32. The size matters to the products alone: small ones are left to NumPy."""
+    x = np.ones((65, 65), np.float32)
+    row, ids = np.ones(65, np.float32), np.zeros(65, np.int64)
+    y, mean, rstd = layernorm.layer_norm(x, row, row)
+    layernorm.layer_norm_backward(x, y, row, mean, rstd)
+    for function, backward in (
+        (softmax.softmax, softmax.softmax_backward),
+        (softmax.log_softmax, softmax.log_softmax_backward),
+    ):
+        backward(function(x), x)
+    for approximate in ("none", "tanh"):
+        gelu.gelu_backward(gelu.gelu(x, approximate), x, approximate)
+    _, lse = cross_entropy.cross_entropy(x, ids)
+    cross_entropy.cross_entropy_backward(x, lse, ids, row)
+    embedding.add_rows(x.copy(), ids, x)
+    adamw.adamw(*(x.reshape(-1).copy() for _ in "pgmv"), 1e-3, 0.9, 0.99, 1e-8, 0.1, 1)
+    adamw.sum_of_squares(x)
+    _products()
+    heads = np.ones((1, 1, 8, 8), np.float32)
+    out, lse = attention.attention(heads, heads, heads, causal=True)
+    attention.attention_backward(heads, heads, heads, heads, out, lse, causal=True)
+    gemv.attend(heads[:, :, 0], heads, heads, 8)
+
+
+def _products():
+    """A tile's worth of rows, and one row with the matrix stored along either axis, above the size that is NumPy's."""
+    size = int(gemm.SMALL**0.5) + 1
+    square, few = np.ones((size, size), np.float32), np.ones((1, size), np.float32)
+    gemm.matmul(square, square[:, :64])
+    gemm.matmul(few, square)
+    gemm.matmul(few, square.T)
+    gemv.linear(few, square)
+    gemv.linear_int8(few, *gemv.quantize(square))
