@@ -211,6 +211,22 @@ def _numbers_or_text(value, inside=False):
     return isinstance(value, float | int) or (isinstance(value, str) and not inside)
 
 
+@pytest.mark.parametrize(
+    ("right", "printed", "places", "same", "text"),
+    [
+        (1.59995001, 1.6, 4, True, "1.6000"),
+        (2.29995, 2.3, 4, True, "2.29995"),  # a tie that was rounded up
+        (0.11396, 0.19, 2, False, "0.114"),
+        (2.25790, 175, 0, False, "2.258"),
+        (-0.0, -1.7888543, 7, False, "0.0000000"),
+        (1e-10, -1.7888543, 7, False, "0.0000000"),
+        (4.0, 1.0, 0, False, "4"),
+    ],
+)
+def test_how_a_computed_number_is_shown(right, printed, places, same, text):
+    assert report.shown(right, printed, places, same) == text
+
+
 def test_markup():
     assert report.plain("10000^{2i/d} x_{i} 10^{-6}") == "10000^(2i/d) x_i 10^-6"
     assert page.markup("10^{-6} < e^{x_{i}}") == "10<sup>-6</sup> &lt; e<sup>x<sub>i</sub></sup>"

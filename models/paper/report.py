@@ -79,7 +79,7 @@ def shown(right, printed, places, same=False):
         text = f"{right:z.{places + extra}f}"
         if same and (extra or float(text) == printed):
             break
-        if not same and float(text) != printed and abs(float(text) - right) <= 5e-4 * abs(right):
+        if not same and float(text) != printed and abs(float(text) - right) <= max(5e-4 * abs(right), 1e-8):
             break
     return text
 
