@@ -1,0 +1,176 @@
+"""Generation beyond what test_gpt.py says of it: the decoder, int8 weights, `generate --int8`, and `autotx warmup`."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+import autotx
+from autotx.models import GPT, GPTConfig, cli, decoder, int8, warmup
+from autotx.models.generate import perplexity
+
+TEXT = "".join(f"{i} times {i} is {i * i}.\n" for i in range(300))
+
+
+def _gpt(rng, dtype=np.float32, **settings):
+    sizes = {"block_size": 24, "vocab_size": 37, "n_layer": 2, "n_head": 4, "n_embd": 48, **settings}
+    model = GPT(GPTConfig(**sizes), rng)
+    for p in model.parameters():
+        p.data = (p.numpy() + 0.1 * rng.standard_normal(p.shape)).astype(p.dtype)  # away from the zeros and ones
+    return model.astype(dtype)
+
+
+@pytest.fixture
+def ids(rng):
+    return rng.integers(37, size=(2, 24))
+
+
+# The decoder
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
+@pytest.mark.parametrize("pieces", [[24], [1] * 24, [10, 1, 1, 12], [3, 1, 20]])
+def test_the_decoder_is_the_model(pieces, dtype, tolerance, bias, rng, ids):
+    model = _gpt(rng, dtype, bias=bias)
+    reader = decoder.Decoder(decoder.Weights(model), 2, 24)
+    parts = [reader.scores(reader.read(part)) for part in np.split(ids, np.cumsum(pieces)[:-1], axis=1)]
+    with autotx.no_grad():
+        expected = model(ids)[0].data
+    assert reader.length == 24
+    assert parts[0].dtype == dtype
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=tolerance, atol=tolerance * scale)
+
+
+def test_the_decoder_leaves_the_weights_alone(rng, ids):
+    model = _gpt(rng)
+    before = model.state_dict()
+    model.generate(ids, 30, temperature=0)
+    assert all(np.array_equal(p.data, before[name]) for name, p in model.named_parameters())
+
+
+# int8
+
+
+def test_int8_is_the_model_with_rounded_matrices(rng, ids):
+    model = _gpt(rng)
+    small = int8.quantize(model)
+    for name, p in model.named_parameters():
+        if p.ndim == 2 and name != "wpe.weight":
+            matrix = int8.Int8Matrix(p.numpy())
+            p.data = matrix.rows(np.arange(p.shape[0]))
+    with autotx.no_grad():
+        logits, loss = model(ids, ids)
+    found = small(ids, ids)
+    scale = np.abs(logits.data).max()
+    np.testing.assert_allclose(found[0].data, logits.data, rtol=0, atol=1e-5 * scale)
+    assert abs(found[1].item() - loss.item()) < 1e-5
+    assert small(ids)[1] is None
+    one_by_one = []
+    list(small._stream(ids[:, :1], 20, lambda scores: one_by_one.append(scores) or scores.argmax(-1)))
+    rows = model.generate(ids[:, :1], 20, temperature=0)
+    with autotx.no_grad():
+        again = model(rows[:, :20])[0].data.transpose(1, 0, 2)
+    np.testing.assert_allclose(one_by_one, again, rtol=0, atol=1e-5 * scale)
+
+
+def test_int8_stays_close(rng, ids):
+    model = _gpt(rng)
+    small = int8.quantize(model)
+    with autotx.no_grad():
+        exact = model(ids)[0].data
+    error = small(ids)[0].data - exact
+    assert np.sqrt(np.mean(error**2)) < 0.02 * np.std(exact)  # each weight is right to 1/254 of its row's largest
+    text = rng.integers(37, size=2000)
+    assert abs(perplexity(small, text) / perplexity(model, text) - 1) < 0.01
+    assert small.weights().nbytes < 0.28 * model.weights().nbytes  # of rows this short, the scales take 1/12 of it
+
+
+def test_int8_generates_and_holds_no_parameters(rng, ids):
+    small = int8.quantize(_gpt(rng))
+    assert small.generate(ids, 5, rng=rng).shape == (2, 29)
+    assert small.parameters() == []
+    assert not small(ids)[0].requires_grad
+
+
+# The command line
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("int8")
+    (folder / "text").write_text(TEXT)
+    tiny = "--n-layer 1 --n-head 2 --n-embd 16 --block-size 8 --steps 2 --eval-batches 1"
+    assert cli.main(["train", "--text", str(folder / "text"), "--out", str(folder / "run"), *tiny.split()]) == 0
+    return folder
+
+
+def _generated(capsys, run, *more):
+    argv = ["generate", "--model", str(run / "run"), "--prompt", "2 ", "--max-new-tokens", "12", "--seed", "1"]
+    assert cli.main([*argv, *more]) == 0
+    return capsys.readouterr()
+
+
+def test_generate_int8_tells_what_it_gains_and_costs(run, capsys):
+    shown = _generated(capsys, run, "--int8")
+    assert re.fullmatch(
+        r"autotx generate: int8: weights of [\d.]+ MB instead of [\d.]+ MB; perplexity on the validation text [\d.]+ "
+        r"in float32, [\d.]+ in int8 \([+-]\d\.\d\d%\)\n",
+        shown.err,
+    )
+    assert shown.out.startswith("2 ")
+    assert _generated(capsys, run).err == ""
+
+
+def test_generate_int8_without_the_text(run, capsys):
+    (run / "text").write_text(TEXT * 2)
+    shown = _generated(capsys, run, "--int8").err
+    assert "not compared: the text is no longer the one that the model learned from" in shown
+    (run / "text").unlink()
+    shown = _generated(capsys, run, "--int8").err
+    assert re.search(r"perplexity not compared: --text .*: cannot be read", shown)
+    assert shown.count("\n") == 1
+
+
+def test_warmup_calls_everything():
+    warmup.call_all()
+
+
+def test_warmup_needs_the_compiler(monkeypatch, capsys):
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    assert cli.main(["warmup"]) == 2
+    assert capsys.readouterr().err == "autotx warmup: NUMBA_DISABLE_JIT is set, so nothing is compiled; unset it\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="kernels are off")
+def test_warmup_compiles_every_kernel_and_then_finds_them(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def call():
+        command = [sys.executable, "-m", "autotx.models.cli", "warmup"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert re.fullmatch(rf"Kernels compiled in [\d.]+ s and kept in {re.escape(str(tmp_path))}\S*\n", call())
+    kept = {path.name.rpartition("-")[0] for path in tmp_path.rglob("*.kernel")}
+    unused = {"exp.tanh", "exp.erf"}  # functions for kernels to come, compiled into none
+    assert _kernels() - unused <= kept
+    assert re.fullmatch(rf"Kernels were there, loaded in [\d.]+ s from {re.escape(str(tmp_path))}\S*\n", call())
+
+
+def _kernels():
+    """The names of all functions with the decorator @kernel, as "module.function"."""
+    names = set()
+    for path in Path(warmup.gemm.__file__).parent.glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            decorators = map(ast.unparse, getattr(node, "decorator_list", ()))
+            if any(re.match(r"kernel\b", text) for text in decorators):
+                names.add(f"{path.stem}.{node.name}")
+    return names
