@@ -399,7 +399,7 @@ def lift(op):
     @functools.wraps(op)
     def function(*args, **settings):
         if settings or (len(args) > count and not variadic):
-            args, settings = bind(args, settings)
+            args, settings = _bind(name, arrays, settings_names, args, settings)
         requires_grad = constants = False
         data = []
         for a in args:
@@ -426,26 +426,27 @@ def lift(op):
             _modes.watch.result(name, t, data, settings)
         return t
 
-    def bind(args, settings):
-        """Sort out arrays given by name and settings given by position; settings reach the op as plain values."""
-        if not variadic:
-            args, extra = args[:count], args[count:]
-            if len(extra) > len(settings_names):
-                most = count + len(settings_names)
-                raise TypeError(f"{name}: takes at most {most} arguments, got {count + len(extra)}")
-            for key, value in zip(settings_names, extra):
-                if key in settings:
-                    raise TypeError(f"{name}: {key} was given twice, by position and by name")
-                settings[key] = value
-            for key in arrays[len(args) :]:
-                if key in settings:
-                    args += (settings.pop(key),)
-                elif any(later in settings for later in arrays):
-                    raise TypeError(f"{name}: {key} is missing, what comes after it was given by name")
-        return args, {name: _own(value) for name, value in settings.items()}
-
     function.op = op
     return function
+
+
+def _bind(name, arrays, settings_names, args, settings):
+    """Sort out arrays given by name and settings given by position. arrays: their names, none for a varying number."""
+    if arrays:
+        args, extra = args[: len(arrays)], args[len(arrays) :]
+        if len(extra) > len(settings_names):
+            most = len(arrays) + len(settings_names)
+            raise TypeError(f"{name}: takes at most {most} arguments, got {len(arrays) + len(extra)}")
+        for key, value in zip(settings_names, extra):
+            if key in settings:
+                raise TypeError(f"{name}: {key} was given twice, by position and by name")
+            settings[key] = value
+        for key in arrays[len(args) :]:
+            if key in settings:
+                args += (settings.pop(key),)
+            elif any(later in settings for later in arrays):
+                raise TypeError(f"{name}: {key} is missing, what comes after it was given by name")
+    return args, {key: _own(value) for key, value in settings.items()}
 
 
 _DATA = {np.ndarray, *_SCALARS}
