@@ -93,7 +93,26 @@ COUNTER = types.Array(types.int64, 1, "C")
 
 @kernel(fastmath={"contract", "reassoc"})
 def _dots_piece(x, weight, scale, bias, y):
-    for j in range(weight.shape[0]):
+    """The rows of a task. int8: four at a time, a quarter of the task apart, the rest and float32 one by one.
+
+    A core that reads one row after the other has too few bytes of int8 under way to keep memory busy, 11 GB/s of the
+    25 that float32 reaches; from four places at once it reads 17. (Rows side by side count as one place, and are slow.)
+    """
+    quarter = weight.shape[0] // 4 if weight.itemsize == 1 else 0
+    for j in range(quarter):
+        j1, j2, j3 = j + quarter, j + 2 * quarter, j + 3 * quarter
+        w, w1, w2, w3 = weight[j], weight[j1], weight[j2], weight[j3]
+        for i in range(x.shape[0]):
+            x_row = x[i]
+            s = s1 = s2 = s3 = ZERO
+            for k in range(w.size):
+                s += x_row[k] * np.float32(w[k])
+                s1 += x_row[k] * np.float32(w1[k])
+                s2 += x_row[k] * np.float32(w2[k])
+                s3 += x_row[k] * np.float32(w3[k])
+            y[i, j], y[i, j1] = s * scale[j] + bias[j], s1 * scale[j1] + bias[j1]
+            y[i, j2], y[i, j3] = s2 * scale[j2] + bias[j2], s3 * scale[j3] + bias[j3]
+    for j in range(4 * quarter, weight.shape[0]):
         w = weight[j]
         for i in range(x.shape[0]):
             x_row = x[i]
