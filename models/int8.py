@@ -5,6 +5,8 @@ from autotx import kernels
 from autotx.models.decoder import Decoder, Matrix, Weights
 from autotx.models.gpt import GPT
 
+MANY = 64  # rows: for more it is faster to make a float32 matrix of the int8 one and let the tile multiply
+
 
 class Int8Matrix(Matrix):
     """A Matrix with int8 weights and a scale for each row (see kernels/gemv.py)."""
@@ -14,7 +16,7 @@ class Int8Matrix(Matrix):
         self.bias = bias
 
     def __call__(self, x):
-        if len(x) <= kernels.gemv.FEW:
+        if len(x) <= MANY:
             return kernels.gemv.linear_int8(x, self.weight, self.scale, self.bias)
         return kernels.gemm.matmul(x, (self.weight * self.scale[:, None]).T, bias=self.bias)
 
