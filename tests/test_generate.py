@@ -73,6 +73,9 @@ def test_int8_is_the_model_with_rounded_matrices(rng, ids):
     np.testing.assert_allclose(found[0].data, logits.data, rtol=0, atol=1e-5 * scale)
     assert abs(found[1].item() - loss.item()) < 1e-5
     assert small(ids)[1] is None
+    many = small(np.tile(ids, (2, 1)))[0].data  # so many rows that they go another way
+    np.testing.assert_allclose(many[2:], logits.data, rtol=0, atol=1e-5 * scale)
+    assert many[:, :, 0].size > int8.MANY > ids.size
     one_by_one = []
     list(small._stream(ids[:, :1], 20, lambda scores: one_by_one.append(scores) or scores.argmax(-1)))
     rows = model.generate(ids[:, :1], 20, temperature=0)
