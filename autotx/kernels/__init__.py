@@ -3,8 +3,8 @@
 import importlib
 
 _MODULES = (
-    "adamw", "attention", "cross_entropy", "embedding", "exp", "gelu", "gemm", "gemv", "jit", "layernorm", "rows",
-    "softmax", "threads",
+    "adamw", "attention", "cross_entropy", "embedding", "exp", "gelu", "gemm", "gemv", "jit", "layernorm", "memory",
+    "rows", "softmax", "threads",
 )
 
 

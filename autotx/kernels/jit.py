@@ -31,9 +31,10 @@ from numba.core.errors import TypingError
 from numba.core.serialize import dumps
 from numba.extending import intrinsic
 
-from autotx.kernels import threads  # chooses the thread pool before the first parallel kernel is compiled
+from autotx.kernels import memory, threads
 
-threads.choose_pool()
+threads.choose_pool()  # before the first parallel kernel is compiled
+memory.keep_freed_memory()
 
 _compiling = threading.RLock()
 
