@@ -178,19 +178,16 @@ class MultiHeadAttention(Module):
         self.qkv = Linear(dim, 3 * dim, bias, rng=rng)
         self.proj = Linear(dim, dim, bias, rng=rng)
 
-    def forward(self, q_input, kv_input=None, mask=None, causal=False, rng=None, cache=None):
+    def forward(self, q_input, kv_input=None, mask=None, causal=False, rng=None):
         """q_input: (B, T, C); kv_input: (B, S, C), what is attended to, None for q_input itself. Returns (B, T, C).
 
         mask: booleans (True: may attend) or floats (added to the scores) that broadcast to (B, H, T, S); for a padding
         mask (B, S) give mask[:, None, None, :]. causal: token t sees the tokens up to itself.
-        cache: its extend(k, v) appends these keys and values to those of earlier tokens, and returns all.
         """
         if kv_input is None:
             q, k, v = self._heads(q_input, 0, 3)
         else:
             (q,), (k, v) = self._heads(q_input, 0, 1), self._heads(kv_input, 1, 3)
-        if cache is not None:
-            k, v = cache.extend(k, v)
         out = functional.scaled_dot_product_attention(q, k, v, mask, causal, self.dropout.p, rng)
         return self.proj(out.transpose(1, 2).reshape(q_input.shape))
 

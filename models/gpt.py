@@ -1,7 +1,7 @@
 """GPT-2: a stack of blocks that reads tokens and says, at every place, which token comes next.
 
 Top to bottom: the configuration, one block (attention, then a feed-forward net), the model, and its two uses, the loss
-for training and the generation of text, with the cache of keys and values and the choice of a token at the end.
+for training and the generation of text, with the choice of a token at the end. `decoder.py` has the cached steps.
 
     ids (B, T) -> table of tokens + table of places -> n_layer blocks -> layer norm -> scores (B, T, V)
 
@@ -71,8 +71,8 @@ class Block(nn.Module):
         self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, rng=None, cache=None):
-        x = x + self.dropout(self.attn(self.ln_1(x), causal=True, rng=rng, cache=cache), rng)
+    def forward(self, x, rng=None):
+        x = x + self.dropout(self.attn(self.ln_1(x), causal=True, rng=rng), rng)
         return x + self.dropout(self.mlp(self.ln_2(x)), rng)
 
 
@@ -112,21 +112,17 @@ class GPT(nn.Module):
         logits = self.head(self.hidden(ids, rng))
         return logits, None if targets is None else autotx.cross_entropy(logits, targets)
 
-    def hidden(self, ids, rng=None, caches=None):
-        """What the blocks make of the tokens: ids (B, T) -> (B, T, C).
-
-        caches: for generation, a KeyValueCache for each block; ids are then the tokens that follow the cached ones.
-        """
+    def hidden(self, ids, rng=None):
+        """What the blocks make of the tokens: ids (B, T) -> (B, T, C)."""
         ids = np.asarray(ids)
-        start = caches[0].length if caches else 0
         if ids.ndim != 2:
             raise ValueError(f"GPT: ids have shape {ids.shape}; give (B, T), one row of tokens for each text")
-        end = start + ids.shape[1]
-        if end > self.config.block_size:
-            raise ValueError(f"GPT: {end} tokens are more than block_size {self.config.block_size}; give the last ones")
-        x = self.dropout(self.wte(ids) + self.wpe(np.arange(start, end)), rng)
-        for block, cache in zip(self.blocks, caches or [None] * len(self.blocks)):
-            x = block(x, rng, cache)
+        count = ids.shape[1]
+        if count > self.config.block_size:
+            raise ValueError(f"GPT: {count} tokens are more than block_size {self.config.block_size}; give the last ones")
+        x = self.dropout(self.wte(ids) + self.wpe(np.arange(count)), rng)
+        for block in self.blocks:
+            x = block(x, rng)
         return self.ln_f(x)
 
     def head(self, x):
@@ -171,30 +167,6 @@ class GPT(nn.Module):
             new = choose(decoder.scores(x[:, -1]))
             ids = np.column_stack([ids, new])
             yield new
-
-
-class KeyValueCache:
-    """The keys and values of the tokens that one block has seen, at most `size` of them."""
-
-    def __init__(self, size):
-        self.size, self.length = size, 0
-        self.keys = self.values = None
-
-    def extend(self, k, v):
-        """Append k and v, Tensors (B, H, T, D), and return all so far: two arrays (B, H, length, D).
-
-        ValueError when there is no room, and when gradients are recorded: they would end here.
-        """
-        if k.requires_grad:
-            raise ValueError("KeyValueCache: gradients do not pass through a cache; use it inside autotx.no_grad()")
-        B, H, T, D = k.shape
-        start, end = self.length, self.length + T
-        if end > self.size:
-            raise ValueError(f"KeyValueCache: {T} tokens do not fit, {start} of {self.size} are taken; start a new one")
-        if self.keys is None:
-            self.keys, self.values = (np.empty((B, H, self.size, D), k.dtype) for _ in "kv")
-        self.keys[:, :, start:end], self.values[:, :, start:end], self.length = k.data, v.data, end
-        return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 def sample(logits, temperature, top_k, top_p, rng):

@@ -8,7 +8,8 @@ import pytest
 import autotx
 from autotx import optim
 from autotx.models import GPT, GPTConfig
-from autotx.models.gpt import KeyValueCache, sample
+from autotx.models.decoder import Decoder
+from autotx.models.gpt import sample
 
 TINY = GPTConfig(block_size=8, vocab_size=11, n_layer=2, n_head=2, n_embd=8)
 
@@ -190,15 +191,12 @@ def test_a_later_token_changes_nothing_before_it(dtype, rng):
 @pytest.mark.parametrize("pieces", [[1] * 8, [5, 1, 1, 1], [3, 4, 1], [8]])
 def test_cached_scores_equal_uncached(pieces, bias, rng):
     model, ids = tiny(rng, bias=bias), tokens(rng)
-    caches = [KeyValueCache(8) for _ in model.blocks]
     with autotx.no_grad():
         expected = model(ids)[0].data
-        parts = np.split(ids, np.cumsum(pieces)[:-1], axis=1)
-        parts = [model.head(model.hidden(part, caches=caches)).data for part in parts]
+    decoder = Decoder(model.weights(), len(ids), 8)
+    parts = [decoder.scores(decoder.read(part)) for part in np.split(ids, np.cumsum(pieces)[:-1], axis=1)]
     np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=1e-5, atol=1e-5)
-    assert caches[0].length == 8
-    with autotx.no_grad(), pytest.raises(ValueError, match="GPT: 9 tokens are more than block_size 8"):
-        model.hidden(ids[:, :1], caches=caches)
+    assert decoder.length == 8
 
 
 def uncached(model, ids, max_new_tokens, choose):
@@ -227,14 +225,6 @@ def test_scores_while_generating_equal_the_uncached_ones(prompt, rng):
     list(model._stream(ids, 14, lambda logits: cached.append(logits) or logits.argmax(-1)))
     uncached(model, ids, 14, lambda logits: plain.append(logits) or logits.argmax(-1))
     np.testing.assert_allclose(cached, plain, rtol=1e-5, atol=1e-5)
-
-
-def test_a_cache_refuses_gradients_and_what_does_not_fit(rng):
-    model = tiny(rng)
-    with pytest.raises(ValueError, match="KeyValueCache: gradients do not pass"):
-        model.hidden(tokens(rng, 1, 2), caches=[KeyValueCache(8) for _ in model.blocks])
-    with autotx.no_grad(), pytest.raises(ValueError, match="KeyValueCache: 5 tokens do not fit, 0 of 4 are taken"):
-        model.hidden(tokens(rng, 1, 5), caches=[KeyValueCache(4) for _ in model.blocks])
 
 
 def test_stream_gives_what_generate_gives_and_records_nothing(rng):
