@@ -119,7 +119,7 @@ class GPT(nn.Module):
             raise ValueError(f"GPT: ids have shape {ids.shape}; give (B, T), one row of tokens for each text")
         count = ids.shape[1]
         if count > self.config.block_size:
-            raise ValueError(f"GPT: {count} tokens are more than block_size {self.config.block_size}; give the last ones")
+            raise ValueError(f"GPT: {count} tokens exceed block_size {self.config.block_size}; give the last ones")
         x = self.dropout(self.wte(ids) + self.wpe(np.arange(count)), rng)
         for block in self.blocks:
             x = block(x, rng)

@@ -344,7 +344,7 @@ def test_generation_refuses_at_once(arguments, message, rng):
 
 def test_inputs_that_do_not_fit(rng):
     model = GPT(TINY, rng)
-    with pytest.raises(ValueError, match="GPT: 9 tokens are more than block_size 8"):
+    with pytest.raises(ValueError, match="GPT: 9 tokens exceed block_size 8"):
         model(tokens(rng, 1, 9))
     with pytest.raises(ValueError, match=r"GPT: ids have shape \(8,\); give \(B, T\)"):
         model(tokens(rng)[0])
