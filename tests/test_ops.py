@@ -231,6 +231,16 @@ def test_p_minus_y_exactly_where_numbers_are_exact():
     assert logits.grad.tolist() == [0.25, 0.25, -0.75, 0.25]
 
 
+def test_the_gradient_equals_p_minus_y_bit_for_bit(rng):
+    """With P = exp(z - ln sum exp z): for the whitepaper's two predictions, and for any logits. In float64."""
+    for z in [np.log([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]]), 3 * rng.normal(size=(200, 30))]:
+        logits, targets = f64(z), np.zeros(len(z), int)
+        autotx.cross_entropy(logits, targets, reduction="sum").backward()
+        P = autotx.exp(logits - autotx.logsumexp(logits, axis=-1, keepdims=True)).numpy()
+        y = np.eye(z.shape[1])[targets]
+        assert np.array_equal(logits.grad, P - y)
+
+
 @pytest.mark.parametrize("shape", [(4,), (3, 5), (2, 3, 7), (50, 300)])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_gradient_of_cross_entropy_is_p_minus_y(rng, shape, dtype):
