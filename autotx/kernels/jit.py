@@ -53,7 +53,8 @@ def kernel(function=None, *, parallel=False, fastmath=False):
     }  # fmt: skip
     compiled = numba.njit(**options)(function)
     if not numba.config.DISABLE_JIT:  # then `compiled` is the plain function
-        compiled._cache = _Cache(function, repr(sorted(options.items(), key=str)))
+        flags = sorted(fastmath) if isinstance(fastmath, set) else fastmath  # a set's order changes from run to run
+        compiled._cache = _Cache(function, repr({**options, "fastmath": flags}))
     return compiled
 
 
