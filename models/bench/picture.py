@@ -40,7 +40,7 @@ def ratios(rows, facts):
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in COLOURS if name in facts["versions"])
     axes.set_title(f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads; {versions}", fontsize=10)
     if bars:
-        axes.legend(loc="lower right", frameon=False)
+        figure.legend(loc="outside lower right", frameon=False, ncols=4)  # beside the plot, where no bar ends
     return figure
 
 
