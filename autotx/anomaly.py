@@ -6,6 +6,7 @@ import sys
 import numpy as np
 
 _ENGINE = ("autotx.tensor", "autotx.ops", "autotx.functional", "autotx.anomaly", "autotx.nn", "autotx.gradcheck")
+_ENGINE += ("autotx.viz.trace",)
 
 
 class Watch:
@@ -14,9 +15,15 @@ class Watch:
     def __init__(self):
         self.lines = {}  # tick of a result -> where it was computed
 
+    def begin(self):
+        """An op, or the pullback of one, is about to be called."""
+
+    def end(self, node):
+        """The pullback of `node` has been called, and its gradients were added."""
+
     def result(self, op, t, data, settings):
         """Raise FloatingPointError if `op` made a NaN or an Inf out of finite arguments."""
-        self.lines[t._tick] = line = _calling_line()
+        self.lines[t._tick] = line = "{}:{}: {}".format(*calling_line())
         bad = _first_bad(t._data)
         if bad is None:
             return
@@ -44,10 +51,10 @@ def _first_bad(a):
     return f"{a[index]} at index {index}" if index else str(a)
 
 
-def _calling_line():
-    """The innermost line that is not the engine's: file, number and text."""
+def calling_line():
+    """The innermost line that is not the engine's: its file, its number and its text."""
     frame = sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(_ENGINE):
         frame = frame.f_back
     file, number = frame.f_code.co_filename, frame.f_lineno
-    return f"{file}:{number}: {linecache.getline(file, number).strip()}"
+    return file, number, linecache.getline(file, number).strip()

@@ -157,8 +157,11 @@ class Adam(AdamW):
 
 
 def decay_groups(model, weight_decay):
-    """The model's parameters as two groups: matrices and tables fade, biases and norms (fewer than two axes) do not."""
-    params = model.parameters()
+    """The model's parameters as two groups: matrices and tables fade, biases and norms (fewer than two axes) do not.
+
+    A parameter that is frozen (requires_grad is False) is in neither: the optimizer need not keep anything for it.
+    """
+    params = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},

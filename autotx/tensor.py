@@ -40,7 +40,7 @@ class _Modes(threading.local):
     """What is switched on in this thread."""
 
     recording = True  # is the graph recorded? see no_grad
-    watch = None  # an anomaly.Watch inside detect_anomaly
+    watch = None  # a tuple of those who look on: an anomaly.Watch inside detect_anomaly, a viz.record
 
 
 _modes = _Modes()
@@ -63,10 +63,27 @@ class detect_anomaly:  # noqa: N801
     """
 
     def __enter__(self):
-        self.before, _modes.watch = _modes.watch, anomaly.Watch()
+        self.watch = anomaly.Watch()
+        watch(self.watch)
 
     def __exit__(self, *error):
-        _modes.watch = self.before
+        unwatch(self.watch)
+
+
+def watch(watcher):
+    """Let `watcher` look on at all that this thread computes. It has the methods of anomaly.Watch."""
+    _modes.watch = (*(_modes.watch or ()), watcher)
+
+
+def unwatch(watcher):
+    """Let it look away again."""
+    _modes.watch = tuple(w for w in _modes.watch if w is not watcher) or None
+
+
+def _tell(watchers, event, *facts):
+    """Call the method `event` of each watcher."""
+    for watcher in watchers:
+        getattr(watcher, event)(*facts)
 
 
 class Tensor:
@@ -247,24 +264,28 @@ class Tensor:
             raise ValueError("backward: no tensor that went into this one requires a gradient; pass requires_grad=True")
         grad = self._seed(grad)
         nodes, leaves = _reachable(self)
-        watch = _modes.watch
+        watchers = _modes.watch
         owned = set()  # ids of the results whose .grad is a buffer made here, which may be added to in place
         _accumulate(self, grad, grad, owned)
         while nodes:
             node = nodes.pop()  # the newest: all its consumers are done
             g, pullback = node.grad, node._backward
             if g is not None:
+                if watchers:
+                    _tell(watchers, "begin")
                 shared = pullback.__class__ is not tuple
                 for p, d in zip(node._parents, pullback(g) if shared else pullback):
                     if p.__class__ is Tensor and p.requires_grad:
                         if not shared:
                             d = d(g)
-                        if watch:
-                            watch.gradient(node, p, d, g)
+                        if watchers:
+                            _tell(watchers, "gradient", node, p, d, g)
                         if d.__class__ in _SCALARS and d.__class__ is p._data.__class__:  # single numbers: a short way
                             p.grad = d if p.grad is None else p.grad + d
                         else:
                             _accumulate(p, d, g, owned, node._op)
+                if watchers:
+                    _tell(watchers, "end", node)
             if not retain_graph:
                 node._backward, node._parents, node.grad = _FREED, (), None
         for leaf in leaves:
@@ -320,6 +341,36 @@ def _reachable(root):
         t.grad = None  # of an earlier walk that retained the graph
     nodes.sort(key=_by_tick)
     return nodes, leaves.values()
+
+
+class Notes(tuple):
+    """The parents of a result, with what pictures want to know of it: all of it goes when the graph is freed."""
+
+    spans = ()  # (module, tick before, tick after) for each call of a Module that returned it, from the inside out
+    record = None  # what viz.record saw
+
+
+def notes(t):
+    """The Notes of a result that has a graph."""
+    if t._parents.__class__ is not Notes:
+        t._parents = Notes(t._parents)
+    return t._parents
+
+
+def note_span(out, module, before):
+    """Note on the Tensors in `out` that `module` returned them and began at the tick `before`.
+
+    What has its tick in a span was computed by that module: so pictures are grouped, at no cost for an op.
+    """
+    span, found = (module, before, _tick()), [out]
+    for t in found:
+        if t.__class__ is Tensor:
+            if t._parents is not None and t._tick > before:  # else handed through, not made here
+                notes(t).spans += (span,)
+        elif isinstance(t, tuple | list):
+            found.extend(t)
+        elif isinstance(t, dict):
+            found.extend(t.values())
 
 
 def _written_after(parent, node):
@@ -412,6 +463,9 @@ def lift(op):
                 data.append(a if a.__class__ in as_they_are else convert(a))
         if constants and requires_grad:
             data = _as_constants(args, data)
+        watchers = _modes.watch
+        if watchers:
+            _tell(watchers, "begin")
         try:
             out, pullback = op(*data, **settings)
         except (ValueError, IndexError, TypeError) as error:
@@ -422,8 +476,8 @@ def lift(op):
             t = Tensor(out, True, None, None, name, args, pullback)
         else:
             t = Tensor(out, _op=name)
-        if _modes.watch:
-            _modes.watch.result(name, t, data, settings)
+        if watchers:
+            _tell(watchers, "result", name, t, data, settings)
         return t
 
     function.op = op

@@ -4,6 +4,7 @@ import numba
 import numpy as np
 import pytest
 
+import autotx
 from autotx.kernels import attention as module
 from autotx.kernels.attention import attention, attention_backward
 
@@ -158,17 +159,17 @@ def test_later_tokens_do_not_change_earlier_outputs_by_one_bit():
 @pytest.mark.skipif(not JIT or numba.config.NUMBA_NUM_THREADS < 2, reason="needs Numba and two threads")
 def test_the_number_of_threads_does_not_change_a_bit():
     rng = np.random.default_rng(0)
-    threads = numba.get_num_threads()
+    threads = autotx.get_num_threads()
     for shape in [(3, 5, 100, 100, 32), (1, 1, 1100, 1100, 8)]:  # the second in pieces of one head
         g, q, k, v = inputs(rng, *shape)
         results = []
         try:
             for n in (1, 2, 2):
-                numba.set_num_threads(n)
+                autotx.set_num_threads(n)
                 out, lse = attention(q, k, v, causal=True)
                 results.append((out, lse, *attention_backward(g, q, k, v, out, lse, causal=True)))
         finally:
-            numba.set_num_threads(threads)
+            autotx.set_num_threads(threads)
         for other in results[1:]:
             assert all(np.array_equal(a, b) for a, b in zip(results[0], other))
 

@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import pytest
 
+import autotx
 from autotx.kernels import adamw, cross_entropy, embedding, exp, gelu, layernorm, softmax
 from autotx.kernels.jit import kernel
 
@@ -273,11 +274,11 @@ def everything(rng):
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread alone")
 def test_the_same_bits_for_any_number_of_threads():
-    before = numba.get_num_threads()
+    before = autotx.get_num_threads()
     results = []
     for threads in (1, 2):
-        numba.set_num_threads(threads)
+        autotx.set_num_threads(threads)
         results.append(list(everything(np.random.default_rng(1))))
-    numba.set_num_threads(before)
+    autotx.set_num_threads(before)
     for a, b in zip(*results):
         np.testing.assert_array_equal(a, b)

@@ -6,12 +6,12 @@ as long as PyTorch's fused AdamW (1.03 times as fast on one thread of a busy Zen
 
 import math
 
-import numba
 import numpy as np
 from numba import types
 
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import CHUNK, IN1, OUT1, REAL, compiled, flat, use_numba
+from autotx.kernels.rows import CHUNK, IN1, OUT1, REAL, flat, part, tasks, use_numba
+from autotx.kernels.threads import shared
 
 
 def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step):
@@ -24,8 +24,11 @@ def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step):
     keep = 1 - lr * weight_decay
     size = lr / (1 - beta1**step)
     spread = 1 / math.sqrt(1 - beta2**step)
-    update = _adamw if use_numba(p, g, m, v) else _adamw_twin
-    update(p, g, m, v, keep, beta1, 1 - beta1, beta2, 1 - beta2, size, spread, eps)
+    numbers = keep, beta1, 1 - beta1, beta2, 1 - beta2, size, spread, eps
+    if use_numba(p, g, m, v):
+        _adamw(tasks(p.size, CHUNK), p, g, m, v, *numbers)
+    else:
+        _adamw_twin(p, g, m, v, *numbers)
 
 
 def sum_of_squares(x):
@@ -34,7 +37,7 @@ def sum_of_squares(x):
         return float(np.square(x, dtype=np.float64).sum())
     x = flat(x)
     sums = np.empty(-(-x.size // CHUNK))
-    _sum_of_squares(x, sums)
+    _sum_of_squares(sums.size, x, sums)
     return float(sums.sum())
 
 
@@ -53,8 +56,11 @@ def _adamw_twin(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, spread, eps)
 # ---- kernels ----------------------------------------------------------------------------------------------------
 
 
+@shared(OUT1, IN1, OUT1, OUT1, *[REAL] * 8)
 @kernel(fastmath={"contract"})
-def _adamw_piece(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, spread, eps):
+def _adamw(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, spread, eps, worker, task):
+    chunk = part(task, CHUNK)
+    p, g, m, v = p[chunk], g[chunk], m[chunk], v[chunk]
     for i in range(p.size):
         m_new = beta1 * m[i] + rest1 * g[i]
         v_new = beta2 * v[i] + rest2 * g[i] * g[i]
@@ -62,30 +68,10 @@ def _adamw_piece(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, spread, eps
         p[i] = keep * p[i] - size * m_new / (math.sqrt(v_new) * spread + eps)
 
 
-@compiled(OUT1, IN1, OUT1, OUT1, *[REAL] * 8)
-@kernel(parallel=True)
-def _adamw(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, spread, eps):
-    if p.size <= CHUNK:
-        _adamw_piece(p, g, m, v, keep, beta1, rest1, beta2, rest2, size, spread, eps)
-    else:
-        for chunk in numba.prange((p.size + CHUNK - 1) // CHUNK):
-            i, end = chunk * CHUNK, chunk * CHUNK + CHUNK
-            _adamw_piece(p[i:end], g[i:end], m[i:end], v[i:end], keep, beta1, rest1, beta2, rest2, size, spread, eps)
-
-
+@shared(IN1, types.float64[::1])
 @kernel(fastmath={"contract", "reassoc"})
-def _sum_of_squares_piece(x):
-    s = 0.0
+def _sum_of_squares(x, sums, worker, task):
+    x, s = x[part(task, CHUNK)], 0.0
     for i in range(x.size):
         s += np.float64(x[i]) * np.float64(x[i])
-    return s
-
-
-@compiled(IN1, types.float64[::1])
-@kernel(parallel=True)
-def _sum_of_squares(x, sums):
-    if sums.size == 1:
-        sums[0] = _sum_of_squares_piece(x)
-    else:
-        for chunk in numba.prange(sums.size):
-            sums[chunk] = _sum_of_squares_piece(x[chunk * CHUNK : chunk * CHUNK + CHUNK])
+    sums[task] = s

@@ -69,9 +69,9 @@ from numba import types
 from numba.extending import register_jitable
 
 from autotx.kernels.exp import exp, larger
-from autotx.kernels.jit import address, call_at, compile_for, kernel
+from autotx.kernels.jit import address, call_at, kernel
 from autotx.kernels.rows import plain
-from autotx.kernels.threads import next_task
+from autotx.kernels.threads import get_num_threads, shared
 from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, aligned, multiply, pack, panel_size
 
 KEYS = 112  # keys in a block, at most
@@ -98,8 +98,9 @@ def attention(q, k, v, mask=None, causal=False, keep=None):
     block = _key_block(S)
     piece = T if B * H >= 16 else min(T, PIECE)
     at = _places(Forward, S, D, block)
-    _compiled_forward()(
-        q4, k4, v4, _added(mask, q, k), mask is not None, causal, out_flat, out_steps, lse, block, piece,
+    tasks = B * H * -(-T // piece)
+    _forward(
+        tasks, q4, k4, v4, _added(mask, q, k), mask is not None, causal, out_flat, out_steps, lse, block, piece,
         at, *_scratch(at.end),
     )  # fmt: skip
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])
@@ -114,8 +115,9 @@ def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None)
     (dq, dq_flat, dq_steps), (dk, dk_flat, dk_steps), (dv, dv_flat, dv_steps) = (_empty_like(x) for x in (q4, k4, v4))
     block = _key_block(S)
     at = _places(Backward, S, D, block)
-    _compiled_backward()(
-        g4, q4, k4, v4, out4, plain(lse).reshape(q4.shape[:3]), _added(mask, q, k), mask is not None, causal,
+    tasks = g4.shape[0] * g4.shape[1]
+    _backward(
+        tasks, g4, q4, k4, v4, out4, plain(lse).reshape(q4.shape[:3]), _added(mask, q, k), mask is not None, causal,
         dq_flat, dq_steps, dk_flat, dk_steps, dv_flat, dv_steps, block, at, *_scratch(at.end),
     )  # fmt: skip
     return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)
@@ -251,33 +253,25 @@ _mine = threading.local()
 
 
 def _scratch(size):
-    """Memory for the buffers of all threads, kept for the next call: (threads, size); the same in lines; a counter."""
-    total = numba.get_num_threads() * size
+    """Memory for the buffers of all threads, kept for the next call: (threads, size); the same in lines."""
+    total = get_num_threads() * size
     if getattr(_mine, "total", -1) < total:
-        _mine.memory, _mine.total, _mine.counter = aligned(total), total, np.zeros(1, np.int64)
+        _mine.memory, _mine.total = aligned(total), total
     memory = _mine.memory[:total].reshape(-1, size)
-    return memory, memory.reshape(-1, size // COLS, COLS), _mine.counter
+    return memory, memory.reshape(-1, size // COLS, COLS)
 
 
 IN2, IN3, IN4 = (types.Array(types.float32, ndim, "A", readonly=True) for ndim in (2, 3, 4))
 OUT1, OUT3 = (types.Array(types.float32, ndim, "C") for ndim in (1, 3))
 READ1, READ3 = (types.Array(types.float32, ndim, "C", readonly=True) for ndim in (1, 3))
-FLAT, TABLE, COUNTER = types.float32[::1], types.float32[:, ::1], types.int64[::1]
+FLAT, TABLE = types.float32[::1], types.float32[:, ::1]
 FLAG, NUMBER, STEPS = types.boolean, types.intp, types.UniTuple(types.intp, 3)
+AT = {kind: types.NamedUniTuple(types.intp, len(kind._fields), kind) for kind in (Forward, Backward)}
 
 
 @functools.cache
 def _pack_address():
     return address(_pack_once, types.void(IN2, NUMBER, FLAT, NUMBER))
-
-
-def _compile(parallel, head, arguments, head_arguments, kind):
-    """The parallel kernel, ready to be called without its first argument, the address of `head`."""
-    _pack_address()  # first, for `head` calls it
-    at = types.NamedUniTuple(types.intp, len(kind._fields), kind)
-    head_at = address(head, types.void(*head_arguments, at, FLAT, IN2))
-    signature = types.void(NUMBER, *arguments, at, TABLE, IN3, COUNTER)
-    return functools.partial(compile_for(parallel, signature), head_at)
 
 
 @kernel
@@ -294,34 +288,20 @@ def _pack(pack_at, x, width, panels, at):
 # ---- forward ----------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _compiled_forward():
-    return _compile(
-        _forward, _forward_head,
-        (IN4, IN4, IN4, IN4, FLAG, FLAG, FLAT, STEPS, OUT3, NUMBER, NUMBER),
-        (IN2, IN2, IN2, IN2, FLAG, FLAG, NUMBER, NUMBER, FLAT, NUMBER, NUMBER, OUT1, NUMBER), Forward,
-    )  # fmt: skip
-
-
-@kernel(parallel=True)
+@shared(IN4, IN4, IN4, IN4, FLAG, FLAG, FLAT, STEPS, OUT3, NUMBER, NUMBER, AT[Forward], TABLE, IN3)
+@kernel
 def _forward(
-    head_at, q, k, v, mask, masked, causal, out, steps, lse, block, piece, at, scratch, lines, counter
+    q, k, v, mask, masked, causal, out, steps, lse, block, piece, at, scratch, lines, worker, task
 ):  # fmt: skip
-    """Each thread takes the next task until none is left: a piece of the queries of one head of one sequence."""
-    B, H, T = q.shape[:3]
+    """A task is a piece of the queries of one head of one sequence."""
+    H, T = q.shape[1:3]
     pieces = (T + piece - 1) // piece
-    counter[0] = 0
-    for i in numba.prange(scratch.shape[0]):
-        task = next_task(counter)
-        while task < B * H * pieces:
-            b, h, first = task // pieces // H, task // pieces % H, task % pieces * piece
-            last, place = min(first + piece, T), b * steps[0] + h * steps[1]
-            arguments = (
-                q[b, h], k[b, h], v[b, h], mask[b, h], masked, causal, first, last,
-                out, place, steps[2], lse[b, h], block, at, scratch[i], lines[i],
-            )  # fmt: skip
-            call_at(_forward_head, head_at, arguments)
-            task = next_task(counter)
+    b, h, first = task // pieces // H, task // pieces % H, task % pieces * piece
+    last, place = min(first + piece, T), b * steps[0] + h * steps[1]
+    _forward_head(
+        q[b, h], k[b, h], v[b, h], mask[b, h], masked, causal, first, last,
+        out, place, steps[2], lse[b, h], block, at, scratch[worker], lines[worker],
+    )  # fmt: skip
 
 
 @kernel
@@ -483,34 +463,19 @@ def _write(x, D, count, at, scratch, lines, factor, out, place, step):
 # ---- backward ---------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _compiled_backward():
-    return _compile(
-        _backward, _backward_head,
-        (IN4, IN4, IN4, IN4, IN4, READ3, IN4, FLAG, FLAG, FLAT, STEPS, FLAT, STEPS, FLAT, STEPS, NUMBER),
-        (IN2, IN2, IN2, IN2, IN2, READ1, IN2, FLAG, FLAG, *3 * (FLAT, NUMBER, NUMBER), NUMBER), Backward,
-    )  # fmt: skip
-
-
-@kernel(parallel=True)
+@shared(*5 * [IN4], READ3, IN4, FLAG, FLAG, *3 * [FLAT, STEPS], NUMBER, AT[Backward], TABLE, IN3)
+@kernel
 def _backward(
-    head_at, g, q, k, v, out, lse, mask, masked, causal, dq, dq_steps, dk, dk_steps, dv, dv_steps, block,
-    at, scratch, lines, counter,
+    g, q, k, v, out, lse, mask, masked, causal, dq, dq_steps, dk, dk_steps, dv, dv_steps, block,
+    at, scratch, lines, worker, task,
 ):  # fmt: skip
-    """Each thread takes the next task until none is left: one head, so that its dk and dv have one owner."""
-    B, H = q.shape[:2]
-    counter[0] = 0
-    for i in numba.prange(scratch.shape[0]):
-        task = next_task(counter)
-        while task < B * H:
-            b, h = task // H, task % H
-            arguments = (
-                g[b, h], q[b, h], k[b, h], v[b, h], out[b, h], lse[b, h], mask[b, h], masked, causal,
-                dq, b * dq_steps[0] + h * dq_steps[1], dq_steps[2], dk, b * dk_steps[0] + h * dk_steps[1], dk_steps[2],
-                dv, b * dv_steps[0] + h * dv_steps[1], dv_steps[2], block, at, scratch[i], lines[i],
-            )  # fmt: skip
-            call_at(_backward_head, head_at, arguments)
-            task = next_task(counter)
+    """A task is one head, so that its dk and dv have one owner."""
+    b, h = task // q.shape[1], task % q.shape[1]
+    _backward_head(
+        g[b, h], q[b, h], k[b, h], v[b, h], out[b, h], lse[b, h], mask[b, h], masked, causal,
+        dq, b * dq_steps[0] + h * dq_steps[1], dq_steps[2], dk, b * dk_steps[0] + h * dk_steps[1], dk_steps[2],
+        dv, b * dv_steps[0] + h * dv_steps[1], dv_steps[2], block, at, scratch[worker], lines[worker],
+    )  # fmt: skip
 
 
 @kernel

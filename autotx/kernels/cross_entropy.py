@@ -7,12 +7,28 @@ the logarithms of all probabilities; backward 4.8 times into new memory and 14 t
 
 import math
 
-import numba
 import numpy as np
+from numba import types
 
+from autotx.kernels import memory
 from autotx.kernels.exp import ONE, ZERO, exp, larger
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import IDS, IN1, IN2, INTEGER, OUT1, OUT2, REAL, compiled, flat, rows, rows_a_chunk, use_numba
+from autotx.kernels.rows import (
+    IDS,
+    IN1,
+    IN2,
+    INTEGER,
+    OUT1,
+    OUT2,
+    REAL,
+    flat,
+    part,
+    rows,
+    rows_a_chunk,
+    tasks,
+    use_numba,
+)
+from autotx.kernels.threads import shared
 
 NOTHING = -(2**63)  # what stands for ignore_index=None
 BLOCK = 4096  # elements that stay in the first cache between two looks at them
@@ -30,7 +46,7 @@ def cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0):
     if len(logits):
         ignored = NOTHING if ignore_index is None else ignore_index
         step = rows_a_chunk(logits.shape[1])
-        _forward(rows(logits), _ids(targets), ignored, label_smoothing, losses, lse, step)
+        _forward(tasks(len(losses), step), rows(logits), _ids(targets), ignored, label_smoothing, losses, lse, step)
     return losses, lse
 
 
@@ -40,7 +56,7 @@ def cross_entropy_backward(logits, lse, targets, scale, ignore_index=None, label
     scale: (N,), the gradients of the losses.
     """
     if out is None:
-        out = np.empty(logits.shape, logits.dtype)
+        out = memory.empty(logits.shape, logits.dtype)
     if not use_numba(logits, lse, scale, out) or not out.flags.c_contiguous:
         out[...] = _backward_twin(logits, lse, targets, scale, ignore_index, label_smoothing)
     elif out.size:
@@ -48,7 +64,8 @@ def cross_entropy_backward(logits, lse, targets, scale, ignore_index=None, label
         copy = out.ctypes.data != logits.ctypes.data
         ignored = NOTHING if ignore_index is None else ignore_index
         step = rows_a_chunk(out.shape[1])
-        _backward(logits, flat(lse), _ids(targets), flat(scale), ignored, label_smoothing, copy, out, step)
+        inputs = logits, flat(lse), _ids(targets), flat(scale)
+        _backward(tasks(len(out), step), *inputs, ignored, label_smoothing, copy, out, step)
     return out
 
 
@@ -125,8 +142,11 @@ def _log_sum_exp(x):
     return m, np.float32(math.log(s))
 
 
+@shared(IN2, IDS, INTEGER, REAL, OUT1, OUT1, INTEGER)
 @kernel
-def _forward_piece(logits, targets, ignored, smoothing, losses, lse):
+def _forward(logits, targets, ignored, smoothing, losses, lse, step, worker, task):
+    chunk = part(task, step)
+    logits, targets, losses, lse = logits[chunk], targets[chunk], losses[chunk], lse[chunk]
     for n in range(len(logits)):
         row, target = logits[n], targets[n]
         m, log_sum = _log_sum_exp(row)
@@ -136,17 +156,6 @@ def _forward_piece(logits, targets, ignored, smoothing, losses, lse):
             losses[n] = log_sum + (ONE - smoothing) * (m - row[target])
             if smoothing > ZERO:
                 losses[n] += smoothing * (m - _sum(row) / np.float32(row.size))
-
-
-@compiled(IN2, IDS, INTEGER, REAL, OUT1, OUT1, INTEGER)
-@kernel(parallel=True)
-def _forward(logits, targets, ignored, smoothing, losses, lse, step):
-    if len(logits) <= step:
-        _forward_piece(logits, targets, ignored, smoothing, losses, lse)
-    else:
-        for chunk in numba.prange((len(logits) + step - 1) // step):
-            n, end = chunk * step, chunk * step + step
-            _forward_piece(logits[n:end], targets[n:end], ignored, smoothing, losses[n:end], lse[n:end])
 
 
 @kernel(fastmath={"contract"})
@@ -159,8 +168,11 @@ def _backward_block(x, lse, scale, shift, copy, d):
         d[i] = scale * (exp(d[i] - lse) - shift)
 
 
+@shared(IN2, IN1, IDS, IN1, INTEGER, REAL, types.boolean, OUT2, INTEGER)
 @kernel
-def _backward_piece(logits, lse, targets, scale, ignored, smoothing, copy, out):
+def _backward(logits, lse, targets, scale, ignored, smoothing, copy, out, step, worker, task):
+    chunk = part(task, step)
+    logits, lse, targets, scale, out = logits[chunk], lse[chunk], targets[chunk], scale[chunk], out[chunk]
     for n in range(len(logits)):
         x, d, target = logits[n], out[n], targets[n]
         if target == ignored:
@@ -170,16 +182,3 @@ def _backward_piece(logits, lse, targets, scale, ignored, smoothing, copy, out):
                 end = i + BLOCK
                 _backward_block(x[i:end], lse[n], scale[n], smoothing / np.float32(d.size), copy, d[i:end])
             d[target] -= scale[n] * (ONE - smoothing)
-
-
-@compiled(IN2, IN1, IDS, IN1, INTEGER, REAL, numba.types.boolean, OUT2, INTEGER)
-@kernel(parallel=True)
-def _backward(logits, lse, targets, scale, ignored, smoothing, copy, out, step):
-    if len(logits) <= step:
-        _backward_piece(logits, lse, targets, scale, ignored, smoothing, copy, out)
-    else:
-        for chunk in numba.prange((len(logits) + step - 1) // step):
-            n, end = chunk * step, chunk * step + step
-            _backward_piece(
-                logits[n:end], lse[n:end], targets[n:end], scale[n:end], ignored, smoothing, copy, out[n:end]
-            )

@@ -1,10 +1,10 @@
 """The gradient of an embedding table."""
 
-import numba
 import numpy as np
 
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import CHUNK, IDS, IN2, OUT2, compiled, flat, rows, use_numba
+from autotx.kernels.rows import CHUNK, IDS, IN2, INTEGER, OUT2, flat, part, rows, tasks, use_numba
+from autotx.kernels.threads import shared
 
 WIDTH = 128  # columns a thread takes at a time
 
@@ -15,25 +15,17 @@ def add_rows(buffer, ids, g):
     The threads share out the columns: each element has one owner, who adds to it in the order of n.
     """
     if use_numba(buffer, g) and buffer.flags.c_contiguous and buffer.flags.aligned:
-        _add_rows(buffer, flat(ids.astype(np.int64, copy=False)), rows(g))
+        width = WIDTH if g.size > CHUNK else max(1, g.shape[1])
+        _add_rows(tasks(g.shape[1], width), buffer, flat(ids.astype(np.int64, copy=False)), rows(g), width)
     else:
         np.add.at(buffer, ids, g)
 
 
+@shared(OUT2, IDS, IN2, INTEGER)
 @kernel
-def _add_columns(buffer, ids, g, start, end):
+def _add_rows(buffer, ids, g, width, worker, task):
+    columns = part(task, width)
     for n in range(ids.size):
-        target, source = buffer[ids[n]][start:end], g[n][start:end]
+        target, source = buffer[ids[n]][columns], g[n][columns]
         for i in range(source.size):
             target[i] += source[i]
-
-
-@compiled(OUT2, IDS, IN2)
-@kernel(parallel=True)
-def _add_rows(buffer, ids, g):
-    C = g.shape[1]
-    if g.size <= CHUNK:
-        _add_columns(buffer, ids, g, 0, C)
-    else:
-        for block in numba.prange((C + WIDTH - 1) // WIDTH):
-            _add_columns(buffer, ids, g, block * WIDTH, block * WIDTH + WIDTH)

@@ -6,12 +6,12 @@ backward), tanh 6.0 and 4.6.
 
 import math
 
-import numba
 import numpy as np
 
 from autotx.kernels.exp import HALF, ONE, ZERO, erf_twin, exp, normal_cdf, normal_cdf_with_bell
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import CHUNK, IN1, OUT1, compiled, flat, use_numba
+from autotx.kernels.rows import CHUNK, IN1, OUT1, flat, part, tasks, use_numba
+from autotx.kernels.threads import shared
 
 CUBE = 0.044715
 ROOT = math.sqrt(2 / math.pi)
@@ -23,7 +23,7 @@ def gelu(x, approximate="none"):
     if not use_numba(x):
         return _gelu_twin(x, approximate)
     y = np.empty(x.shape, np.float32)
-    (_tanh if approximate == "tanh" else _exact)(flat(x), y.reshape(-1))
+    (_tanh if approximate == "tanh" else _exact)(tasks(x.size, CHUNK), flat(x), y.reshape(-1))
     return y
 
 
@@ -32,7 +32,8 @@ def gelu_backward(g, x, approximate="none"):
     if not use_numba(g, x):
         return _gelu_backward_twin(g, x, approximate)
     dx = np.empty(x.shape, np.float32)
-    (_tanh_backward if approximate == "tanh" else _exact_backward)(flat(g), flat(x), dx.reshape(-1))
+    backward = _tanh_backward if approximate == "tanh" else _exact_backward
+    backward(tasks(x.size, CHUNK), flat(g), flat(x), dx.reshape(-1))
     return dx
 
 
@@ -59,27 +60,39 @@ A, B, B3 = np.float32(2 * ROOT), np.float32(2 * ROOT * CUBE), np.float32(6 * ROO
 PEAK = np.float32(DENSITY)
 
 
+@shared(IN1, OUT1)
 @kernel(fastmath={"contract"})
-def _exact_piece(x, y):
+def _exact(x, y, worker, task):
+    chunk = part(task, CHUNK)
+    x, y = x[chunk], y[chunk]
     for i in range(x.size):
         y[i] = x[i] * normal_cdf(x[i])
 
 
+@shared(IN1, IN1, OUT1)
 @kernel(fastmath={"contract"})
-def _exact_backward_piece(g, x, dx):
+def _exact_backward(g, x, dx, worker, task):
+    chunk = part(task, CHUNK)
+    g, x, dx = g[chunk], x[chunk], dx[chunk]
     for i in range(x.size):
         bell = exp(-HALF * x[i] * x[i])
         dx[i] = g[i] * (normal_cdf_with_bell(x[i], bell) + x[i] * PEAK * bell)
 
 
+@shared(IN1, OUT1)
 @kernel(fastmath={"contract"})
-def _tanh_piece(x, y):
+def _tanh(x, y, worker, task):
+    chunk = part(task, CHUNK)
+    x, y = x[chunk], y[chunk]
     for i in range(x.size):
         y[i] = x[i] / (ONE + exp(-x[i] * (A + B * x[i] * x[i])))
 
 
+@shared(IN1, IN1, OUT1)
 @kernel(fastmath={"contract"})
-def _tanh_backward_piece(g, x, dx):
+def _tanh_backward(g, x, dx, worker, task):
+    chunk = part(task, CHUNK)
+    g, x, dx = g[chunk], x[chunk], dx[chunk]
     for i in range(x.size):
         square = x[i] * x[i]
         e = exp(-abs(x[i]) * (A + B * square))  # of -|2u|, so that s and 1 - s keep their digits and e cannot overflow
@@ -87,47 +100,3 @@ def _tanh_backward_piece(g, x, dx):
         rest = e * s
         s_of_x = rest if x[i] < ZERO else s
         dx[i] = g[i] * (s_of_x + s * rest * x[i] * (A + B3 * square))
-
-
-@compiled(IN1, OUT1)
-@kernel(parallel=True)
-def _exact(x, y):
-    if x.size <= CHUNK:
-        _exact_piece(x, y)
-    else:
-        for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
-            i = chunk * CHUNK
-            _exact_piece(x[i : i + CHUNK], y[i : i + CHUNK])
-
-
-@compiled(IN1, IN1, OUT1)
-@kernel(parallel=True)
-def _exact_backward(g, x, dx):
-    if x.size <= CHUNK:
-        _exact_backward_piece(g, x, dx)
-    else:
-        for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
-            i = chunk * CHUNK
-            _exact_backward_piece(g[i : i + CHUNK], x[i : i + CHUNK], dx[i : i + CHUNK])
-
-
-@compiled(IN1, OUT1)
-@kernel(parallel=True)
-def _tanh(x, y):
-    if x.size <= CHUNK:
-        _tanh_piece(x, y)
-    else:
-        for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
-            i = chunk * CHUNK
-            _tanh_piece(x[i : i + CHUNK], y[i : i + CHUNK])
-
-
-@compiled(IN1, IN1, OUT1)
-@kernel(parallel=True)
-def _tanh_backward(g, x, dx):
-    if x.size <= CHUNK:
-        _tanh_backward_piece(g, x, dx)
-    else:
-        for chunk in numba.prange((x.size + CHUNK - 1) // CHUNK):
-            i = chunk * CHUNK
-            _tanh_backward_piece(g[i : i + CHUNK], x[i : i + CHUNK], dx[i : i + CHUNK])

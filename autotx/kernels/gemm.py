@@ -18,7 +18,7 @@ from L1, 60 from L2, and 10 to 20 from memory. On every level less is wanted tha
 the limit. This is the roofline argument (Williams, Waterman and Patterson, 2009), once for each level. The order of the
 loops is Goto and van de Geijn's ("Anatomy of high-performance matrix multiplication", 2008), A and B exchanged:
 
-    for each task, a block of C, m_block x n_block:              tasks are shared out among the threads, `_work`
+    for each task, a block of C, m_block x n_block:              tasks are shared out among the threads
         for each piece of K, at most DEPTH long:
             pack that piece of B's columns                       the block of B: stays in L2
             for each strip of A's rows:                          `_block`
@@ -48,8 +48,8 @@ import numba
 import numpy as np
 from numba import types
 
-from autotx.kernels.jit import address, call_at, compile_for, kernel
-from autotx.kernels.threads import next_task
+from autotx.kernels.jit import kernel
+from autotx.kernels.threads import get_num_threads, shared
 from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, aligned, multiply, pack, panel_size
 
 DEPTH = 384  # the longest piece of K in a block
@@ -87,7 +87,7 @@ def matmul(a, b, out=None, accumulate=False, bias=None):
     if M <= FEW and out.ndim == 2 and b.flags.f_contiguous and out.flags.c_contiguous:
         if not accumulate:
             out[...] = 0 if bias is None else bias
-        _compiled_dots()(np.ascontiguousarray(a), b.T, out)
+        _add_dots(-(-N // CHUNK), np.ascontiguousarray(a), b.T, out)
         return out
     _matmul_kernel(_stack(a), _stack(b), _stack(out), accumulate, bias)
     return out
@@ -123,7 +123,7 @@ def _stack(x):
 def _matmul_kernel(a, b, c, accumulate, bias):
     """c = a b + bias, or c += a b, for stacks of float32 matrices (three axes each)."""
     stack, M, K = a.shape
-    threads = numba.get_num_threads()
+    threads = get_num_threads()
     _, n_block, k_block = blocks = _blocks(stack, M, c.shape[2], K, threads)
     b_at = panel_size(ROWS, k_block) * (STRIP // ROWS)  # a worker's memory: panels of A, then panels of B
     size = b_at + panel_size(COLS, k_block) * -(-n_block // COLS)
@@ -134,8 +134,9 @@ def _matmul_kernel(a, b, c, accumulate, bias):
         start, steps = bias[None, None], (0, 0, 1)
     else:
         start, steps = ZEROS[None, None], (0, 0, 0)
-    scratch, counter = _scratch(threads, size)
-    _compiled_product()(a, b, c, start, steps, blocks, scratch, b_at, counter)
+    scratch, packed = _scratch(threads, size)
+    tasks = stack * -(-M // blocks[0]) * -(-c.shape[2] // n_block)
+    _block_of_c(tasks, a, b, c, start, steps, blocks, scratch, b_at, packed)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -153,7 +154,7 @@ def _blocks(stack, M, N, K, threads):
             m_block = _even_pieces(M, -(-M // m_pieces), ROWS)
             tasks = stack * -(-M // m_block) * -(-N // n_block)
             rounds = -(-tasks // threads) + 0.05
-            pack_b = n_block if k_block < K else n_block * min(1, threads / m_pieces)  # see `_work`
+            pack_b = n_block if k_block < K else n_block * min(1, threads / m_pieces)  # see `_block_of_c`
             cost = rounds * (m_block * n_block + PACKING * (m_block + pack_b) + TASK / K)
             best = min(best or (cost, m_block, n_block), (cost, m_block, n_block))
     return *best[1:], k_block
@@ -169,58 +170,45 @@ _own = threading.local()  # memory to pack into, kept between calls: one for eac
 
 
 def _scratch(threads, size):
-    """(threads, size or more) floats, rows on cache lines, and a counter."""
+    """(threads, size or more) floats, rows on cache lines, and for each row a -1 on a cache line of its own."""
     kept = getattr(_own, "scratch", None)
     if kept is None or kept.shape[0] < threads or kept.shape[1] < size:
         width = -(-size // 1024) * 1024
         kept = _own.scratch = aligned(threads * width).reshape(threads, width)
-        _own.counter = np.zeros(1, np.int64)
-    return kept[:threads], _own.counter
+        _own.packed = np.empty((threads, 8), np.int64)
+    _own.packed[:, 0] = -1
+    return kept[:threads], _own.packed
 
 
-@functools.cache
-def _compiled_product():
-    given, written = types.Array(types.float32, 3, "A", readonly=True), types.Array(types.float32, 3, "A")
-    three = types.UniTuple(types.intp, 3)
-    scratch, counter = types.Array(types.float32, 2, "C"), types.Array(types.int64, 1, "C")
-    arguments = given, given, written, written, three, three, scratch, types.intp, counter
-    work = address(_work, types.void(*arguments[:6], types.Array(types.float32, 1, "C"), types.intp, counter))
-    return functools.partial(compile_for(_product, types.void(types.intp, *arguments)), work)
+GIVEN, WRITTEN = types.Array(types.float32, 3, "A", readonly=True), types.Array(types.float32, 3, "A")
+THREE = types.UniTuple(types.intp, 3)
+SCRATCH, PACKED = types.Array(types.float32, 2, "C"), types.Array(types.int64, 2, "C")
 
 
-@kernel(parallel=True)
-def _product(work, a, b, c, start, steps, blocks, scratch, b_at, counter):
-    counter[0] = 0
-    for worker in numba.prange(scratch.shape[0]):
-        call_at(_work, work, (a, b, c, start, steps, blocks, scratch[worker], b_at, counter))
-
-
+@shared(GIVEN, GIVEN, WRITTEN, WRITTEN, THREE, THREE, SCRATCH, types.intp, PACKED)
 @kernel
-def _work(a, b, c, start, steps, blocks, scratch, b_at, counter):
-    """Compute blocks of C until none is left. Blocks of the same columns follow each other."""
-    stack, M, N = c.shape
+def _block_of_c(a, b, c, start, steps, blocks, scratch, b_at, packed, worker, task):
+    """Compute block number `task` of C. Blocks of the same columns follow each other."""
+    M, N = c.shape[1:]
     K = a.shape[2]
     m_block, n_block, k_block = blocks
     m_blocks, n_blocks = (M + m_block - 1) // m_block, (N + n_block - 1) // n_block
     c_steps = c.strides[0] // 4, c.strides[1] // 4, c.strides[2] // 4
-    packed = -1
-    task = next_task(counter)
-    while task < stack * n_blocks * m_blocks:
-        columns, row = task // m_blocks, task % m_blocks * m_block
-        matrix, column = columns // n_blocks, columns % n_blocks * n_block
-        i, j = slice(row, min(row + m_block, M)), slice(column, min(column + n_block, N))
-        for k in range(0, K, k_block):
-            depth = slice(k, min(k + k_block, K))
-            if columns != packed or k_block < K:  # else the block of B is still there from the last task
-                pack(b[matrix, depth, j].T, COLS, scratch, b_at)
-                packed = columns
-            at = matrix * c_steps[0] + row * c_steps[1] + column
-            if k == 0:
-                start_at = matrix * steps[0] + row * steps[1] + column * steps[2]
-                _block(a[matrix, i, depth], j.stop - column, scratch, b_at, start, start_at, steps, c, at, c_steps[1])
-            else:
-                _block(a[matrix, i, depth], j.stop - column, scratch, b_at, c, at, c_steps, c, at, c_steps[1])
-        task = next_task(counter)
+    columns, row = task // m_blocks, task % m_blocks * m_block
+    matrix, column = columns // n_blocks, columns % n_blocks * n_block
+    i, j = slice(row, min(row + m_block, M)), slice(column, min(column + n_block, N))
+    panels = scratch[worker]
+    for k in range(0, K, k_block):
+        depth = slice(k, min(k + k_block, K))
+        if columns != packed[worker, 0] or k_block < K:  # else the block of B is still there from the last task
+            pack(b[matrix, depth, j].T, COLS, panels, b_at)
+            packed[worker, 0] = columns
+        at = matrix * c_steps[0] + row * c_steps[1] + column
+        if k == 0:
+            start_at = matrix * steps[0] + row * steps[1] + column * steps[2]
+            _block(a[matrix, i, depth], j.stop - column, panels, b_at, start, start_at, steps, c, at, c_steps[1])
+        else:
+            _block(a[matrix, i, depth], j.stop - column, panels, b_at, c, at, c_steps, c, at, c_steps[1])
 
 
 @kernel
@@ -250,20 +238,16 @@ FEW = 8  # rows
 CHUNK = 128  # columns of C in a task
 
 
-@functools.cache
-def _compiled_dots():
-    given, written = types.Array(types.float32, 2, "C", readonly=True), types.Array(types.float32, 2, "C")
-    return compile_for(_add_dots, types.void(given, given, written))
+DOTS = types.Array(types.float32, 2, "C", readonly=True), types.Array(types.float32, 2, "C")
 
 
-@kernel(parallel=True, fastmath={"contract", "reassoc"})
-def _add_dots(a, b, c):
-    """c += a b^T: scalar products of the rows of a with the rows of b."""
-    M, N = c.shape
-    for chunk in numba.prange((N + CHUNK - 1) // CHUNK):
-        for j in range(chunk * CHUNK, min(chunk * CHUNK + CHUNK, N)):
-            for i in range(M):
-                s = np.float32(0)
-                for k in range(b.shape[1]):
-                    s += a[i, k] * b[j, k]
-                c[i, j] += s
+@shared(DOTS[0], DOTS[0], DOTS[1])
+@kernel(fastmath={"contract", "reassoc"})
+def _add_dots(a, b, c, worker, task):
+    """c += a b^T, CHUNK of its columns: scalar products of the rows of a with the rows of b."""
+    for j in range(task * CHUNK, min(task * CHUNK + CHUNK, c.shape[1])):
+        for i in range(len(c)):
+            s = np.float32(0)
+            for k in range(b.shape[1]):
+                s += a[i, k] * b[j, k]
+            c[i, j] += s

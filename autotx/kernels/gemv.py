@@ -17,15 +17,14 @@ float32 (24 ms a token), 6.6 times in int8 (8 ms).
 
 import math
 
-import numba
 import numpy as np
 from numba import types
 
 from autotx.kernels.exp import ONE, ZERO, exp
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import IN1, IN2, INTEGER, OUT2, compiled, flat, plain, rows, use_numba
+from autotx.kernels.rows import IN1, IN2, INTEGER, OUT2, flat, part, plain, rows, tasks, use_numba
 from autotx.kernels.softmax import row_max
-from autotx.kernels.threads import next_task
+from autotx.kernels.threads import shared
 
 FEW = 8  # rows; with more, the tile of gemm.py uses each weight often enough to be faster
 TASK = 2**17  # bytes of weights that a thread takes at a time: some 8 microseconds. One task alone starts no threads.
@@ -61,7 +60,9 @@ def attend(q, keys, values, length):
         return _attend_twin(q, keys[:, :, :length], values[:, :, :length])
     B, H, size, D = keys.shape
     out, scores = np.empty((B * H, D), np.float32), np.empty((B * H, length), np.float32)
-    _attend(rows(q), keys.reshape(B * H, size, D), values.reshape(B * H, size, D), scores, out)
+    step = B * H if scores.size * D <= HEADS else 1
+    stacked = keys.reshape(B * H, size, D), values.reshape(B * H, size, D)
+    _attend(tasks(B * H, step), rows(q), *stacked, scores, out, step)
     return out.reshape(q.shape)
 
 
@@ -69,8 +70,7 @@ def _call(function, x, weight, scale, bias):
     (N, K), y = weight.shape, np.empty((len(x), len(weight)), np.float32)
     bias = np.zeros(N, np.float32) if bias is None else np.asarray(bias, np.float32)
     step = max(1, TASK // max(1, K * weight.itemsize * 16)) * 16  # 16 floats of y are a cache line
-    counter = np.zeros(1, np.int64)
-    function(plain(x), weight, flat(scale), flat(bias), y, step, counter, numba.get_num_threads())
+    function(tasks(N, step), plain(x), weight, flat(scale), flat(bias), y, step)
     return y
 
 
@@ -91,16 +91,16 @@ def _attend_twin(q, keys, values):
 
 INT8 = types.Array(types.int8, 2, "C", readonly=True)
 CACHE = types.Array(types.float32, 3, "C", readonly=True)
-COUNTER = types.Array(types.int64, 1, "C")
 
 
-@kernel(fastmath={"contract", "reassoc"})
-def _dots_piece(x, weight, scale, bias, y):
+def _dots_task(x, weight, scale, bias, y, step, worker, task):
     """The rows of a task. int8: four at a time, a quarter of the task apart, the rest and float32 one by one.
 
     A core that reads one row after the other has too few bytes of int8 under way to keep memory busy, 11 GB/s of the
     25 that float32 reaches; from four places at once it reads 17. (Rows side by side count as one place, and are slow.)
     """
+    chunk = part(task, step)
+    weight, scale, bias, y = weight[chunk], scale[chunk], bias[chunk], y[:, chunk]
     quarter = weight.shape[0] // 4 if weight.itemsize == 1 else 0
     for j in range(quarter):
         j1, j2, j3 = j + quarter, j + 2 * quarter, j + 3 * quarter
@@ -125,26 +125,15 @@ def _dots_piece(x, weight, scale, bias, y):
             y[i, j] = s * scale[j] + bias[j]
 
 
-def _shared_out(x, weight, scale, bias, y, step, counter, threads):
-    N = weight.shape[0]
-    if step >= N:
-        _dots_piece(x, weight, scale, bias, y)
-    else:
-        for _ in numba.prange(threads):
-            n = next_task(counter) * step
-            while n < N:
-                end = min(n + step, N)
-                _dots_piece(x, weight[n:end], scale[n:end], bias[n:end], y[:, n:end])
-                n = next_task(counter) * step
-
-
-_dots = compiled(IN2, IN2, IN1, IN1, OUT2, INTEGER, COUNTER, INTEGER)(kernel(_shared_out, parallel=True))
-_dots_int8 = compiled(IN2, INT8, IN1, IN1, OUT2, INTEGER, COUNTER, INTEGER)(kernel(_shared_out, parallel=True))
+_dots, _dots_int8 = (
+    shared(IN2, kind, IN1, IN1, OUT2, INTEGER)(kernel(_dots_task, fastmath={"contract", "reassoc"}))
+    for kind in (IN2, INT8)
+)
 
 
 @kernel(fastmath={"contract", "reassoc"})
-def _attend_piece(q, keys, values, p, out):
-    """One head. q, out: (D,), keys, values: (length, D), p: (length,), which becomes the weights times their sum."""
+def _attend_head(q, keys, values, p, out):
+    """q, out: (D,), keys, values: (size, D), p: (length,), which becomes the weights times their sum."""
     scale = ONE / np.float32(math.sqrt(q.size))
     for s in range(p.size):
         key, dot = keys[s], ZERO
@@ -163,13 +152,9 @@ def _attend_piece(q, keys, values, p, out):
             out[d] += weight * value[d]
 
 
-@compiled(IN2, CACHE, CACHE, OUT2, OUT2)
-@kernel(parallel=True)
-def _attend(q, keys, values, scores, out):
-    heads, length = scores.shape
-    if heads * length * q.shape[1] <= HEADS:
-        for h in range(heads):
-            _attend_piece(q[h], keys[h, :length], values[h, :length], scores[h], out[h])
-    else:
-        for h in numba.prange(heads):
-            _attend_piece(q[h], keys[h, :length], values[h, :length], scores[h], out[h])
+@shared(IN2, CACHE, CACHE, OUT2, OUT2, INTEGER)
+@kernel(fastmath={"contract", "reassoc"})
+def _attend(q, keys, values, scores, out, step, worker, task):
+    """The heads of a task. Each row of scores becomes the weights times their sum."""
+    for h in range(task * step, min(task * step + step, len(q))):
+        _attend_head(q[h], keys[h], values[h], scores[h], out[h])

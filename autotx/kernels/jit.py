@@ -31,26 +31,21 @@ from numba.core.errors import TypingError
 from numba.core.serialize import dumps
 from numba.extending import intrinsic
 
-from autotx.kernels import memory, threads
+from autotx.kernels import memory
 
-threads.choose_pool()  # before the first parallel kernel is compiled
 memory.keep_freed_memory()
 
 _compiling = threading.RLock()
 
 
-def kernel(function=None, *, parallel=False, fastmath=False):
+def kernel(function=None, *, fastmath=False):
     """Compile `function` with Numba when it is first called.
 
-    parallel: loops over `prange` are shared out among the threads; a chunk is a piece of the shape, never of the
-    thread count, so that results do not depend on how many threads there are.
     fastmath: a set of LLVM's flags (for example {"contract", "reassoc"}) or True.
     """
     if function is None:
-        return lambda f: kernel(f, parallel=parallel, fastmath=fastmath)
-    options = {
-        "parallel": parallel, "fastmath": fastmath, "nogil": True, "error_model": "numpy", "boundscheck": False,
-    }  # fmt: skip
+        return lambda f: kernel(f, fastmath=fastmath)
+    options = {"fastmath": fastmath, "nogil": True, "error_model": "numpy", "boundscheck": False}
     compiled = numba.njit(**options)(function)
     if not numba.config.DISABLE_JIT:  # then `compiled` is the plain function
         flags = sorted(fastmath) if isinstance(fastmath, set) else fastmath  # a set's order changes from run to run
@@ -82,9 +77,8 @@ def address(compiled, signature):
 def call_at(typing, kernel, address, arguments):
     """In a kernel: kernel(*arguments), without a result, at its address.
 
-    A plain call makes the callee part of the caller, and a parallel loop is five callers inside each other, each
-    optimized and translated as a whole: a long body costs five times its compile time. Called by its address it is
-    compiled once. The types of the arguments must be those that the address is for.
+    A plain call makes the callee part of the caller, so a long body costs its compile time again in each one. Called
+    by its address it is compiled once. The types of the arguments must be those that the address is for.
     """
     if arguments.types not in kernel.dispatcher.overloads:
         raise TypingError(f"call_at: {kernel.dispatcher.__name__} is not compiled for {arguments.types}")

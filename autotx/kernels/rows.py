@@ -4,14 +4,13 @@ Numba compiles anew for every layout and for read-only arrays. So every array is
 kernel is compiled for one signature, in which inputs are marked read-only (that takes both kinds).
 """
 
-import functools
 import math
 
 import numba
 import numpy as np
 from numba import types
 
-from autotx.kernels.jit import compile_for
+from autotx.kernels.jit import kernel
 
 IN1, IN2 = (types.Array(types.float32, ndim, "C", readonly=True) for ndim in (1, 2))
 OUT1, OUT2, OUT3 = (types.Array(types.float32, ndim, "C") for ndim in (1, 2, 3))
@@ -19,7 +18,7 @@ IDS = types.Array(types.int64, 1, "C", readonly=True)
 REAL, INTEGER = types.float32, types.int64
 
 FLOAT32 = np.dtype(np.float32)
-CHUNK = 16384  # elements a thread takes at a time: some 8 microseconds of work. One chunk alone starts no threads.
+CHUNK = 16384  # elements a thread takes at a time: some microseconds of work.
 
 
 def use_numba(*arrays):
@@ -47,17 +46,12 @@ def flat(x):
     return plain(x).reshape(-1)
 
 
-def compiled(*signature):
-    """Decorate a kernel: it is compiled for arguments of these types alone, when it is first called."""
+def tasks(n, step):
+    """How many tasks there are in n rows, `step` at a time."""
+    return -(-n // step)
 
-    def decorate(function):
-        if numba.config.DISABLE_JIT:
-            return function
 
-        @functools.cache
-        def ready():
-            return compile_for(function, types.void(*signature))
-
-        return functools.wraps(function.py_func)(lambda *arguments: ready()(*arguments))
-
-    return decorate
+@kernel
+def part(task, step):
+    """The rows of a task. The last one's may end before."""
+    return slice(task * step, task * step + step)

@@ -7,12 +7,12 @@ limit.
 
 import math
 
-import numba
 import numpy as np
 
 from autotx.kernels.exp import ZERO, exp, larger
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import IN2, INTEGER, OUT2, compiled, rows, rows_a_chunk, use_numba
+from autotx.kernels.rows import IN2, INTEGER, OUT2, part, rows, rows_a_chunk, tasks, use_numba
+from autotx.kernels.threads import shared
 
 LOWEST = np.float32(-np.inf)
 
@@ -42,7 +42,8 @@ def log_softmax_backward(y, g):
 def _call(function, *inputs):
     out = np.empty(inputs[0].shape, np.float32)
     if out.size:
-        function(*map(rows, inputs), rows(out), rows_a_chunk(out.shape[-1]))
+        x, step = rows(out), rows_a_chunk(out.shape[-1])
+        function(tasks(len(x), step), *map(rows, inputs), x, step)
     return out
 
 
@@ -74,9 +75,12 @@ def row_max(x):
     return m
 
 
+@shared(IN2, OUT2, INTEGER)
 @kernel(fastmath={"contract", "reassoc"})
-def _softmax_piece(x, p):
-    for n in range(x.shape[0]):
+def _softmax(x, p, step, worker, task):
+    rows = part(task, step)
+    x, p = x[rows], p[rows]
+    for n in range(len(x)):
         x_row, p_row = x[n], p[n]
         m = row_max(x_row)
         m = ZERO if m == LOWEST else m
@@ -90,9 +94,12 @@ def _softmax_piece(x, p):
             p_row[i] *= factor
 
 
+@shared(IN2, IN2, OUT2, INTEGER)
 @kernel(fastmath={"contract", "reassoc"})
-def _softmax_backward_piece(p, g, dx):
-    for n in range(p.shape[0]):
+def _softmax_backward(p, g, dx, step, worker, task):
+    rows = part(task, step)
+    p, g, dx = p[rows], g[rows], dx[rows]
+    for n in range(len(p)):
         p_row, g_row, dx_row = p[n], g[n], dx[n]
         s = ZERO
         for i in range(p_row.size):
@@ -110,9 +117,12 @@ def exp_sum(x, m):
     return s
 
 
+@shared(IN2, OUT2, INTEGER)
 @kernel(fastmath={"contract"})
-def _log_softmax_piece(x, y):
-    for n in range(x.shape[0]):
+def _log_softmax(x, y, step, worker, task):
+    rows = part(task, step)
+    x, y = x[rows], y[rows]
+    for n in range(len(x)):
         x_row, y_row = x[n], y[n]
         m = row_max(x_row)
         log_sum = np.float32(math.log(exp_sum(x_row, m)))
@@ -120,56 +130,15 @@ def _log_softmax_piece(x, y):
             y_row[i] = (x_row[i] - m) - log_sum
 
 
+@shared(IN2, IN2, OUT2, INTEGER)
 @kernel(fastmath={"contract", "reassoc"})
-def _log_softmax_backward_piece(y, g, dx):
-    for n in range(y.shape[0]):
+def _log_softmax_backward(y, g, dx, step, worker, task):
+    rows = part(task, step)
+    y, g, dx = y[rows], g[rows], dx[rows]
+    for n in range(len(y)):
         y_row, g_row, dx_row = y[n], g[n], dx[n]
         s = ZERO
         for i in range(g_row.size):
             s += g_row[i]
         for i in range(y_row.size):
             dx_row[i] = g_row[i] - exp(y_row[i]) * s
-
-
-@compiled(IN2, OUT2, INTEGER)
-@kernel(parallel=True)
-def _softmax(x, p, step):
-    if len(x) <= step:
-        _softmax_piece(x, p)
-    else:
-        for chunk in numba.prange((len(x) + step - 1) // step):
-            n = chunk * step
-            _softmax_piece(x[n : n + step], p[n : n + step])
-
-
-@compiled(IN2, IN2, OUT2, INTEGER)
-@kernel(parallel=True)
-def _softmax_backward(p, g, dx, step):
-    if len(p) <= step:
-        _softmax_backward_piece(p, g, dx)
-    else:
-        for chunk in numba.prange((len(p) + step - 1) // step):
-            n = chunk * step
-            _softmax_backward_piece(p[n : n + step], g[n : n + step], dx[n : n + step])
-
-
-@compiled(IN2, OUT2, INTEGER)
-@kernel(parallel=True)
-def _log_softmax(x, y, step):
-    if len(x) <= step:
-        _log_softmax_piece(x, y)
-    else:
-        for chunk in numba.prange((len(x) + step - 1) // step):
-            n = chunk * step
-            _log_softmax_piece(x[n : n + step], y[n : n + step])
-
-
-@compiled(IN2, IN2, OUT2, INTEGER)
-@kernel(parallel=True)
-def _log_softmax_backward(y, g, dx, step):
-    if len(y) <= step:
-        _log_softmax_backward_piece(y, g, dx)
-    else:
-        for chunk in numba.prange((len(y) + step - 1) // step):
-            n = chunk * step
-            _log_softmax_backward_piece(y[n : n + step], g[n : n + step], dx[n : n + step])

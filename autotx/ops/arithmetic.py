@@ -118,7 +118,7 @@ def _share(wins, x, y):
 
 
 def clip(x, /, min=None, max=None):
-    """y = x held between min and max (None: no bound).   dx = g where min <= x <= max, else 0."""
+    """y = x held between min and max (None for no bound).   dx = g where min <= x <= max, else 0."""
     if min is None and max is None:
         raise ValueError("clip: give min, max or both")
     inside = np.ones(np.shape(x), bool)

@@ -50,7 +50,7 @@ def layer_norm(x, gamma, beta, /, eps=1e-5):
     """y = gamma xhat + beta with xhat = (x - m) r, r = 1 / sqrt(v + eps), m and v the mean and variance of each row.
 
     x: (..., C), gamma and beta: (C,), v the population variance, eps inside the root.
-    beta: db_c = sum of g_c over the rows. gamma: dgamma_c = sum of g_c xhat_c over the rows.
+    beta: dbeta = sum of g over the rows. gamma: dgamma = sum of g xhat over the rows.
     x: let h = g gamma be the gradient of xhat. Through r: dr = sum_c h_c (x_c - m), and dr/dv = -r^3 / 2,
     dv/dx_c = 2 (x_c - m) / C, which gives -xhat_c r mean(h xhat). Through m: -r mean(h). Directly: h r. Together
     dx = r (h - mean(h) - xhat mean(h xhat)), means over the row.

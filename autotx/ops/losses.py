@@ -27,15 +27,15 @@ def cross_entropy(logits, /, targets, ignore_index=None, label_smoothing=0.0, re
     ValueError when no place counts and reduction is "mean", and for a target that is no word, naming it.
     """
     V = logits.shape[-1] if logits.ndim else 0
-    ids, counted = _checked_targets("cross_entropy", logits, targets, ignore_index, reduction)
+    targets, counted = _checked_targets("cross_entropy", logits, targets, ignore_index, reduction)
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}; give a number from 0 to below 1")
-    rows, flat = logits.reshape(-1, V), ids.reshape(-1)
+    rows, flat = logits.reshape(-1, V), targets.reshape(-1)
     losses, lse = kernels.cross_entropy.cross_entropy(rows, flat, _IGNORED, label_smoothing)
-    loss, weight = _reduced(losses.reshape(ids.shape), counted, reduction)
+    loss, weight = _reduced(losses.reshape(targets.shape), counted, reduction)
 
     def dlogits(g):
-        scale = np.broadcast_to(g * weight, ids.shape).astype(logits.dtype).reshape(-1)
+        scale = np.broadcast_to(g * weight, targets.shape).astype(logits.dtype).reshape(-1)
         d = kernels.cross_entropy.cross_entropy_backward(rows, lse, flat, scale, _IGNORED, label_smoothing)
         return d.reshape(logits.shape)
 
@@ -47,14 +47,15 @@ def nll_loss(log_probs, /, targets, ignore_index=None, reduction="mean"):
 
     log_probs: (..., V), targets: (...). dL/dlog_probs = -1 at the target, else 0; times g, and 1 / n for the mean.
     """
-    ids, counted = _checked_targets("nll_loss", log_probs, targets, ignore_index, reduction)
-    safe = np.where(ids == _IGNORED, 0, ids)[..., None]
-    losses = np.where(counted, -np.take_along_axis(log_probs, safe, -1)[..., 0], 0).astype(log_probs.dtype, copy=False)
+    targets, counted = _checked_targets("nll_loss", log_probs, targets, ignore_index, reduction)
+    targets = np.where(targets == _IGNORED, 0, targets)[..., None]
+    losses = np.where(counted, -np.take_along_axis(log_probs, targets, -1)[..., 0], 0)
+    losses = losses.astype(log_probs.dtype, copy=False)
     loss, weight = _reduced(losses, counted, reduction)
 
     def dlog_probs(g):
         d = np.zeros_like(log_probs)
-        np.put_along_axis(d, safe, (-g * weight * counted).astype(log_probs.dtype)[..., None], -1)
+        np.put_along_axis(d, targets, (-g * weight * counted).astype(log_probs.dtype)[..., None], -1)
         return d
 
     return loss, (dlog_probs,)

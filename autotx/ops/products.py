@@ -65,7 +65,7 @@ def linear(x, weight, bias=None, /):
     """y = x W^T + b: a fully connected layer.
 
     x: (..., I), weight W: (O, I), bias b: (O,) or None, y: (..., O). With the leading axes taken as rows n:
-    y_no = sum_i x_ni W_oi + b_o, so dx = g W, dW = g^T x, db = sum of g over the rows.
+    y_no = sum_i x_ni W_oi + b_o, so dx = g W, dweight = g^T x, dbias = sum of g over the rows.
     Source: the whitepaper's "Feed Forward Neural Net".
     """
     if weight.ndim != 2 or not np.ndim(x) or x.shape[-1] != weight.shape[1]:
@@ -76,7 +76,8 @@ def linear(x, weight, bias=None, /):
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: bias of shape {bias.shape}, weight of shape {weight.shape}: give {weight.shape[:1]}")
     rows = _rows(x)
-    y = kernels.gemm.matmul(rows, weight.T, bias=bias).reshape((*x.shape[:-1], weight.shape[0]))
+    y = kernels.memory.empty((len(rows), len(weight)), np.result_type(rows, weight))
+    y = kernels.gemm.matmul(rows, weight.T, y, bias=bias).reshape((*x.shape[:-1], weight.shape[0]))
 
     def dx(g):
         return kernels.gemm.matmul(_rows(g), weight).reshape(x.shape)

@@ -38,7 +38,7 @@ def unsqueeze(x, /, axis):
 
 
 def getitem(x, /, index):
-    """y = x[index]: slices, integers, None, ..., masks, index arrays.   dx is g at the places taken, else 0.
+    """y = x[index]: slices, integers, None, ..., masks, index arrays.   dx = g at the places taken, else 0.
 
     A place that an index array takes more than once gets the sum of its gradients.
     """

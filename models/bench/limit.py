@@ -2,12 +2,16 @@
 
 import os
 
-import numba
+from numba import types
 
+from autotx.kernels.jit import kernel
+from autotx.kernels.rows import INTEGER
+from autotx.kernels.threads import shared
 from autotx.kernels.tile import COLS, ROWS, ZEROS, aligned, multiply, panel_size
 
 DEPTH = 128  # both panels together fit into the 32 KiB of the smallest L1
-TILES = 20_000  # in one run, on each thread
+TILES = 1_000  # in a task
+TASKS = 20  # for each thread
 
 
 def limit():
@@ -19,17 +23,17 @@ def limit():
     scratch[:] = 0.5
 
     def run():
-        _multiply_again_and_again(threads, scratch, *sizes)
-        return [2e-9 * ROWS * COLS * DEPTH * TILES * threads]
+        _multiply_again_and_again(threads * TASKS, scratch, *sizes)
+        return [2e-9 * ROWS * COLS * DEPTH * TILES * TASKS * threads]
 
     return run
 
 
-@numba.njit(parallel=True)
-def _multiply_again_and_again(threads, scratch, a_size, b_size, c_size):
-    for thread in numba.prange(threads):
-        a = thread * (a_size + b_size + c_size)
-        b = a + a_size
-        c = b + b_size
-        for _ in range(TILES):
-            multiply(DEPTH, scratch, a, scratch, b, ZEROS, 0, 0, scratch, c, COLS, ROWS, COLS)
+@shared(types.float32[::1], INTEGER, INTEGER, INTEGER)
+@kernel
+def _multiply_again_and_again(scratch, a_size, b_size, c_size, worker, task):
+    a = worker * (a_size + b_size + c_size)
+    b = a + a_size
+    c = b + b_size
+    for _ in range(TILES):
+        multiply(DEPTH, scratch, a, scratch, b, ZEROS, 0, 0, scratch, c, COLS, ROWS, COLS)

@@ -151,7 +151,7 @@ def exponent(points):
 def machine(threads):
     """The processor, cores, memory, load and versions, as a dict."""
     versions = {}
-    for name in ("autotx", "numpy", "numba", "llvmlite", "tbb", "torch", "jax", "transformers", "micrograd"):
+    for name in ("autotx", "numpy", "numba", "llvmlite", "torch", "jax", "transformers", "micrograd"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

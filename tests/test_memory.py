@@ -1,0 +1,53 @@
+"""Large arrays whose memory is used again."""
+
+import gc
+
+import numpy as np
+
+from autotx.kernels import memory
+
+ROWS = memory.LARGE // 4000 + 1  # of 1,000 float32: just large enough
+
+
+def address(a):
+    return a.__array_interface__["data"][0]
+
+
+def test_a_large_array_takes_the_memory_of_one_that_nobody_holds():
+    a = memory.empty((ROWS, 1000), np.float32)
+    a[:] = 1
+    first, view = address(a), a[1:]
+    del a
+    gc.collect()
+    b = memory.empty((ROWS, 1000), np.float32)
+    b[:] = 2
+    assert address(b) != first  # a view of the first one is still there
+    assert (view == 1).all()
+    del view
+    gc.collect()
+    c = memory.empty((1000, ROWS), np.float32)
+    assert address(c) == first
+    assert c.shape == (1000, ROWS)
+    assert all((c.flags.c_contiguous, c.flags.writeable, c.flags.aligned))
+
+
+def test_a_block_is_used_for_arrays_a_little_larger_but_not_for_much_smaller_ones():
+    a = memory.empty((ROWS * 4, 1000), np.float32)
+    first = address(a)
+    del a
+    b = memory.empty((ROWS, 1000), np.float32)
+    assert address(b) != first
+    c = memory.empty((ROWS * 4 + 1, 1000), np.float32)
+    assert address(c) == first
+
+
+def test_small_arrays_are_numpys():
+    a = memory.empty((2, 3), np.float64)
+    assert (a.base, a.shape, a.dtype) == (None, (2, 3), np.float64)
+
+
+def test_only_a_few_blocks_wait():
+    arrays = [memory.empty((ROWS + 1000 * i, 1000), np.float32) for i in range(memory.KEPT + 3)]
+    arrays.clear()
+    gc.collect()
+    assert len(memory._blocks) <= memory.KEPT

@@ -1,0 +1,142 @@
+"""The pool of threads: every task is done once, whoever comes late, goes, or calls at the same time."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numba
+import numpy as np
+import pytest
+from numba import types
+
+import autotx
+from autotx.kernels import threads
+from autotx.kernels.jit import kernel
+
+if numba.config.DISABLE_JIT:
+    pytest.skip("without the JIT there is no pool", allow_module_level=True)
+
+
+@threads.shared(types.int64[::1], types.int64[::1], types.int64)
+@kernel
+def note(counts, workers, rounds, worker, task):
+    """A task of some microseconds that notes that it was done, and by whom."""
+    x = task
+    for _ in range(rounds):
+        x = (x * 1103515245 + 12345) % 2147483648
+    counts[task] += 1 + (x < 0)
+    workers[task] = worker
+
+
+def run(tasks, rounds=300):
+    counts, workers = np.zeros(tasks, np.int64), np.full(tasks, -1)
+    note(tasks, counts, workers, rounds)
+    return counts, workers
+
+
+@pytest.fixture(autouse=True)
+def all_threads():
+    before = autotx.get_num_threads()
+    yield
+    autotx.set_num_threads(before)
+
+
+@pytest.mark.parametrize("tasks", [0, 1, 2, 3, 1000])
+def test_every_task_is_done_once(tasks):
+    for n in range(1, numba.config.NUMBA_NUM_THREADS + 1):
+        autotx.set_num_threads(n)
+        for _ in range(50):
+            counts, workers = run(tasks)
+            assert (counts == 1).all()
+            assert set(workers) <= set(range(n))
+
+
+def test_workers_come_to_help():
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("one core")
+    for _ in range(100):
+        if len(set(run(64, rounds=20_000)[1])) > 1:
+            return
+    pytest.fail("in 100 calls of some milliseconds no worker came")
+
+
+def test_a_worker_that_fell_asleep_is_woken():
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("one core")
+    run(64)
+    for _ in range(20):
+        time.sleep(0.02)
+        if threads._shared[threads.ASLEEP]:
+            break
+    else:
+        pytest.fail("no worker fell asleep")
+    test_workers_come_to_help()
+
+
+def test_threads_of_python_may_call_at_once():
+    failed = []
+
+    def work():
+        for _ in range(300):
+            counts, _ = run(17)
+            if not (counts == 1).all():
+                failed.append(counts)
+
+    callers = [threading.Thread(target=work) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not failed
+
+
+# A pool of more threads than there are cores, in a process of its own.
+MANY = """
+import numpy as np, sys
+sys.path.insert(0, sys.argv[1])
+import test_threads as t
+import autotx
+for n in (5, 1, 3):
+    autotx.set_num_threads(n)
+    for _ in range(200):
+        counts, workers = t.run(40)
+        assert (counts == 1).all()
+        assert set(workers) <= set(range(n))
+"""
+FORKED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import test_threads as t
+assert (t.run(100)[0] == 1).all()
+child = os.fork()
+if child == 0:
+    ok = all((t.run(100)[0] == 1).all() for _ in range(20))
+    os._exit(0 if ok else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert (t.run(100)[0] == 1).all()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [MANY, FORKED])
+def test_in_a_process_of_its_own(script):
+    """Both also end while workers spin, without a word and in no time."""
+    if script is FORKED and not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "5"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, os.path.dirname(__file__)],
+        env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_how_many_threads():
+    with pytest.raises(ValueError, match="set_num_threads: 0 asked for, 1 to"):
+        autotx.set_num_threads(0)
+    autotx.set_num_threads(1)
+    assert autotx.get_num_threads() == 1
+    assert set(run(100)[1]) == {0}
