@@ -2,5 +2,6 @@
 
 from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.mlp import MLP
+from autotx.models.transformer import Transformer, TransformerConfig
 
-__all__ = ["GPT", "MLP", "GPTConfig"]
+__all__ = ["GPT", "MLP", "GPTConfig", "Transformer", "TransformerConfig"]

@@ -15,8 +15,17 @@ import sys
 from autotx.checkpoint import describe
 
 COMMANDS = {
-    "train": ("autotx.models.train", "train a GPT on text files, or on Python's own manual"),
+    "train": ("autotx.models.train", "train a GPT on text, a transformer on pairs of sentences, or word vectors"),
     "generate": ("autotx.models.generate", "let a trained GPT go on with a text"),
+    "translate": ("autotx.models.translate", "translate sentences with a trained transformer"),
+    "fewshot": ("autotx.models.fewshot", "train a GPT that does tasks from the examples in its prompt, and measure it"),
+    "finetune": ("autotx.models.finetune", "teach a trained GPT to label texts, from labelled examples"),
+    "classify": ("autotx.models.classify", "label texts with a fine-tuned model"),
+    "nearest": ("autotx.models.nearest", "list the words whose vectors are most like that of a word"),
+    "plot": ("autotx.models.plot", "draw the curves of runs, also while they go on, or what a model learned"),
+    "graph": ("autotx.models.draw", "draw the computation of a model, or of a single op"),
+    "replay": ("autotx.models.replay", "write a page that steps through a model's work, forward and backward"),
+    "gallery": ("autotx.models.gallery", "make a picture of each kind, of small models that it trains itself"),
     "paper": ("autotx.models.paper.command", "recompute every number of the whitepaper, and say where it is wrong"),
     "warmup": ("autotx.models.warmup", "compile every kernel now, so that nothing waits for it later"),
     "bench": ("autotx.models.bench.command", "time autotx against the libraries people would use instead"),

@@ -29,23 +29,24 @@ def read_text(paths):
     if not paths:
         # The manual repeats whole sections. Each paragraph is kept once, or validation would find old acquaintances.
         return "\n\n".join(dict.fromkeys("\n\n".join(topics.topics.values()).split("\n\n")))
-    return "\n".join(_read_file(Path(path)) for path in paths)
+    return "\n".join(read_file("--text", path) for path in paths)
 
 
-def _read_file(path):
+def read_file(flag, path):
+    """The text of one UTF-8 file. ValueError, naming the flag that gave it, as in `read_text`."""
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"--text {path}: cannot be read: {error.strerror}") from error
+        raise ValueError(f"{flag} {path}: cannot be read: {error.strerror}") from error
     if not content.strip():
-        raise ValueError(f"--text {path}: the file is empty")
+        raise ValueError(f"{flag} {path}: the file is empty")
     if b"\0" in content:
         at = content.index(b"\0")
-        raise ValueError(f"--text {path}: not a text file, byte {at} is zero; it should be plain text in UTF-8")
+        raise ValueError(f"{flag} {path}: not a text file, byte {at} is zero; it should be plain text in UTF-8")
     try:
         return content.decode("utf-8-sig")  # a byte order mark is not part of the text
     except UnicodeDecodeError as error:
-        raise ValueError(f"--text {path}: not UTF-8, first at byte {error.start}; convert it to UTF-8") from error
+        raise ValueError(f"{flag} {path}: not UTF-8, first at byte {error.start}; convert it to UTF-8") from error
 
 
 def load_data(text, block_size, make_tokenizer):

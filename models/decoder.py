@@ -38,7 +38,7 @@ class Weights:
         self.config = model.config
         self.wte, self.wpe = matrix(model.wte.weight.data), model.wpe.weight.data
         self.blocks = [_Block(block, matrix) for block in model.blocks]
-        self.ln_f = _Norm(model.ln_f)
+        self.ln_f = Norm(model.ln_f)
 
     @property
     def nbytes(self):
@@ -51,10 +51,12 @@ class _Block:
         layers = block.attn.qkv, block.attn.proj, block.mlp.fc, block.mlp.proj
         matrices = (matrix(layer.weight.data, None if layer.bias is None else layer.bias.data) for layer in layers)
         self.qkv, self.attn_proj, self.fc, self.mlp_proj = matrices
-        self.ln_1, self.ln_2 = _Norm(block.ln_1), _Norm(block.ln_2)
+        self.ln_1, self.ln_2 = Norm(block.ln_1), Norm(block.ln_2)
 
 
-class _Norm:
+class Norm:
+    """A LayerNorm on plain arrays."""
+
     def __init__(self, layer):
         self.gamma, self.eps = layer.weight.data, layer.eps
         self.beta = np.zeros_like(self.gamma) if layer.bias is None else layer.bias.data

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from autotx import viz
 from autotx.checkpoint import STATE, load_tensors, read_json
-from autotx.models import int8
-from autotx.models.config import read_config
+from autotx.models import int8, maps
+from autotx.models.config import GPTTrainConfig, read_config
 from autotx.models.data import load_data, random_blocks, read_text
 from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.run import MODEL
 from autotx.models.tokenizers import load_tokenizer
 from autotx.tensor import no_grad
+from autotx.viz.style import checked_path
 
 
 def add_arguments(parser):
@@ -39,6 +41,9 @@ def add_arguments(parser):
         action="store_true",
         help="keep the weights as int8: faster for large models, a little less exact; it says by how much",
     )
+    parser.add_argument(
+        "--attention", metavar="FILE", help="draw what every head looked at, prompt and answer: a .png, .svg or .pdf"
+    )
 
 
 def run(args):
@@ -51,17 +56,30 @@ def run(args):
             f"--prompt: the text that the model learned has no {', '.join(map(repr, unknown))}, so it would only make "
             "noise of it; leave that out, or train with --tokenizer byte or bpe"
         )
+    if args.attention:
+        maps.check_room(args.max_new_tokens, len(tokenizer.encode(args.prompt or "\n")), model.config)
     if args.int8:
         model = _to_int8(model, tokenizer, args.model)
-    rng = np.random.default_rng(args.seed)
+    rng, ids = np.random.default_rng(args.seed), []
     print(args.prompt, end="", flush=True)
     pieces = stream_text(
-        model, tokenizer, args.prompt, args.max_new_tokens, args.temperature, args.top_k, args.top_p, rng
+        model, tokenizer, args.prompt, args.max_new_tokens, args.temperature, args.top_k, args.top_p, rng, ids
     )
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+    if args.attention:
+        _draw_attention(args, model, tokenizer, ids)
     return 0
+
+
+def _draw_attention(args, model, tokenizer, ids):
+    """The picture of --attention. ids: all tokens, the prompt's and the new ones."""
+    given, name = len(ids) - args.max_new_tokens, Path(args.model).name
+    title = f"Attention of {name}: a prompt of {given} tokens, and the {args.max_new_tokens} that it wrote"
+    figure, _ = maps.of_text(model, tokenizer, ids, given, title)
+    viz.save(figure, args.attention)
+    print(f"autotx generate: {args.attention} shows what every head looked at", file=sys.stderr)
 
 
 def load_model(folder):
@@ -69,14 +87,21 @@ def load_model(folder):
     folder = Path(folder)
     if not (folder / MODEL).is_file():
         raise ValueError(f"--model {folder}: there is no trained model ({MODEL}) there; autotx train makes one")
-    tokenizer = load_tokenizer(folder)
-    model = GPT(gpt_config(read_config(folder), tokenizer.vocab_size), None)
+    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    if not isinstance(config, GPTTrainConfig):
+        raise ValueError(f"--model {folder} holds a {config.model}, not a gpt, and cannot go on with a text")
+    model = GPT(gpt_config(config, tokenizer.vocab_size), None)
+    load_weights(model, folder)
+    return model, tokenizer
+
+
+def load_weights(model, folder):
+    """Fill a model with the weights of a run folder. ValueError when they do not fit, or hold NaN or Inf."""
     weights, _ = load_tensors(folder / MODEL)
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{folder / MODEL}: {name} holds NaN or Inf")
     model.load_state_dict(weights)
-    return model, tokenizer
 
 
 def _to_int8(model, tokenizer, folder):
@@ -93,7 +118,7 @@ def comparison(exact, rounded, tokenizer, folder):
     """
     sizes = [f"{model.weights().nbytes / 1e6:.3g} MB" for model in (exact, rounded)]
     gained = f"weights of {sizes[1]} instead of {sizes[0]}"
-    block_size, expected = exact.config.block_size, read_json(Path(folder) / STATE).get("text_sha256")
+    block_size, expected = exact.config.block_size, read_json(Path(folder) / STATE).get("data_sha256")
     try:
         data = load_data(read_text(read_config(folder).text), block_size, lambda text: tokenizer)
     except ValueError as error:
@@ -119,15 +144,19 @@ def gpt_config(config, vocab_size):
     return GPTConfig(vocab_size=vocab_size, **{name: getattr(config, name) for name in names})
 
 
-def stream_text(model, tokenizer, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None):
+def stream_text(model, tokenizer, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, seen=None):
     """What follows the prompt, in pieces, as the tokens come: an iterator of str.
 
     The settings are those of GPT.stream. An empty prompt counts as a line end, for a model needs something to go on.
+    seen: a list to which the ids of the prompt are added, and each new one.
     """
     ids = tokenizer.encode(prompt or "\n")
+    seen = [] if seen is None else seen
+    seen.extend(ids)
     decoder = tokenizer.decoder()
     # Bytes at the end of the prompt never are half a character, so what is decoded is new text alone.
     for token in model.stream(ids[None], max_new_tokens, temperature, top_k, top_p, rng):
+        seen.append(token[0])
         yield decoder.push(token[0])
     yield decoder.finish()
 
@@ -141,6 +170,10 @@ def _check(args):
         "--top-p": args.top_p is not None and not 0 < args.top_p <= 1 and "be above 0 and at most 1",
         "--seed": args.seed is not None and args.seed < 0 and "be at least 0",
     }
+    if args.attention:
+        checked_path(args.attention)
+        if args.int8:
+            raise ValueError("--attention draws the model in float32; leave --int8 out")
     for name, rule in wrong.items():
         if rule:
             raise ValueError(f"{name} {getattr(args, name[2:].replace('-', '_'))} should {rule}")

@@ -12,12 +12,12 @@ RECENT = 50  # steps over which what is shown is averaged
 
 
 class Progress:
-    """Shows records {"step", "loss", "val_loss", "tokens_per_second"} as they come. Use it with `with`."""
+    """Shows records {"step", "loss", "val_loss", "tokens_per_second"}, some with "val_accuracy". Use it with `with`."""
 
     def __init__(self, step, steps):
         self.steps = steps
         self.recent = deque(maxlen=RECENT)
-        self.val_loss = None
+        self.val_loss = self.accuracy = None
         self.first = None  # (time, step) after the first step, which may compile and so says nothing of the rest
         self.last_line = time.monotonic()
         live = sys.stdout.isatty() and sys.stderr.isatty()
@@ -36,7 +36,7 @@ class Progress:
         self.recent.append(record)
         self.first = self.first or (time.monotonic(), record["step"])
         if record["val_loss"] is not None:
-            self.val_loss = record["val_loss"]
+            self.val_loss, self.accuracy = record["val_loss"], record.get("val_accuracy")
         if self.bar is not None:
             self.bar.set_postfix_str(", ".join(self._figures()), refresh=False)
             self.bar.update()
@@ -48,6 +48,8 @@ class Progress:
     def _figures(self):
         loss, speed = (sum(r[key] for r in self.recent) / len(self.recent) for key in ("loss", "tokens_per_second"))
         validation = [f"validation loss {self.val_loss:.4f}"] if self.val_loss is not None else []
+        if self.accuracy is not None:
+            validation.append(f"accuracy {self.accuracy:.1%}")
         return [f"loss {loss:.4f}", *validation, f"{speed:,.0f} tokens/s"]
 
     def _time_left(self, step):

@@ -3,6 +3,8 @@
     config.json             every setting                       tokenizer.json    how text becomes tokens
     model.safetensors       the weights                         log.jsonl         one line a step
     optimizer.safetensors   AdamW's two means                   loss.png          the log as a picture
+    classifier.json         of a classifier only: the labels, and the shape of its GPT
+    statistics.jsonl        with --stats-interval only: how large every layer's results and gradients were
     state.json              the step, the random generators' states, the SHA-256 of the text and of the two above
 
 The weights, the optimizer and the state are one checkpoint: they are replaced together (see autotx/checkpoint.py).
@@ -21,10 +23,12 @@ from autotx.viz.curves import loss_curve
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+LABELS = "classifier.json"
 LOG = "log.jsonl"
 PICTURE = "loss.png"
+STATISTICS = "statistics.jsonl"
 SECONDS_BETWEEN_PICTURES = 10
-_ALL = (configs.FILE, tokenizers.FILE, MODEL, OPTIMIZER, STATE, LOG, PICTURE)
+_ALL = (configs.FILE, tokenizers.FILE, LABELS, MODEL, OPTIMIZER, STATE, LOG, PICTURE, STATISTICS)
 
 
 class Run:
@@ -93,6 +97,15 @@ class Run:
         records = read_log(path, step) if path.exists() else []
         write_atomically(path, b"".join(map(_line, records)))
         return records, Log(path)
+
+    def write_statistics(self, records):
+        """Write what --stats-interval asks for: records of viz.LayerStatistics, one a line."""
+        write_atomically(self.folder / STATISTICS, b"".join(map(_line, records)))
+
+    def read_statistics(self, step):
+        """Those records up to a step."""
+        path = self.folder / STATISTICS
+        return read_log(path, step) if path.exists() else []
 
     def draw(self, records):
         """Draw the log."""

@@ -1,14 +1,16 @@
-"""Text to token ids and back: characters, bytes, or byte-pair encoding (BPE).
+"""Text to token ids and back: characters, bytes, words, or byte-pair encoding (BPE).
 
 A tokenizer is a list of pieces, one a token id, each some bytes of UTF-8. Decoding joins them, so it is the same for
-all three; they differ in how they cut the text up. None of them ever fails on a text: whatever has no token of its own
-is written as bytes, which all have.
+all of them; they differ in how they cut the text up. None of them ever fails on a text: whatever has no token of its
+own is written as bytes, which all have.
 
 The one thing that is not text, a lone half of a surrogate pair, becomes a question mark.
 """
 
 import codecs
+import collections
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,12 @@ except ImportError:  # an extra: pip install "autotx[bpe]"
     bpe_library = None
 
 FILE = "tokenizer.json"
-KINDS = ("char", "byte", "bpe")
+KINDS = ("char", "byte", "word", "bpe")
 _BYTES = [bytes([b]) for b in range(256)]
 
 
 class Tokenizer:
-    """What the three have in common. `pieces[i]` are the bytes of token i."""
+    """What they have in common. `pieces[i]` are the bytes of token i."""
 
     kind = None
 
@@ -51,8 +53,8 @@ class Tokenizer:
         return StreamDecoder(self.pieces)
 
     def unknown(self, text):
-        """The characters of `text` that were not in the text the tokenizer was made from, sorted; a str."""
-        return ""
+        """What in `text` (characters, or words) was not in the text the tokenizer was made from: a sorted list."""
+        return []
 
     def save(self, folder):
         """Write `tokenizer.json` into a folder."""
@@ -116,10 +118,52 @@ class CharTokenizer(Tokenizer):
         return np.array(parts, np.int32)
 
     def unknown(self, text):
-        return "".join(sorted(set(_clean(text)) - set(self.characters)))
+        return sorted(set(_clean(text)) - set(self.characters))
 
     def to_bytes(self):
         return to_json({"type": self.kind, "characters": self.characters})
+
+
+class WordTokenizer(Tokenizer):
+    """The words of a text, in lower case, and after them 256 bytes for the words it does not have.
+
+    A word keeps the space before it, so that joining words gives the text back: "Don't  go, you." becomes "don't",
+    " ", " go", ",", " you", ".". words: list of str.
+    """
+
+    kind = "word"
+    _word = re.compile(r" ?\w+(?:['’]\w+)*| ?[^\w\s]|\s")
+
+    def __init__(self, words):
+        self.words = words
+        super().__init__([word.encode() for word in words] + _BYTES)
+        self._ids = {word: i for i, word in enumerate(words)}
+
+    @classmethod
+    def train(cls, text, vocab_size):
+        """The vocab_size - 256 commonest words of a text, the commonest first; of equals, the one that comes first."""
+        if vocab_size <= 256:
+            raise ValueError(f"--vocab-size {vocab_size} leaves no room for words beside the 256 bytes; use more")
+        counts = collections.Counter(cls.split(text))
+        return cls([word for word, _ in counts.most_common(vocab_size - 256)])
+
+    @classmethod
+    def split(cls, text):
+        """The words of a text, as a list of str that joined give the text in lower case."""
+        return cls._word.findall(_clean(text).lower())
+
+    def encode(self, text):
+        ids, first_byte = [], len(self.words)
+        for word in self.split(text):
+            known = self._ids.get(word)
+            ids += [known] if known is not None else [first_byte + b for b in word.encode()]
+        return np.array(ids, np.int32)
+
+    def unknown(self, text):
+        return sorted({word.strip() for word in self.split(text) if word not in self._ids})
+
+    def to_bytes(self):
+        return to_json({"type": self.kind, "words": self.words})
 
 
 class BPETokenizer(Tokenizer):
@@ -164,11 +208,13 @@ class BPETokenizer(Tokenizer):
 
 
 def make_tokenizer(kind, text, vocab_size):
-    """A new tokenizer for a text. kind: "char", "byte" or "bpe", of which only the last looks at vocab_size."""
+    """A new tokenizer for a text. kind: "char", "byte", "word" or "bpe"; the last two look at vocab_size."""
     if kind == "char":
         return CharTokenizer(text)
     if kind == "byte":
         return ByteTokenizer()
+    if kind == "word":
+        return WordTokenizer.train(text, vocab_size)
     if kind == "bpe":
         return BPETokenizer.train(text, vocab_size)
     raise ValueError(f"--tokenizer {kind} is not known; it is one of {', '.join(KINDS)}")
@@ -182,9 +228,11 @@ def load_tokenizer(folder):
         return ByteTokenizer()
     if saved.get("type") == "char" and isinstance(saved.get("characters"), str):
         return CharTokenizer(saved["characters"])
+    if saved.get("type") == "word" and isinstance(saved.get("words"), list):
+        return WordTokenizer([str(word) for word in saved["words"]])
     if isinstance(saved.get("model"), dict) and saved["model"].get("type") == "BPE":
         return _load_bpe(path, saved)
-    raise ValueError(f"{path} holds no tokenizer that autotx knows (characters, bytes or byte-level BPE)")
+    raise ValueError(f"{path} holds no tokenizer that autotx knows (characters, bytes, words or byte-level BPE)")
 
 
 def _load_bpe(path, saved):

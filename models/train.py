@@ -1,12 +1,13 @@
-"""`autotx train`: a GPT learns a text.
+"""`autotx train`: a model learns.
 
-    Trainer    the model, its optimizer, its text and its random numbers: one step, one validation, save and restore
+    Trainer    a task (a model and its data), the optimizer and the random numbers: one step, save and restore
     train      the loop around it: what is shown, logged and saved, and when it stops
 
 Everything random comes from generators that are part of the checkpoint, so a run that was stopped, or killed, goes on
-exactly as if it had not been.
+exactly as if it had not been. What is learned, and from what, is in tasks/.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -17,21 +18,20 @@ import time
 
 import numpy as np
 
-from autotx import no_grad
 from autotx.checkpoint import describe
-from autotx.models.config import TrainConfig, add_flags, flag, read_config
-from autotx.models.data import load_data, random_blocks, read_text
-from autotx.models.generate import gpt_config, stream_text
-from autotx.models.gpt import GPT
+from autotx.models.config import CONFIGS, add_flags, flag, make_config, read_config
 from autotx.models.progress import Progress
 from autotx.models.run import Run
-from autotx.models.tokenizers import load_tokenizer, make_tokenizer
+from autotx.models.tasks.labels import LabelsTask
+from autotx.models.tasks.pairs import PairsTask
+from autotx.models.tasks.text import TextTask
+from autotx.models.tasks.words import WordsTask
 from autotx.optim import AdamW, clip_grad_norm, decay_groups, warmup_cosine
+from autotx.viz.statistics import LayerStatistics
 
 INTERRUPTED = 130  # the exit status after Ctrl-C, as every shell has it
-SAMPLE_TOKENS = 300
-# A resumed run is the same run: the shape of its model, its tokens and its random numbers cannot change.
-UNCHANGEABLE = ("seed", "tokenizer", "vocab_size", "n_layer", "n_head", "n_embd", "block_size")
+TASKS = {"gpt": TextTask, "transformer": PairsTask, "word2vec": WordsTask, "classifier": LabelsTask}
+KINDS = [kind for kind in TASKS if kind != "classifier"]  # autotx finetune trains that one
 
 
 class DivergedError(ValueError):
@@ -39,35 +39,36 @@ class DivergedError(ValueError):
 
 
 class Trainer:
-    """A model in training. config: TrainConfig. data: Data."""
+    """A model in training. config: a TrainConfig. folder: that of the run it goes on with, None for a new one."""
 
-    def __init__(self, config, data):
-        self.config, self.data = config, data
+    def __init__(self, config, folder=None):
+        self.config = config
         init_rng, self.data_rng, self.dropout_rng = (np.random.default_rng([config.seed, i]) for i in range(3))
-        self.model = GPT(gpt_config(config, data.tokenizer.vocab_size), init_rng)
+        self.task = TASKS[config.model](config, init_rng, folder)
+        self.model = self.task.model
         for name, p in self.model.named_parameters():
             p.name = name  # for error messages
         groups = decay_groups(self.model, config.weight_decay)
         self.optimizer = AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
         self.schedule = warmup_cosine(config.lr, config.min_lr, min(config.warmup_steps, config.steps), config.steps)
+        self.statistics = LayerStatistics(self.model, config.stats_interval) if config.stats_interval else None
         self.step = 0
 
     def train_step(self):
         """One step of the optimizer. Returns the record of it, a dict. DivergedError when a number is not finite."""
         config, begun = self.config, time.perf_counter()
         self.optimizer.lr = self.schedule(self.step)
-        blocks = random_blocks(
-            self.data.training, config.grad_accum * config.batch_size, config.block_size, self.data_rng
-        )
-        rng = self.dropout_rng if config.dropout else None
-        total = 0.0
-        for inputs, targets in zip(*(np.split(part, config.grad_accum) for part in blocks)):
-            _, loss = self.model(inputs, targets, rng=rng)
-            total += loss.item()
-            # Every batch has the same number of tokens, so the mean over all is the mean of the batches' means.
-            (loss if config.grad_accum == 1 else loss * (1 / config.grad_accum)).backward()
+        batches = self.task.batches(self.step, self.data_rng)
+        counts = [self.task.count(batch) for batch in batches]
+        tokens = sum(map(self.task.tokens, batches))
+        total, mean = sum(counts), 0.0
+        with self.statistics.step(self.step + 1) if self.statistics else contextlib.nullcontext():
+            for batch, count in zip(batches, counts):
+                loss = self.task.loss(batch, rng=self.dropout_rng)
+                # Every target weighs the same, however the step's targets are spread over batches.
+                mean += loss.item() * (count / total)
+                (loss if count == total else loss * (count / total)).backward()
         self.step += 1
-        mean = total / config.grad_accum
         if not math.isfinite(mean):
             raise DivergedError(f"the loss became {mean} at step {self.step}")
         try:
@@ -82,42 +83,42 @@ class Trainer:
             "val_loss": None,
             "lr": self.optimizer.lr,
             "grad_norm": norm,
-            "tokens_per_second": round(blocks[0].size / (time.perf_counter() - begun), 1),
+            "tokens_per_second": round(tokens / (time.perf_counter() - begun), 1),
         }
 
-    def evaluate(self):
-        """The mean loss over blocks of the validation part, always the same. DivergedError when it is not finite."""
-        config, rng, total = self.config, np.random.default_rng([self.config.seed, 3]), 0.0
-        with no_grad():
-            for _ in range(config.eval_batches):
-                inputs, targets = random_blocks(self.data.validation, config.batch_size, config.block_size, rng)
-                total += self.model(inputs, targets)[1].item()
-        mean = total / config.eval_batches
-        if not math.isfinite(mean):
-            raise DivergedError(f"the validation loss became {mean} at step {self.step}")
-        return mean
+    def validate(self):
+        """The task's figures on data that are never learned from, a dict. DivergedError when a loss is not finite."""
+        figures = self.task.validate()
+        if not math.isfinite(figures["val_loss"]):
+            raise DivergedError(f"the validation loss became {figures['val_loss']} at step {self.step}")
+        return figures
 
     def save(self, run):
         """Write a checkpoint into a Run."""
         state = {
             "step": self.step,
-            "text_sha256": self.data.digest,
+            "data_sha256": self.task.digest,
             "data_rng": self.data_rng.bit_generator.state,
             "dropout_rng": self.dropout_rng.bit_generator.state,
         }
         run.save(self.model.state_dict(), self.optimizer.state_dict(), state)
+        if self.statistics:
+            run.write_statistics(self.statistics.records)
+        self.task.export(run.folder)
 
     def restore(self, run):
         """Go back to the checkpoint of a Run. ValueError when it is not whole or does not fit."""
         weights, optimizer, state = run.load()
-        if state.get("text_sha256") != self.data.digest:
-            raise ValueError(f"--resume: the text is not the one that the run in {run.folder} began with; give it back")
+        if state.get("data_sha256") != self.task.digest:
+            raise ValueError(f"--resume: the data are not those that the run in {run.folder} began with; restore them")
         try:
             self.model.load_state_dict(weights)
             self.optimizer.load_state_dict(optimizer)
             self.data_rng.bit_generator.state = state["data_rng"]
             self.dropout_rng.bit_generator.state = state["dropout_rng"]
             self.step = int(state["step"])
+            if self.statistics:
+                self.statistics.records = run.read_statistics(self.step)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"--resume: the checkpoint in {run.folder} does not fit its settings: {error}") from error
 
@@ -144,21 +145,16 @@ class Interrupt:
 
 
 def train(config):
-    """Train a GPT as the settings say, and leave everything in the folder config.out. Returns the exit status.
+    """Train a model as the settings say, and leave everything in the folder config.out. Returns the exit status.
 
-    0 when all steps are done, 130 when Ctrl-C stopped it; it is saved then. ValueError for settings, texts and
+    0 when all steps are done, 130 when Ctrl-C stopped it; it is saved then. ValueError for settings, data and
     checkpoints that cannot be used. DivergedError (a ValueError) when the loss is no longer a number: the last good
     checkpoint is kept. OSError when the disk is full: likewise.
     """
     run = Run(config.out)
     run.check_there() if config.resume else run.check_free()
     go_on = config.resume and run.has_checkpoint()
-    data = load_data(
-        read_text(config.text),
-        config.block_size,
-        lambda text: load_tokenizer(run.folder) if go_on else make_tokenizer(config.tokenizer, text, config.vocab_size),
-    )
-    trainer = Trainer(config, data)
+    trainer = Trainer(config, run.folder if go_on else None)
     if go_on:
         trainer.restore(run)
         if trainer.step > config.steps:
@@ -167,7 +163,7 @@ def train(config):
     else:
         with run.beginning():
             run.write_config(config)
-            data.tokenizer.save(run.folder)
+            trainer.task.save(run.folder)
             trainer.save(run)  # at step 0: a kill can come at any time, and a disk without room shows now
     _introduce(trainer)
     if trainer.step < config.steps and not _loop(trainer, run):
@@ -190,7 +186,7 @@ def _loop(trainer, run):
                 record = trainer.train_step()
                 validate = trainer.step % config.eval_interval == 0 or trainer.step == config.steps
                 if validate:
-                    record["val_loss"] = trainer.evaluate()
+                    record |= trainer.validate()
                 log.write(record)
                 records.append(record)
                 progress.show(record)
@@ -212,57 +208,63 @@ def _loop(trainer, run):
 
 
 def _introduce(trainer):
-    config, data = trainer.config, trainer.data
-    texts = ", ".join(config.text) or "Python's own manual (give your own with --text FILE)"
-    print(f"text    {texts}")
-    print(
-        f"        {len(data.training):,} tokens to learn from, {len(data.validation):,} to validate on; "
-        f"{config.tokenizer} tokenizer of {data.tokenizer.vocab_size:,} tokens"
-    )
-    print(
-        f"model   GPT of {trainer.model.num_parameters():,} parameters: {config.n_layer} layers, "
-        f"{config.n_head} heads, {config.n_embd} channels, blocks of {config.block_size} tokens"
-    )
+    config = trainer.config
+    for heading, text in trainer.task.introduction():
+        print(f"{heading:8}{text}")
     at = f"from step {trainer.step} " if trainer.step else ""
     print(f"run     {at}to step {config.steps} in {config.out}; Ctrl-C stops and saves", flush=True)
 
 
 def _finish(trainer):
-    """A sample of what it learned, where it all is, and what can be done next."""
+    """What it learned, where it all is, and what can be done next."""
     config = trainer.config
-    print(f"\nAll {trainer.step} steps are done. A sample of what the model writes:\n")
-    rng = np.random.default_rng([config.seed, 4])
-    for piece in stream_text(trainer.model, trainer.data.tokenizer, "\n", SAMPLE_TOKENS, temperature=0.8, rng=rng):
-        print(piece, end="", flush=True)
+    print(f"\nAll {trainer.step} steps are done.", end=" ")
+    trainer.task.show()
     out = shlex.quote(config.out)
-    print(f"\n\n{config.out} holds the model (model.safetensors), the log (log.jsonl, loss.png), all to go on from.")
+    print(f"\n{config.out} holds the model (model.safetensors), the log (log.jsonl, loss.png), all to go on from.")
     print("Next:")
-    print(f'  autotx generate --model {out} --prompt "The "')
+    for command in trainer.task.next_commands(out):
+        print(f"  {command}")
     print(f"  autotx train --out {out} --resume --steps {2 * config.steps}")
 
 
 def add_arguments(parser):
-    add_flags(parser)
+    parser.add_argument("--model", choices=KINDS, help="what learns (default: gpt, or transformer with --pairs)")
+    add_flags(parser, *(CONFIGS[name] for name in KINDS))
 
 
 def run(args):
     """Train as the command line says. Returns the exit status."""
-    given = {name: value for name, value in vars(args).items() if name in TrainConfig.__dataclass_fields__}
-    if "text" in given:  # the run can then be resumed from any folder
-        given["text"] = tuple(os.path.abspath(path) for path in given["text"])
-    return train(resumed(given) if given.get("resume") else TrainConfig(**given))
+    given = {name: value for name, value in vars(args).items() if name != "model"}
+    if given.get("resume"):
+        return train(resumed(given, args.model))
+    kind = CONFIGS[args.model or ("transformer" if "pairs" in given else "gpt")]
+    return train(make_config(kind, absolute(kind, given)))
 
 
-def resumed(given):
+def absolute(kind, given):
+    """The given settings with the files' paths made absolute: the run can then be resumed from any folder."""
+    files = {f.name: f.type for f in dataclasses.fields(kind) if f.metadata.get("metavar") == "FILE"}
+    path = os.path.abspath
+    return {
+        name: value if name not in files else tuple(map(path, value)) if files[name] is tuple else path(value)
+        for name, value in given.items()
+    }
+
+
+def resumed(given, model=None):
     """The settings of the run in given["out"], with those given now in their place. ValueError when that cannot be."""
-    folder = given.get("out", TrainConfig.out)
+    folder = given.get("out", CONFIGS[model or "gpt"].out)
     Run(folder).check_there()
     saved = read_config(folder)
-    for name in UNCHANGEABLE:
-        was = getattr(saved, name)
-        if given.get(name, was) != was:
+    if model not in (None, saved.model):
+        raise ValueError(f"--resume: the run in {folder} is of a {saved.model}, not a {model}; leave --model out")
+    given = absolute(type(saved), given)
+    for f in dataclasses.fields(saved):
+        was = getattr(saved, f.name)
+        if f.metadata.get("fixed") and given.get(f.name, was) != was:
             raise ValueError(
-                f"--resume: the run in {folder} has {flag(name)} {was}, which cannot become {given[name]}; "
-                f"leave {flag(name)} out, or start a new run"
+                f"--resume: the run in {folder} has {flag(f.name)} {was}, which cannot become {given[f.name]}; "
+                f"leave {flag(f.name)} out, or start a new run"
             )
-    return dataclasses.replace(saved, **{**given, "out": folder})
+    return make_config(type(saved), {**dataclasses.asdict(saved), **given, "out": folder})

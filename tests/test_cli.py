@@ -13,7 +13,7 @@ import pytest
 from autotx.checkpoint import load_tensors, save_tensors
 from autotx.models import generate, tokenizers
 from autotx.models.cli import COMMANDS, main
-from autotx.models.config import TrainConfig, flag, read_config
+from autotx.models.config import CONFIGS, flag, read_config
 from autotx.models.progress import Progress
 from autotx.viz.curves import loss_curve
 
@@ -84,13 +84,13 @@ def test_help_names_every_command_and_loads_nothing_heavy():
 
 
 def test_help_shows_every_setting_with_its_default(capsys):
-    assert call("train", "--help") == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    for f in dataclasses.fields(TrainConfig):
-        assert f"{flag(f.name)} " in shown
-        assert f.metadata["help"] in shown
-        if f.type in (int, float):
-            assert f"{f.metadata['help']} (default: {f.default})" in shown
+    for kind in CONFIGS.values():
+        assert call("finetune" if kind.model == "classifier" else "train", "--help") == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        for f in dataclasses.fields(kind):
+            assert f"{'--model' if f.name == 'pretrained' else flag(f.name)} " in shown
+            if f.type in (int, float):
+                assert re.search(rf"{flag(f.name)} [^()]+\(default: [^()]*{f.default}", shown), f.name
 
 
 def test_generate_help(capsys):
@@ -223,7 +223,7 @@ def test_resume_as_another_run(fails, run, argv, message):
 
 def test_resume_with_another_text(fails, run, tmp_path):
     (tmp_path / "other.txt").write_text(TEXT.upper())
-    fails(["train", "--out", run, "--resume", "--text", tmp_path / "other.txt"], "the text is not the one")
+    fails(["train", "--out", run, "--resume", "--text", tmp_path / "other.txt"], "the data are not those")
 
 
 def halve(path):
@@ -409,7 +409,7 @@ def test_a_curve_needs_no_display():
     ]
     figure = loss_curve(records, title="A run")
     axes = figure.axes[0]
-    assert axes.get_title() == "A run"
+    assert axes.get_title(loc="left") == "A run"
     assert [len(line.get_xdata()) for line in axes.lines] == [100, 100, 10]
     assert "matplotlib.pyplot" not in sys.modules
     assert loss_curve([]).axes

@@ -10,6 +10,7 @@ import pytest
 from autotx.models import paper
 from autotx.models.paper import command, corrected, page, pictures, report, timing, trained
 from autotx.models.paper.case import VERDICTS, Case, Claim, Digits, digits
+from autotx.models.translate import translations
 
 # What is known to be wrong in the paper. A verdict that leaves or enters these lists is either a discovery or a bug of
 # the engine: look, then change the list.
@@ -42,7 +43,7 @@ ERRATA = """
     cross-entropy.extra_bits cross-entropy.bits cross-entropy.others_fall
 """
 EXTERNAL = """
-    self-attention.he feed-forward.page_165 feed-forward.factor_4 loss.chapter gpt.few_shots gpt.latest
+    encoder.depth self-attention.he feed-forward.page_165 feed-forward.factor_4 loss.chapter gpt.few_shots gpt.latest
     training.roses word-embeddings.word2vec word-embeddings.airplane xor-relu.most_common
 """
 EXPECTED = dict.fromkeys(ROUNDING.split(), "rounding")
@@ -140,6 +141,12 @@ def test_a_case_computes_once():
 
 def test_the_word_trainer_ends_where_the_paper_does():
     assert [f"{p:.8f}" for p in trained.word_trainer()[2]] == ["0.95765298", "0.01320591", "0.01320591", "0.01593520"]
+
+
+def test_the_translator_reads_what_it_translates():
+    model, tokenizer, _ = trained.translator()
+    written = translations(model, tokenizer, [source for source, _ in trained.PHRASES])
+    assert [best[0].text for best in written] == [target for _, target in trained.PHRASES]
 
 
 def test_the_line_is_the_least_squares_line():
@@ -241,7 +248,10 @@ def test_page(tmp_path, capsys, monkeypatch):
         assert f'id="{case.id}"' in html
     assert html.count("<figure>") == len(page.PICTURES) == html.count("<svg")
     assert html.count("<article") == html.count("</article>") == len(CASES) + len(corrected.chain())
-    assert not re.search(r'(?:src|href)="(?!#|data:)', html), "the page needs nothing from outside"
+    linked = re.findall(r'(?:src|href)="(?!#|data:)([^"]*)', html)
+    assert linked == ["page-encoder.html", "page-p-minus-y.html"], "the page needs nothing from outside"
+    for file in linked:
+        assert "<h1>" in (tmp_path / file).read_text(encoding="utf-8")
     assert not re.search(r"\\(?:frac|sqrt|text)|\$\$|[_^]\{", html), "raw LaTeX or markup is left"
     assert "prefers-color-scheme: dark" in html
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotx.models import tokenizers
-from autotx.models.tokenizers import KINDS, ByteTokenizer, CharTokenizer, load_tokenizer, make_tokenizer
+from autotx.models.tokenizers import KINDS, ByteTokenizer, CharTokenizer, WordTokenizer, load_tokenizer, make_tokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog.\nThe dog sleeps.\r\n\tNaïve façade, 10 €.\n" * 4
 MADE = {kind: make_tokenizer(kind, TEXT, 300) for kind in KINDS}
@@ -18,6 +18,11 @@ NASTY = ["", "\x00", "é", "e\u0301", "中文", "\U0001f600", "\r\n", " \t ", "\
 @pytest.fixture(params=KINDS)
 def tokenizer(request):
     return MADE[request.param]
+
+
+def kept(tokenizer, text):
+    """What of a text comes back: all, but that words are in lower case."""
+    return text.lower() if tokenizer.kind == "word" else text
 
 
 def streamed(tokenizer, ids):
@@ -30,7 +35,7 @@ def test_a_text_comes_back(tokenizer, text):
     ids = tokenizer.encode(text)
     assert ids.dtype == np.int32
     assert ids.ndim == 1
-    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode(ids) == kept(tokenizer, text)
 
 
 @given(text=st.text())
@@ -38,8 +43,8 @@ def test_any_text_comes_back(text):
     for tokenizer in MADE.values():
         ids = tokenizer.encode(text)
         assert all(0 <= i < tokenizer.vocab_size for i in ids)
-        assert tokenizer.decode(ids) == text
-        assert "".join(streamed(tokenizer, ids)) == text
+        assert tokenizer.decode(ids) == kept(tokenizer, text)
+        assert "".join(streamed(tokenizer, ids)) == kept(tokenizer, text)
 
 
 @given(ids=st.lists(st.integers(0, 255)))
@@ -55,7 +60,7 @@ def test_a_stream_never_prints_half_a_character():
 
 def test_half_a_surrogate_pair_becomes_a_question_mark(tokenizer):
     assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a?b"
-    assert tokenizer.unknown("\ud800") in ("", "?")
+    assert tokenizer.unknown("\ud800") in ([], ["?"])
 
 
 def test_characters_are_numbered_in_order_and_bytes_follow():
@@ -63,14 +68,23 @@ def test_characters_are_numbered_in_order_and_bytes_follow():
     assert tokenizer.vocab_size == 3 + 256
     np.testing.assert_array_equal(tokenizer.encode("abc"), [0, 1, 2])
     np.testing.assert_array_equal(tokenizer.encode("aéb"), [0, 3 + 0xC3, 3 + 0xA9, 1])
-    assert tokenizer.unknown("abxcéx") == "xé"
+    assert tokenizer.unknown("abxcéx") == ["x", "é"]
+
+
+def test_words_keep_the_space_before_them_and_bytes_follow():
+    tokenizer = WordTokenizer.train("You are, I say, you ARE!\n", 256 + 5)
+    assert WordTokenizer.split("Don't  go, you.\n") == ["don't", " ", " go", ",", " you", ".", "\n"]
+    assert tokenizer.words == [" are", ",", "you", " i", " say"]  # the commonest first, of equals the earliest
+    np.testing.assert_array_equal(tokenizer.encode("You are"), [2, 0])
+    np.testing.assert_array_equal(tokenizer.encode("you!"), [2, 5 + ord("!")])
+    assert tokenizer.unknown("you were there, you see") == ["see", "there", "were", "you"]  # " you" has a space
 
 
 def test_bpe_learns_to_say_more_with_less():
     tokenizer = MADE["bpe"]
     assert 256 < tokenizer.vocab_size <= 300
     assert len(tokenizer.encode(TEXT)) < len(TEXT.encode()) / 1.5
-    assert tokenizer.unknown("中") == ""
+    assert tokenizer.unknown("中") == []
 
 
 def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
@@ -117,10 +131,12 @@ def test_mistakes_are_named(tokenizer, monkeypatch, tmp_path):
         tokenizer.decode([5000])
     with pytest.raises(ValueError, match="there is no token -1"):
         tokenizer.decode([-1])
-    with pytest.raises(ValueError, match="--tokenizer morse is not known; it is one of char, byte, bpe"):
+    with pytest.raises(ValueError, match="--tokenizer morse is not known; it is one of char, byte, word, bpe"):
         make_tokenizer("morse", TEXT, 300)
     with pytest.raises(ValueError, match="--vocab-size 100 is too small"):
         make_tokenizer("bpe", TEXT, 100)
+    with pytest.raises(ValueError, match="--vocab-size 256 leaves no room for words"):
+        make_tokenizer("word", TEXT, 256)
     with pytest.raises(FileNotFoundError, match=r"there is no file .*tokenizer.json"):
         load_tokenizer(tmp_path)
     monkeypatch.setattr(tokenizers, "bpe_library", None)

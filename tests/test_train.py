@@ -18,7 +18,7 @@ import pytest
 
 from autotx.checkpoint import load_checkpoint, load_tensors, read_json
 from autotx.models import train as training
-from autotx.models.config import TrainConfig, read_config
+from autotx.models.config import GPTTrainConfig, read_config
 from autotx.models.data import load_data, random_blocks, read_text
 from autotx.models.generate import load_model
 from autotx.models.run import Run
@@ -44,15 +44,11 @@ TEXT = "".join(random.Random(0).choices("the quick brown fox jumps over it\n", k
 @pytest.fixture
 def config(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
-    return TrainConfig(text=(tmp_path / "text.txt",), out=str(tmp_path / "run"), **SMALL)
+    return GPTTrainConfig(text=(tmp_path / "text.txt",), out=str(tmp_path / "run"), **SMALL)
 
 
 def resume(config, **changes):
     return train(dataclasses.replace(config, resume=True, **changes))
-
-
-def trainer_of(config):
-    return Trainer(config, load_data(read_text(config.text), config.block_size, CharTokenizer))
 
 
 def contents(folder):
@@ -104,7 +100,7 @@ def test_a_run_leaves_what_it_promises(config, capsys):
     assert [r["step"] for r in log if r["val_loss"] is not None] == [3, 6, 8]
     assert all(math.isfinite(r[key]) for r in log for key in ("loss", "lr", "grad_norm"))
     assert read_config(config.out) == config
-    assert load_model(config.out)[0].num_parameters() == trainer_of(config).model.num_parameters()
+    assert load_model(config.out)[0].num_parameters() == Trainer(config).model.num_parameters()
     shown = capsys.readouterr().out
     assert "step 8/8: loss" in shown
     assert "A sample of what the model writes" in shown
@@ -206,7 +202,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(config, at_step):
 def test_weights_that_are_not_numbers_are_not_saved(config, at_step):
     def break_a_weight_unseen(trainer):
         trainer.model.wpe.weight.writable()[-1] = np.inf
-        trainer.evaluate = lambda: 1.0
+        trainer.validate = lambda: {"val_loss": 1.0}
 
     at_step(6, break_a_weight_unseen)
     with pytest.raises(ValueError, match=r"wpe.weight in model.safetensors holds NaN or Inf"):
@@ -223,7 +219,7 @@ def test_a_gradient_that_is_not_a_number_names_its_parameter(config, monkeypatch
         return real(params, max_norm)
 
     monkeypatch.setattr(training, "clip_grad_norm", poisoned)
-    name = list(dict(trainer_of(config).model.named_parameters()))[2]
+    name = list(dict(Trainer(config).model.named_parameters()))[2]
     with pytest.raises(DivergedError, match=rf"step 5: .*{name}.*The checkpoint of step 3"):
         train(config)
 
@@ -256,12 +252,11 @@ def test_no_room_for_the_first_checkpoint_leaves_nothing(config, monkeypatch):
     assert not os.path.exists(config.out)
 
 
-def test_accumulated_batches_are_one_large_batch():
+def test_accumulated_batches_are_one_large_batch(config):
     records, weights = [], []
-    data = load_data(TEXT, 8, CharTokenizer)
     for batch_size, grad_accum in ((12, 1), (4, 3), (1, 12)):
-        sizes = {**SMALL, "dropout": 0.0, "batch_size": batch_size, "grad_accum": grad_accum}
-        trainer = Trainer(TrainConfig(**sizes), data)
+        sizes = {"dropout": 0.0, "batch_size": batch_size, "grad_accum": grad_accum}
+        trainer = Trainer(dataclasses.replace(config, **sizes))
         records.append([trainer.train_step() for _ in range(3)])
         weights.append(trainer.model.state_dict())
     for record, weight in zip(records[1:], weights[1:]):
@@ -273,10 +268,10 @@ def test_accumulated_batches_are_one_large_batch():
 
 
 def test_a_validation_changes_nothing_and_repeats(config):
-    trainer = trainer_of(config)
+    trainer = Trainer(config)
     trainer.train_step()
     before = trainer.model.state_dict(), trainer.data_rng.bit_generator.state, trainer.dropout_rng.bit_generator.state
-    assert trainer.evaluate() == trainer.evaluate()
+    assert trainer.validate() == trainer.validate()
     np.testing.assert_equal(
         (trainer.model.state_dict(), trainer.data_rng.bit_generator.state, trainer.dropout_rng.bit_generator.state),
         before,
@@ -285,15 +280,15 @@ def test_a_validation_changes_nothing_and_repeats(config):
 
 def test_it_learns(config, tmp_path):
     (tmp_path / "text.txt").write_text("abcdefgh" * 300)
-    trainer = trainer_of(dataclasses.replace(config, dropout=0.0, steps=60, lr=0.02))
+    trainer = Trainer(dataclasses.replace(config, dropout=0.0, steps=60, lr=0.02))
     losses = [trainer.train_step()["loss"] for _ in range(60)]
     assert losses[0] > 4
-    assert trainer.evaluate() < 1
+    assert trainer.validate()["val_loss"] < 1
 
 
 def test_the_seed_decides(config):
     def weights(seed):
-        trainer = trainer_of(dataclasses.replace(config, seed=seed))
+        trainer = Trainer(dataclasses.replace(config, seed=seed))
         trainer.train_step()
         return trainer.model.wte.weight.numpy()
 

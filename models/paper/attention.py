@@ -5,10 +5,10 @@ import math
 import numpy as np
 
 import autotx
-from autotx import nn
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import LN_M, W_K, W_Q, W_V, WEIGHTS, X_PE, M, Q, V
 from autotx.models.paper.steps import attention, attention_weights, largest_difference, layer_norm, linear, tensor
+from autotx.models.transformer import EncoderBlock, Transformer, TransformerConfig
 
 encoder = Section("encoder", "Encoder Stack Processing", (241, 253))
 section = Section("self-attention", "Self Attention", (255, 371))
@@ -18,8 +18,8 @@ ATTENTION = "softmax(Q K^{T} / √d_{k}) V"
 
 def block_sizes(width):
     """How many parameters the attention and the feed-forward net of a block of this width have."""
-    net = nn.Sequential(nn.Linear(width, 4 * width, rng=None), nn.Linear(4 * width, width, rng=None))
-    return nn.MultiHeadAttention(width, 1, rng=None).num_parameters(), net.num_parameters()
+    block = EncoderBlock(TransformerConfig(vocab_size=7, n_embd=width))
+    return block.attn.num_parameters(), block.mlp.num_parameters()
 
 
 def project(x):
@@ -74,7 +74,8 @@ def most_of_the_learning():
     note="So what relates the words of a sentence to each other is attention; the net works on what that brought.",
 )
 def words_independent():
-    net = nn.Sequential(nn.Linear(4, 16, rng=np.random.default_rng(0)), nn.ReLU()).astype(np.float64)
+    config = TransformerConfig(vocab_size=7, n_layer=1, n_head=2, n_embd=4)
+    net = Transformer(config, rng=np.random.default_rng(0)).astype(np.float64).encoder[0].mlp
     changed = X_PE.values.copy()
     changed[2] = 9
     difference = largest_difference(net(tensor(X_PE))[:2], net(tensor(changed))[:2])
@@ -107,6 +108,16 @@ def linear_collapses():
     first, second = tensor(rng.standard_normal((4, 16))), tensor(rng.standard_normal((16, 4)))
     difference = largest_difference(linear(second)(linear(first)(tensor(X_PE))), linear(first @ second)(tensor(X_PE)))
     return Claim(difference < 1e-12, f"two layers against the one of their product: {difference:.1g}")
+
+
+encoder.quote(
+    "depth",
+    (252, 252),
+    "Low layers see outlines, deep ones what a picture means",
+    printed="edges, then eyes and noses, then who it is",
+    note="Said of networks for pictures, which are not built here. That layers after a non-linearity can do more than "
+    "one is shown on sin(x) and XOR (lines 659 and 1834).",
+)
 
 
 @encoder.case(

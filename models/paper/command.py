@@ -6,14 +6,14 @@ from pathlib import Path
 
 from autotx.checkpoint import to_json, write_atomically
 from autotx.models import paper
-from autotx.models.paper import page, report
+from autotx.models.paper import page, replays, report
 
 
 def add_arguments(parser):
     """Define the flags of the command on an argparse parser."""
     parser.add_argument("--section", metavar="NAME", help="only this one, by its short name or a part of its title")
     parser.add_argument("--json", metavar="FILE", help="also write all cases to FILE as a list of objects")
-    parser.add_argument("--html", metavar="FILE", help="also write a page to FILE, with formulas and pictures")
+    parser.add_argument("--html", metavar="FILE", help="also write a page to FILE, and two that it links to beside it")
 
 
 def run(args):
@@ -34,7 +34,8 @@ def run(args):
         _write(f"\nwritten: {args.json}")
     if args.html:
         _write("\ndrawing the pictures ...")
-        write_atomically(args.html, page.page(sections, counts).encode())
+        links = replays.write_beside(args.html, sections)
+        write_atomically(args.html, page.page(sections, counts, links).encode())
         _write(f"written: {args.html}")
     _write(f"\n{report.summary(counts)}; {time.perf_counter() - started:.0f} s")
     return 0

@@ -1,13 +1,15 @@
 """From 'Prepare and Embed Target Sequence for Decoder' to 'Output Layer for Word Probabilities'.
 
 The decoder's listing follows other rules than the text around it: random weights and a matrix W_o of its own, no scale,
-no mask, ε outside the root, transposed weights, √3. Each difference has its case here; supplement_decoder.py has the
+no mask, ε outside the root, transposed weights, √3. Each difference has its case here; decoder_listings.py has the
 listings as they stand.
 """
 
 import numpy as np
 
 from autotx import nn
+from autotx.models.pairs import decode
+from autotx.models.paper import trained
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import (
     CROSS,
@@ -35,6 +37,7 @@ from autotx.models.paper.steps import (
     linear,
     tensor,
 )
+from autotx.models.search import translate
 
 target = Section("target", "Prepare and Embed Target Sequence for Decoder", (745, 771))
 cross = Section("cross-attention", "Decoder Stack Processing with Encoder Output", (773, 828))
@@ -372,10 +375,23 @@ def de_nada():
     "Words chosen and joined",
     formula="argmax at each place, up to the end token",
     printed=["de", "nada"],
-    note="With scores that favour the right words. The third of the three places is the end token's.",
+    note="Written by autotx.models.Transformer for 'You are welcome', word by word, after the training of line 72.",
 )
 def joined():
-    words = ["<start>", "de", "nada", "<end>"]
-    scores = tensor([[0, 5, 1, 1], [0, 1, 5, 1], [0, 1, 1, 5]])
-    chosen = [words[i] for i in scores.softmax().data.argmax(axis=-1)]
-    return chosen[: chosen.index("<end>")]
+    model, tokenizer, (source, _) = trained.translator()
+    (best,) = translate(model, source[:1])[0]
+    return decode(tokenizer, best.ids).split()
+
+
+@output.case(
+    (856, 856),
+    "Training and use differ: teacher forcing, beam search",
+    printed="used to improve the translations",
+    note="Teacher forcing, in Transformer.loss: the right words are given, so all places are learned at once. Beam "
+    "search, in search.translate: several candidates are kept; what it finds here is no less probable than greedily.",
+)
+def beam_search():
+    model, tokenizer, (source, _) = trained.translator()
+    (greedy,), (best, second) = (translate(model, source[:1], beam=n, n_best=n)[0] for n in (1, 2))
+    first, other = (f"'{decode(tokenizer, t.ids)}' {t.score:.3f}" for t in (best, second))
+    return Claim(best.score >= greedy.score, f"greedy {greedy.score:.3f}; beam of 2: {first}, then {other}")

@@ -10,6 +10,7 @@ from autotx.models.paper import trained
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import B_1, B_2, ENCODED, FFN, LN_M, W_1, W_2, M
 from autotx.models.paper.steps import largest_difference, layer_norm, layer_norm_eps_outside, linear, tensor
+from autotx.models.transformer import FeedForward, TransformerConfig
 
 section = Section("feed-forward", "Feed Forward Neural Net", (639, 743))
 
@@ -51,7 +52,8 @@ def units():
     (647, 647),
     "No output is fed back",
     printed="information flows one way, from x to y",
-    note="A recurrent network would: its state at one step is an input of the next.",
+    note="A recurrent network would: its state at one step is an input of the next. The paper only names recurrent "
+    "and convolutional networks (line 649), and autotx has neither as a model.",
 )
 def no_feedback():
     network = net()
@@ -132,8 +134,9 @@ def column_times_matrix():
 
 @section.case((669, 669), "n to 4n and back", formula="1 × n → 1 × 4n → 1 × n, n = 4", printed=digits("1 4; 1 16; 1 4"))
 def widths():
+    net = FeedForward(TransformerConfig(vocab_size=7, n_head=2, n_embd=4)).astype(np.float64)
     x, shapes = tensor(np.ones((1, 4))), [(1, 4)]
-    for layer in (linear(np.ones((4, 16))), linear(np.ones((16, 4)))):
+    for layer in (net.fc, net.proj):
         x = layer(x)
         shapes.append(x.shape)
     return shapes

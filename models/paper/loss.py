@@ -7,7 +7,7 @@ from autotx import nn
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.sizes import longest_path
 from autotx.models.paper.steps import attention, largest_difference, tensor
-from autotx.models.paper.trained import word_trainer
+from autotx.models.paper.trained import overfitted, word_trainer
 from autotx.optim import SGD, Adam, RMSprop
 
 section = Section("loss", "Loss Function and Back-Propagation", (860, 1028))
@@ -142,6 +142,18 @@ def optimizers():
         losses[kind.__name__] = loss.item()
     after = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
     return Claim(max(losses.values()) < 2.303, f"loss 2.303 before, after 100 steps: {after}")
+
+
+@section.case(
+    (884, 884),
+    "A validation set tells learning from memorizing",
+    printed="learned patterns carry over to data that was not trained on",
+    note="Two hidden layers of 64 learn 12 points of sin(x) with noise: the error on those falls to almost "
+    "nothing, that on 50 others does not. autotx train shows both losses.",
+)
+def validation():
+    learned, kept_out = overfitted()
+    return Claim(kept_out > 2 * learned, f"squared error on what it learned {learned:.4f}, on the rest {kept_out:.4f}")
 
 
 @section.case((893, 898), "Four words as one-hot vectors", printed=digits("1 0 0 0; 0 1 0 0; 0 0 1 0; 0 0 0 1"))

@@ -108,6 +108,7 @@ def rows_of_result():
     (611, 611),
     "Layer norm is for each example, not across examples",
     printed="an example's result does not depend on the others",
+    note="Batch normalization, which does work across examples, is only named here, and autotx does not have it.",
 )
 def per_example():
     changed = M.values.copy()

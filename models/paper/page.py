@@ -59,9 +59,10 @@ PICTURES = {
 }
 
 
-def page(sections, counts):
-    """The page as a str. sections: those to show; counts: how many cases have each verdict."""
-    body = [_head(sections, counts), *(_section(section) for section in sections)]
+def page(sections, counts, links):
+    """The page as a str. sections: those to show; counts: how many cases have each verdict; links: a dict from the slug
+    of a section to a page that steps through its example, (name of the file, text)."""
+    body = [_head(sections, counts), *(_section(section, links.get(section.slug)) for section in sections)]
     if len(sections) > 1:
         body.append(_chain())
     title, content = "The Math Behind GPT Models, recomputed", "\n".join(body)
@@ -109,10 +110,13 @@ def _bar(section):
     return f'<span class="bar">{squares}</span>'
 
 
-def _section(section):
+def _section(section, link):
     first, last = section.lines
     title = f'<h2>{html.escape(section.title)} <small>lines {first}–{last}</small></h2>'
-    parts = [f'<section id="{section.slug}">', title, *(_case(case) for case in section.cases)]
+    parts = [f'<section id="{section.slug}">', title]
+    if link:
+        parts.append(f'<p class="replay"><a href="{html.escape(link[0])}">{html.escape(link[1])}</a></p>')
+    parts.extend(_case(case) for case in section.cases)
     if section.slug in PICTURES:
         draw, caption = PICTURES[section.slug]
         parts.append(f"<figure>{pictures.as_svg(draw())}<figcaption>{markup(caption)}</figcaption></figure>")

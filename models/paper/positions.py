@@ -6,6 +6,7 @@ from autotx import nn
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import PE, X_PE, Y_PE, X, Y
 from autotx.models.paper.steps import cos, exponents, largest_difference, position_encoding, tensor, waves
+from autotx.models.transformer import EncoderBlock, TransformerConfig, sinusoidal_positions
 
 section = Section("positions", "1.5 Position Encoding", (121, 237))
 
@@ -84,6 +85,18 @@ def unique():
 def even_and_odd():
     sine, cosine = position_encoding(2, 4)[1, 0].item(), cos(tensor(1.0)).item()
     return Claim(abs(cosine - PE.values[1, 0]) < 1e-4, f"PE(1, 0) is sin 1 = {sine:.4f}, not cos 1 = {cosine:.4f}")
+
+
+@section.case(
+    (129, 134),
+    "The formulas, and the model's positions",
+    formula=BOTH,
+    printed="positions are encoded so",
+    note="autotx.models.Transformer adds this table to its words, in float32; on this page all is float64.",
+)
+def model_is_formula():
+    difference = largest_difference(position_encoding(256, 512), sinusoidal_positions(256, 512))
+    return Claim(difference < 1e-7, f"256 positions, d = 512: largest difference {difference:.1g}")
 
 
 @section.case((139, 139), "The indices i", formula="i = 0 .. d/2 - 1", printed=digits("0 1"))
@@ -298,11 +311,9 @@ def batches():
     note="Between blocks. Inside them the example is wider: 8 columns after joining heads, 6 in the hidden layer.",
 )
 def shape_stays():
-    rng = np.random.default_rng(0)
-    layers = [nn.MultiHeadAttention(4, 2, rng=rng), nn.LayerNorm(4)]
-    layers += [nn.Sequential(nn.Linear(4, 16, rng=rng), nn.ReLU(), nn.Linear(16, 4, rng=rng)), nn.LayerNorm(4)]
+    block = EncoderBlock(TransformerConfig(vocab_size=7, n_head=2, n_embd=4)).astype(np.float64)
     x, shapes = tensor([X_PE.values]), []
-    for layer in layers:
-        x = layer.astype(np.float64)(x)
+    for part in (block.attn, block.ln_1, block.mlp, block.ln_2):
+        x = part(x)
         shapes.append(x.shape)
     return shapes

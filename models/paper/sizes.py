@@ -4,7 +4,6 @@ Both are polynomials, which the last case of 'GPT Time Complexity' compares with
 """
 
 import autotx
-from autotx import nn
 
 
 def gpt_parameters(layers, width, vocabulary, context):
@@ -13,19 +12,12 @@ def gpt_parameters(layers, width, vocabulary, context):
 
 
 def transformer_parameters(layers, width, vocabulary):
-    """Parameters of the transformer of 2017: layers encoders, layers decoders, one table for both sides and the output.
+    """Parameters of autotx.models.Transformer: layers encoders, layers decoders, one table for source, target, output.
 
     A decoder has a second attention, 4 C^2 + 4 C, and its layer norm, 2 C.
     """
     encoder = 12 * width**2 + 13 * width
     return layers * (2 * encoder + 4 * width**2 + 6 * width) + vocabulary * width
-
-
-def decoder_layers(width):
-    """The layers of one decoder of 2017, to be counted: two attentions, a feed-forward net, three layer norms."""
-    attentions = [nn.MultiHeadAttention(width, 1, rng=None) for _ in range(2)]
-    net = [nn.Linear(width, 4 * width, rng=None), nn.Linear(4 * width, width, rng=None)]
-    return nn.Sequential(*attentions, *net, *(nn.LayerNorm(width) for _ in range(3)))
 
 
 def gpt_multiplications(layers, width, tokens):

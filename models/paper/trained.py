@@ -4,6 +4,8 @@
     xor_regression()     XOR by a linear regression                            (line 661)
     xor_network()        XOR learned from random weights                       (lines 665, 1836)
     word_trainer()       the next word of "The cat sat on the", 2,000 steps    (lines 1030-1085)
+    overfitted()         a few points of sin(x), learned with their noise       (line 884)
+    translator()         "You are welcome" to "de nada" and three more         (lines 66-79, 850-854)
 """
 
 import functools
@@ -13,11 +15,15 @@ import numpy as np
 import autotx
 from autotx import nn
 from autotx.models.mlp import MLP
+from autotx.models.pairs import PAPER, Sentences, spaced
 from autotx.models.paper.steps import tensor
+from autotx.models.tokenizers import make_tokenizer
+from autotx.models.transformer import SPECIALS, Transformer, TransformerConfig
 from autotx.optim import SGD, Adam
 
 XOR_INPUTS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.float64)
 XOR_OUTPUTS = np.array([0, 1, 1, 0], dtype=np.float64)
+PHRASES = [PAPER, ("You are", "eres"), ("welcome", "bienvenido"), ("Thank you", "gracias")]
 
 
 @functools.cache
@@ -96,3 +102,35 @@ def word_trainer(steps=2000, learning_rate=0.01):
         optimizer.zero_grad()
         after.append(logits.numpy())
     return np.array(before), np.array(after), logits.detach().softmax().numpy()
+
+
+@functools.cache
+def overfitted(steps=1000):
+    """The mean squared errors of a network on the 12 noisy points of sin(x) that it learned, and on 50 others."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-3, 3, (62, 1))
+    y = np.sin(x) + 0.3 * rng.standard_normal(x.shape)
+    network = MLP((1, 64, 64, 1), "tanh", rng=rng).astype(np.float64)
+    optimizer = Adam(network.parameters(), lr=0.01)
+    for _ in range(steps):
+        autotx.mse_loss(network(x[:12]), y[:12]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with autotx.no_grad():
+        return tuple(autotx.mse_loss(network(x[part]), y[part]).item() for part in (slice(12), slice(12, None)))
+
+
+@functools.cache
+def translator(steps=60):
+    """A small Transformer, 2 + 2 layers, that learned PHRASES; its tokenizer; and those as a batch (source, target)."""
+    text = "\n".join(spaced(side) for phrase in PHRASES for side in phrase)
+    tokenizer = make_tokenizer("word", text, vocab_size=300)
+    batch = Sentences(PHRASES, tokenizer, block_size=8).batch(range(len(PHRASES)))
+    config = TransformerConfig(tokenizer.vocab_size + SPECIALS, 8, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
+    model = Transformer(config, rng=np.random.default_rng(0)).astype(np.float64)
+    optimizer = Adam(model.parameters(), lr=0.01)
+    for _ in range(steps):
+        model.loss(*batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, tokenizer, batch

@@ -1,0 +1,84 @@
+"""A pre-trained GPT that learns to sort texts: its blocks, and a head that reads the state of the last token.
+
+    pre-training    L1(U) = sum_i log P(u_i | u_(i-k), ..., u_(i-1))       on unlabelled text, k the context window
+    fine-tuning     L2(C) = sum_(x, y) log P(y | x_1, ..., x_m)            on labelled texts
+                    P(y | x_1, ..., x_m) = softmax(W_y h_m)                h_m: the last block's state of token m
+    together        L3(C) = L2(C) + lambda L1(C)
+
+All three are to be made large; autotx makes losses small, so here they come with a minus, as sums of cross entropies in
+nats. `autotx train --text` is the pre-training: its loss is -L1 divided by the number of tokens, and --block-size is k
+(the first tokens of a block see fewer than k before them).
+The language model stays in the sum because it helps the classifier to generalise and to learn faster.
+
+Source: Radford et al., 2018, "Improving Language Understanding by Generative Pre-Training", 3.1 and 3.2. There a text
+is put between two new tokens and h_m is the state of the second; here it is the state of the text's own last token.
+"""
+
+import numpy as np
+
+import autotx
+from autotx import init, nn
+
+_NONE = -1  # the target of a place that has none
+
+
+class Classifier(nn.Module):
+    """A GPT and the matrix W_y, its weights normal with standard deviation 0.02. There are num_classes labels, from 0.
+
+    gpt: GPT, which is trained along. rng: numpy.random.Generator that draws W_y; None leaves it zero, to be loaded.
+    ValueError for fewer than two classes.
+
+    Every method takes texts of different lengths as `padded` packs them: ids (B, T), of which row b has lengths[b]
+    tokens and then padding. A token sees only those before it, so what the padding holds changes nothing, to the bit.
+    How long it is can change the order in which a matrix product adds up, and so a last digit, as any change of shape.
+    """
+
+    def __init__(self, gpt, num_classes, rng):
+        if num_classes < 2:
+            raise ValueError(f"Classifier: num_classes is {num_classes}; give at least 2, or there is nothing to tell")
+        self.gpt = gpt
+        self.head = nn.Linear(gpt.config.n_embd, num_classes, bias=False, rng=None)
+        if rng is not None:
+            self.head.weight.data = init.normal(self.head.weight.shape, rng, std=0.02)
+
+    def forward(self, ids, lengths, rng=None):
+        """The scores of the classes, (B, num_classes): softmax makes them P(y | x). rng: draws the dropout."""
+        lengths = _checked_lengths(ids, lengths)
+        return self._scores(self.gpt.hidden(ids, rng), lengths)
+
+    def losses(self, ids, lengths, labels, rng=None):
+        """-L2 and -L1 of a batch: two Tensors of one number, sums over its texts and over their tokens but the first.
+
+        labels: the right classes, integers (B,). rng: draws the dropout; None for none.
+        """
+        ids, lengths = np.asarray(ids), _checked_lengths(ids, lengths)
+        states = self.gpt.hidden(ids, rng)
+        classes = autotx.cross_entropy(self._scores(states, lengths), labels, reduction="sum")
+        following = np.where(np.arange(1, ids.shape[1]) < lengths[:, None], ids[:, 1:], _NONE)
+        words = autotx.cross_entropy(self.gpt.head(states[:, :-1]), following, ignore_index=_NONE, reduction="sum")
+        return classes, words
+
+    def _scores(self, states, lengths):
+        return self.head(states[np.arange(len(lengths)), lengths - 1])
+
+
+def padded(rows):
+    """Texts of different lengths as one array: a list of ids (T_b,) -> (ids (B, T), lengths (B,)), T the longest.
+
+    What follows the end of a row is token 0, which stands for nothing there.
+    """
+    lengths = np.array([len(row) for row in rows])
+    ids = np.zeros((len(rows), lengths.max()), np.int64)
+    for row, tokens in zip(ids, rows):
+        row[: len(tokens)] = tokens
+    return ids, lengths
+
+
+def _checked_lengths(ids, lengths):
+    ids, lengths = np.asarray(ids), np.asarray(lengths)
+    if ids.ndim != 2 or lengths.shape != ids.shape[:1]:
+        raise ValueError(f"Classifier: lengths {lengths.shape} for ids {ids.shape}; give ids (B, T) and lengths (B,)")
+    wrong = lengths[(lengths < 1) | (lengths > ids.shape[1])]
+    if wrong.size:
+        raise ValueError(f"Classifier: a text of {wrong[0]} tokens in rows of {ids.shape[1]}; give 1 to {ids.shape[1]}")
+    return lengths

@@ -1,0 +1,165 @@
+"""`autotx graph`: draw the computation of a model, or of a single op, without writing a program."""
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+
+import autotx
+from autotx import viz
+from autotx.models.config import GPTTrainConfig, TransformerTrainConfig, read_config
+from autotx.models.generate import load_model
+from autotx.models.gpt import GPT, GPTConfig
+from autotx.models.mlp import MLP
+from autotx.models.transformer import END, SPECIALS, START, Transformer, TransformerConfig
+from autotx.models.translate import load_translator
+from autotx.tensor import Tensor
+from autotx.viz import primitives
+from autotx.viz.dot import check_type
+
+TOKENS = 8  # in the sentence that the models are drawn with
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "--model",
+        metavar="WHAT",
+        default="gpt",
+        help="gpt (GPT-2 small), transformer (the paper's base model), mlp (the XOR network), or the folder of a run "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--op", metavar="NAME", help="draw a single op instead, with its formulas and a small example")
+    parser.add_argument("--out", metavar="FILE", default="graph.svg", help=".svg, .png, .dot or .pdf (%(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="write nodes, edges, groups and shapes to this file as well")
+    parser.add_argument("--depth", type=int, metavar="N", help="how many levels of modules to open (default: as fits)")
+    parser.add_argument(
+        "--expand",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="MODULE",
+        help="modules to open besides: blocks.0 blocks.0.attn; `blocks` opens the one that stands for all",
+    )
+    parser.add_argument(
+        "--fused",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="OP",
+        help=f"ops to open into the simpler ones they are made of: {', '.join(primitives.COMPOSED)}",
+    )
+    parser.add_argument("--values", action="store_true", help="show values, or their mean, deviation and range")
+    parser.add_argument("--grads", action="store_true", help="show gradients likewise")
+    parser.add_argument("--max-nodes", type=int, metavar="N", default=60, help="fold what has more (%(default)s)")
+
+
+def run(args):
+    """Write the picture and say where. Returns the exit status."""
+    if args.max_nodes < 3:
+        raise ValueError(f"--max-nodes is {args.max_nodes}; give 3 or more")
+    check_type(args.out)  # before anything is computed
+    settings = {"depth": args.depth, "expand": args.expand, "fused": args.fused, "max_nodes": args.max_nodes}
+    if args.op:
+        tensor, grads = example(args.op)
+        settings |= {"values": True, "grads": grads, "formulas": True, "max_nodes": 60}
+    else:
+        weights = args.values or args.grads
+        tensor = loss_of(args.model, np.random.default_rng(0) if weights else None)
+        settings |= {"values": args.values or None, "grads": args.grads or None}
+    viz.render(tensor, args.out, **settings)
+    print(f"Drawn to {args.out}")
+    if args.json:
+        viz.write_json(tensor, args.json)
+        print(f"Nodes, edges and groups are in {args.json}")
+    return 0
+
+
+def loss_of(model, rng):
+    """The loss of a model on one short example, with its graph. rng: draws the weights of the named models, None
+    leaves them zero, which looks the same and is quick; the model in a folder has its own."""
+    if model == "gpt":
+        return _gpt_loss(GPT(GPTConfig(1024, 50257, 12, 12, 768), rng))
+    if model == "transformer":
+        return _transformer_loss(Transformer(TransformerConfig(37000), rng))
+    if model == "mlp":
+        x = Tensor([[0, 0], [0, 1], [1, 0], [1, 1]], name="x", dtype=np.float32)
+        y = Tensor([[0], [1], [1], [0]], name="y", dtype=np.float32)
+        return autotx.mse_loss(MLP((2, 4, 1), "tanh", rng=rng or np.random.default_rng(0))(x), y)
+    if not Path(model).is_dir():
+        raise ValueError(f"--model {model}: there is no such folder; give gpt, transformer, mlp or the folder of a run")
+    config = read_config(model)
+    if isinstance(config, GPTTrainConfig):
+        return _gpt_loss(load_model(model)[0])
+    if isinstance(config, TransformerTrainConfig):
+        return _transformer_loss(load_translator(model)[0])
+    raise ValueError(f"--model {model} holds a {config.model}; a gpt or a transformer can be drawn")
+
+
+def _gpt_loss(model):
+    count = min(TOKENS, model.config.block_size)
+    ids = np.arange(count + 1)[None] % model.config.vocab_size
+    return model(ids[:, :-1], ids[:, 1:])[1]
+
+
+def _transformer_loss(model):
+    words = SPECIALS + np.arange(min(TOKENS, model.config.block_size) - 2) % (model.config.vocab_size - SPECIALS)
+    source, target = np.array([[*words, END]]), np.array([[START, *words, END]])
+    return model.loss(source, target)
+
+
+# One op
+
+_IDS = np.array([0, 2, 2])
+_SPECIAL = {  # arguments that random numbers would not do for: shapes, then settings
+    "matmul": (((2, 3), (3, 2)), {}),
+    "linear": (((2, 3), (2, 3), (2,)), {}),
+    "embedding": (((3, 2),), {"ids": _IDS}),
+    "layer_norm": (((2, 3), (3,), (3,)), {}),
+    "scaled_dot_product_attention": (((3, 2), (3, 2), (3, 2)), {"causal": True}),
+    "cross_entropy": (((3, 4),), {"targets": _IDS}),
+    "nll_loss": (((3, 4),), {"targets": _IDS}),
+    "dropout": (((2, 3),), {"p": 0.5, "rng": np.random.default_rng(0)}),
+    "reshape": (((2, 3),), {"shape": (3, 2)}),
+    "permute": (((2, 3),), {"axes": (1, 0)}),
+    "transpose": (((2, 3),), {"axis0": 0, "axis1": 1}),
+    "expand": (((1, 3),), {"shape": (2, 3)}),
+    "squeeze": (((2, 1),), {"axis": 1}),
+    "unsqueeze": (((3,),), {"axis": 0}),
+    "getitem": (((3, 2),), {"index": (slice(None), 1)}),
+    "gather": (((3, 2),), {"index": np.array([[0], [2]]), "axis": 0}),
+    "pad": (((2,),), {"widths": ((1, 1),)}),
+    "masked_fill": (((2, 3),), {"mask": np.array([False, True, False]), "value": 0.0}),
+    "where": (((3,), (3,)), {"condition": np.array([True, False, True])}),
+    "clip": (((4,),), {"min": 0.5, "max": 1.5}),
+    "cumsum": (((4,),), {"axis": 0}),
+    "concat": (((2,), (3,)), {}),
+    "stack": (((3,), (3,)), {}),
+    "einsum": (((2, 3), (3, 2)), {"subscripts": "ik,kj->ij"}),
+}
+_LISTS = {"concat", "stack"}
+
+
+def example(name):
+    """An op on quarters, all above zero so that logarithms and roots exist: the result, and a gradient of it that
+    differs from place to place. ValueError that lists the ops when there is no such one."""
+    function = getattr(autotx, name, None)
+    ops = sorted(n for n, f in vars(autotx).items() if hasattr(f, "op"))
+    if name not in ops:
+        raise ValueError(f"--op {name}: there is no such op; there are {', '.join(ops)}")
+    parameters = inspect.signature(function.op).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    shapes, settings = _SPECIAL.get(name, (((2, 3),) * len(names), {}))
+    names = names or [f"x{i + 1}" for i in range(len(shapes))]
+    rng = np.random.default_rng(1)
+    tensors = [
+        Tensor(rng.integers(1, 8, shape) / 4, requires_grad=True, dtype=np.float32, name=n)
+        for n, shape in zip(names, shapes)
+    ]
+    if name == "where":
+        out = autotx.where(settings["condition"], *tensors)
+    elif name == "einsum":
+        out = autotx.einsum(settings["subscripts"], *tensors)
+    else:
+        out = function(tensors, **settings) if name in _LISTS else function(*tensors, **settings)
+    grads = rng.integers(-4, 5, out.shape) / 4 if out.shape else np.ones(())
+    return out, grads.astype(np.float32)

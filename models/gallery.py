@@ -1,0 +1,277 @@
+"""`autotx gallery`: a picture of each kind, all of small models that are trained on the spot, with a page of them.
+
+PICTURES is the list: the name of the file, what it shows in a sentence, and the function that draws it. A function is
+given a Workshop, which has what several of them need, and the path to write to.
+"""
+
+import contextlib
+import functools
+import io
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import autotx
+from autotx import Tensor, nn, viz
+from autotx.checkpoint import write_atomically
+from autotx.models import maps
+from autotx.models.config import GPTTrainConfig, TransformerTrainConfig
+from autotx.models.generate import load_model
+from autotx.models.gpt import GPT, GPTConfig
+from autotx.models.mlp import MLP
+from autotx.models.pairs import encode
+from autotx.models.paper.constants import PE, W_K, W_Q, X
+from autotx.models.paper.steps import attention_weights, causal, linear, tensor
+from autotx.models.plot import read_runs
+from autotx.models.search import translate
+from autotx.models.train import train
+from autotx.models.transformer import sinusoidal_positions
+from autotx.models.translate import load_translator
+from autotx.viz.attention import AttentionMap
+
+INDEX = "README.md"
+PROMPT = "the value of "
+
+
+class Workshop:
+    """Models that are trained when they are first needed, in a folder that is thrown away at the end."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    @functools.cached_property
+    def gpts(self):
+        """The folders of two runs of a small GPT on Python's manual, that differ in the learning rate."""
+        shape = {"n_layer": 2, "n_embd": 64, "steps": 500, "eval_interval": 50, "eval_batches": 4, "min_lr": 1e-5}
+        return [self._train(GPTTrainConfig, f"lr {lr:g}", lr=lr, **shape) for lr in (3e-3, 3e-4)]
+
+    @functools.cached_property
+    def gpt(self):
+        """The model and the tokenizer of the first."""
+        return load_model(self.gpts[0])
+
+    @functools.cached_property
+    def translator(self):
+        """A Transformer that has learned to write English numbers in German, and its tokenizer."""
+        pairs = [(english(n), german(n)) for n in range(1, 1000)]
+        file = self.folder / "numbers.tsv"
+        write_atomically(file, "".join("\t".join(pair) + "\n" for pair in pairs).encode())
+        shape = {"n_layer": 2, "n_head": 2, "n_embd": 64, "dropout": 0.0, "steps": 400, "eval_interval": 400}
+        folder = self._train(TransformerTrainConfig, "numbers", pairs=str(file), lr=3e-3, batch_tokens=600, **shape)
+        return load_translator(folder)
+
+    def _train(self, kind, name, **settings):
+        out = self.folder / name
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            train(kind(out=str(out), **settings))
+        return out
+
+
+# The pictures
+
+
+def neuron(workshop, path):
+    x = Tensor([1.0, 2.0], name="x")
+    w, b = (Tensor(value, requires_grad=True, name=name) for name, value in (("w", [0.5, -0.2]), ("b", 0.1)))
+    loss = ((x * w).sum() + b).tanh()
+    viz.render(loss, path, values=True, grads=True)
+
+
+def xor(workshop, path):
+    network = MLP((2, 4, 1), "tanh", rng=np.random.default_rng(0))
+    x, y = Tensor([[0.0, 0], [0, 1], [1, 0], [1, 1]], name="x"), Tensor([[0.0], [1], [1], [0]], name="y")
+    viz.render(autotx.binary_cross_entropy_with_logits(network(x), y), path)
+
+
+def gpt_folded(workshop, path):
+    ids = np.arange(17)[None]
+    viz.render(_gpt(n_layer=12)(ids[:, :-1], ids[:, 1:])[1], path)
+
+
+def gpt_block(workshop, path):
+    x = Tensor(np.random.default_rng(1).normal(size=(1, 16, 32)), dtype=np.float32, name="x")
+    viz.render(_gpt(n_layer=1).blocks[0](x), path, expand=["attn"])
+
+
+def _gpt(n_layer):
+    return GPT(GPTConfig(block_size=16, vocab_size=65, n_layer=n_layer, n_head=4, n_embd=32), np.random.default_rng(0))
+
+
+def gpt_attention(workshop, path):
+    model, tokenizer = workshop.gpt
+    prompt = tokenizer.encode(PROMPT)
+    ids = model.generate(prompt, 11, temperature=0)[0]
+    title = f"What a small GPT looks at: {len(prompt)} characters were given, 11 it wrote"
+    viz.save(maps.of_text(model, tokenizer, ids, len(prompt), title)[0], path)
+
+
+def all_attention(workshop, path):
+    figure = _translation(workshop, 342, False, "What an encoder-decoder looks at while it writes 342 in German")
+    viz.save(figure, path)
+
+
+def cross_attention(workshop, path):
+    title = "The German for 786 turns the last two digits, and the decoder looks at them crosswise"
+    viz.save(_translation(workshop, 786, True, title, dark=True), path)
+
+
+def _translation(workshop, number, cross_only, title, dark=False):
+    model, tokenizer = workshop.translator
+    source = encode(tokenizer, english(number))
+    (best,) = translate(model, np.array([source]))[0]
+    return maps.of_translation(model, tokenizer, source, best.ids, title, cross_only, dark)[0]
+
+
+def paper_attention(workshop, path):
+    x = tensor(X) + tensor(PE)
+    weights = attention_weights(linear(W_Q)(x), linear(W_K)(x)).data
+    masked = attention_weights(linear(W_Q)(x), linear(W_K)(x), mask=causal(3)).data
+    shown = {
+        "in the encoder, as printed": AttentionMap(weights[None], np.ones((3, 3), bool)),
+        "in a decoder": AttentionMap(masked[None], causal(3)),
+    }
+    figure, _ = viz.attention(shown, ["You", "are", "welcome"], title="The whitepaper's example")
+    viz.save(figure, path)
+
+
+def positions(workshop, path):
+    learned = workshop.gpt[0].wpe.weight
+    tables = {"sinusoidal positions": sinusoidal_positions(*learned.shape), "learned positions": learned}
+    viz.save(viz.positions(tables)[0], path)
+
+
+def embeddings(workshop, path):
+    model, tokenizer = workshop.gpt
+    known = len(tokenizer.characters)  # after them come the bytes, which the text does not have
+    table, words = model.wte.weight.data[:known], maps.texts(tokenizer, range(known))
+    title = "What a small GPT thinks of characters"
+    viz.save(viz.embeddings(table, words, ["e", "t", "1", "T"], title=title)[0], path)
+
+
+def curves(workshop, path):
+    viz.save(viz.curves(read_runs(workshop.gpts), "Two learning rates")[0], path)
+
+
+def statistics(workshop, path):
+    """Two nets of ten layers learn sin(x): one of sigmoids, whose gradients vanish, one of GELUs, whose do not."""
+    rng = np.random.default_rng(0)
+    sizes = (1, *[32] * 9, 1)
+    nets = nn.Sequential(*(MLP(sizes, f, rng=rng) for f in ("sigmoid", "gelu")))
+    nets.sigmoid, nets.gelu = nets.layers
+    del nets.layers
+    x = np.linspace(-3, 3, 64, dtype=np.float32)[:, None]
+    optimizer = autotx.optim.AdamW(nets.parameters(), lr=3e-3)
+    noted = viz.LayerStatistics(nets, every=5)
+    for step in range(200):
+        with noted.step(step):
+            for net in (nets.sigmoid, nets.gelu):
+                autotx.mse_loss(net(x), np.sin(x)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    title = "Ten layers of sigmoids, whose gradients vanish towards the input, and ten of GELUs"
+    viz.save(viz.layer_statistics(noted.records, title)[0], path)
+
+
+def step_times(workshop, path):
+    rng = np.random.default_rng(0)
+    model = GPT(GPTConfig(block_size=64, vocab_size=65, n_layer=4, n_head=4, n_embd=128), rng)
+    ids = rng.integers(65, size=(12, 65))
+    model(ids[:, :-1], ids[:, 1:])[1].backward()  # the first step is slower
+    with viz.record() as recorded:
+        for _ in range(5):
+            model(ids[:, :-1], ids[:, 1:])[1].backward()
+    title = "A training step of a GPT: 4 layers, 128 channels, 12 x 64 tokens"
+    viz.save(viz.step_times(recorded.records, 5, title=title)[0], path)
+
+
+def replay(workshop, path):
+    model, tokenizer = workshop.gpt
+    ids = tokenizer.encode("the cat")[None]
+    with viz.record():
+        _, loss = model(ids[:, :-1], ids[:, 1:])
+    viz.page(loss, path, title="A small GPT reads “the cat”")
+
+
+PICTURES = [
+    ("neuron.png", "A neuron, with its values and gradients.", neuron),
+    ("xor.png", "The loss of a small network that is to learn XOR, with its first weights.", xor),
+    ("gpt.png", "A GPT of 12 blocks, folded into one, from the embeddings to the loss.", gpt_folded),
+    ("block.png", "A GPT block with its attention opened.", gpt_block),
+    ("attention.png", "The attention of every layer and head of a small GPT.", gpt_attention),
+    ("translation.png", "The three kinds of attention of an encoder-decoder that translates.", all_attention),
+    ("cross.png", "Its decoder looking at the source, in the dark style.", cross_attention),
+    ("paper.png", "The whitepaper's attention weights of “You are welcome”.", paper_attention),
+    ("positions.png", "The two kinds of positions, and how alike two places are.", positions),
+    ("embeddings.png", "Embeddings in two dimensions, and the nearest of some.", embeddings),
+    ("curves.png", "Two training runs over each other.", curves),
+    ("statistics.png", "Activations and gradients of every layer over training: one net's vanish.", statistics),
+    ("times.png", "Where the time of a training step goes.", step_times),
+    ("replay.html", "A page that steps through a forward and a backward pass, with all numbers.", replay),
+]
+
+
+def add_arguments(parser):
+    parser.add_argument("out", metavar="OUT", help="the folder to write to, made if it is not there")
+
+
+def run(args):
+    """Write the pictures and their page. Returns the exit status."""
+    out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give the name of a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        workshop = Workshop(folder)
+        for name, sentence, draw in PICTURES:
+            draw(workshop, out / name)
+            print(f"{name:18}{sentence}", flush=True)
+    write_atomically(out / INDEX, index().encode())
+    print(f"{len(PICTURES)} pictures and {INDEX} in {out}, in {time.perf_counter() - begun:.0f} s")
+    return 0
+
+
+def index():
+    """The page of the pictures, in Markdown."""
+    parts = ["# Gallery\n\nMade by `autotx gallery`, of small models that it trains itself.\n"]
+    for name, sentence, _ in PICTURES:
+        shown = f"![{sentence}]({name})" if not name.endswith(".html") else f"[{name}]({name})"
+        parts.append(f"{sentence}\n\n{shown}\n")
+    return "\n".join(parts)
+
+
+# Numbers in two languages
+
+_ENGLISH = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+_ENGLISH = [*_ENGLISH.split(), "eighteen", "nineteen"]
+_ENGLISH_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_GERMAN = "ein zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn siebzehn"
+_GERMAN = [*_GERMAN.split(), "achtzehn", "neunzehn"]
+_GERMAN_TENS = ["zwanzig", "dreißig", "vierzig", "fünfzig", "sechzig", "siebzig", "achtzig", "neunzig"]
+
+
+def english(n):
+    """A number from 1 to 999: "three hundred forty two"."""
+    hundreds, rest = divmod(n, 100)
+    words = [_ENGLISH[hundreds - 1], "hundred"] if hundreds else []
+    if rest >= 20:
+        words.append(_ENGLISH_TENS[rest // 10 - 2])
+        rest %= 10
+    return " ".join([*words, *([_ENGLISH[rest - 1]] if rest else [])])
+
+
+def german(n):
+    """The same in German, its parts as words: "drei hundert zwei und vierzig". The last digit comes before the tens."""
+    hundreds, rest = divmod(n, 100)
+    words = [_GERMAN[hundreds - 1], "hundert"] if hundreds else []
+    tens, ones = divmod(rest, 10)
+    if rest == 1:
+        words.append("eins")
+    elif rest < 20:
+        words += [_GERMAN[rest - 1]] if rest else []
+    else:
+        words += [_GERMAN[ones - 1], "und"] if ones else []
+        words.append(_GERMAN_TENS[tens - 2])
+    return " ".join(words)

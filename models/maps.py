@@ -1,0 +1,58 @@
+"""Attention maps of the models: which token looks at which, for a text that a model reads or has written."""
+
+import numpy as np
+
+from autotx import viz
+from autotx.models.transformer import END, PAD, SPECIALS, START
+from autotx.viz.attention import most_tokens
+
+
+def check_room(count, prompt, config):
+    """ValueError when a map of `count` new tokens after a prompt of `prompt` could not be drawn for a GPT."""
+    most = min(most_tokens(config.n_head), config.block_size)
+    if prompt + count > most:
+        cure = f"give --max-new-tokens {most - prompt} or less" if prompt < most else "give a shorter prompt"
+        raise ValueError(
+            f"--attention: {prompt} tokens of the prompt and {count} new ones are more than the {most} that a readable "
+            f"map has room for; {cure}"
+        )
+
+
+def of_text(model, tokenizer, ids, given=None, title=None, dark=False):
+    """Draw the attention of a GPT that reads ids (T,). Returns (Figure, Axes (L, H)).
+
+    given: how many of them were the prompt; those after it are drawn as the model's own.
+    ValueError when so many tokens could not be read.
+    """
+    maps = viz.attention_maps(model, np.asarray(ids)[None])
+    return viz.attention(maps, texts(tokenizer, ids), title=title, given=given, dark=dark)
+
+
+def of_translation(model, tokenizer, source, target, title=None, cross_only=False, dark=False):
+    """Draw the attention of a Transformer: the encoder's, the decoder's, and that of the decoder to the source.
+
+    source: ids (S,), as pairs.encode gives them. target: ids of what was written, without START and END. A row of the
+    decoder is named by the token that it reads and the one that it is about to write. cross_only: only draw the
+    decoder's attention to the source. Returns (Figure, Axes). ValueError when so many tokens could not be read.
+    """
+    source, read, written = np.asarray(source), np.array([START, *target]), [*target, END]
+    maps = viz.attention_maps(model, source[None], read[None])
+    words, reading, writing = (_words(tokenizer, ids) for ids in (source, read, written))
+    steps = [f"{r}→{w}" for r, w in zip(reading, writing)]
+    if cross_only:
+        maps = {name: m for name, m in maps.items() if name.endswith("cross")}
+    rows = {name: words if name.startswith("encoder") else steps for name in maps}
+    columns = {name: reading if name.startswith("decoder") and not name.endswith("cross") else words for name in maps}
+    return viz.attention(maps, rows, columns, title=title, dark=dark)
+
+
+def texts(tokenizer, ids):
+    """The text of each token; bytes that are no character alone are written as \\xe4."""
+    return [tokenizer.pieces[i].decode(errors="backslashreplace") for i in ids]
+
+
+def _words(tokenizer, ids):
+    """Tokens of a sentence by name. Words of a word tokenizer all begin with a space, which then tells nothing."""
+    names = {PAD: "‹pad›", START: "‹start›", END: "‹end›"}
+    found = [names[i] if i < SPECIALS else texts(tokenizer, [i - SPECIALS])[0] for i in map(int, ids)]
+    return [word.strip() or word for word in found] if tokenizer.kind == "word" else found

@@ -1,0 +1,115 @@
+"""Pairs of sentences: read from a file or from the emoji package, as token ids, in batches of like length."""
+
+import hashlib
+
+import numpy as np
+
+from autotx.models.data import read_file
+from autotx.models.transformer import END, PAD, SPECIALS, START
+
+HELD_OUT = 10  # every so manieth source sentence is for validation where there is no file for that
+PAPER = ("You are welcome", "de nada")  # the whitepaper's own pair
+
+
+def read_pairs(path, option="--pairs"):
+    """The pairs of a UTF-8 file, a list of (source, target): one pair a line, with a tab between the two.
+
+    ValueError, naming the line, for one without a tab, with several, or with an empty side; and for an empty file.
+    """
+    pairs = []
+    for number, line in enumerate(read_file(option, path).split("\n"), 1):
+        if not line.strip():
+            continue
+        sides = [side.strip() for side in line.split("\t")]
+        if len(sides) != 2:
+            found = "no tab" if len(sides) == 1 else f"{len(sides) - 1} tabs"
+            raise ValueError(f"{option} {path}: line {number} has {found}; each line should be: source TAB target")
+        if not all(sides):
+            raise ValueError(f"{option} {path}: line {number} has no {'target' if sides[0] else 'source'}")
+        pairs.append(tuple(sides))
+    return pairs
+
+
+def emoji_pairs():
+    """The names of all emoji in English and Spanish, without skin tones: a list of (English, Spanish), no pair twice.
+
+    From the package emoji, which has them from Unicode's Common Locale Data Repository.
+    """
+    import emoji  # takes a while to load, and no other training needs it
+
+    emoji.config.load_language("es")
+    names = [(names["en"], names["es"]) for names in emoji.EMOJI_DATA.values() if "es" in names]
+    pairs = [pair for pair in names if "skin_tone" not in pair[0]]
+    return list(dict.fromkeys(tuple(name.strip(":").replace("_", " ") for name in pair) for pair in pairs))
+
+
+def split_pairs(pairs, rng):
+    """A part for training and one for validation: a tenth of the source sentences, in none of the training pairs."""
+    sources = list(dict.fromkeys(source for source, _ in pairs))
+    held_out = {sources[i] for i in rng.permutation(len(sources))[: len(sources) // HELD_OUT]}
+    return [p for p in pairs if p[0] not in held_out], [p for p in pairs if p[0] in held_out]
+
+
+def digest(*parts):
+    """SHA-256 of some lists of pairs."""
+    text = "\n\n".join("\n".join("\t".join(pair) for pair in pairs) for pairs in parts)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Sentences as rows of ids
+
+
+def spaced(sentence):
+    """A sentence with one space before each word, the first too: so a word is the same token wherever it stands."""
+    return "".join(f" {word}" for word in sentence.split())
+
+
+def encode(tokenizer, sentence):
+    """The ids of a sentence (T,)."""
+    return tokenizer.encode(spaced(sentence)) + SPECIALS
+
+
+def decode(tokenizer, ids):
+    """The sentence of some ids, without PAD, START and END."""
+    return tokenizer.decode([i - SPECIALS for i in ids if i >= SPECIALS]).strip()
+
+
+class Sentences:
+    """Pairs as ids. A batch is (source (B, S), target (B, T + 1)): PAD fills up, targets have START and END.
+
+    pairs: list of (str, str). Those with more than block_size tokens on a side are left out; `left_out` counts them.
+    """
+
+    def __init__(self, pairs, tokenizer, block_size):
+        ids = [(encode(tokenizer, a), np.array([START, *encode(tokenizer, b), END], np.int32)) for a, b in pairs]
+        self.pairs = [pair for pair in ids if len(pair[0]) <= block_size and len(pair[1]) - 1 <= block_size]
+        self.left_out = len(pairs) - len(self.pairs)
+        self.lengths = np.array([(len(b) - 1, len(a)) for a, b in self.pairs]).reshape(-1, 2)
+
+    def batches(self, batch_tokens, rng):
+        """All pairs once, in random batches of like length: a list of arrays of indices.
+
+        A batch has at most batch_tokens tokens on each side, padding included (or one pair). However the random numbers
+        fall, there are as many batches: pairs of equal length change places, and the batches their order.
+        """
+        order = np.lexsort((rng.random(len(self.pairs)), *self.lengths.T[::-1]))
+        cuts, start, longest = [], 0, 0
+        for i, pair in enumerate(order):
+            longest = max(longest, *self.lengths[pair])
+            if i > start and longest * (i + 1 - start) > batch_tokens:
+                cuts.append(i)
+                start, longest = i, max(self.lengths[pair])
+        groups = np.split(order, cuts)
+        return [groups[i] for i in rng.permutation(len(groups))]
+
+    def batch(self, indices):
+        """The pairs with these indices."""
+        return tuple(pad([self.pairs[i][side] for i in indices]) for side in (0, 1))
+
+
+def pad(rows):
+    """Rows of ids of different lengths as one array (B, the longest), PAD behind."""
+    out = np.full((len(rows), max(map(len, rows))), PAD, np.int32)
+    for row, ids in zip(out, rows):
+        row[: len(ids)] = ids
+    return out

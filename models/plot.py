@@ -1,0 +1,147 @@
+"""`autotx plot`: the curves of one run, or of several over each other, also while they go on; and what a model learned.
+
+Each kind of picture is a function of (folders, dark) that returns a Figure; PICTURES lists them.
+"""
+
+import json
+import math
+import time
+from pathlib import Path
+
+from autotx import viz
+from autotx.checkpoint import load_tensors
+from autotx.models import config as configs
+from autotx.models.config import GPTTrainConfig, TransformerTrainConfig, read_config
+from autotx.models.nearest import run_vectors
+from autotx.models.run import LOG, MODEL, STATISTICS, Run, read_log
+from autotx.models.transformer import sinusoidal_positions
+from autotx.viz.style import checked_path
+
+SECONDS_BETWEEN_LOOKS = 2
+
+
+def add_arguments(parser):
+    parser.add_argument("folders", metavar="DIR", nargs="+", help="the folder of a run, or several to compare")
+    parser.add_argument(
+        "--what",
+        choices=PICTURES,
+        default="curves",
+        help="what is drawn: the curves of the training, the statistics of its layers (after autotx train "
+        "--stats-interval N), or the tokens' embeddings or the positions of a model (default: %(default)s)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="a .png, .svg or .pdf (default: curves.png, or what is drawn)")
+    parser.add_argument("--live", action="store_true", help="draw again whenever a run has gone on, until all are done")
+    parser.add_argument("--mark", metavar="WORD", nargs="+", help="words to show with the nearest embeddings")
+    parser.add_argument("--dark", action="store_true", help="light on dark")
+
+
+def run(args):
+    """Write the picture. Returns the exit status."""
+    out = checked_path(args.out or f"{args.what}.png")
+    _check(args)
+    if args.live:
+        _follow(args, out)
+    else:
+        viz.save(PICTURES[args.what](args), out)
+    print(f"{out} shows {', '.join(args.folders)}")
+    return 0
+
+
+def read_runs(folders, empty=False):
+    """The records of some runs: dict of name -> list. A name is the folder's own, or its path where two are the same.
+
+    empty: whether a run may have no record yet. ValueError for a folder that holds no run, and for a log that is none.
+    """
+    names = [Path(folder).name for folder in folders]
+    names = [folder if names.count(name) > 1 else name for folder, name in zip(folders, names)]
+    return {name: _records(Path(folder), empty) for name, folder in zip(names, folders)}
+
+
+def _records(folder, empty):
+    path = folder / LOG
+    if not path.is_file():
+        if empty and (folder / configs.FILE).is_file():
+            return []  # just begun
+        raise ValueError(f"{folder}: there is no run, it has no {LOG}; give the folder that autotx train wrote")
+    records = [r for r in read_log(path, math.inf) if isinstance(r.get("step"), int)]
+    if not records and path.read_bytes().strip():
+        raise ValueError(f"{path} is no log of a training run: its first line should hold a step")
+    if not records and not empty:
+        raise ValueError(f"{path} is empty, no step is done yet; --live waits for it")
+    return records
+
+
+def _curves(args, empty=False):
+    runs = read_runs(args.folders, empty)
+    return viz.curves(runs, title=None if len(runs) > 1 else f"Training of {next(iter(runs))}", dark=args.dark)[0]
+
+
+def _embeddings(args):
+    """The table of a model's tokens, or word2vec's vectors."""
+    vectors = run_vectors(_only(args))
+    title = f"{len(vectors.words):,} embeddings of {Path(args.folders[0]).name} in two dimensions (PCA)"
+    return viz.embeddings(vectors.matrix, vectors.words, args.mark or (), title=title, dark=args.dark)[0]
+
+
+def _positions(args):
+    """A GPT's table of positions, learned, or a Transformer's waves."""
+    folder = Path(_only(args))
+    if not (folder / MODEL).is_file():
+        raise ValueError(f"{folder}: there is no trained model ({MODEL}) there; autotx train makes one")
+    config = read_config(folder)
+    if isinstance(config, GPTTrainConfig):
+        tables = {"learned positions": load_tensors(folder / MODEL)[0]["wpe.weight"]}
+    elif isinstance(config, TransformerTrainConfig):
+        tables = {"sinusoidal positions": sinusoidal_positions(config.block_size, config.n_embd)}
+    else:
+        raise ValueError(f"{folder} holds a {config.model}, which has no positions; give a gpt or a transformer")
+    return viz.positions(tables, dark=args.dark)[0]
+
+
+def _statistics(args):
+    """What --stats-interval has noted of every layer."""
+    folder = Path(_only(args))
+    records = Run(folder).read_statistics(math.inf)
+    if not records:
+        raise ValueError(f"{folder} has no {STATISTICS} yet; train with --stats-interval 10, up to a checkpoint")
+    return viz.layer_statistics(records, f"Activations and gradients of {folder.name}", dark=args.dark)[0]
+
+
+PICTURES = {"curves": _curves, "statistics": _statistics, "embeddings": _embeddings, "positions": _positions}
+
+
+def _only(args):
+    if len(args.folders) > 1:
+        raise ValueError(f"--what {args.what} draws one model; give one folder, not {len(args.folders)}")
+    return args.folders[0]
+
+
+def _check(args):
+    if args.live and args.what != "curves":
+        raise ValueError(f"--live follows curves; {args.what} are drawn once, leave it out")
+    if args.mark and args.what != "embeddings":
+        raise ValueError("--mark belongs to --what embeddings")
+
+
+def _follow(args, out):
+    """Draw again and again, until every run has done its steps; Ctrl-C stops it before."""
+    sizes = None
+    while True:
+        runs, before = read_runs(args.folders, empty=True), sizes
+        sizes = [len(records) for records in runs.values()]
+        if sizes != before and any(sizes):
+            viz.save(_curves(args, empty=True), out)
+        if before is None:
+            print(f"{out} is drawn again while the run goes on; Ctrl-C stops this", flush=True)
+        if all(map(_is_done, args.folders, runs.values())):
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _is_done(folder, records):
+    """Whether the last record is of the last step that the run's settings ask for."""
+    try:
+        steps = json.loads((Path(folder) / configs.FILE).read_bytes())["steps"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return bool(records) and records[-1]["step"] >= steps

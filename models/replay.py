@@ -1,0 +1,84 @@
+"""`autotx replay`: a page that steps through what a trained model does with a text, forward and backward."""
+
+from pathlib import Path
+
+import numpy as np
+
+from autotx import viz
+from autotx.models import maps
+from autotx.models.config import TransformerTrainConfig, read_config
+from autotx.models.generate import load_model
+from autotx.models.pairs import decode, encode
+from autotx.models.run import MODEL
+from autotx.models.search import translate
+from autotx.models.transformer import END, SPECIALS, START
+from autotx.models.translate import load_translator
+
+
+def add_arguments(parser):
+    parser.add_argument("--model", metavar="DIR", default="runs/gpt", help="the folder of a run (default: %(default)s)")
+    parser.add_argument("--prompt", metavar="TEXT", required=True, help="what the model reads: a short sentence")
+    parser.add_argument("--target", metavar="TEXT", help="for a translator: the right answer (default: its own)")
+    parser.add_argument("--out", metavar="FILE", default="replay.html", help="where to write it (default: %(default)s)")
+
+
+def run(args):
+    """Write the page. Returns the exit status, 0. ValueError and OSError for what cannot be read or written."""
+    if not Path(args.out).absolute().parent.is_dir():
+        raise ValueError(f"--out {args.out}: there is no such folder; make it, or give another place")
+    if not args.prompt.strip():
+        raise ValueError("--prompt: an empty text gives nothing to replay; give a few words")
+    folder = Path(args.model)
+    if (folder / MODEL).is_file() and isinstance(read_config(folder), TransformerTrainConfig):
+        loss, title, about = _of_translator(folder, args.prompt, args.target)
+    else:
+        if args.target is not None:
+            raise ValueError("--target is for a translator; a GPT is asked for the next token of --prompt itself")
+        loss, title, about = _of_gpt(folder, args.prompt)
+    viz.page(loss, args.out, title=title, about=about)
+    print(f"written: {args.out} ({Path(args.out).stat().st_size / 1e6:.2g} MB); open it in a browser")
+    return 0
+
+
+def _of_gpt(folder, prompt):
+    """The loss of a GPT that reads a prompt and at each place is asked for the token that follows; two texts."""
+    model, tokenizer = load_model(folder)
+    ids = _checked(tokenizer.encode(prompt), tokenizer.unknown(prompt), "--prompt", model.config.block_size + 1)
+    if len(ids) < 2:
+        raise ValueError(f"--prompt {prompt!r} is one token; give two or more, for the model is asked what comes next")
+    with viz.record():
+        _, loss = model(ids[None, :-1], ids[None, 1:])
+    read = _listed(maps.texts(tokenizer, ids[:-1]))
+    return loss, f"A GPT reads “{prompt}”", f"Tokens: {read}. At each one it is asked for the one after it."
+
+
+def _of_translator(folder, prompt, target):
+    """The loss of a Transformer that is asked to translate a prompt to a target, and two texts."""
+    model, tokenizer = load_translator(folder)
+    size = model.config.block_size
+    source = _checked(encode(tokenizer, prompt), tokenizer.unknown(f" {prompt.strip()}"), "--prompt", size)
+    if target is None:
+        answer = np.asarray(translate(model, np.asarray(source)[None])[0][0].ids)
+        target = decode(tokenizer, answer)
+        answer = answer[answer >= SPECIALS][: size - 1]
+    else:
+        answer = encode(tokenizer, target)
+        answer = answer[answer >= SPECIALS]
+        _checked(answer, tokenizer.unknown(f" {target.strip()}"), "--target", size - 1)
+    with viz.record():
+        loss = model.loss(np.asarray(source)[None], np.array([[START, *answer, END]]))
+    return loss, f"A transformer translates “{prompt}”", f"It is asked for “{target}”, word by word."
+
+
+def _checked(ids, unknown, flag, most):
+    """The ids. ValueError for a text with unknown tokens, or one that is too long."""
+    if unknown:
+        raise ValueError(f"{flag}: the model has never seen {', '.join(map(repr, unknown))}; leave that out")
+    if len(ids) > most:
+        raise ValueError(f"{flag}: {len(ids)} tokens are more than the {most} that the model reads at once; cut it")
+    return ids
+
+
+def _listed(tokens):
+    """Tokens by number, as the axes of the arrays have them."""
+    return ", ".join(f"{i} ‹{token}›" for i, token in enumerate(tokens))

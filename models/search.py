@@ -1,0 +1,186 @@
+"""Translations, greedily or by beam search, with a Transformer.
+
+The decoder is that of transformer.py once more, on plain arrays: for one new token at a time, keys and values of those
+before are kept, and those of the source are made once. Engine and gradients have no part in it.
+
+    translate      source sentences -> for each the best target sentences
+    Writer         the cached decoder: one token for each row, then the scores of the next
+    _Beam          the candidates of one sentence
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from autotx import kernels
+from autotx.models.decoder import Matrix, Norm
+from autotx.models.transformer import END, PAD, START, seen
+from autotx.tensor import no_grad
+
+LONGER = 50  # a translation may have so many tokens more than its source (Vaswani et al., 2017, 6.1)
+
+
+class Translation(NamedTuple):
+    ids: list  # the words' token ids, without START and END
+    score: float  # log probability / length penalty, the higher the better
+
+
+def translate(model, source, beam=1, length_penalty=0.6, n_best=1):
+    """Translate some sentences. Returns for each a list of n_best Translations, the best first.
+
+    model: a Transformer. source: ids (B, S), PAD after the end. beam: how many candidates each sentence keeps; with 1
+    the likeliest token is always taken (greedy). length_penalty a: candidates are compared by
+    log P / ((5 + length) / 6)^a, END counted, so that long ones are not at a disadvantage (Wu et al., 2016, 7).
+    A candidate ends with END or when it has LONGER tokens more than its source, or block_size.
+    ValueError: n_best above beam, an empty row, scores that are no numbers.
+    """
+    source = np.asarray(source)
+    if not 1 <= n_best <= beam:
+        raise ValueError(f"translate: n_best is {n_best}, beam {beam}; give 1 <= n_best <= beam")
+    if source.ndim != 2 or not (source != PAD).any(axis=1).all():
+        raise ValueError(f"translate: source of shape {source.shape}: give (B, S), with a word in every row")
+    longest = min(model.config.block_size, source.shape[1] + LONGER)
+    limits = np.minimum((source != PAD).sum(axis=1) + LONGER, longest)
+    writer, beams = Writer(model, source, beam, longest), [_Beam(beam, length_penalty) for _ in source]
+    tokens = np.full(len(source) * beam, START)
+    for length in range(1, longest + 1):
+        scores = log_softmax(writer.write(tokens)).reshape(len(source), beam, -1)
+        rows = np.arange(len(tokens)).reshape(len(source), beam)
+        tokens = np.full_like(rows, END)
+        for i, (candidates, limit) in enumerate(zip(beams, limits)):
+            if not candidates.done:
+                origin, tokens[i] = candidates.extend(scores[i], last=length >= limit)
+                rows[i] = rows[i][origin]
+        if all(candidates.done for candidates in beams):
+            break
+        tokens = tokens.ravel()
+        if beam > 1:
+            writer.keep(rows.ravel())
+    return [candidates.best(n_best) for candidates in beams]
+
+
+class _Beam:
+    """The candidates of one sentence: `live` ones that go on, each a (log P, ids), and those that have ended."""
+
+    def __init__(self, size, length_penalty):
+        self.size, self.length_penalty = size, length_penalty
+        self.live, self.ended = [(0.0, [])], []
+
+    @property
+    def done(self):
+        return len(self.ended) >= self.size or not self.live
+
+    def extend(self, scores, last):
+        """Each live candidate goes on by one token: scores (size, V) are the log probabilities of all.
+
+        Returns, for `size` live candidates, which one each came from, and its new token. last: all of them end here.
+        """
+        scores = scores[: len(self.live)] + np.array([[log_p] for log_p, _ in self.live])
+        flat = scores.ravel()
+        # At most `size` of these end, so `size` remain to go on.
+        top = np.argpartition(-flat, min(2 * self.size, flat.size) - 1)[: 2 * self.size]
+        top = top[np.lexsort((top, -flat[top]))]  # the best first; of equals, the one with the lower id
+        before, live, origins = self.live, [], []
+        for rank, (origin, token) in enumerate(zip(*np.divmod(top, scores.shape[1]))):
+            ids, log_p = before[origin][1], float(flat[top[rank]])
+            if log_p == -math.inf:
+                break  # the vocabulary is smaller than the beam
+            if token == END:
+                if rank < self.size:
+                    self._end(log_p, ids)
+            elif len(live) < self.size:
+                live.append((log_p, [*ids, int(token)]))
+                origins.append(int(origin))
+        self.live = live
+        if last:
+            for log_p, ids in live:
+                self._end(log_p, ids)
+        missing = self.size - len(live)
+        return origins + [0] * missing, [ids[-1] for _, ids in live] + [END] * missing
+
+    def _end(self, log_p, ids):
+        self.ended.append(Translation(ids, log_p / ((5 + len(ids) + 1) / 6) ** self.length_penalty))
+
+    def best(self, n):
+        return sorted(self.ended, key=lambda t: -t.score)[:n]
+
+
+class Writer:
+    """The cached decoder, `beam` rows for each source sentence.
+
+    Each token that is written costs the work of one: the keys and values of its row's earlier tokens lie in one array
+    (L, 2, rows, H, size, D), made once, and those of the source, for every layer, in another.
+    """
+
+    def __init__(self, model, source, beam, size):
+        c = model.config
+        self.config, self.length = c, 0
+        with no_grad():
+            memory = model.encode(source).data
+        B, S, C = memory.shape
+        self.blocks = [_Block(block) for block in model.decoder]
+        self.norm = None if model.decoder_norm is None else Norm(model.decoder_norm)
+        self.table, self.positions = model.target_wte.weight.data, model.positions
+        self.out = Matrix(model.out.weight.data)
+        shape = (B, S, 2, c.n_head, C // c.n_head)
+        packed = [block.cross_kv(memory.reshape(B * S, C)).reshape(shape) for block in self.blocks]
+        self.memory = [np.repeat(kv.transpose(2, 0, 3, 1, 4), beam, axis=1) for kv in packed]  # (2, rows, H, S, D)
+        mask = seen(source)
+        self.mask = None if mask is None else np.repeat(mask, beam, axis=0)
+        self.cache = np.zeros((c.n_layer, 2, B * beam, c.n_head, size, C // c.n_head), memory.dtype)
+
+    def write(self, tokens):
+        """One more token for each row, (rows,) ids. Returns the scores of all tokens as the next one, (rows, V)."""
+        c, rows = self.config, len(tokens)
+        x = self.table[tokens] * self.table.dtype.type(math.sqrt(c.n_embd)) + self.positions[self.length]
+        self.length += 1
+        for block, (keys, values), (source_keys, source_values) in zip(self.blocks, self.cache, self.memory):
+
+            def attend(x, block=block, keys=keys, values=values):
+                q, k, v = block.qkv(x).reshape(rows, 3, c.n_head, -1).transpose(1, 0, 2, 3)
+                keys[:, :, self.length - 1], values[:, :, self.length - 1] = k, v
+                return block.proj(kernels.gemv.attend(q, keys, values, self.length).reshape(rows, -1))
+
+            def attend_to_source(x, block=block, keys=source_keys, values=source_values):
+                q = block.cross_q(x).reshape(rows, c.n_head, 1, -1)
+                return block.cross_proj(kernels.attention.attention(q, keys, values, self.mask)[0].reshape(rows, -1))
+
+            x = block.around(block.ln_1, x, attend)
+            x = block.around(block.ln_2, x, attend_to_source)
+            x = block.around(block.ln_3, x, block.feed_forward)
+        return self.out(x if self.norm is None else self.norm(x))
+
+    def keep(self, rows):
+        """Row i goes on with what row rows[i] has written."""
+        self.cache[..., : self.length, :] = self.cache[:, :, rows, :, : self.length]
+
+
+class _Block:
+    """A decoder block's weights, as views of its arrays."""
+
+    def __init__(self, block):
+        C = block.cross.proj.weight.shape[0]
+        weight, bias = block.cross.qkv.weight.data, block.cross.qkv.bias.data
+        self.cross_q, self.cross_kv = Matrix(weight[:C], bias[:C]), Matrix(weight[C:], bias[C:])
+        layers = block.attn.qkv, block.attn.proj, block.cross.proj, block.mlp.fc, block.mlp.proj
+        matrices = (Matrix(layer.weight.data, layer.bias.data) for layer in layers)
+        self.qkv, self.proj, self.cross_proj, self.fc, self.mlp_proj = matrices
+        self.ln_1, self.ln_2, self.ln_3 = Norm(block.ln_1), Norm(block.ln_2), Norm(block.ln_3)
+        self.pre_norm = block.pre_norm
+
+    def around(self, norm, x, f):
+        return x + f(norm(x)) if self.pre_norm else norm(x + f(x))
+
+    def feed_forward(self, x):
+        return self.mlp_proj(np.maximum(self.fc(x), 0))
+
+
+def log_softmax(scores):
+    """Logarithms of probabilities: scores (rows, V) -> the same shape, in float64. PAD and START are never written."""
+    scores = scores.astype(np.float64)
+    if not np.isfinite(scores).all():
+        raise ValueError("translate: the model's scores have a NaN or an Inf; train it again")
+    scores[:, [PAD, START]] = -np.inf
+    scores -= scores.max(axis=1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))

@@ -1,0 +1,230 @@
+"""A pre-trained GPT learns to label texts: fine-tuning, with the language model as an auxiliary loss."""
+
+import dataclasses
+import hashlib
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from autotx.checkpoint import to_json, write_atomically
+from autotx.models.classifier import Classifier, padded
+from autotx.models.classify import check_known, empty_classifier, predict
+from autotx.models.data import read_file
+from autotx.models.generate import load_model
+from autotx.models.gpt import GPT
+from autotx.models.run import LABELS
+from autotx.models.tasks.task import Task
+from autotx.models.tokenizers import load_tokenizer
+
+SHOWN = 5  # held-out texts that are shown with their labels at the end
+
+
+class Line(NamedTuple):
+    """A labelled text, and where it stands: a flag, a file and the number of a line."""
+
+    text: str
+    label: str
+    place: str
+
+
+class LabelsTask(Task):
+    """config: ClassifierTrainConfig. A batch is (ids (B, T), lengths (B,), classes (B,)), padded on the right.
+
+    The loss is the mean over texts of -log P(label | text) - lm_weight / m sum_i log P(u_i | u_1, ..., u_(i-1)), where
+    m is how many tokens a training text has to predict on average. That is L3 = L2 + lambda L1, each text with the same
+    weight in L2 and each token with the same weight in L1, however they are spread over batches.
+    """
+
+    def __init__(self, config, rng, folder=None):
+        super().__init__(config)
+        self.texts, self.held_out_texts = read_parts(config)
+        self.labels = sorted({line.label for line in self.texts})
+        content = repr([[line[:2] for line in part] for part in (self.texts, self.held_out_texts)])
+        self.digest = hashlib.sha256(content.encode()).hexdigest()
+        self.model, self.tokenizer = self._resumed(folder) if folder else self._from_pretrained(rng)
+        self.training, self.held_out = self._encode(self.texts), self._encode(self.held_out_texts)
+        self.cut = sum(len(ids) > self.block_size for ids, _ in self.training + self.held_out)
+        self.to_predict = np.mean([min(len(ids), self.block_size) - 1 for ids, _ in self.training])
+
+    def _from_pretrained(self, rng):
+        config = self.config
+        gpt, tokenizer = load_model(config.pretrained)
+        shape = dataclasses.replace(gpt.config, dropout=config.dropout)
+        fresh = GPT(shape, rng if config.from_scratch else None)
+        if not config.from_scratch:
+            fresh.load_state_dict(gpt.state_dict())
+        return Classifier(fresh, len(self.labels), rng), tokenizer
+
+    def _resumed(self, folder):
+        """The weights come from the checkpoint, so the folder of the pre-trained model is needed no longer."""
+        tokenizer = load_tokenizer(folder)
+        model, labels = empty_classifier(folder, tokenizer, self.config.dropout)
+        if labels != self.labels:
+            raise ValueError(f"--resume: the labels are not those that the run in {folder} began with; restore them")
+        return model, tokenizer
+
+    def _encode(self, lines):
+        """A list of (ids, class). ValueError for a character that the pre-trained model does not know."""
+        for line in lines:
+            check_known(self.tokenizer, line.text, line.place)
+        classes = {label: i for i, label in enumerate(self.labels)}
+        return [(self.tokenizer.encode(line.text), classes[line.label]) for line in lines]
+
+    @property
+    def block_size(self):
+        return self.model.gpt.config.block_size
+
+    def batches(self, step, rng):
+        """Epoch after epoch, each in an order of its own, which the seed decides."""
+        size = self.config.batch_size
+        first = step * self.config.grad_accum * size
+        places = [self._place(first + i) for i in range(self.config.grad_accum * size)]
+        return [self._batch([self.training[i] for i in places[b : b + size]]) for b in range(0, len(places), size)]
+
+    def _place(self, number):
+        """Which text is the one with this number since the run began."""
+        epoch, place = divmod(number, len(self.training))
+        return np.random.default_rng([self.config.seed, 1, epoch]).permutation(len(self.training))[place]
+
+    def _batch(self, examples):
+        rows, classes = zip(*examples)
+        return *padded([ids[: self.block_size] for ids in rows]), np.array(classes)
+
+    def count(self, batch):
+        return len(batch[2])
+
+    def tokens(self, batch):
+        return int(batch[1].sum())
+
+    def loss(self, batch, rng=None):
+        classes, words = self.model.losses(*batch, rng=rng)
+        if self.to_predict:
+            classes = classes + words * (self.config.lm_weight / self.to_predict)
+        return classes * (1 / self.count(batch))
+
+    def validation(self):
+        size = self.config.batch_size
+        order = np.random.default_rng([self.config.seed, 3]).permutation(len(self.held_out))
+        for first in range(0, len(order), size)[: self.config.eval_batches]:
+            yield self._batch([self.held_out[i] for i in order[first : first + size]])
+
+    def validate(self):
+        right = sum(self._right())
+        return super().validate() | {"val_accuracy": right / len(self.held_out)}
+
+    def _right(self):
+        """For each held-out text, whether its label is the likeliest one."""
+        p = predict(self.model, self.tokenizer, [line.text for line in self.held_out_texts])
+        return p.argmax(axis=-1) == [label for _, label in self.held_out]
+
+    def save(self, folder):
+        super().save(folder)
+        shape = dataclasses.asdict(self.model.gpt.config)
+        write_atomically(Path(folder) / LABELS, to_json({"labels": self.labels, "gpt": shape}))
+
+    def introduction(self):
+        config, gpt = self.config, self.model.gpt
+        repeated = len({line.text for line in self.texts} & {line.text for line in self.held_out_texts})
+        notes = [
+            f"{len(self.texts):,} texts to learn from, {len(self.held_out_texts):,} held out; "
+            f"{len(self.labels)} labels: {_counts(self.texts)}"
+        ]
+        if self.cut:
+            notes.append(f"{self.cut:,} are longer than {self.block_size} tokens; their ends are cut off")
+        if repeated:
+            notes.append(f"{repeated:,} of the held-out texts are also among those to learn from")
+        begin = "random weights" if config.from_scratch else f"the weights of {config.pretrained}"
+        return [
+            ("labels", config.labels),
+            *(("", note) for note in notes),
+            (
+                "model",
+                f"GPT of {gpt.num_parameters():,} parameters from {begin}, and a head of "
+                f"{self.model.head.weight.size:,}; blocks of {self.block_size} tokens",
+            ),
+        ]
+
+    def show(self):
+        right = self._right()
+        common = Counter(line.label for line in self.texts).most_common(1)[0][0]
+        guessed = sum(line.label == common for line in self.held_out_texts)
+        print(
+            f"Of {len(right):,} held-out texts, {sum(right):,} get the right label ({np.mean(right):.1%}).\n"
+            f'The commonest label of training, "{common}", for all would be right for {guessed:,} '
+            f"({guessed / len(right):.1%})."
+        )
+        width = max(map(len, self.labels))
+        for label in self.labels:
+            hits = right[[line.label == label for line in self.held_out_texts]]
+            print(f"  {label:{width}}  {sum(hits):,} of {len(hits):,}")
+
+    def next_commands(self, out):
+        return [f"autotx classify --model {out} {shlex.quote(self.held_out_texts[0].text)}"]
+
+
+def read_parts(config):
+    """The lines to learn from and those held out, as the settings say: two lists of Line.
+
+    Without a file of its own the held-out part is a share of every label's lines, drawn by the seed.
+    ValueError for files that cannot be used, for fewer than two labels, for a held-out label that is not learned, and
+    for a label with a single line that would have to be on both sides.
+    """
+    lines = read_lines("--labels", config.labels)
+    counts = Counter(line.label for line in lines)
+    if len(counts) < 2:
+        raise ValueError(f'--labels {config.labels}: all lines have the label "{lines[0].label}"; give two or more')
+    if config.held_out:
+        held_out = read_lines("--held-out", config.held_out)
+        for line in held_out:
+            if line.label not in counts:
+                raise ValueError(f'{line.place}: the label "{line.label}" is not among those of {config.labels}')
+        return lines, held_out
+    for line in lines:
+        if counts[line.label] == 1:
+            raise ValueError(
+                f'{line.place}: the label "{line.label}" has this line alone, none is left to hold out; give it '
+                "another, or all held-out lines by --held-out FILE"
+            )
+    return _split(lines, config.held_out_share, np.random.default_rng([config.seed, 5]))
+
+
+def read_lines(flag, path):
+    """The labelled texts of a UTF-8 file, a list of Line; a line that comes again is left out.
+
+    ValueError, naming the line, for one without a tab, with several, or with nothing on one side of it.
+    """
+    lines = {}
+    for number, line in enumerate(read_file(flag, path).split("\n"), 1):
+        if not line.strip():
+            continue
+        place, sides = f"{flag} {path}, line {number}", line.split("\t")
+        if len(sides) != 2:
+            found = "no tab" if len(sides) == 1 else f"{len(sides) - 1} tabs"
+            raise ValueError(f"{place}: it has {found}; each line should be: text TAB label")
+        text, label = (side.strip() for side in sides)
+        if not (text and label):
+            raise ValueError(f"{place}: it has no {'label' if text else 'text'}")
+        lines.setdefault((text, label), Line(text, label, place))
+    return list(lines.values())
+
+
+def _split(lines, share, rng):
+    """Of every label the same share is held out, but one line at least, and not all."""
+    held_out = set()
+    for label in sorted({line.label for line in lines}):
+        own = [i for i, line in enumerate(lines) if line.label == label]
+        count = min(max(1, round(share * len(own))), len(own) - 1)
+        held_out.update(own[i] for i in rng.permutation(len(own))[:count])
+    parts = ([], [])
+    for i, line in enumerate(lines):
+        parts[i in held_out].append(line)
+    return parts
+
+
+def _counts(lines):
+    """The labels and how many lines have them, the commonest first."""
+    counts = [f"{label} ({count:,})" for label, count in Counter(line.label for line in lines).most_common()]
+    return ", ".join(counts[:SHOWN]) + (", ..." if len(counts) > SHOWN else "")

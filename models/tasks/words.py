@@ -1,0 +1,116 @@
+"""Word vectors learn a text: which words are neighbours, and which are not (see models/word2vec.py)."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from autotx.models.data import TRAINING_SHARE, random_blocks, read_text
+from autotx.models.tasks.task import Task
+from autotx.models.tokenizers import WordTokenizer
+from autotx.models.vectors import WordVectors
+from autotx.models.word2vec import PairSampler, SkipGram
+
+FILE = "vectors.txt"  # in the run folder: the vectors in word2vec's format
+BLOCK = 128  # words of running text; no pair of neighbours reaches from one block into another
+SHOWN = 10  # words whose neighbours are shown at the end
+
+
+class WordsTask(Task):
+    """config: Word2VecTrainConfig. A batch is (centers (N,), contexts (N,), drawn (N, K)), as PairSampler makes them.
+
+    The vocabulary is the words of the training part with config.min_count occurrences, the commonest first; others are
+    taken out of the text. It follows from the text, so a resumed run makes it anew.
+    """
+
+    def __init__(self, config, rng, folder=None):
+        super().__init__(config)
+        text = read_text(config.text)
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
+        cut = int(len(text) * TRAINING_SHARE)
+        parts = {"training": split_words(text[:cut]), "validation": split_words(text[cut:])}
+        counts = Counter(parts["training"])
+        self.words = [word for word, count in counts.most_common() if count >= config.min_count]
+        ids = {word: i for i, word in enumerate(self.words)}
+        self.training, self.held_out = (np.array([ids[w] for w in part if w in ids], int) for part in parts.values())
+        for name, part in zip(parts, (self.training, self.held_out)):
+            if len(part) <= BLOCK:
+                raise ValueError(
+                    f"the text is too short: its {name} part has {len(part)} words that occur {config.min_count} times "
+                    f"or more, and must have more than {BLOCK}; give more text or a smaller --min-count"
+                )
+        kept = np.array([counts[word] for word in self.words])
+        self.shares = kept / kept.sum()
+        self.sampler = PairSampler(kept, config.window, config.negatives, config.subsample)
+        self.blocks = -(-config.batch_words // BLOCK)  # in a batch
+        self.model = SkipGram(len(self.words), config.dim, rng)
+
+    def batches(self, step, rng):
+        return [self._batch(self.training, rng) for _ in range(self.config.grad_accum)]
+
+    def _batch(self, ids, rng):
+        """The pairs of blocks from anywhere in a part of the text; drawn again if no word stays beside another one."""
+        while True:
+            blocks, _ = random_blocks(ids, self.blocks, BLOCK, rng)
+            batch = self.sampler.sample(blocks, rng)
+            if len(batch[0]):
+                return batch
+
+    def count(self, batch):
+        return len(batch[0])
+
+    def tokens(self, batch):
+        return self.blocks * BLOCK
+
+    def loss(self, batch, rng=None):
+        return self.model.loss(*batch)
+
+    def validation(self):
+        rng = np.random.default_rng([self.config.seed, 3])
+        for _ in range(self.config.eval_batches):
+            yield self._batch(self.held_out, rng)
+
+    def vectors(self):
+        """What has been learned so far, as WordVectors."""
+        return WordVectors(self.words, self.model.words.weight.numpy())
+
+    def export(self, folder):
+        self.vectors().save(Path(folder) / FILE)
+
+    def introduction(self):
+        config = self.config
+        return [
+            ("text", ", ".join(config.text) or "Python's own manual (give your own with --text FILE)"),
+            (
+                "",
+                f"{len(self.training):,} words to learn from, {len(self.held_out):,} to validate on; "
+                f"{len(self.words):,} different ones that occur {config.min_count} times or more",
+            ),
+            (
+                "model",
+                f"word2vec, skip-gram: vectors of {config.dim} numbers, neighbours up to {config.window} words away, "
+                f"{config.negatives} drawn words a pair",
+            ),
+        ]
+
+    def show(self):
+        print("Some common words, and those whose vectors are nearest:\n")
+        vectors = self.vectors()
+        for word in self._telling_words():
+            print(f"  {word:12}{', '.join(near for near, _ in vectors.nearest(word, 6))}")
+        print(f"\nAll vectors are in {Path(self.config.out) / FILE}, as word2vec writes them.")
+
+    def _telling_words(self):
+        """The commonest words but for the few, such as "the", that are most of the text and stand beside all others."""
+        first = np.searchsorted(np.cumsum(self.shares), 0.6) + 1
+        return self.words[first : first + SHOWN]
+
+    def next_commands(self, out):
+        return [f"autotx nearest --model {out} {word}" for word in self._telling_words()[:1]]
+
+
+def split_words(text):
+    """The words of a text in lower case, in order, without spaces and punctuation: a list of str."""
+    words = (piece.strip().strip("_") for piece in WordTokenizer.split(text))
+    return [word for word in words if word[:1].isalpha()]

@@ -1,0 +1,206 @@
+"""The transformer of "Attention Is All You Need": an encoder reads a sentence, a decoder writes another one.
+
+    source (B, S) -> table + waves -> n_layer encoder blocks ---------------------------+  memory (B, S, C)
+                                                                                        v
+    target (B, T) -> table + waves -> n_layer decoder blocks, which look at the memory -> scores (B, T, V)
+
+Top to bottom: the configuration, the positions, one encoder block, one decoder block, the model. `search.py` writes
+translations with it: greedily or by beam search, with cached keys and values.
+
+A sentence is a row of token ids. The first three ids are no words: PAD fills short rows up and is never looked at,
+START is what the decoder reads first, END is what it writes last.
+
+Letters: B batch, S source tokens, T target tokens, C channels (n_embd, the papers' d_model), H heads, V vocabulary.
+Source: Vaswani et al., 2017, "Attention Is All You Need"; the whitepaper's encoder and decoder sections.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+import autotx
+from autotx import init, nn
+
+PAD, START, END = 0, 1, 2
+SPECIALS = 3  # the words' ids begin here
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The shape of a Transformer; the defaults are the paper's base model. ValueError for sizes that do not fit."""
+
+    vocab_size: int  # V, of source and target together, PAD, START and END among them
+    block_size: int = 256  # the longest sentence, in tokens
+    n_layer: int = 6  # encoder blocks, and as many decoder blocks
+    n_head: int = 8  # H, a divisor of n_embd
+    n_embd: int = 512  # C; the feed-forward nets are 4 C wide
+    dropout: float = 0.1  # probability, from 0 to below 1; used only when forward is given an rng
+    pre_norm: bool = False  # layer norm before each sublayer instead of after each sum
+    tied: bool = True  # one table for source, target and output; otherwise three
+
+    def __post_init__(self):
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"TransformerConfig: {name} is {size!r}; give a whole number, 1 or more")
+        if self.vocab_size <= SPECIALS:
+            raise ValueError(f"TransformerConfig: vocab_size is {self.vocab_size}; give {SPECIALS + 1} or more")
+        if self.n_embd % self.n_head or self.n_embd % 2:
+            raise ValueError(
+                f"TransformerConfig: n_embd {self.n_embd} must be even, for the waves, and a multiple of "
+                f"n_head {self.n_head}; choose another size"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"TransformerConfig: dropout is {self.dropout}; give a probability from 0 to below 1")
+
+
+def sinusoidal_positions(length, dim):
+    """The waves that tell places apart: PE[t, 2i] = sin(t / 10000^(2i/dim)), PE[t, 2i+1] = cos of the same.
+
+    Returns a float32 array (length, dim), dim even: neighbours differ in the fast waves, far places in the slow ones.
+    """
+    angles = np.arange(length)[:, None] / 10000.0 ** (np.arange(0, dim, 2) / dim)
+    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, dim).astype(np.float32)
+
+
+class FeedForward(nn.Module):
+    """max(0, x W_1 + b_1) W_2 + b_2 with 4 C channels between, at every token alone. x and result: (B, T, C)."""
+
+    def __init__(self, config):
+        self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, rng=None)
+        self.proj = nn.Linear(4 * config.n_embd, config.n_embd, rng=None)
+
+    def forward(self, x, rng=None):
+        return self.proj(autotx.relu(self.fc(x)))
+
+
+class Block(nn.Module):
+    """What both kinds of block share: how a part f (attention, or feed-forward) is built in.
+
+    LayerNorm(x + dropout(f(x))), as in the paper, or, pre-norm, x + dropout(f(LayerNorm(x))). x: (B, T, C).
+    """
+
+    def __init__(self, config):
+        self.dropout, self.pre_norm = nn.Dropout(config.dropout), config.pre_norm
+
+    def around(self, norm, x, f, rng):
+        if self.pre_norm:
+            return x + self.dropout(f(norm(x)), rng)
+        return norm(x + self.dropout(f(x), rng))
+
+
+class EncoderBlock(Block):
+    """Every source token looks at all source tokens, then each works on what it has. x and result: (B, S, C)."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.attn = nn.MultiHeadAttention(config.n_embd, config.n_head, rng=None)
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.mlp = FeedForward(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+
+    def forward(self, x, mask, rng=None):
+        x = self.around(self.ln_1, x, lambda x: self.attn(x, mask=mask), rng)
+        return self.around(self.ln_2, x, self.mlp, rng)
+
+
+class DecoderBlock(Block):
+    """Every target token looks at itself and those before it, then at the source. x and result: (B, T, C)."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.attn = nn.MultiHeadAttention(config.n_embd, config.n_head, rng=None)
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.cross = nn.MultiHeadAttention(config.n_embd, config.n_head, rng=None)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = FeedForward(config)
+        self.ln_3 = nn.LayerNorm(config.n_embd)
+
+    def forward(self, x, memory, target_mask, source_mask, rng=None):
+        x = self.around(self.ln_1, x, lambda x: self.attn(x, mask=target_mask, causal=True), rng)
+        x = self.around(self.ln_2, x, lambda x: self.cross(x, memory, mask=source_mask), rng)
+        return self.around(self.ln_3, x, self.mlp, rng)
+
+
+class Transformer(nn.Module):
+    """The model. Dropout is the paper's: of each sublayer's result, and of the sums of words and positions.
+
+    config: TransformerConfig. rng: numpy.random.Generator that draws the weights; None leaves them zero, to be loaded.
+    """
+
+    def __init__(self, config, rng):
+        self.config = config
+        V, C = config.vocab_size, config.n_embd
+        self.wte = nn.Embedding(V, C, rng=None)
+        self.target_wte = self.wte if config.tied else nn.Embedding(V, C, rng=None)
+        self.out = self.wte if config.tied else nn.Linear(C, V, bias=False, rng=None)
+        self.dropout = nn.Dropout(config.dropout)
+        self.encoder = [EncoderBlock(config) for _ in range(config.n_layer)]
+        self.decoder = [DecoderBlock(config) for _ in range(config.n_layer)]
+        # With pre-norm the sums are never normed on the way: once at the end of each stack.
+        self.encoder_norm, self.decoder_norm = (nn.LayerNorm(C) if config.pre_norm else None for _ in range(2))
+        self.positions = sinusoidal_positions(config.block_size, C)
+        if rng is not None:
+            self._draw_weights(rng)
+
+    def _draw_weights(self, rng):
+        """Matrices: Xavier's uniform. Tables: normal, C^-0.5, which sqrt(C) makes one. Biases stay 0 and norms 1."""
+        for name, p in self.named_parameters():
+            if p.ndim == 2:
+                if name.endswith("wte.weight"):
+                    p.data = init.normal(p.shape, rng, std=self.config.n_embd**-0.5)
+                else:
+                    p.data = init.xavier_uniform(p.shape, rng)
+
+    def forward(self, source, target, rng=None):
+        """Scores for the token that follows each target token, given the source and the target up to there.
+
+        source: ids (B, S), PAD after the end. target: ids (B, T), START first, PAD after the end. S and T at most
+        block_size. rng: draws the dropout; None for none. Returns (B, T, V). ValueError for other shapes or ids.
+        """
+        return self.scores(self.decode(self.encode(source, rng), source, target, rng))
+
+    def loss(self, source, target, label_smoothing=0.0, rng=None):
+        """Teacher forcing: the mean cross entropy, in nats, of each target token given the right ones before it.
+
+        target: ids (B, T + 1), START first, then the words, END, PAD. The places of PAD do not count.
+        """
+        target = np.asarray(target)
+        logits = self(source, target[:, :-1], rng)
+        return autotx.cross_entropy(logits, target[:, 1:], ignore_index=PAD, label_smoothing=label_smoothing)
+
+    def encode(self, source, rng=None):
+        """What the encoder makes of the source: ids (B, S) -> the memory (B, S, C)."""
+        x, mask = self._embed(self.wte, source, rng), seen(source)
+        for block in self.encoder:
+            x = block(x, mask, rng)
+        return x if self.encoder_norm is None else self.encoder_norm(x)
+
+    def decode(self, memory, source, target, rng=None):
+        """What the decoder makes of target, ids (B, T), and the memory of the source, ids (B, S) -> (B, T, C)."""
+        x, target_mask, source_mask = self._embed(self.target_wte, target, rng), seen(target), seen(source)
+        for block in self.decoder:
+            x = block(x, memory, target_mask, source_mask, rng)
+        return x if self.decoder_norm is None else self.decoder_norm(x)
+
+    def scores(self, x):
+        """Scores of all tokens as the next one: (..., C) -> (..., V)."""
+        return autotx.linear(x, self.out.weight)
+
+    def _embed(self, table, ids, rng):
+        ids = np.asarray(ids)
+        if ids.ndim != 2 or not ids.size:
+            raise ValueError(f"Transformer: ids have shape {ids.shape}; give (B, T), a row of tokens for each sentence")
+        if ids.shape[1] > self.config.block_size:
+            raise ValueError(
+                f"Transformer: a sentence of {ids.shape[1]} tokens exceeds block_size {self.config.block_size}; cut it"
+            )
+        scale = math.sqrt(self.config.n_embd)  # the paper's 3.4: words weigh as much as the waves, which are about 1
+        return self.dropout(table(ids) * scale + self.positions[: ids.shape[1]], rng)
+
+
+def seen(ids):
+    """The padding mask: ids (B, S) -> booleans (B, 1, 1, S), False where nobody may look. None when there is no PAD."""
+    there = np.asarray(ids) != PAD
+    return None if there.all() else there[:, None, None, :]

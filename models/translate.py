@@ -1,0 +1,165 @@
+"""`autotx translate`: a trained Transformer translates sentences, or shows how well it does on a file of pairs."""
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from autotx.models import maps, search
+from autotx.models.config import TransformerTrainConfig, read_config
+from autotx.models.generate import load_weights
+from autotx.models.pairs import decode, encode, pad, read_pairs, spaced
+from autotx.models.run import MODEL
+from autotx.models.tokenizers import load_tokenizer
+from autotx.models.transformer import SPECIALS, Transformer, TransformerConfig
+from autotx.viz import style
+
+try:
+    import sacrebleu
+except ImportError:  # an extra: pip install "autotx[bleu]"
+    sacrebleu = None
+
+TOKENS = 2000  # of source sentences that are translated side by side
+
+
+class Translated(NamedTuple):
+    text: str
+    ids: list  # its tokens
+    score: float  # log probability / length penalty
+
+
+def add_arguments(parser):
+    parser.add_argument("sentences", metavar="SENTENCE", nargs="*", help="what to translate, each in quotes")
+    parser.add_argument(
+        "--model", metavar="DIR", default="runs/transformer", help="the folder of a run (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--beam", type=int, metavar="N", default=1, help="candidates that are kept, 1 for greedy (default: %(default)s)"
+    )
+    parser.add_argument("--n-best", type=int, metavar="N", default=1, help="candidates to print (default: %(default)s)")
+    parser.add_argument(
+        "--length-penalty",
+        type=float,
+        metavar="X",
+        default=0.6,
+        help="0 for short translations, more for longer ones; only with --beam (default: %(default)s)",
+    )
+    parser.add_argument("--attention", metavar="FILE", help="draw what the model looked at: a .png, .svg or .pdf")
+    parser.add_argument("--pairs", metavar="FILE", help="translate the sources of this file, print the BLEU score")
+
+
+def run(args):
+    """Print a translation for each sentence, or a score. Returns the exit status."""
+    _check(args)
+    model, tokenizer = load_translator(args.model)
+    if args.pairs:
+        _score(model, tokenizer, args)
+        return 0
+    for sentence in args.sentences:
+        _check_sentence(sentence, tokenizer, model.config.block_size)
+    found = translations(model, tokenizer, args.sentences, args.beam, args.length_penalty, args.n_best)
+    for best in found:
+        for translated in best:
+            print(f"{translated.score:8.3f}  {translated.text}" if args.n_best > 1 else translated.text)
+    if args.attention:
+        best = found[0][0]
+        title = f"{args.sentences[0]} \N{RIGHTWARDS ARROW} {best.text}"
+        figure, _ = maps.of_translation(model, tokenizer, encode(tokenizer, args.sentences[0]), best.ids, title)
+        style.save(figure, args.attention)
+        print(f"autotx translate: {args.attention} shows what every head looked at", file=sys.stderr)
+    return 0
+
+
+def load_translator(folder):
+    """The Transformer and the tokenizer of a run folder. ValueError or FileNotFoundError for one that has none."""
+    folder = Path(folder)
+    if not (folder / MODEL).is_file():
+        raise ValueError(
+            f"--model {folder}: there is no trained model ({MODEL}) there; autotx train --model transformer makes one"
+        )
+    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    if not isinstance(config, TransformerTrainConfig):
+        raise ValueError(f"--model {folder} holds a {config.model}, not a transformer, and cannot translate")
+    model = Transformer(transformer_config(config, tokenizer), None)
+    load_weights(model, folder)
+    return model, tokenizer
+
+
+def translations(model, tokenizer, sentences, beam=1, length_penalty=0.6, n_best=1):
+    """For each sentence (str) a list of n_best Translated, the best first. The settings are those of search.translate.
+
+    Sentences of like length are translated side by side; none may be empty or longer than the model's block_size.
+    """
+    ids = [encode(tokenizer, sentence) for sentence in sentences]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    found = [None] * len(ids)
+    while order:
+        longest = len(ids[order[-1]])
+        group = [order.pop() for _ in range(min(len(order), max(1, TOKENS // (longest * beam))))]
+        best = search.translate(model, pad([ids[i] for i in group]), beam, length_penalty, n_best)
+        for i, candidates in zip(group, best):
+            found[i] = [Translated(decode(tokenizer, c.ids), *c) for c in candidates]
+    return found
+
+
+def bleu(written, references):
+    """The BLEU score of some translations (str), 0 to 100, by sacrebleu with its defaults. references: the right ones.
+
+    ValueError when the library is not there. Source: Papineni et al., 2002; Post, 2018 (sacrebleu).
+    """
+    _need_library()
+    return sacrebleu.corpus_bleu(written, [references]).score
+
+
+def _need_library():
+    if sacrebleu is None:
+        raise ValueError('the BLEU score needs the library sacrebleu: pip install "autotx[bleu]"')
+
+
+def _score(model, tokenizer, args):
+    _need_library()
+    pairs = read_pairs(args.pairs)
+    begun = time.perf_counter()
+    written = [b[0].text for b in translations(model, tokenizer, [s for s, _ in pairs], args.beam, args.length_penalty)]
+    seconds = time.perf_counter() - begun
+    score = bleu(written, [target for _, target in pairs])
+    how = f"beam {args.beam}" if args.beam > 1 else "greedy"
+    print(f"BLEU {score:.2f} ({how}), {len(pairs):,} sentences in {seconds:.1f} s")
+
+
+def transformer_config(config, tokenizer):
+    """The shape of the model that a training run's settings describe."""
+    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "pre_norm")
+    same = {name: getattr(config, name) for name in names}
+    return TransformerConfig(vocab_size=tokenizer.vocab_size + SPECIALS, tied=not config.untied, **same)
+
+
+def _check_sentence(sentence, tokenizer, block_size):
+    """ValueError for a sentence that the model cannot read."""
+    if not sentence.strip():
+        raise ValueError("an empty sentence cannot be translated; give some words in quotes")
+    unknown = tokenizer.unknown(spaced(sentence))
+    if unknown:
+        raise ValueError(f"the pairs that the model learned have no {', '.join(map(repr, unknown))}; leave that out")
+    count = len(encode(tokenizer, sentence))
+    if count > block_size:
+        raise ValueError(f"a sentence of {count} tokens is longer than --block-size {block_size} of the run; cut it")
+
+
+def _check(args):
+    """The flags. ValueError."""
+    wrong = {
+        "--beam": args.beam < 1 and "be at least 1",
+        "--n-best": not 1 <= args.n_best <= args.beam and f"be from 1 to --beam {args.beam}",
+        "--length-penalty": not 0 <= args.length_penalty < math.inf and "be 0 or a positive number",
+    }
+    for name, rule in wrong.items():
+        if rule:
+            raise ValueError(f"{name} {getattr(args, name[2:].replace('-', '_'))} should {rule}")
+    if bool(args.sentences) == bool(args.pairs):
+        raise ValueError("give sentences to translate, in quotes, or a file of pairs to score by --pairs")
+    if args.attention:
+        style.checked_path(args.attention)
+        if len(args.sentences) != 1:
+            raise ValueError("--attention draws one sentence; give one")

@@ -1,0 +1,294 @@
+"""Word vectors: one vector a word, so that words which are used alike have vectors that point alike.
+
+    vectors = load_vectors("glove.6B.100d.txt")            from a file; words=vocabulary: only some words of it
+    vectors.nearest("king", 5)                             the words whose vectors point most nearly its way
+    table, found = embedding(vectors, words, rng=rng)      a model's nn.Embedding that begins with them
+
+A file of vectors is one of these; which one is seen from its content, and gzip is seen too:
+
+    word2vec text, FastText .vec    a line "<number of words> <dimension>", then a line "<word> <numbers>" for each word
+    GloVe                           the same without the first line
+    word2vec binary                 the first line, then for each word its bytes, a space, and float32 numbers
+"""
+
+import contextlib
+import functools
+import gzip
+import io
+import zlib
+
+import numpy as np
+
+from autotx import init, nn
+from autotx.checkpoint import write_atomically
+
+LONGEST_LINE = 1 << 20  # bytes of a first line; longer, and it is no file of vectors
+LONGEST_WORD = 1000  # bytes of a word in a binary file
+
+
+class WordVectors:
+    """Words and their vectors.
+
+    words: a list of N distinct str, the commonest first if there is an order. matrix: (N, dim), kept as float32.
+    repeated: how many words a file had a second time (their first vectors were kept).
+    ValueError for shapes that do not fit, for a word that comes twice, and for NaN or Inf.
+    """
+
+    def __init__(self, words, matrix, repeated=0):
+        self.words, self.matrix, self.repeated = list(words), np.asarray(matrix, np.float32), repeated
+        if self.matrix.ndim != 2 or len(self.words) != len(self.matrix) or not self.matrix.size:
+            shape = self.matrix.shape
+            raise ValueError(f"WordVectors: {len(self.words)} words, matrix of shape {shape}; give one row a word")
+        if not np.isfinite(self.matrix).all():
+            raise ValueError("WordVectors: the matrix holds NaN or Inf")
+        self._rows = {word: row for row, word in enumerate(self.words)}
+        if len(self._rows) < len(self.words):
+            raise ValueError("WordVectors: a word comes twice; give each once")
+
+    @property
+    def dim(self):
+        return self.matrix.shape[1]
+
+    def __len__(self):
+        return len(self.words)
+
+    def row(self, word):
+        """The row of a word, an int, or None. A word that is not there stands for the first that differs in case only:
+        "king" finds "King", so that a vocabulary without capitals can use vectors of words with them."""
+        found = self._rows.get(word)
+        return self._folded.get(word.casefold()) if found is None else found
+
+    @functools.cached_property
+    def _folded(self):
+        return {word.casefold(): row for row, word in reversed(list(enumerate(self.words)))}
+
+    def nearest(self, word, n=10):
+        """The n words whose vectors make the smallest angle with that of `word`: a list of (word, cosine), best first.
+
+        word: a str, which is not listed itself; or a vector (dim,), such as king - man + woman.
+        cos(a, b) = a b / (|a| |b|), from -1 to 1; 0 where a word's vector is zero.
+        ValueError for a word that has no vector, for a vector that is zero or of another shape, and for n below 1.
+        """
+        if n < 1:
+            raise ValueError(f"nearest: n is {n}; give 1 or more")
+        itself = self._known_row(word) if isinstance(word, str) else None
+        vector = np.asarray(word, np.float32) if itself is None else self.matrix[itself]
+        if vector.shape != (self.dim,):
+            raise ValueError(f"nearest: a vector of shape {vector.shape}; give ({self.dim},)")
+        norm = np.linalg.norm(vector)
+        if not norm > 0:
+            raise ValueError("nearest: the vector is zero, which points nowhere")
+        cosines = np.clip(self.matrix @ vector / (self._norms * norm), -1, 1)
+        best = np.argsort(-cosines, kind="stable")
+        return [(self.words[i], float(cosines[i])) for i in best[: n + 1] if i != itself][:n]
+
+    def _known_row(self, word):
+        row = self.row(word)
+        if row is None:
+            raise ValueError(f"nearest: {word!r} has no vector; there are {len(self):,} words that have")
+        return row
+
+    @functools.cached_property
+    def _norms(self):
+        return np.maximum(np.linalg.norm(self.matrix, axis=1), np.finfo(np.float32).tiny)
+
+    def save(self, path, binary=False):
+        """Write a word2vec file, text or binary, atomically; `load_vectors` gives back the same numbers to the bit.
+
+        ValueError for a word that is empty or has spaces: the format cannot say where it ends.
+        """
+        faulty = [word for word in self.words if not word or word.split() != [word]]
+        if faulty:
+            raise ValueError(f"WordVectors.save: the word {faulty[0]!r} is empty or has a space in it; leave it out")
+        rows = self.matrix.astype("<f4") if binary else self.matrix.astype(str)
+        lines = [f"{len(self)} {self.dim}\n".encode()]
+        for word, row in zip(self.words, rows):
+            lines += [word.encode(), b" ", row.tobytes() if binary else " ".join(row).encode(), b"\n"]
+        write_atomically(path, b"".join(lines))
+
+
+def embedding(vectors, words, *, rng, frozen=False, std=None):
+    """A layer that begins with given vectors. Returns (nn.Embedding, how many of the words had a vector).
+
+    vectors: WordVectors. words: what the V rows of the table stand for, see `words_of`; None for what is no word, such
+    as padding. Those and the words without a vector get normal numbers from `rng`, as spread as the vectors' numbers.
+    frozen: the table stays as it is (its weight requires no gradient, so optimizers leave it alone); else it is trained
+    further ("fine-tuned"), missing words and all. std: multiply the table to have this standard deviation; None keeps
+    the numbers as they are. Angles between words stay the same.
+    ValueError when no word at all has a vector, and when all the vectors' numbers are the same.
+    """
+    rows = [None if word is None else vectors.row(word) for word in words]
+    places = [i for i, row in enumerate(rows) if row is not None]
+    if not places:
+        raise ValueError(
+            f"embedding: none of the {len(rows)} words is among the {len(vectors):,} with vectors; another language?"
+        )
+    spread = float(vectors.matrix.std())
+    if not spread:
+        raise ValueError(f"embedding: all numbers of the {len(vectors):,} vectors are {vectors.matrix[0, 0]:g}")
+    table = init.normal((len(rows), vectors.dim), rng, std=spread)
+    table[places] = vectors.matrix[[rows[i] for i in places]]
+    if std is not None:
+        table *= std / spread
+    layer = nn.Embedding(len(rows), vectors.dim, rng=None)
+    layer.weight.data = table
+    layer.weight.requires_grad = not frozen
+    return layer, len(places)
+
+
+def load_embedding(path, words, dim, *, rng, frozen=False, std=None):
+    """`embedding` from a file, of which only what is needed is kept. dim: the C of the model.
+
+    Returns (nn.Embedding, how many of the words had a vector). ValueError as `load_vectors`, and for another dim.
+    """
+    vectors = load_vectors(path, [word for word in words if word is not None])
+    if vectors.dim != dim:
+        raise ValueError(f"{path}: its vectors have {vectors.dim} numbers, the model {dim} channels; make them equal")
+    return embedding(vectors, words, rng=rng, frozen=frozen, std=std)
+
+
+def words_of(tokenizer):
+    """What each token of a Tokenizer is as a word, without the space before it: a list of V str, None for no word."""
+    return [_text(piece).strip() or None for piece in tokenizer.pieces]
+
+
+def _text(piece):
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:  # a part of a character
+        return ""
+
+
+def load_vectors(path, words=None):
+    """Read a file of vectors, as WordVectors, line by line: what is not wanted takes no memory.
+
+    path: word2vec text or binary, GloVe or FastText .vec, possibly in gzip. words: keep only these, whatever their
+    case, and look at no others; None keeps all. A word that comes again is left out, as such files are sorted by
+    frequency and the first is the one that was meant; `.repeated` counts them.
+    ValueError, naming the file and the line (the word, in a binary file): a broken number, NaN or Inf, a wrong number
+    of numbers, bytes that are not UTF-8, a first line that says another number of words, nothing to read.
+    """
+    wanted = None if words is None else {word.casefold() for word in words}
+    try:
+        with _opened(path) as file:
+            return _collected(path, file, wanted)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: the gzip file is cut off or damaged ({error})") from error
+
+
+@contextlib.contextmanager
+def _opened(path):
+    with open(path, "rb") as file:
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            with gzip.open(file) as unpacked:
+                yield io.BufferedReader(unpacked)
+        else:
+            yield file
+
+
+def _collected(path, file, wanted):
+    """The vectors of an open file. The matrix grows as it is read, since what a first line promises may not be true."""
+
+    def keep(key):
+        return wanted is None or key.decode(errors="replace").casefold() in wanted
+
+    words, matrix, found, repeated = {}, bytearray(), 0, 0
+    count, dim, rows = _format(path, file)
+    for place, key, numbers in rows(keep):
+        found += 1
+        if not keep(key):
+            continue
+        try:
+            word = key.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: {place}: the word {key!r} is not UTF-8; convert the file to UTF-8") from error
+        if not np.isfinite(numbers).all():
+            raise ValueError(f"{path}: {place}: the vector of {word!r} holds NaN or Inf")
+        repeated += word in words
+        if word not in words:
+            words[word] = None
+            matrix += numbers.tobytes()
+    if count not in (None, found):
+        raise ValueError(f"{path}: line 1 promises {count} words, and there are {found}; is the file cut off?")
+    if not words:
+        raise ValueError(f"{path}: there {f'is none of the {len(wanted)} words wanted' if found else 'are no words'}")
+    return WordVectors(words, np.frombuffer(matrix, np.float32).reshape(len(words), dim), repeated)
+
+
+def _format(path, file):
+    """How many words the first line promises (None without such a line), their dimension, and a reader of the rows.
+
+    The reader is a function of keep(key), which says whether a word is wanted. It gives for every word (where it
+    stands, its bytes, its numbers); for one that is not wanted, the numbers are not looked at and None.
+    """
+    first = file.readline(LONGEST_LINE)
+    fields = first.split()
+    if len(fields) == 2 and all(field.isdigit() for field in fields):
+        count, dim = map(int, fields)
+        if not dim:
+            raise ValueError(f"{path}: line 1 says that vectors have 0 numbers")
+        start = file.read(LONGEST_WORD + 2 * dim)
+        file.seek(len(first))
+        if _is_text(start, dim):
+            return count, dim, lambda keep: _text_rows(path, file, dim, 2, keep)
+        return count, dim, lambda keep: _binary_rows(path, file, count, dim, keep)
+    if (first and len(fields) < 2) or len(first) == LONGEST_LINE:
+        raise ValueError(f"{path}: line 1 is not a word and its numbers; this is no file of word vectors")
+    file.seek(0)
+    return None, len(fields) - 1, lambda keep: _text_rows(path, file, len(fields) - 1, 1, keep)
+
+
+def _is_text(start, dim):
+    """Whether rows are text, from how the first begins: its numbers take two bytes or more each, all of them visible.
+    float32 numbers, of which each has four bytes that may be anything, soon show a byte that no text has here."""
+    numbers = start.partition(b" ")[2][: 2 * dim]
+    return all(32 <= byte < 127 or byte in b"\t\r\n" for byte in numbers)
+
+
+def _text_rows(path, file, dim, first, keep):
+    for number, line in enumerate(file, first):
+        key = line.split(None, 1)[:1]
+        if key and not keep(key[0]):
+            yield None, key[0], None
+        elif key:  # else the line is empty
+            try:
+                yield f"line {number}", *_word_and_numbers(line, dim)
+            except ValueError as error:
+                raise ValueError(f"{path}: line {number}: {error}") from error
+
+
+def _word_and_numbers(line, dim):
+    """The last `dim` fields are numbers. Before them is the word, which has spaces in some files: ". . ."."""
+    fields = line.split()
+    if len(fields) <= dim or any(map(_is_number, fields[1:-dim])):
+        raise ValueError(f"{len(fields) - 1} numbers after the word, where line 1 has {dim}")
+    try:
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes Inf, which is refused
+            return b" ".join(fields[:-dim]), np.array(fields[-dim:], np.float32)
+    except ValueError:
+        broken = next(field for field in fields[-dim:] if not _is_number(field))
+        raise ValueError(f"{broken[:20].decode(errors='replace')!r} is not a number") from None
+
+
+def _is_number(field):
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
+
+
+def _binary_rows(path, file, count, dim, keep):
+    for number in range(1, count + 1):
+        key = bytearray()
+        while (byte := file.read(1)) not in (b" ", b"") and len(key) <= LONGEST_WORD:
+            key += byte
+        numbers = file.read(4 * dim)
+        if byte != b" " or len(numbers) < 4 * dim:
+            raise ValueError(
+                f"{path}: line 1 promises {count} words of {dim} numbers, and the file ends or breaks at word {number}"
+            )
+        key = bytes(key).lstrip(b"\n")  # some programs end each vector with a line end
+        yield f"word {number}", key, np.frombuffer(numbers, "<f4") if keep(key) else None
+    if file.read(2).strip():
+        raise ValueError(f"{path}: line 1 promises {count} words of {dim} numbers, and the file goes on after them")

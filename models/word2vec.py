@@ -1,0 +1,95 @@
+"""Skip-gram with negative sampling, "word2vec": vectors of words are learned by guessing their neighbours.
+
+Every word w has two vectors: v_w, the one that is kept, for w as the centre of a window, and u_w for w as a neighbour.
+In "the king is dead" with window 1, the pairs (centre, neighbour) of "king" are (king, the) and (king, is). The dot
+product u_o v_c says how well o goes beside c. Pairs (c, o) from the text should have a large one; pairs (c, k) with a
+word k drawn blindly, a small one. Words with like neighbours get like vectors, since the same u's pull at them.
+
+The loss of one pair, derived. Let s(x) = 1 / (1 + e^-x) be the probability that the model gives to "this pair is from
+the text", x = u v. A pair from the text and K drawn words k_1 .. k_K are K + 1 questions with the answers yes and no:
+
+    P(all answers right) = s(u_o v_c) prod_i (1 - s(u_ki v_c)),  and 1 - s(x) = e^-x / (1 + e^-x) = s(-x)
+    L = -ln s(u_o v_c) - sum_i ln s(-u_ki v_c)
+
+and the gradients. s'(x) = e^-x / (1 + e^-x)^2 = s(x) s(-x), so
+
+    d(-ln s(x))/dx  = -s(-x) = s(x) - 1                for the word from the text
+    d(-ln s(-x))/dx =  s(x)  = s(x) - 0                for a drawn word
+    dL/dx = s(x) - y,  y = 1 for the word from the text and 0 for a drawn one: P - y, as in cross entropy
+
+    x = u v, so by the chain rule    dL/du_j = (s(x_j) - y_j) v_c        for each of the K + 1 words j
+                                     dL/dv_c = sum_j (s(x_j) - y_j) u_j
+
+The centre is drawn towards the neighbour and away from the drawn words, the more so the more wrong the guess was.
+
+Letters: N pairs, K drawn words a pair, C channels, V words.
+Source: Mikolov et al., 2013, "Distributed Representations of Words and Phrases and their Compositionality".
+"""
+
+import numpy as np
+
+import autotx
+from autotx import init, nn
+
+
+class SkipGram(nn.Module):
+    """The two tables, each (V, C). rng: draws the first vectors; None leaves them zero, to be loaded.
+
+    `words` begins uniform within +-0.5 / C, `contexts` at zero, as in Mikolov's program: all answers begin at 1/2.
+    """
+
+    def __init__(self, vocab_size, dim, rng):
+        self.words = nn.Embedding(vocab_size, dim, rng=None)
+        self.contexts = nn.Embedding(vocab_size, dim, rng=None)
+        if rng is not None:
+            self.words.weight.data = init.uniform((vocab_size, dim), rng, -0.5 / dim, 0.5 / dim)
+
+    def forward(self, centers, others, rng=None):
+        """How well words go beside centres, u v: centers (N,), others (N, M), both ids of words. Returns (N, M)."""
+        return autotx.einsum("nc,nmc->nm", self.words(centers), self.contexts(others))
+
+    def loss(self, centers, contexts, drawn):
+        """The mean of L over N pairs, a Tensor of one number. centers, contexts: (N,) ids. drawn: (N, K) ids."""
+        scores = self(centers, np.concatenate([contexts[:, None], drawn], axis=1))
+        answers = np.zeros(scores.shape, scores.dtype)
+        answers[:, 0] = 1
+        total = autotx.binary_cross_entropy_with_logits(scores, answers, reduction="sum")
+        return total * (1 / len(centers))
+
+
+class PairSampler:
+    """Makes pairs of blocks of text, and draws words for them.
+
+    counts: how often each of the V words is in the text, integers (V,), each above 0. subsample: t of `keep`.
+    window: how far a neighbour may be from its centre. negatives: K.
+    """
+
+    def __init__(self, counts, window, negatives, subsample):
+        shares = counts / counts.sum()
+        self.window, self.negatives = window, negatives
+        # A word of share f stays with probability sqrt(t / f), at most 1: "the" is a neighbour of all and says little
+        self.keep = np.minimum(1, np.sqrt(subsample / shares))
+        # Words are drawn in proportion to count^(3/4), which lies between their share in the text and an equal chance
+        self.until = np.cumsum(counts**0.75)
+        self.until /= self.until[-1]
+
+    def sample(self, blocks, rng):
+        """(centers (N,), contexts (N,), drawn (N, K)): about window + 1 pairs for each word that stays.
+
+        blocks: ids (B, T); no pair reaches from one into another. rng: numpy.random.Generator, which is advanced.
+        The words that do not stay are taken out first, so that windows then reach farther. Each centre has a window of
+        its own, drawn from 1 .. window: near neighbours are in more windows than far ones.
+        """
+        stays = rng.random(blocks.shape) < self.keep[blocks]
+        block, words = np.nonzero(stays)[0], blocks[stays]
+        reach = rng.integers(1, self.window, size=words.size, endpoint=True)
+        pairs = []
+        for distance in range(1, min(self.window, words.size - 1) + 1):
+            left, right = slice(None, -distance), slice(distance, None)
+            together = block[left] == block[right]
+            for center, context in ((left, right), (right, left)):
+                near = together & (reach[center] >= distance)
+                pairs.append((words[center][near], words[context][near]))
+        centers, contexts = (np.concatenate(part) for part in zip(*pairs)) if pairs else (words[:0], words[:0])
+        drawn = np.searchsorted(self.until, rng.random((len(centers), self.negatives)), side="right")
+        return centers, contexts, drawn
