@@ -1,1 +1,12 @@
 """Pictures of what the engine recorded."""
+
+from autotx.viz.attention import AttentionMap, attention, attention_maps
+from autotx.viz.curves import curves
+from autotx.viz.embeddings import embeddings
+from autotx.viz.graph import graph, graph_json, render, write_json
+from autotx.viz.page import page
+from autotx.viz.positions import positions
+from autotx.viz.statistics import LayerStatistics, layer_statistics
+from autotx.viz.steps import step_times
+from autotx.viz.style import save
+from autotx.viz.trace import Trace, record, trace

@@ -1,47 +1,125 @@
-"""The curves of a training run."""
+"""The curves of training runs, one run or several over each other, from the records of their logs."""
 
 import math
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-_BLUE, _ORANGE, _GREY = "#3b6ea5", "#d9772b", "#8a8a8a"
+from autotx.viz import style
+
+# What the keys of a log are called; other keys get a panel of their own, under their own name.
+_LABELS = {
+    "loss": "loss (nats)",
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "tokens_per_second": "tokens a second",
+}
+_SMOOTHED = ("loss", "grad_norm", "tokens_per_second")
+
+
+def curves(runs, title=None, dark=False):
+    """Draw what was logged over the steps: the loss, and below it the learning rate, gradient norm and the rest.
+
+    runs: dict of name -> records, each a dict as in a run's log.jsonl: "step", and numbers (or None) under any names;
+    "val_..." is drawn into the panel of what it validates. Faint lines are single steps, strong ones their mean over
+    the last fiftieth of the run; dashed ones with marks are validation. Returns (Figure, Axes (number of panels,)
+    array). ValueError when no run has a record.
+    """
+    if not any(runs.values()):
+        raise ValueError("curves: no run has a record yet; wait for its first step")
+    keys = _panels(runs)
+    with style.look(dark) as look:
+        rows = -(-(len(keys) - 1) // 3)
+        figure = style.figure(9.6, 4.2 + 2.1 * rows, layout="constrained")
+        grid = figure.add_gridspec(1 + rows, 6, height_ratios=[2, *[1] * rows])
+        axes = [figure.add_subplot(grid[0, :])]
+        for i in range(len(keys) - 1):
+            axes.append(figure.add_subplot(grid[1 + i // 3, 2 * (i % 3) : 2 * (i % 3) + 2]))
+        for panel, key in zip(axes, keys):
+            _panel(panel, key, runs, look)
+        axes[0].set_title("Training" if title is None else style.label(title, 90, plain=True))
+        _legend(axes[0], runs, keys[0], look)
+    return figure, np.array(axes)
 
 
 def loss_curve(records, title="Loss"):
-    """Draw training and validation loss over the steps. Returns a matplotlib Figure; nothing is shown on a screen.
-
-    records: the lines of a run's log.jsonl as dicts, of which "step", "loss", "val_loss" (or None) and "lr" are used.
-    The faint line is the loss of every step, the strong one its mean over the last fiftieth of the run.
-    """
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)  # draws into memory, so neither a display nor pyplot's global state is needed
-    axes = figure.add_subplot()
-    steps = np.array([r["step"] for r in records])
-    losses = np.array([r["loss"] for r in records], dtype=float)
-    axes.plot(steps, losses, color=_BLUE, alpha=0.25, linewidth=0.8)
-    axes.plot(steps, _running_mean(losses, max(1, len(losses) // 50)), color=_BLUE, linewidth=1.8, label="training")
-    validated = [(r["step"], r["val_loss"]) for r in records if r.get("val_loss") is not None]
-    if validated:
-        label = f"validation (at last {validated[-1][1]:.3f})"
-        axes.plot(*zip(*validated), color=_ORANGE, marker="o", markersize=4, linewidth=1.5, label=label)
-    axes.set(title=title, xlabel="step", ylabel="cross entropy, nats a token")
-    axes.grid(alpha=0.3)
-    _draw_rate(axes.twinx(), steps, [r["lr"] for r in records])
-    if len(records):
-        axes.legend(loc="upper right", frameon=False)
-        axes.set_ylim(*_limits(losses))
-    return figure
+    """The curves of one run as a Figure; empty axes while there is no record."""
+    if not records:
+        with style.look():
+            figure = style.figure(9.6, 4.2)
+            figure.add_subplot().set(title=title, xlabel="step", ylabel=_LABELS["loss"])
+        return figure
+    return curves({"training": records}, title)[0]
 
 
-def _draw_rate(axes, steps, rates):
-    """The learning rate, thin and behind, on an axis of its own."""
-    axes.plot(steps, rates, color=_GREY, linewidth=1, linestyle=":")
-    axes.set_ylabel("learning rate (dotted)", color=_GREY)
-    axes.tick_params(axis="y", colors=_GREY)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    axes.set_ylim(bottom=0)
+def _panels(runs):
+    """The keys to draw, the loss first."""
+    found = dict.fromkeys(("loss", "lr", "grad_norm", "tokens_per_second"))
+    for records in runs.values():
+        for record in records:
+            found.update(dict.fromkeys(k.removeprefix("val_") for k in record if k not in ("step", *found)))
+    numbers = (int, float)
+    some = [r for records in runs.values() for r in (*records[:50], *records[-50:], *_validated(records))]
+    return [k for k in found if any(isinstance(r.get(p + k), numbers) for r in some for p in ("", "val_"))]
+
+
+def _validated(records):
+    return [r for r in records if any(k.startswith("val_") and v is not None for k, v in r.items())]
+
+
+def _panel(axes, key, runs, look):
+    """One quantity of all runs."""
+    everything = []
+    for i, (name, records) in enumerate(runs.items()):
+        colour = look.lines[i % len(look.lines)]
+        steps, values = _series(records, key)
+        if key in _SMOOTHED and len(values):
+            axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
+            mean = _running_mean(values, max(1, len(values) // 50))
+            axes.plot(steps, mean, color=colour, linewidth=1.7, label=name)
+        elif len(values):
+            axes.plot(steps, values, color=colour, linewidth=1.4, label=name, marker="." if len(values) < 20 else None)
+        val_steps, val = _series(records, f"val_{key}")
+        if len(val):
+            of_run = {"color": look.lines[1] if len(runs) == 1 else colour, "marker": _MARKS[i % len(_MARKS)]}
+            axes.plot(val_steps, val, **of_run, **_VALIDATION, markeredgecolor=look.paper)
+        everything += [values, val]
+    axes.set_ylim(*_limits(np.concatenate(everything), key))
+    axes.set(xlabel="step", ylabel=_LABELS.get(key, style.label(key.replace("_", " "), 30, plain=True)))
+    axes.grid(True)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 6))
+
+
+def _series(records, key):
+    """The steps and values of the records that have a number under this key. A NaN, as of a lost run, leaves a gap."""
+    pairs = [(r["step"], r[key]) for r in records if isinstance(r.get(key), int | float)]
+    steps, values = zip(*pairs) if pairs else ((), ())
+    return np.array(steps), np.array(values, dtype=float)
+
+
+# Validation of a run alone has a colour of its own; of several, the colour and mark of the run.
+_VALIDATION = {"markersize": 4.5, "linestyle": "--", "linewidth": 1.3}
+_MARKS = "osD^vP*"
+
+
+def _legend(axes, runs, key, look):
+    """What the lines are."""
+    handles = []
+    for i, (name, records) in enumerate(runs.items()):
+        last = _series(records, f"val_{key}")[1]
+        ending = f"validation {last[-1]:.4g} at last" if len(last) else ""
+        if len(runs) == 1:
+            handles.append(Line2D([], [], color=look.lines[0], linewidth=1.7, label="training"))
+            if ending:
+                handles.append(Line2D([], [], color=look.lines[1], marker=_MARKS[0], **_VALIDATION, label=ending))
+        else:
+            look_of_run = {"color": look.lines[i % len(look.lines)], "marker": _MARKS[i % len(_MARKS)]}
+            text = f"{style.label(name, 40, plain=True)}: {ending}".rstrip(": ")
+            handles.append(Line2D([], [], **look_of_run, markersize=4.5, label=text))
+    if len(runs) > 1:
+        handles.append(Line2D([], [], color=look.ink, linewidth=1.5, label="training"))
+        handles.append(Line2D([], [], color=look.ink, **_VALIDATION, label="validation"))
+    axes.legend(handles=handles, loc="upper right")
 
 
 def _running_mean(values, width):
@@ -52,11 +130,16 @@ def _running_mean(values, width):
     return (total[ends] - total[starts]) / (ends - starts)
 
 
-def _limits(losses):
-    """From just below the lowest loss to just above the first: a single wild step does not flatten the rest."""
-    finite = losses[np.isfinite(losses)]
+def _limits(values, key):
+    """From just below the lowest to just above the highest but a few: one wild step does not flatten the rest. Of the
+    loss, the start is always seen; everything but the loss begins at zero."""
+    finite = values[np.isfinite(values)]
     if not len(finite):
         return 0, 1
-    low, high = finite.min(), max(np.quantile(finite, 0.99), finite[0])
+    low, high = (finite.min(), np.quantile(finite, 0.99)) if key in _SMOOTHED else (finite.min(), finite.max())
+    if key == "loss":
+        high = max(high, finite[0])
+    else:
+        low = min(low, 0)
     margin = 0.06 * (high - low) or 0.1 * math.fabs(high) or 1
-    return low - margin, high + margin
+    return (low - margin if low else 0), high + margin

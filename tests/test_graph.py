@@ -1,0 +1,499 @@
+"""Pictures of computation graphs: what is shown, folded, written, and what is refused."""
+
+import graphlib
+import json
+import re
+import subprocess
+import sysconfig
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import graphviz
+import numpy as np
+import pytest
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+
+import autotx
+from autotx import Tensor, nn, viz
+from autotx.models import GPT, MLP, GPTConfig, Transformer, TransformerConfig, draw
+from autotx.models.cli import main
+from autotx.viz import dot, folding, labels, primitives
+from autotx.viz.graph import _LOOKS
+from autotx.viz.trace import trace
+
+
+def leaf(values, name=None):
+    return Tensor(values, requires_grad=True, dtype=np.float32, name=name)
+
+
+def gpt_loss(n_layer=3, n_embd=8, vocab_size=11, rng=None, n_head=2):
+    model = GPT(GPTConfig(16, vocab_size, n_layer, n_head, n_embd), rng=rng)
+    ids = np.arange(5)[None]
+    return model(ids, ids + 1)[1]
+
+
+def xor_loss():
+    x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+    y = np.array([[0], [1], [1], [0]], np.float32)
+    return autotx.mse_loss(MLP((2, 4, 1), "tanh", rng=np.random.default_rng(0))(x), y)
+
+
+def shown(tensor, **settings):
+    """What is shown: the nodes' ops or names, and the closed groups' paths, in order; and the view."""
+    t = trace(tensor)
+    view = folding.view(t, **settings)
+    words = []
+    for item in view.items.values():
+        if item.kind == "node":
+            words.append(t.nodes[item.id].op or t.nodes[item.id].name)
+        else:
+            words.append(t.groups[item.id].path if item.kind == "group" else "rest")
+    return words, view
+
+
+def svg_of(tensor, tmp_path, **settings):
+    viz.render(tensor, tmp_path / "g.svg", **settings)
+    return ET.fromstring((tmp_path / "g.svg").read_text())
+
+
+def texts(svg):
+    return [e.text for e in svg.iter("{http://www.w3.org/2000/svg}text")]
+
+
+# ---- What is shown ----------------------------------------------------------------------------------------------
+
+
+def test_a_gpt_is_embeddings_blocks_and_head():
+    words, view = shown(gpt_loss(), depth=1)
+    assert words == [
+        *("wte.weight", "ids", "wte", "wpe", "ids", "add"),
+        *("blocks.0", "ln_f", "linear", "targets", "cross_entropy"),
+    ]
+    assert [len(run.members) for run in view.runs.values()] == [3]
+    drawn = viz.graph(gpt_loss(), depth=1).source
+    assert "blocks.0 to blocks.2" in drawn
+    assert "Block × 3" in drawn
+
+
+def test_equal_blocks_are_closed_when_nobody_says_how_deep():
+    words, _ = shown(gpt_loss())
+    assert "blocks.0" in words
+    assert words.count("layer_norm") == 1  # ln_f is open
+
+
+def test_the_block_that_stands_for_all_can_be_opened():
+    words, view = shown(gpt_loss(), expand=["blocks"], depth=1)
+    assert words[6:12] == ["blocks.0.ln_1", "blocks.0.attn", "add", "blocks.0.ln_2", "blocks.0.mlp", "add"]
+    assert "blocks.1" not in " ".join(words)
+    sorter = graphlib.TopologicalSorter()
+    for source, target, *_ in view.edges:
+        sorter.add(target, source)
+    sorter.prepare()  # CycleError for an edge from a block to the one that stands for it
+
+
+def test_one_block_opened_alone_leaves_the_others_folded():
+    words, _ = shown(gpt_loss(n_layer=5), expand=["blocks.2", "blocks.2.mlp"], depth=1)
+    assert [w for w in words if w.startswith("blocks")] == [
+        *("blocks.0", "blocks.2.ln_1", "blocks.2.attn", "blocks.2.ln_2"),
+        *("blocks.2.mlp.fc", "blocks.2.mlp.proj", "blocks.3"),
+    ]
+
+
+def test_depth_closes_and_opens_everything():
+    assert shown(gpt_loss(), depth=0)[0] == ["GPT", "ids", "ids", "targets"]
+    words, view = shown(gpt_loss(), depth=9, max_nodes=500)
+    assert "group" not in {item.kind for item in view.items.values()}
+    assert words.count("gelu") == 1  # of the block that stands for all
+
+
+def test_blocks_of_other_sizes_are_not_folded():
+    class Odd(nn.Module):
+        def __init__(self):
+            rng = np.random.default_rng(0)
+            self.layers = [nn.Linear(2, 2, rng=rng), nn.Linear(2, 2, rng=rng), nn.Linear(2, 3, rng=rng)]
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    words, view = shown(Odd()(leaf([[1.0, 2.0]])), depth=1)
+    assert words[1:] == ["layers.0", "layers.2"]
+    assert [len(r.members) for r in view.runs.values()] == [2]
+
+
+def test_every_edge_of_the_graph_is_shown_or_inside_a_closed_group():
+    tensor = gpt_loss()
+    t = trace(tensor)
+    view = folding.view(t, depth=9, max_nodes=500)
+    assert {v for _, _, v, _, _ in view.edges} <= {n for item in view.items.values() for n in item.nodes}
+    targets = {target for _, target, *_ in view.edges}
+    assert all(key in targets for key, item in view.items.items() if t.nodes[item.id].op)
+
+
+def test_the_encoder_decoder():
+    model = Transformer(TransformerConfig(20, 8, 3, 2, 8), np.random.default_rng(0))
+    loss = model.loss(np.array([[3, 4, 2, 0]]), np.array([[1, 5, 6, 2]]))
+    words, view = shown(loss, depth=1)
+    assert {"encoder.0", "decoder.0"} <= set(words)
+    assert sorted(len(r.members) for r in view.runs.values() if len(r.members) == 3) == [3, 3]
+    memory = [e for e in view.edges if e[0][0] == "group" and e[1][0] == "group"]
+    assert len({(source, target) for source, target, *_ in memory}) == 1  # the encoder feeds the decoder, once
+    drawn = viz.graph(loss).source
+    assert "EncoderBlock × 3" in drawn
+    assert "DecoderBlock × 3" in drawn
+
+
+def test_what_comes_in_is_seen_though_the_module_is_closed():
+    words, _ = shown(nn.Linear(2, 1, rng=np.random.default_rng(0))(Tensor([[1.0, 2.0]], name="x")), depth=0)
+    assert words == ["x", "Linear"]
+
+
+# ---- The budget -------------------------------------------------------------------------------------------------
+
+
+def test_a_graph_over_the_budget_is_folded_further_and_says_so():
+    words, view = shown(gpt_loss(), depth=9, max_nodes=20)
+    assert len(words) <= 20
+    assert re.match(r"folded to 2 levels of modules: \d+ nodes are more than max_nodes=20", view.notes[0])
+    assert "are more than max_nodes=20" in viz.graph(gpt_loss(), depth=9, max_nodes=20).source
+
+
+def test_without_modules_the_middle_is_left_out():
+    y = leaf([1.0], "x")
+    for _ in range(200):
+        y = y.tanh()
+    words, view = shown(y, max_nodes=10)
+    assert len(words) == 10
+    assert words[0] == "x"
+    assert words.count("rest") == 1
+    assert view.notes == ["192 nodes in the middle are not shown: 201 are more than max_nodes=10"]
+    assert {(x, z) for x, z, *_ in view.edges if "rest" in (x[0], z[0])} == {
+        (("node", 3), ("rest", -1)),
+        (("rest", -1), ("node", 196)),
+    }
+
+
+def test_gpt_2_small_is_drawn_with_few_nodes(tmp_path):
+    loss = gpt_loss(12, 768, 50257, n_head=12)
+    svg = svg_of(loss, tmp_path)
+    assert len(shown(loss)[0]) == 14
+    assert {"blocks.0 to blocks.11", "Block × 12", "7,087,872 parameters each"} <= set(texts(svg))
+
+
+# ---- Files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("type_", "begins"), [("svg", b"<?xml"), ("png", b"\x89PNG"), ("dot", b"digraph")])
+def test_every_type_of_file(tmp_path, type_, begins):
+    file = tmp_path / f"g.{type_}"
+    viz.render(xor_loss(), file)
+    assert file.read_bytes().startswith(begins)
+    assert [f.name for f in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_graph_is_a_digraph_that_notebooks_show():
+    drawn = viz.graph(xor_loss())
+    assert isinstance(drawn, graphviz.Digraph)
+    assert "<svg" in drawn._repr_mimebundle_()["image/svg+xml"]
+    assert drawn.pipe("png").startswith(b"\x89PNG")
+
+
+def test_a_small_tensor_shows_itself_and_others_do_not():
+    assert "<svg" in xor_loss()._repr_svg_()
+    assert Tensor([1.0])._repr_svg_() is None
+    y = leaf([1.0])
+    for _ in range(100):
+        y = y.tanh()
+    assert y._repr_svg_() is None
+    loss = xor_loss()
+    loss.backward()
+    assert loss._repr_svg_() is None
+
+
+def test_the_system_s_dot_comes_first_and_a_pdf_needs_it(tmp_path, monkeypatch):
+    program = tmp_path / "dot"
+    program.write_text("#!/bin/sh\ncat > /dev/null; echo by the system\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    viz.render(xor_loss(), tmp_path / "g.pdf")
+    assert (tmp_path / "g.pdf").read_text() == "by the system\n"
+    program.unlink()
+    if not dot.shutil.which("dot"):
+        with pytest.raises(ValueError, match=r"^render: a \.pdf needs Graphviz' own program dot, which is not"):
+            viz.render(xor_loss(), tmp_path / "h.pdf")
+        assert not (tmp_path / "h.pdf").exists()
+
+
+def test_dot_text_needs_no_program_and_a_picture_says_which_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    viz.render(xor_loss(), tmp_path / "g.dot")
+    with pytest.raises(ValueError, match=r"^render: neither dot nor graphviz-pure is installed; pip install"):
+        viz.render(xor_loss(), tmp_path / "g.svg")
+
+
+def test_a_program_that_fails_is_told_and_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(dot, "_program", lambda type_: "/bin/false")
+    with pytest.raises(ValueError, match=r"^render: false could not lay the graph out: exit status 1"):
+        viz.render(xor_loss(), tmp_path / "g.svg")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_type_that_does_not_exist(tmp_path):
+    with pytest.raises(ValueError, match=r"^render: g\.gif has no known type; name it \.svg, \.png, \.pdf or"):
+        viz.render(xor_loss(), tmp_path / "g.gif")
+
+
+def test_bad_graphs_and_groups():
+    with pytest.raises(ValueError, match=r"^trace: this tensor of shape \(1,\) has no graph"):
+        viz.graph(Tensor([1.0]))
+    loss = xor_loss()
+    with pytest.raises(ValueError, match=r"^graph: there is no group 'block' to expand; there are MLP, layers\.0"):
+        viz.graph(loss, expand=["block"])
+    with pytest.raises(ValueError, match=r"^graph: add is not known to be composed of others; known are linear"):
+        viz.graph(loss, fused=["add"])
+    with pytest.raises(ValueError, match=r"^graph: depth is -1; give 0"):
+        viz.graph(loss, depth=-1)
+    loss.backward()
+    with pytest.raises(ValueError, match=r"^trace: the graph below this result of \w+ was freed by backward"):
+        viz.graph(loss)
+
+
+# ---- What is written --------------------------------------------------------------------------------------------
+
+
+def test_nodes_tell_what_a_person_asks(tmp_path):
+    w = leaf([[1.0, 2.0]], "w")
+    with viz.record():
+        loss = (w * 3).softmax().sum()
+        loss.backward(retain_graph=True)
+    seen = texts(svg_of(loss, tmp_path))
+    assert {"w", "x × 3", "softmax", "Σ x", "mul · (1, 2)", "float32 · 8 B", "1 2", "3 6", "gradient 1"} <= set(seen)
+    assert any(re.match(r"forward .*s, backward .*s", text) for text in seen)
+    titles = [a.get("{http://www.w3.org/1999/xlink}title") for a in ET.parse(tmp_path / "g.svg").iter()]
+    assert any("gradient: dx = g y" in title for title in titles if title)
+    assert any("loss = (w * 3).softmax().sum()" in title for title in titles if title)
+
+
+def test_edges_carry_shapes(tmp_path):
+    x, w = Tensor(np.ones((2, 3)), name="x"), leaf(np.ones((3, 4)), "w")
+    seen = texts(svg_of(x @ w, tmp_path))
+    assert " (2, 3) " in seen
+    assert " (3, 4) " in seen
+
+
+def test_formulas_are_shown_when_asked_for(tmp_path):
+    @autotx.lift
+    def nameless(x, /):
+        return x + 1, (lambda g: g,)
+
+    seen = texts(svg_of(nameless(leaf([1.0]).tanh()), tmp_path, formulas=True))
+    assert {"forward: y = tanh(x)", "backward: dx = g (1 - y^2)", "nameless(x)"} <= set(seen)
+    assert not any("None" in text for text in seen)
+
+
+def test_gradients_are_computed_when_asked_for_and_left_alone(tmp_path):
+    w = leaf([1.0, 2.0], "w")
+    seen = texts(svg_of((w * w).sum(), tmp_path, grads=True))
+    assert "gradient 2 4" in seen
+    assert w.grad is None
+    assert "gradient 2 4" not in texts(svg_of((w * w).sum(), tmp_path))
+
+
+def test_kinds_differ_in_colour_and_shape():
+    looks = [look for _, look in _LOOKS.values()]
+    assert len({look["shape"] + look.get("style", "") + look.get("peripheries", "") for look in looks}) == len(looks)
+    assert len({look.get("fillcolor") for look in looks}) == len(looks)
+    for look in looks:  # black on it can be read, also when colours are gone
+        assert _brightness(look.get("fillcolor", "#ffffff")) > 0.7
+
+
+def _brightness(colour):
+    r, g, b = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return 0.2126 * r**2.2 + 0.7152 * g**2.2 + 0.0722 * b**2.2
+
+
+def test_the_legend_has_the_kinds_that_are_there(tmp_path):
+    seen = texts(svg_of(xor_loss(), tmp_path))
+    assert {"Legend", "input", "parameter", "op, its result", "loss"} <= set(seen)
+    assert "closed module" not in seen
+    assert "Legend" not in texts(svg_of(xor_loss(), tmp_path, legend=False))
+
+
+@pytest.mark.parametrize("name", ['a<b>"c" & d', "back\\n\\lslash", "{a|b}", "<i>x</i>", "tab\tand\nline", "ü ∂"])
+def test_names_are_escaped(tmp_path, name):
+    svg = svg_of((leaf([1.0], name) * 2).sum(), tmp_path)
+    assert "".join(c if c.isprintable() else " " for c in name) in texts(svg)
+
+
+def test_text_stays_inside_its_box(tmp_path):
+    """By the widths of Arial, or of a wider font where there is none."""
+    svg = svg_of(gpt_loss(), tmp_path, depth=9, values=True, grads=True)
+    space = "{http://www.w3.org/2000/svg}"
+    for group in svg.iter(f"{space}g"):
+        if group.get("class") != "node":
+            continue
+        outline = [float(x) for shape in group.iter() for x in _xs(shape)]
+        for text in group.iter(f"{space}text"):
+            size = float(text.get("font-size"))
+            fonts = ["Arial", "Liberation Sans", "DejaVu Sans"]
+            font = FontProperties(family=fonts, weight=text.get("font-weight") or "normal")
+            width = TextPath((0, 0), text.text, size=size, prop=font).get_extents().width
+            x = float(text.get("x"))
+            middle = x if text.get("text-anchor") == "middle" else x + width / 2
+            assert middle - width / 2 >= min(outline) - 0.5, text.text
+            assert middle + width / 2 <= max(outline) + 0.5, text.text
+
+
+def _xs(shape):
+    if shape.tag.endswith("polygon"):
+        return [p.split(",")[0] for p in shape.get("points").split()]
+    if shape.tag.endswith("path"):
+        return [p.split(",")[0] for p in re.findall(r"-?[\d.]+,-?[\d.]+", shape.get("d"))]
+    return []
+
+
+def test_nodes_do_not_overlap():
+    source = viz.graph(gpt_loss(), depth=9).source
+    plain = subprocess.run(
+        [dot._program("svg"), "-Tplain"], input=source.encode(), capture_output=True, check=True
+    ).stdout.decode()
+    boxes = [tuple(map(float, row.split()[2:6])) for row in plain.splitlines() if row.startswith("node ")]
+    assert len(boxes) > 40
+    for i, (x, y, w, h) in enumerate(boxes):
+        for other_x, other_y, other_w, other_h in boxes[:i]:
+            assert abs(x - other_x) >= (w + other_w) / 2 - 0.01 or abs(y - other_y) >= (h + other_h) / 2 - 0.01
+
+
+def test_numbers_are_short():
+    assert labels.numbers(np.array([1.0, -0.0, 2.5], np.float32)) == ["1 0 2.5"]
+    assert labels.numbers(np.zeros(0)) == ["empty"]
+    assert labels.numbers(np.arange(100)) == ["0 1 2 3 4 5 6 7 8 9 10 11 12 13 1…"]
+    assert labels.numbers(np.arange(200).reshape(10, 20)) == ["from 0 to 199"]
+    assert labels.numbers(np.full((5, 5), np.nan))[0] == "mean nan, std nan"
+    assert [labels.memory(n) for n in (999, 1500, 2e6, 3e9)] == ["999 B", "1.5 kB", "2 MB", "3 GB"]
+    assert [labels.seconds(s) for s in (2e-6, 3e-3, 4)] == ["2 µs", "3 ms", "4 s"]
+
+
+# ---- Fused ops, opened ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(primitives.COMPOSED))
+def test_fused_ops_are_composed_of_primitives_that_give_the_same(name):
+    out, grads = draw.example(name)
+    whole = trace(out)
+    want = whole.gradients(grads)
+    opened = trace(out)
+    for node in opened.nodes:
+        node.grad = want.get(node.id)
+    primitives.open_fused(opened, [name])
+    assert name not in [n.op for n in opened.nodes]
+    assert opened.groups[-1].module == name
+    last = opened.nodes[opened.root]
+    np.testing.assert_allclose(last.value, out.data, rtol=1e-5)
+    assert all(a.node < n.id for n in opened.nodes for a in n.parents)
+    assert all(n.grad is None or n.grad.shape == n.shape for n in opened.nodes)
+
+
+def test_an_op_that_cannot_be_opened_truly_stays_whole():
+    q, k, v = (leaf(np.random.default_rng(i).normal(size=(3, 4))) for i in range(3))
+    out = autotx.scaled_dot_product_attention(q, k, v, dropout_p=0.5, rng=np.random.default_rng(0))
+    t = trace(out)
+    primitives.open_fused(t, ["scaled_dot_product_attention"])
+    assert t.nodes[-1].op == "scaled_dot_product_attention"
+
+
+def test_opened_ops_inside_of_modules(tmp_path):
+    words, _ = shown(gpt_loss(1, rng=np.random.default_rng(0)), depth=9)
+    assert "layer_norm" in words
+    loss = gpt_loss(1, rng=np.random.default_rng(0))
+    seen = texts(svg_of(loss, tmp_path, fused=["layer_norm"], depth=9, max_nodes=200))
+    assert seen.count("layer norm") == 3
+    assert seen.count("√x") == 3
+
+
+def test_the_error_function():
+    assert autotx.gradcheck(primitives.erf, Tensor([-1.0, 0.0, 0.5, 2.0], requires_grad=True, dtype=np.float64))
+
+
+# ---- JSON -------------------------------------------------------------------------------------------------------
+
+
+def test_json_has_nodes_edges_groups_and_shapes(tmp_path):
+    loss = gpt_loss(rng=np.random.default_rng(0))
+    viz.write_json(loss, tmp_path / "g.json", grads=True)
+    read = json.loads((tmp_path / "g.json").read_text())
+    t = trace(loss)
+    assert [n["op"] for n in read["nodes"]] == [n.op for n in t.nodes]
+    assert [tuple(n["shape"]) for n in read["nodes"]] == [n.shape for n in t.nodes]
+    assert len(read["edges"]) == sum(len(n.parents) for n in t.nodes)
+    same = {g["path"]: g["same_as"] for g in read["groups"]}
+    assert same["blocks.0"] is None
+    assert same["blocks.2"] == [g.path for g in t.groups].index("blocks.0")
+    last = read["nodes"][read["root"]]
+    assert last["math"] == "−Σ y ln softmax"
+    assert last["value"]["numbers"] == pytest.approx(loss.item())
+    assert last["grad"]["numbers"] == 1
+
+
+def test_json_without_numbers_that_json_lacks():
+    x = leaf([1.0, np.inf, np.nan])
+    read = json.loads(json.dumps(viz.graph_json(x * 1.0), allow_nan=False))
+    assert read["nodes"][0]["value"]["numbers"] == [1, None, None]
+
+
+# ---- The command ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(capsys, *argv):
+    """The one line on stderr of a command that fails with status 2."""
+    assert main(["graph", *argv]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def test_the_command_draws_the_xor_network(capsys):
+    assert main(["graph", "--model", "mlp", "--json", "g.json"]) == 0
+    assert capsys.readouterr().out == "Drawn to graph.svg\nNodes, edges and groups are in g.json\n"
+    assert "layers.0.weight" in Path("graph.svg").read_text()
+    assert json.loads(Path("g.json").read_text())["groups"][1]["path"] == "MLP"
+
+
+@pytest.mark.parametrize("name", sorted(n for n, f in vars(autotx).items() if hasattr(f, "op")))
+def test_the_command_draws_every_op(name):
+    assert main(["graph", "--op", name, "--out", "op.dot"]) == 0
+    drawn = Path("op.dot").read_text()
+    assert labels.escaped(labels.op_title(name)) in drawn or name in ("exp", "tanh", "abs")
+    assert "gradient" in drawn
+
+
+def test_the_command_draws_an_op_opened(capsys):
+    assert main(["graph", "--op", "layer_norm", "--fused", "layer_norm", "--out", "op.dot"]) == 0
+    assert "√x" in Path("op.dot").read_text()
+
+
+@pytest.mark.slow
+def test_the_command_draws_a_trained_model(capsys):
+    Path("t.txt").write_text("to be or not to be " * 50)
+    settings = "--text t.txt --out run --steps 1 --n-layer 2 --n-embd 8 --n-head 2 --block-size 8 --batch-size 2"
+    assert main(["train", *settings.split()]) == 0
+    assert main(["graph", "--model", "run", "--values", "--grads", "--expand", "blocks.0", "--out", "g.svg"]) == 0
+    assert "blocks.0.attn" in Path("g.svg").read_text()
+
+
+def test_the_command_refuses_in_one_line(capsys):
+    assert "--op layernorm: there is no such op; there are abs, add," in refused(capsys, "--op", "layernorm")
+    assert "there is no group 'b' to expand; there are MLP, lay" in refused(capsys, "--model", "mlp", "--expand", "b")
+    assert "g.gif has no known type; name it .svg" in refused(capsys, "--model", "mlp", "--out", "g.gif")
+    assert "no/g.svg" in refused(capsys, "--model", "mlp", "--out", "no/g.svg")
+    assert "--model nowhere: there is no such folder; give gpt" in refused(capsys, "--model", "nowhere")
+    assert "--max-nodes is 1; give 3 or more" in refused(capsys, "--model", "mlp", "--max-nodes", "1")
+    assert list(Path().iterdir()) == []

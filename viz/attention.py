@@ -1,0 +1,296 @@
+"""Attention maps: which token looks at which, in every layer and head.
+
+The fused kernels keep no attention weights. `attention_maps` runs the model once, takes note of the queries and keys
+of every attention, and computes the weights from them; `attention` draws them as small multiples.
+
+Letters: B batch, H heads, T tokens that look (queries), S tokens that are looked at (keys), D channels a head.
+"""
+
+import math
+import textwrap
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.patches import Patch
+
+from autotx import nn
+from autotx.tensor import no_grad, unwatch, watch
+from autotx.viz import style
+from autotx.viz.modules import named_modules, wrapped
+
+LARGEST = 40.0  # inches: a picture that is wider or higher cannot be looked at
+SMALLEST_CELL, LARGEST_CELL = 0.125, 0.5  # inches; below the smallest, the tokens could not be read
+WIDE = 15.0  # inches; blocks stand side by side up to there
+PANEL = 1.6  # inches, the smallest panel where cells may grow
+GAP, LINE, FOOT = 0.22, 0.19, 1.0  # inches between panels, a line of text, colour bar and legend
+
+
+class AttentionMap(NamedTuple):
+    """The weights of one attention for one sentence."""
+
+    weights: np.ndarray  # (H, T, S); each row sums to 1, or is 0 where a query may look at nothing
+    allowed: np.ndarray  # (T, S) booleans: False where a mask forbids every head to look
+
+
+# The data
+
+
+def attention_maps(model, *inputs, index=0, **settings):
+    """Run model(*inputs, **settings) and return its attention weights: dict of module name -> AttentionMap.
+
+    Every call of `scaled_dot_product_attention` counts, self-attention and cross-attention, in the order of the calls.
+    Those of a nn.MultiHeadAttention have its dotted name, such as "blocks.0.attn"; others are "attention 1", ...
+    index: which sentence of the batch. ValueError when the model made no attention.
+    """
+    recorder = _Recorder(index)
+    modules = {n: m for n, m in named_modules(model) if isinstance(m, nn.MultiHeadAttention)}
+    watch(recorder)
+    try:
+        with wrapped(modules, recorder.named), no_grad():
+            model(*inputs, **settings)
+    finally:
+        unwatch(recorder)
+    if not recorder.maps:
+        raise ValueError(f"attention_maps: {type(model).__name__} computed no attention; give a transformer")
+    return recorder.maps
+
+
+class _Recorder:
+    """Looks on: the engine shows it the arguments and the result of every op (see anomaly.Watch)."""
+
+    def __init__(self, index):
+        self.index, self.maps, self.name = index, {}, None
+
+    def named(self, name, forward):
+        """A forward during which attention has this name."""
+
+        def recorded(*args, **settings):
+            self.name = name
+            try:
+                return forward(*args, **settings)
+            finally:
+                self.name = None
+
+        return recorded
+
+    def result(self, op, t, data, settings):
+        if op == "scaled_dot_product_attention":
+            name = self.name or "attention"
+            names = (name, *(f"{name} {i}" for i in range(2, 10_000)))  # called twice: the second one is "... 2"
+            free = next(n for n in names if n not in self.maps)
+            self.maps[free] = _one_sentence(*data[:2], settings.get("mask"), settings.get("causal", False), self.index)
+
+    def begin(self):
+        """Nothing is noted before an op, nor of backward, which does not happen here."""
+
+    end = gradient = begin
+
+
+def _one_sentence(q, k, mask, causal, index):
+    """The AttentionMap of sentence `index`: softmax(Q K^T / sqrt(D)), as ops/attention.py has it."""
+    q, k = (a.reshape(-1, *(1,) * (4 - a.ndim), *a.shape[-2:])[:, 0] if a.ndim < 3 else a for a in (q, k))
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+    full = (*lead, q.shape[-2], k.shape[-2])
+    if len(full) > 4:
+        raise ValueError(f"attention_maps: queries of shape {q.shape}; give (B, H, T, D), (H, T, D) or (T, D)")
+    if len(full) == 4 and not -full[0] <= index < full[0]:
+        raise ValueError(f"attention_maps: index {index} of a batch of {full[0]}; give 0 to {full[0] - 1}")
+    scores = np.broadcast_to(q @ np.swapaxes(k, -1, -2) / math.sqrt(q.shape[-1]), full)
+    allowed = np.ones(full, bool)
+    if mask is not None:
+        mask = np.broadcast_to(np.asarray(mask), full)
+        allowed = mask if mask.dtype == bool else mask > -1e8
+        scores = scores if mask.dtype == bool else scores + mask
+    if causal:
+        allowed = allowed & np.tri(*full[-2:], k=full[-1] - full[-2], dtype=bool)
+    if len(full) == 4:
+        scores, allowed = scores[index], allowed[index]
+    return AttentionMap(_softmax(scores, allowed), allowed.any(axis=0))
+
+
+def _softmax(scores, allowed):
+    scores = np.where(allowed, scores, -np.inf)
+    top = scores.max(axis=-1, keepdims=True)
+    e = np.exp(scores - np.where(np.isfinite(top), top, 0))
+    total = e.sum(axis=-1, keepdims=True)
+    return np.divide(e, total, out=np.zeros_like(e), where=total > 0)
+
+
+# The picture
+
+
+def attention(maps, rows, columns=None, title=None, given=None, dark=False):
+    """Draw attention maps: a row of panels for each attention, a panel a head. Returns (Figure, Axes (L, H) array).
+
+    maps: dict of name -> AttentionMap, or weights (H, T, S). rows: the T tokens that look, a list of str; columns: the
+    S tokens that are looked at, by default the same. Where maps differ, as in an encoder-decoder, rows and columns are
+    dicts of name -> list. title: a str. given: how many of the row tokens were given to the model; those after them
+    are drawn in colour, as its own. Colours are on a square-root scale, so that faint weights can be seen.
+    ValueError when the numbers of tokens and weights differ, or when so many tokens could not be read.
+    """
+    maps = {name: m if isinstance(m, AttentionMap) else _bare(m) for name, m in maps.items()}
+    plan = _Plan(maps, rows, rows if columns is None else columns)
+    with style.look(dark) as look:
+        heading = textwrap.wrap(style.label(title, 300, plain=True) if title else "", int(plan.width * 11))
+        height = plan.height + (0.22 * len(heading) + 0.2 if heading else 0.1)
+        figure = style.figure(plan.width, height)
+        figure.text(0.1 / plan.width, 1 - 0.1 / height, "\n".join(heading), va="top", fontsize=11, linespacing=1.3)
+        axes = np.full((len(maps), plan.heads), None)
+        for i, name in enumerate(maps):
+            corner = (plan.lefts[i] + 0.1) / plan.width, (plan.height - plan.tops[i]) / height
+            figure.text(*corner, style.label(name, 60, plain=True), va="top", fontsize=9, fontweight="bold")
+            for h in range(len(maps[name].weights)):
+                axes[i, h] = figure.add_axes(plan.box(i, h, height))
+                _panel(axes[i, h], maps[name], h, plan, i, look)
+                _tokens(axes[i, h], plan, i, h, given, look)
+        _foot(figure, axes[0, 0], maps, plan, height, given, look)
+    return figure, axes
+
+
+def most_tokens(heads):
+    """How many tokens a readable map of so many heads has room for."""
+    return min(64, int(((LARGEST - 1.5) / heads - GAP) / SMALLEST_CELL))
+
+
+def check_size(tokens, heads):
+    """ValueError, saying how many tokens fit, when a map of so many tokens and heads could not be read."""
+    most = most_tokens(heads)
+    if tokens > most:
+        raise ValueError(
+            f"attention: {tokens} tokens are too many for a readable map of {heads} heads, at most {most} fit; "
+            "give a shorter text"
+        )
+
+
+class _Plan:
+    """Where everything stands, in inches, from the top left: a block for each attention, side by side while it fits."""
+
+    def __init__(self, maps, rows, columns):
+        self.shapes = [m.weights.shape for m in maps.values()]
+        self.rows, self.columns = ([_tokens_of(t, name) for name in maps] for t in (rows, columns))
+        for name, (H, T, S), row, column in zip(maps, self.shapes, self.rows, self.columns):
+            if (len(row), len(column)) != (T, S):
+                raise ValueError(
+                    f"attention: {name} has weights {(H, T, S)}, there are {len(row)} row and {len(column)} column "
+                    "tokens; give T and S of them"
+                )
+            check_size(max(T, S), H)
+        self.heads = max(H for H, _, _ in self.shapes)
+        longest = max(max(T, S) for _, T, S in self.shapes)
+        self.cell = float(np.clip(PANEL / longest, SMALLEST_CELL, LARGEST_CELL))
+        self.font = min(9.0, self.cell * 72 * 0.72)
+        self._place(list(maps))
+
+    def _place(self, names):
+        """The left and top of each block, and the size of all. A block is its name, its panels and their tokens."""
+        self.lefts, self.tops, self.indents = [], [], []
+        x = y = high = self.width = 0.0
+        for name, (H, T, S), row, column in zip(names, self.shapes, self.rows, self.columns):
+            indent = 0.25 + self._length(row)
+            width = max(indent + H * (S * self.cell + GAP), 0.085 * len(name)) + 0.1
+            if x and x + width > WIDE:
+                x, y, high = 0.0, y + high, 0.0
+            self.lefts.append(x)
+            self.tops.append(y)
+            self.indents.append(indent)
+            x += width
+            high = max(high, 2 * LINE + T * self.cell + self._length(column) + 0.2)
+            self.width = max(self.width, x, 5.4)
+        self.height = y + high + FOOT
+        if self.height > 2 * LARGEST:
+            raise ValueError(
+                f"attention: {len(names)} layers of so many tokens make a picture that is {self.height:.0f} inches "
+                "high; give fewer tokens, or draw some of the maps"
+            )
+
+    def _length(self, tokens):
+        """The inches of the longest token; a character is 0.68 of the font's size wide, or less."""
+        return max(len(t.replace("\\", "")) for t in tokens) * self.font / 72 * 0.68 + 0.1
+
+    def box(self, i, h, height):
+        """Left, bottom, width and height of a panel, as shares of the picture."""
+        _, T, S = self.shapes[i]
+        left, wide, high = self.lefts[i] + self.indents[i] + h * (S * self.cell + GAP), S * self.cell, T * self.cell
+        bottom = self.height - self.tops[i] - 2 * LINE - high
+        return left / self.width, bottom / height, wide / self.width, high / height
+
+
+def _tokens_of(tokens, name):
+    return [style.label(t, 24) for t in (tokens[name] if isinstance(tokens, dict) else tokens)]
+
+
+def _bare(weights):
+    weights = np.asarray(weights)
+    if weights.ndim != 3:
+        raise ValueError(f"attention: weights have shape {weights.shape}; give (H, T, S)")
+    return AttentionMap(weights, np.ones(weights.shape[1:], bool))
+
+
+def _panel(axes, m, h, plan, i, look):
+    weights = np.ma.masked_where(~m.allowed, m.weights[h])
+    axes.imshow(weights, cmap=look.sequential, norm=PowerNorm(0.5, 0, 1), aspect="auto", interpolation="nearest")
+    for kind, area in _forbidden(m.allowed).items():
+        if area.any():
+            axes.add_collection(style.cells(area, **_hatch(kind, look)))
+    axes.set_title(f"head {h + 1}" if len(m.weights) > 1 else "", fontsize=8, pad=3)
+    axes.spines[["top", "right"]].set_visible(True)
+    for spine in axes.spines.values():
+        spine.set(color=look.faint, linewidth=0.8)
+    if plan.cell > 0.34:
+        for (t, s), w in np.ndenumerate(m.weights[h]):
+            if m.allowed[t, s]:
+                colour = look.paper if w > 0.25 else look.ink
+                axes.text(s, t, f"{w:.2f}", ha="center", va="center", fontsize=7, color=colour)
+
+
+def _tokens(axes, plan, i, h, given, look):
+    """The tokens along the axes: those that look at the left of the first panel, the others below."""
+    axes.tick_params(length=2, pad=2, labelsize=plan.font, color=look.faint)
+    axes.set_yticks(range(len(plan.rows[i])), plan.rows[i] if h == 0 else [])
+    upright = 0 if max(map(len, plan.columns[i])) == 1 else 90
+    axes.set_xticks(range(len(plan.columns[i])), plan.columns[i], rotation=upright)
+    if given is not None:
+        own = axes.get_yticklabels()[given:]
+        own += axes.get_xticklabels()[given:] if plan.columns[i] == plan.rows[i] else []
+        for text in own:
+            text.set(color=look.accent, fontweight="bold")
+
+
+_KINDS = {
+    "later": ("later tokens (causal mask)", "////"),
+    "padding": ("padding", "...."),
+    "masked": ("masked", "xxxx"),
+}
+
+
+def _forbidden(allowed):
+    """Where no weight can be, by its reason: a column that nobody sees is padding, what is above the diagonal of a
+    causal mask comes later, and anything else is masked."""
+    T, S = allowed.shape
+    padding = np.broadcast_to(~allowed.any(axis=0), (T, S))
+    above = ~np.tri(T, S, k=S - T, dtype=bool)
+    causal = not allowed[above].any()
+    later = above & ~padding if causal else np.zeros((T, S), bool)
+    return {"later": later, "padding": padding, "masked": ~(allowed | padding | later)}
+
+
+def _hatch(kind, look):
+    return {"hatch": _KINDS[kind][1], "facecolor": look.grey, "edgecolor": look.hatch, "linewidth": 0}
+
+
+def _foot(figure, axes, maps, plan, height, given, look):
+    """The colour bar, and what the hatched areas are."""
+    bar = figure.add_axes([0.2 / plan.width, 0.52 / height, 1.7 / plan.width, 0.11 / height])
+    figure.colorbar(axes.images[0], cax=bar, orientation="horizontal", ticks=[0, 0.1, 0.25, 0.5, 1])
+    bar.set_xticklabels(["0", "0.1", "0.25", "0.5", "1"], fontsize=7)
+    bar.set_title("attention weight", fontsize=8, pad=3)
+    bar.tick_params(length=2)
+    kinds = {k for m in maps.values() for k, area in _forbidden(m.allowed).items() if area.any()}
+    handles = [Patch(**_hatch(k, look), label=text) for k, (text, _) in _KINDS.items() if k in kinds]
+    if given is not None:
+        handles.append(Patch(color=look.accent, label="written by the model"))
+    corner = (2.2 / plan.width, 0.84 / height)
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=corner, fontsize=8, borderpad=0, labelspacing=0.4)
+    explained = "Each row is a token that looks, its columns are the tokens it looks at."
+    figure.text(0.2 / plan.width, 0.1 / height, explained, fontsize=8)

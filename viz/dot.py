@@ -1,0 +1,71 @@
+"""The program that lays graphs out: Graphviz' `dot` if the system has it, else the one of the graphviz-pure wheel."""
+
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import graphviz
+
+from autotx.checkpoint import write_atomically
+
+TYPES = ("svg", "png", "pdf", "dot")
+FONT = "Arial"
+_FONTS = "Arial, 'Liberation Sans', Arimo, Helvetica, sans-serif"  # all as wide as Arial, but for the last
+
+
+class Digraph(graphviz.Digraph):
+    """A graphviz.Digraph that is laid out by the program chosen here, in notebooks too."""
+
+    def pipe(self, format=None, *args, encoding=None, **settings):
+        """The picture as bytes, or as text when an encoding is given."""
+        picture = lay_out(self.source, format or self.format)
+        return picture.decode(encoding) if encoding else picture
+
+
+def write(source, path):
+    """Write the graph that is the DOT text `source` to a file, atomically. The type follows from its name.
+
+    ValueError: a type that is not one of TYPES; a .pdf without Graphviz. OSError: it cannot be written.
+    """
+    type_ = check_type(path)
+    write_atomically(path, source.encode() if type_ == "dot" else lay_out(source, type_))
+
+
+def check_type(path):
+    """The type that a file's name asks for. ValueError: none that there is, or none that can be made here."""
+    type_ = Path(path).suffix.lstrip(".").lower()
+    if type_ not in TYPES:
+        raise ValueError(f"render: {Path(path).name} has no known type; name it .svg, .png, .pdf or .dot")
+    if type_ != "dot":
+        _program(type_)
+    return type_
+
+
+def lay_out(source, type_):
+    """The picture of a DOT text, as bytes. ValueError as for `write`, and when the program fails."""
+    program = _program(type_)
+    resolution = ["-Gdpi=144"] if type_ == "png" else []  # sharp on today's screens
+    done = subprocess.run([program, f"-T{type_}", *resolution], input=source.encode(), capture_output=True, check=False)
+    if done.returncode or not done.stdout:
+        said = " ".join(done.stderr.decode(errors="replace").split()) or f"exit status {done.returncode}"
+        raise ValueError(f"render: {Path(program).name} could not lay the graph out: {said}")
+    if type_ == "svg":
+        return done.stdout.replace(f'font-family="{FONT}"'.encode(), f'font-family="{_FONTS}"'.encode())
+    return done.stdout
+
+
+def _program(type_):
+    """The path of the program."""
+    system = shutil.which("dot")
+    if system:
+        return system
+    if type_ == "pdf":
+        raise ValueError(
+            "render: a .pdf needs Graphviz' own program dot, which is not installed (on Debian: apt install "
+            "graphviz); a .svg or a .png needs nothing"
+        )
+    pure = shutil.which("graphviz-pure", path=sysconfig.get_path("scripts")) or shutil.which("graphviz-pure")
+    if pure:
+        return pure
+    raise ValueError("render: neither dot nor graphviz-pure is installed; pip install graphviz-pure")

@@ -1,0 +1,109 @@
+"""Embeddings in two dimensions, and the words that are nearest to a word.
+
+`pca` and `nearest` are the data, `embeddings` the picture. Nearness is measured in all channels, not in the picture:
+two dimensions cannot show every neighbourhood.
+"""
+
+import itertools
+
+import numpy as np
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
+
+from autotx.viz import style
+
+MOST_NAMES = 250  # tried, where no word is marked: there is no room for more
+
+
+def pca(table):
+    """The two directions in which rows differ most: ((V, 2) coordinates, (2,) shares of the variance).
+
+    table: (V, C). With the mean row taken away, table = U S W^T; the coordinates are the first two columns of U S. The
+    larger half of each direction points right, or up, so that the same table gives the same picture everywhere.
+    """
+    centred = table - table.mean(axis=0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    places = np.zeros((len(table), 2))
+    places[:, : min(2, len(s))] = (u * s)[:, :2]
+    variance = np.pad(s**2, (0, 2))[:2] / max((s**2).sum(), np.finfo(float).tiny)
+    return places * np.where(places.max(axis=0) >= -places.min(axis=0), 1, -1), variance
+
+
+def nearest(table, row, n):
+    """The n rows of (V, C) nearest to a row by cosine, nearest first, itself left out: (numbers (n,), cosines (n,))."""
+    lengths = np.linalg.norm(table, axis=1)
+    product = table @ table[row]
+    bound = lengths * lengths[row]
+    cosines = np.divide(product, bound, out=np.full(len(table), -1.0), where=bound > 0)
+    order = np.argsort(-cosines, kind="stable")
+    order = order[order != row][:n]
+    return order, cosines[order]
+
+
+def embeddings(table, words, mark=(), n=4, title="Embeddings in two dimensions (PCA)", dark=False):
+    """Draw the rows of a table as points, and lines from chosen words to those nearest to them.
+
+    table: array or Tensor (V, C). words: V str, the row's names. mark: the words to show with their n nearest by cosine
+    in all channels; without any, as many words are named as have room, the first ones first.
+    Returns (Figure, Axes). A name that would lie on another is left out, a marked word's last of all. ValueError when
+    words and rows differ in number, or for a marked word that is not there.
+    """
+    table, words = style.checked_table("embeddings", "the table", table), list(words)
+    if len(words) != len(table):
+        raise ValueError(f"embeddings: {len(words)} words for {len(table)} rows; give one word a row")
+    missing = [word for word in mark if word not in words]
+    if missing:
+        raise ValueError(f"embeddings: there is no word {', '.join(map(repr, missing))} in the table; mark others")
+    places, shares = pca(table)
+    with style.look(dark) as look:
+        figure = style.figure(8, 6.2, layout="constrained")
+        axes = figure.add_subplot()
+        axes.scatter(*places.T, s=9, color=look.hatch, alpha=0.55 if len(words) < 1000 else 0.25, linewidth=0)
+        if len(mark):
+            named = _lines(axes, table, words, places, mark, n, look)
+        else:
+            named = dict.fromkeys(range(min(len(words), MOST_NAMES)))
+        for i, share, name in ((0, shares[0], "x"), (1, shares[1], "y")):
+            axes.set(**{f"{name}label": f"direction {i + 1}: {share:.0%} of the variance"})
+        axes.set_title(title)
+        axes.margins(0.08)
+        axes.grid(True)
+        _name(figure, axes, {i: (words[i], places[i], colour or look.ink) for i, colour in named.items()}, look)
+    return figure, axes
+
+
+def _lines(axes, table, words, places, mark, n, look):
+    """A line from each marked word to each neighbour. Returns {row: colour} of the words to name, marked ones first."""
+    colours = {words.index(word): look.lines[i % len(look.lines)] for i, word in enumerate(mark)}
+    named = dict(colours)
+    for row, colour in colours.items():
+        for other in nearest(table, row, n)[0]:
+            axes.plot(*places[[row, other]].T, color=colour, linewidth=1.1, alpha=0.8)
+            axes.scatter(*places[other], s=16, color=colour, linewidth=0)
+            named.setdefault(int(other), None)
+    for row, colour in colours.items():
+        axes.scatter(*places[row], s=46, color=colour, edgecolor=look.paper, zorder=3)
+    return named
+
+
+_AROUND = ((1, 0, "left", "center"), (-1, 0, "right", "center"), (0, 1, "center", "bottom"), (0, -1, "center", "top"))
+_AROUND += ((0.7, 0.7, "left", "bottom"), (-0.7, 0.7, "right", "bottom"))
+_AROUND += ((0.7, -0.7, "left", "top"), (-0.7, -0.7, "right", "top"))
+
+
+def _name(figure, axes, named, look):
+    """Write each word beside its point: at the first of sixteen places that is free, or not at all."""
+    figure.draw_without_rendering()  # now the axes have their final size
+    inside = axes.get_window_extent()
+    taken = [Bbox.from_bounds(*(axes.transData.transform(place) - 3), 6, 6) for _, place, _ in named.values()]
+    halo = [withStroke(linewidth=2.5, foreground=look.paper)]  # where a line passes behind
+    for word, place, colour in named.values():
+        for distance, (x, y, across, along) in itertools.product((6, 14), _AROUND):
+            at = {"xytext": (distance * x, distance * y), "textcoords": "offset points", "ha": across, "va": along}
+            text = axes.annotate(style.label(word), place, fontsize=9, color=colour, path_effects=halo, **at)
+            text.set_in_layout(False)
+            box = text.get_window_extent().padded(1)
+            if Bbox.intersection(box, inside).bounds == box.bounds and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            text.remove()

@@ -1,0 +1,361 @@
+"""Computation graphs as pictures, and as JSON for other programs.
+
+`graph(loss)` draws what the engine recorded: grouped by module, equal blocks folded into one, with as much of it open
+as a reader can take in. trace.py reads the graph, folding.py chooses what is shown, labels.py writes on it, dot.py lays
+it out. This file puts the four together.
+"""
+
+import json
+import math
+import textwrap
+
+import graphviz
+import numpy as np
+
+from autotx.tensor import Tensor
+from autotx.viz import dot, folding, labels
+from autotx.viz.primitives import COMPOSED, open_fused
+from autotx.viz.trace import trace
+
+# One look a kind: the shape tells as much as the colour does. Tints of the palette of Okabe and Ito, which the
+# colour-blind can tell apart; black letters on each have a contrast above 12.
+_LOOKS = {
+    "input": ("input", {"shape": "note", "fillcolor": "#cdeadf", "color": "#00734f"}),
+    "parameter": ("parameter", {"shape": "box3d", "margin": "0.24,0.1", "fillcolor": "#fde2b3", "color": "#8a5a00"}),
+    "op": ("op, its result", {"shape": "box", "style": "rounded,filled", "fillcolor": "#d9ebf8", "color": "#00568c"}),
+    "group": ("closed module", {"shape": "box", "peripheries": "2", "fillcolor": "#e8e8e8", "color": "#444444"}),
+    "loss": (
+        "loss",
+        {"shape": "octagon", "penwidth": "2.2", "margin": "0.03,0.01", "fillcolor": "#f6d3e3", "color": "#8c2a5b"},
+    ),
+    "rest": ("left out", {"shape": "box", "style": "dashed", "color": "#444444"}),
+}
+_SMALL = 12  # ops up to which values are drawn when nobody says
+_DISPLAYED = 40  # nodes up to which a tensor shows itself as a picture in a notebook
+
+
+def graph(tensor, depth=None, expand=(), values=None, grads=None, formulas=False, fused=(), max_nodes=60, legend=True):
+    """Draw the graph below a Tensor. Returns a graphviz.Digraph, which a notebook shows.
+
+    depth: how many levels of modules are open (0: none); None chooses.
+    expand: paths of modules to open besides: ["blocks.0", "blocks.0.attn"]. "blocks" opens the one that stands for all.
+    values: whether nodes show their value, or its mean, deviation and range; None: when the graph is small.
+    grads: the same for gradients. True computes those that are not there, and leaves `.grad` alone; None: those that
+    are there, when the graph is small. An array is the gradient of `tensor` to begin with, instead of ones.
+    formulas: whether ops show their formula, and that of each gradient (in an .svg the mouse shows them anyway).
+    fused: names of ops to show opened into the primitives they are composed of: ["layer_norm"].
+    max_nodes: with more, more is folded, and the picture says so. legend: whether it explains its shapes.
+    ValueError: no graph, a freed graph, an unknown path or op.
+    """
+    fused = [fused] if isinstance(fused, str) else fused
+    traced = _traced(tensor, grads, fused)
+    expand = [expand] if isinstance(expand, str) else list(expand)
+    expand += [g.path.partition("#")[0] for g in traced.groups if g.module in fused]
+    shown = folding.view(traced, depth, expand, max_nodes)
+    return _Drawing(traced, shown, values, None if grads is None else grads is not False, formulas).draw(legend)
+
+
+def render(tensor, path, **settings):
+    """Draw the graph below a Tensor to a file: .svg, .png, .dot, or, with Graphviz installed, .pdf. It is written
+    atomically. settings: those of `graph`. ValueError as there, and for another type; OSError: it cannot be written."""
+    dot.check_type(path)
+    dot.write(graph(tensor, **settings).source, path)
+
+
+def graph_json(tensor, grads=None):
+    """The whole graph for other programs, as a dict that json.dumps takes.
+
+    nodes: in forward order, each a dict of id, kind, op, math, name, shape, dtype, nbytes, group, module, parents
+    (ids), formula, gradients, settings, line, forward_seconds, backward_seconds, value and grad (small ones whole,
+    larger ones as statistics). edges: source, target, argument, shape. groups: id, path, module, parent, children,
+    nodes, and same_as: the id of the first of equal blocks in a row, which stands for it, or None. root: the id of the
+    last node.
+    """
+    traced = _traced(tensor, grads, ())
+    same = {m: run for run, r in folding.view(traced).runs.items() for m in r.members if m != run}
+    return {
+        "nodes": [_node_json(n, traced.nodes) for n in traced.nodes],
+        "edges": [
+            {"source": a.node, "target": n.id, "argument": a.name, "shape": list(traced.nodes[a.node].shape)}
+            for n in traced.nodes
+            for a in n.parents
+        ],
+        "groups": [vars(g) | {"same_as": same.get(g.id)} for g in traced.groups],
+        "root": traced.root,
+    }
+
+
+def write_json(tensor, path, grads=None):
+    """Write `graph_json` to a file, atomically. OSError: it cannot be written."""
+    dot.write_atomically(path, json.dumps(graph_json(tensor, grads), allow_nan=False).encode())
+
+
+def _traced(tensor, grads, fused):
+    traced = trace(tensor)
+    if grads is not None and grads is not False:
+        computed = traced.gradients(np.ones(tensor.shape) if grads is True else grads)
+        for node in traced.nodes:
+            if node.grad is None:
+                node.grad = computed.get(node.id)
+    if fused:
+        open_fused(traced, fused)
+    return traced
+
+
+def _node_json(node, nodes):
+    line = node.line and {"file": node.line[0], "number": node.line[1], "text": node.line[2]}
+    return {
+        "id": node.id,
+        "kind": node.kind,
+        "op": node.op,
+        "math": labels.math(node, nodes) if node.op else None,
+        "name": node.name,
+        "shape": list(node.shape),
+        "dtype": str(node.dtype),
+        "nbytes": node.nbytes,
+        "group": node.group,
+        "module": node.module,
+        "parents": [a.node for a in node.parents],
+        "formula": node.formula,
+        "gradients": node.gradients,
+        "settings": {key: labels.setting(value) for key, value in node.settings.items()},
+        "line": line,
+        "forward_seconds": node.forward_seconds,
+        "backward_seconds": node.backward_seconds,
+        "value": _array_json(node.value),
+        "grad": None if node.grad is None else _array_json(node.grad),
+    }
+
+
+def _array_json(array):
+    """Up to 64 numbers whole, more as statistics. What is not finite is None, for JSON has no name for it."""
+
+    def plain(x):
+        if isinstance(x, list):
+            return [plain(v) for v in x]
+        return None if isinstance(x, float) and not math.isfinite(x) else x
+
+    if array.size <= 64:
+        return {"numbers": plain(array.tolist())}
+    facts = {"mean": array.mean(), "std": array.std(), "min": array.min(), "max": array.max()}
+    return {name: plain(float(value)) for name, value in facts.items()}
+
+
+class _Drawing:
+    """One picture: a Trace, a View of it, and what is to be written."""
+
+    def __init__(self, traced, view, values=None, grads=None, formulas=False):
+        self.formulas = formulas
+        self.trace, self.nodes, self.groups, self.view = traced, traced.nodes, traced.groups, view
+        small = sum(item.kind == "node" for item in view.items.values()) == len(view.items) <= 2 * _SMALL
+        self.unasked = values is None
+        self.values = small if values is None else values
+        self.grads = small if grads is None else grads
+        self.parameters = self._count_parameters()
+
+    def draw(self, legend):
+        drawn = dot.Digraph("autotx", format="svg")
+        drawn.attr(fontname=dot.FONT, fontsize="10", nodesep="0.3", ranksep="0.35", labelloc="b", tooltip=" ")
+        drawn.attr("node", fontname=dot.FONT, fontsize="12", style="filled", margin="0.19,0.09", tooltip=" ")
+        drawn.attr("edge", fontname=dot.FONT, fontsize="9", color="#555555", arrowsize="0.7", fontcolor="#333333")
+        self._draw_group(drawn, 0)
+        self._draw_edges(drawn)
+        if self.view.notes:
+            drawn.attr(label=graphviz.escape("\n".join(self.view.notes)))
+        if legend:
+            self._draw_legend(drawn)
+        return drawn
+
+    # Groups and nodes
+
+    def _draw_group(self, drawn, group):
+        for key, item in self.view.items.items():
+            if item.group == group:
+                label, look, tooltip = getattr(self, f"_{item.kind}")(item)
+                drawn.node(_id(key), label=label, tooltip=graphviz.escape(tooltip), **look)
+        for child in self.groups[group].children:
+            if child in self.view.open and self._is_shown(child):
+                with drawn.subgraph(name=f"cluster_{child}") as inner:
+                    inner.attr(
+                        label=self._banner(child),
+                        labelloc="t",
+                        labeljust="l",
+                        style="rounded,filled",
+                        fillcolor="#fafafa" if self._level(child) % 2 else "#f1f1f1",
+                        color="#777777",
+                        fontsize="12",
+                        margin="12",
+                        tooltip=graphviz.escape(self.groups[child].path),
+                    )
+                    self._draw_group(inner, child)
+
+    def _is_shown(self, group):
+        """Whether anything stands in it: equal blocks that are folded do not, but the one that stands for them."""
+        return any(group in self.trace.above(item.group) for item in self.view.items.values())
+
+    def _level(self, group):
+        return sum(1 for _ in self.trace.above(group))
+
+    def _heading(self, group):
+        """The path and the class: ("blocks.0 to blocks.11", "Block × 12")."""
+        g = self.groups[group]
+        run = self.view.runs.get(group)  # of equal blocks, folded
+        path = f"{g.path} to {self.groups[run.members[-1]].path}" if run else g.path
+        if g.module in COMPOSED:  # an op, opened
+            return labels.op_title(g.module), ""
+        module = "" if g.path == g.module else g.module
+        return path.replace("#", ", call "), f"{module} × {len(run.members)}" if run else module
+
+    def _node(self, item):
+        node = self.nodes[item.id]
+        if node.op:
+            name, written = labels.math(node, self.nodes), labels.title(node)
+            facts = [] if written in name else [written]
+        else:
+            name, facts = node.name or node.kind, []
+        rows = [(labels.shortened(name), True)]
+        rows.append((" · ".join([*facts, labels.shape(node)]), False))
+        rows.append((f"{node.dtype} · {labels.memory(node.nbytes)}", False))
+        if self.values or (self.unasked and node.kind == "input" and node.dtype.kind in "iub"):
+            rows += [(row, False) for row in labels.numbers(node.value)]
+        if self.grads and node.grad is not None:
+            found = labels.numbers(node.grad)
+            found = [f"gradient {found[0]}"] if len(found) == 1 else ["gradient", *found]
+            rows += [(row, False) for row in found]
+        if self.formulas and node.op:
+            backward = dict.fromkeys(f"backward: {text}" for text in node.gradients.values() if text)
+            told = [f"forward: {node.formula}", *backward] if node.formula else []
+            rows += [(row, False) for text in told for row in textwrap.wrap(text, 48)]
+        if node.forward_seconds is not None:
+            rows.append((self._times(node.forward_seconds, node.backward_seconds), False))
+        return self._lines(rows), _LOOKS[node.kind][1], _tooltip(node, self.nodes)
+
+    def _group(self, item):
+        run = self.view.runs.get(item.id)
+        group = self.groups[item.id]
+        rows = [(labels.shortened(words), True) for words in self._heading(item.id) if words]
+        count = self.parameters.get(item.id, 0)
+        if count:
+            rows.append((f"{count:,} parameters{' each' if run else ''}", False))
+        out = self._results(item)
+        rows += [(f"{labels.shape(self.nodes[n])} · {self.nodes[n].dtype}", False) for n in out[:2]]
+        timed = [n for n in self._members(item, run) if n.forward_seconds is not None]
+        if timed:
+            backward = [n.backward_seconds for n in timed if n.backward_seconds is not None]
+            forward = sum(n.forward_seconds for n in timed)
+            rows.append((self._times(forward, sum(backward) if backward else None), False))
+        return self._lines(rows), _LOOKS["group"][1], f"{group.path}: {group.module}, {len(item.nodes)} nodes"
+
+    def _rest(self, item):
+        return self._lines([(f"{len(item.nodes):,} nodes more", True)]), _LOOKS["rest"][1], "left out"
+
+    def _members(self, item, run):
+        """The nodes of a closed group, or of all the blocks that are folded into it."""
+        groups = set(run.members) if run else {item.id}
+        return [n for n in self.nodes if not groups.isdisjoint(self.trace.above(n.group))]
+
+    def _results(self, item):
+        """The nodes whose values leave a closed group."""
+        key = (item.kind, item.id)
+        out = list(dict.fromkeys(value for source, _, value, _, _ in self.view.edges if source == key))
+        return [n for n in out if self.nodes[n].op] or ([self.trace.root] if self.trace.root in item.nodes else [])
+
+    def _count_parameters(self):
+        """For each group how many numbers its parameters hold."""
+        counts = {}
+        for node in self.nodes:
+            if node.kind == "parameter":
+                for group in self.trace.above(node.group):
+                    counts[group] = counts.get(group, 0) + node.value.size
+        return counts
+
+    @staticmethod
+    def _times(forward, backward):
+        after = "" if backward is None else f", backward {labels.seconds(backward)}"
+        return f"forward {labels.seconds(forward)}{after}"
+
+    @staticmethod
+    def _lines(rows):
+        """An HTML-like label of lines, the strong ones large. A table, for its rows keep apart whatever their size."""
+        cells = (
+            f"<B>{labels.escaped(text)}</B>" if strong else f'<FONT POINT-SIZE="9">{labels.escaped(text)}</FONT>'
+            for text, strong in rows
+        )
+        rows = "".join(f"<TR><TD>{cell}</TD></TR>" for cell in cells)
+        return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="1">{rows}</TABLE>>'
+
+    def _banner(self, group):
+        """The label of an open module: as short as can be, with an empty cell beside it: edges come in there."""
+        path, module = self._heading(group)
+        inside = self.groups[self.groups[group].parent].path + "."
+        first, _, last = path.removeprefix(inside).partition(" to ")
+        path = f"{first} to {last.rpartition('.')[2]}" if last else first
+        text = labels.shortened(f"{path}   {module}".rstrip(), 50)
+        free = f'<TD WIDTH="{7 * len(text)}"></TD>'
+        return f'<<TABLE BORDER="0" CELLSPACING="0"><TR><TD><B>{labels.escaped(text)}</B></TD>{free}</TR></TABLE>>'
+
+    # Edges and the legend
+
+    def _draw_edges(self, drawn):
+        drawn_ones = set()
+        for source, target, value, name, op in self.view.edges:
+            node = self.nodes[value]
+            text = labels.shape(node)
+            consumer = self.nodes[op]
+            if target[0] == "node" and labels.needs_argument_names(consumer, self.nodes) and node.kind != "parameter":
+                text = f"{name} {text}"
+            if (source, target, text) not in drawn_ones:
+                drawn_ones.add((source, target, text))
+                formula = consumer.gradients.get(name)
+                told = graphviz.escape(f"{name} of {labels.title(consumer)}{f': {formula}' if formula else ''}")
+                text = graphviz.escape(f" {text} ")
+                drawn.edge(_id(source), _id(target), label=text, tooltip=told, labeltooltip=told)
+
+    def _draw_legend(self, drawn):
+        kinds = {self.nodes[i.id].kind if i.kind == "node" else i.kind for i in self.view.items.values()}
+        with drawn.subgraph(name="cluster_legend") as legend:
+            legend.attr(label="Legend", fontsize="10", style="rounded", color="#bbbbbb", margin="8", tooltip="Legend")
+            shown = [kind for kind in _LOOKS if kind in kinds]
+            small = {"fontsize": "9", "margin": "0.1,0.04", "height": "0.3"}
+            for kind in shown:
+                words, look = _LOOKS[kind]
+                legend.node(f"legend_{kind}", label=words, **look | small)
+            for i, kind in enumerate(shown):  # below the last node, in rows of three
+                above = _id(self.view.root) if i < 3 else f"legend_{shown[i - 3]}"
+                drawn.edge(above, f"legend_{kind}", style="invis", weight="0")
+
+
+def _id(key):
+    return "_".join(map(str, key))
+
+
+def _tooltip(node, nodes):
+    """What is told when the mouse rests on a node: the formulas, numbers that stand in for arguments, the line."""
+    rows = [f"{node.module or 'outside of modules'}: {node.name or node.op or node.kind}"]
+    if node.formula:
+        rows.append(node.formula)
+    rows += [f"gradient: {text}" for text in dict.fromkeys(node.gradients.values()) if text]
+    for argument in node.parents:
+        if nodes[argument.node].kind == "constant":
+            rows.append(f"{argument.name} = {labels.number(nodes[argument.node].value.flat[0])}")
+    for name, value in node.settings.items():
+        if not hasattr(value, "shape"):
+            rows.append(f"{name} = {labels.shortened(labels.setting(value), 60)}")
+    if node.line:
+        rows.append(f"{node.line[0]}, line {node.line[1]}: {node.line[2]}")
+    return "\n".join(rows)
+
+
+def _repr_svg_(tensor):
+    """A small graph as a picture, for notebooks; None, and so the usual text, for a large one or for none."""
+    try:
+        traced = trace(tensor)
+        shown = folding.view(traced)
+        if len(shown.items) > _DISPLAYED:
+            return None
+        return _Drawing(traced, shown).draw(legend=False).pipe("svg", encoding="utf-8")
+    except ValueError:
+        return None
+
+
+Tensor._repr_svg_ = _repr_svg_  # the engine knows no pictures: tensors show themselves once autotx.viz is imported

@@ -1,0 +1,167 @@
+"""What is written on the nodes of a graph: mathematics as people write it, numbers short enough to be read."""
+
+import html
+
+import numpy as np
+
+# {x} and {y} stand for an argument, which may be a number; words in braces for a setting
+_MATH = {
+    "add": "{x} + {y}",
+    "sub": "{x} − {y}",
+    "mul": "{x} × {y}",
+    "div": "{x} / {y}",
+    "neg": "−x",
+    "matmul": "x y",
+    "linear": "x Wᵀ + b",
+    "exp": "exp x",
+    "tanh": "tanh x",
+    "sqrt": "√x",
+    "abs": "|x|",
+    "log": "ln x",
+    "relu": "max(x, 0)",
+    "maximum": "max({x}, {y})",
+    "minimum": "min({x}, {y})",
+    "where": "{x} or {y}",
+    "sum": "Σ x",
+    "max": "max x",
+    "min": "min x",
+    "mean": "mean of x",
+    "var": "variance of x",
+    "masked_fill": "x, filled where mask",
+    "logsumexp": "ln Σ exp x",
+    "einsum": "Σ products",
+    "embedding": "W[ids]",
+    "layer_norm": "γ (x − m) / σ + β",
+    "softmax": "softmax",
+    "log_softmax": "ln softmax",
+    "scaled_dot_product_attention": "softmax(Q Kᵀ / √D) V",
+    "cross_entropy": "−Σ y ln softmax",
+    "nll_loss": "−ln P[target]",
+    "mse_loss": "mean (x − y)²",
+    "binary_cross_entropy_with_logits": "−y ln s − (1−y) ln(1−s)",
+    "getitem": "x[{index}]",
+    "transpose": "axes {axis0} ↔ {axis1}",
+}
+_PLAIN = {"reshape", "permute", "expand", "squeeze", "unsqueeze", "concat", "stack", "pad", "gather"}
+_NAMES = {"scaled_dot_product_attention": "attention", "binary_cross_entropy_with_logits": "binary cross entropy"}
+_COMMUTE = {"add", "mul", "maximum", "minimum", "concat", "stack"}
+_SHORT = 34  # letters in a line of a node
+
+
+def math(node, nodes):
+    """The op of a node as mathematics, such as "x Wᵀ + b" or "x / 8"."""
+    if node.op == "linear" and len(node.parents) == 2:
+        return "x Wᵀ"
+    if node.op == "pow":
+        return _power(node, nodes)
+    if node.op in _MATH:
+        facts = {"x": "x", "y": "y"} | {key: setting(value) for key, value in node.settings.items()}
+        for argument in node.parents:
+            source = nodes[argument.node]
+            if source.kind == "constant" and argument.name in ("x", "y"):
+                facts[argument.name] = number(source.value.flat[0])
+        try:
+            return shortened(_MATH[node.op].format(**facts))
+        except KeyError:  # a setting that the pullback does not remember
+            return title(node)
+    return title(node) if node.op in _PLAIN else f"{title(node)}(x)"
+
+
+def _power(node, nodes):
+    power = next((nodes[a.node] for a in node.parents if a.name == "y"), None)
+    if power is None or power.kind != "constant":
+        return "x ^ y"
+    value = power.value.flat[0]
+    return {2: "x²", 3: "x³", 0.5: "√x", -1: "1 / x"}.get(float(value), f"x ^ {number(value)}")
+
+
+def title(node):
+    """The name of a node's op."""
+    return op_title(node.op) if node.op else node.name or node.kind
+
+
+def op_title(op):
+    """The name of an op: "layer norm"."""
+    return _NAMES.get(op, op.replace("_", " ")).strip()
+
+
+def setting(value):
+    """An index or another setting, as it is written in Python."""
+    if isinstance(value, slice):
+        ends = ["" if end is None else str(end) for end in (value.start, value.stop, value.step)]
+        return ":".join(ends[:2] if not ends[2] else ends)
+    if isinstance(value, tuple):
+        return ", ".join(map(setting, value))
+    if isinstance(value, np.ndarray):
+        return "ids" if value.ndim else number(value[()])
+    return {"Ellipsis": "...", "None": "None"}.get(str(value), str(value))
+
+
+def needs_argument_names(node, nodes):
+    """Whether an edge into this op must tell which argument it is: x / y is not y / x."""
+    kinds = {a.node: nodes[a.node].kind for a in node.parents if a.position is not None}
+    return node.op not in _COMMUTE and sum(kind not in ("constant", "parameter") for kind in kinds.values()) > 1
+
+
+def shape(node):
+    """Such as "(2, 3)", or "scalar"."""
+    return str(node.shape) if node.shape else "scalar"
+
+
+def number(value):
+    """A number with four digits that count."""
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value))
+    if isinstance(value, int | np.integer):
+        return str(value).replace("-", "−")
+    return f"{float(value) + 0.0:.4g}".replace("-", "−")
+
+
+def numbers(array):
+    """A small array whole, in lines; a large one as its statistics, in lines."""
+    array = np.asarray(array)
+    if array.size == 0:
+        return ["empty"]
+    if array.size <= 12 and (array.ndim < 2 or array.size // array.shape[-1] <= 4):
+        return _rows(array)
+    if array.dtype.kind in "iub":
+        if array.ndim <= 2 and (array.ndim < 2 or len(array) == 1):
+            return [shortened(" ".join(number(v) for v in array.reshape(-1)[:20]))]
+        return [f"from {number(array.min())} to {number(array.max())}"]
+    with np.errstate(all="ignore"):
+        mean, std = array.mean(dtype=np.float64), array.std(dtype=np.float64)
+    extent = f"from {number(array.min())} to {number(array.max())}"
+    return [f"mean {number(mean)}, std {number(std)}", extent]
+
+
+def _rows(array):
+    if array.ndim == 0:
+        return [number(array[()])]
+    rows = array.reshape(-1, array.shape[-1])
+    return [" ".join(number(v) for v in row) for row in rows]
+
+
+def memory(nbytes):
+    """Such as "3.1 MB"."""
+    for unit in ("B", "kB", "MB"):
+        if nbytes < 1000:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.3g} GB"
+
+
+def seconds(value):
+    """Such as "1.2 ms"."""
+    if value < 1e-3:
+        return f"{value * 1e6:.3g} µs"
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def shortened(text, most=_SHORT):
+    """A text of at most `most` letters, with dots for what was left out."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def escaped(text):
+    """A text as it stands in an HTML-like label of Graphviz."""
+    return html.escape("".join(c if c.isprintable() else " " for c in str(text)))

@@ -1,0 +1,305 @@
+"""The replay page: one HTML file that steps through a forward and a backward pass, with the numbers of both.
+
+`page(loss, "replay.html")` needs no network and no server: style, script and numbers are inside. This module gathers
+what the page shows, from trace.py, and keeps as much of each array as the size of the file allows. What is done with it
+stands in page.html, page.css and the four scripts page_arrays.js, page_arithmetic.js, page_graph.js and page.js.
+"""
+
+import base64
+import hashlib
+import html
+import inspect
+import json
+import math
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from autotx import functional
+from autotx.checkpoint import write_atomically
+from autotx.tensor import no_grad
+from autotx.viz.trace import trace
+
+HERE = Path(__file__).parent
+SCRIPTS = ("page_arrays.js", "page_arithmetic.js", "page_graph.js", "page.js")
+MAX_OPS = 2000
+MAX_BYTES = 1_950_000  # of the file: below 2 MB
+EXACT = 1024  # elements up to which an array is kept whole and in its own precision
+LIMITS = [int(2 ** (k / 4)) for k in range(64, 19, -1)]  # elements that are kept of a larger one, from generous to few
+
+
+def page(tensor, file, title="Replay", about="", grad=None, max_ops=MAX_OPS):
+    """Write the replay of the forward pass that made `tensor`, and of its backward pass, to `file` as one HTML page.
+
+    tensor: the result of ops, usually a loss; its graph is read, not freed. grad: as for Tensor.backward, needed when
+    the tensor is not one number. title, about: text at the top. Make the tensor inside `with viz.record():`, and the
+    page shows the line of Python that made each op. The numbers are the engine's: exact for arrays of up to 1,024
+    elements, else with 3 digits and, where the file would exceed 2 MB, for every 2nd, 4th, ... place.
+    TypeError: no Tensor. ValueError: no graph, a freed one, more ops than `max_ops`. OSError: `file` is not writable.
+    """
+    recorded = trace(tensor)
+    count = sum(node.op is not None for node in recorded.nodes)
+    if count > max_ops:
+        raise ValueError(
+            f"page: the graph has {count:,} ops, more than {max_ops:,}, too many to step through; replay a smaller "
+            "piece (fewer layers or time steps), or give max_ops"
+        )
+    arrays = _Arrays()
+    groups = _groups(recorded)
+    data = {"title": title, "about": about, "groups": groups, **_steps(recorded, groups, grad, arrays)}
+    rest = len(_document(title, data, b"").encode()) + 200 * len(arrays.records)
+    data["arrays"], numbers = arrays.packed((MAX_BYTES - rest) * 3 // 4)  # as text, numbers are a third longer
+    write_atomically(file, _document(title, data, numbers).encode())
+
+
+def _document(title, data, numbers):
+    """The whole page as a str. Nothing in the data can end the script that it stands in."""
+    parts = {
+        "title": html.escape(title),
+        "about": html.escape(data["about"]),
+        "style": (HERE / "page.css").read_text(encoding="utf-8"),
+        "script": "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        "data": json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"),
+        "numbers": base64.b64encode(numbers).decode(),
+    }
+    pieces = (HERE / "page.html").read_text(encoding="utf-8").split("@@")  # @@name@@ is where a part goes
+    return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+# What happened
+
+
+def _groups(recorded):
+    """The modules, by id, but for those that hold a single thing: that stands in their place."""
+    held = {g.id: sum(recorded.nodes[n].op is not None for n in g.nodes) for g in recorded.groups}  # ops and modules
+    kept = {}
+    for group in reversed(recorded.groups[1:]):  # inner ones before those around them
+        if held[group.id] > 1:
+            kept[group.id] = {"name": group.path, "module": group.module}
+        held[group.parent] += min(held[group.id], 1)
+    if held[0] == 1 and recorded.groups[0].children:  # a frame around everything says nothing
+        kept.pop(recorded.groups[0].children[0], None)
+    for id_, entry in kept.items():
+        entry["parent"] = _innermost(recorded, recorded.groups[id_].parent, kept)
+    return {id_: kept[id_] for id_ in sorted(kept)}
+
+
+def _innermost(recorded, group, groups):
+    """The innermost module that the page shows around (or at) a group; 0 for none."""
+    return next((g for g in recorded.above(group) if g in groups), 0)
+
+
+def _steps(recorded, groups, grad, arrays):
+    """The ops in the order of the forward pass, the order of the backward pass, and the derivations of the ops."""
+    nodes = [node for node in recorded.nodes if node.op]
+    place = {node.id: i for i, node in enumerate(nodes)}  # node id -> place among the ops
+    ops = [_op(node, recorded, place, arrays) | {"group": _innermost(recorded, node.group, groups)} for node in nodes]
+    docs = {node.op: _derivation(node) for node in nodes}
+    backward, totals = [], {}
+    for step in recorded.backward(grad):
+        op = ops[place[step.node]]
+        op["incoming"] = arrays.add(step.incoming)
+        for i, argument in enumerate(recorded.nodes[step.node].parents):
+            if argument.position in step.outgoing:
+                of_parameter = recorded.nodes[argument.node].kind == "parameter"
+                op["inputs"][i]["grad"] = arrays.add(step.outgoing[argument.position], of_parameter)
+        backward.append(place[step.node])
+        totals.update(step.totals)
+    inputs = [i for op in ops for i in op["inputs"] if "grad" in i and i["leaf"] is not None]
+    for leaf, uses in Counter(i["leaf"] for i in inputs).items():
+        for i in inputs:
+            if uses > 1 and i["leaf"] == leaf:
+                i["total"] = arrays.add(totals[leaf], parameter=True)
+    return {"ops": ops, "backward": backward, "docs": docs}
+
+
+def _op(node, recorded, place, arrays):
+    """One op as the page knows it."""
+    inputs = []
+    for argument in node.parents:
+        parent = recorded.nodes[argument.node]
+        inputs.append(
+            {
+                "name": argument.name,
+                "label": parent.name,
+                "kind": parent.kind,
+                "op": place.get(parent.id),
+                "leaf": None if parent.op else parent.id,
+                "setting": argument.position is None,
+                "array": arrays.add(parent.value, parent.kind == "parameter"),
+                "gradient": node.gradients.get(argument.name),
+            }
+        )
+    settings = {k: v for k, v in node.settings.items() if isinstance(v, str | int | float | tuple | None)}
+    return {
+        "op": node.op,
+        "name": node.name,
+        "module": node.module,
+        "formula": node.formula,
+        "line": _line(node.line),
+        "settings": _plain(settings),
+        "inputs": inputs,
+        "out": arrays.add(node.value),
+        "source": _source(node, recorded),
+        "inner": [{"name": name, "array": arrays.add(value)} for name, value in _inner(node, recorded)],
+    }
+
+
+def _line(line):
+    """(file, number, text) with no more of the file's path than its folder: a page may be given away."""
+    return line and ["/".join(Path(line[0]).parts[-2:]), *line[1:]]
+
+
+def _plain(value):
+    """Settings as JSON can hold them; what it cannot, such as a slice or an infinity, is left out."""
+    if isinstance(value, dict):
+        return {k: p for k, v in value.items() if (p := _plain(v)) is not None}
+    if isinstance(value, tuple):
+        return list(value) if all(isinstance(v, int) for v in value) else None
+    return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
+def _derivation(node):
+    """The docstring of an op: its formulas, and how its gradients follow."""
+    function = getattr(functional, node.op, None)
+    return inspect.cleandoc(function.__doc__) if function and function.__doc__ else None
+
+
+_SAME_ORDER = ("reshape", "squeeze", "unsqueeze")
+_MOVED = ("getitem", "permute", "transpose")
+
+
+def _source(node, recorded):
+    """For an op that only moves elements: from where element (i, j, ..) of the result was taken, in the flat order of
+    the argument, as [a, b, c, ..] for a + b i + c j + ... None where there is no such rule."""
+    if node.op not in _SAME_ORDER + _MOVED or not node.value.size:
+        return None
+    shape = recorded.nodes[node.parents[0].node].shape
+    places = np.arange(math.prod(shape)).reshape(shape)
+    if node.op in _SAME_ORDER:
+        places = places.reshape(node.shape)
+    else:
+        names = inspect.signature(getattr(functional, node.op).op).parameters
+        settings = {name: value for name, value in node.settings.items() if name in names}
+        try:
+            places = np.asarray(getattr(functional, node.op).op(places, **settings)[0])
+        except TypeError:  # a setting that the pullback did not remember
+            return None
+    first = int(places.flat[0])
+    units = np.eye(places.ndim, dtype=int)
+    steps = [int(places[tuple(unit)]) - first if n > 1 else 0 for unit, n in zip(units, places.shape)]
+    rule = first + sum(step * i for step, i in zip(steps, np.indices(places.shape, sparse=True)))
+    return [first, *steps] if np.array_equal(np.broadcast_to(rule, places.shape), places) else None
+
+
+def _inner(node, recorded):
+    """What a fused op computes on its way and does not keep: (name, array)."""
+    if node.op != "scaled_dot_product_attention":
+        return []
+    q, k = (recorded.nodes[argument.node].value for argument in node.parents[:2])
+    mask = next((recorded.nodes[a.node].value for a in node.parents if a.name == "mask"), None)
+    with no_grad():
+        scores = functional.matmul(q, np.swapaxes(k, -1, -2)) / math.sqrt(q.shape[-1])
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -np.inf) if mask.dtype == bool else scores + mask
+        if node.settings.get("causal"):
+            T, S = scores.shape[-2:]
+            scores = scores.masked_fill(~np.tri(T, S, S - T, dtype=bool), -np.inf)
+        return [("P", scores.softmax().data)]
+
+
+# What is kept of the numbers
+
+
+class _Arrays:
+    """The arrays of a page, each kept once."""
+
+    def __init__(self):
+        self.records, self.values, self._known = [], [], {}
+        self.shares = []  # the limit is divided by these
+
+    def add(self, array, parameter=False):
+        """The number under which the page finds an array. Of parameters less is kept: they are many, and large."""
+        array = np.asarray(array)
+        key = array.shape, array.dtype.str, hashlib.blake2b(array.tobytes()).digest()
+        if key not in self._known:
+            self._known[key] = len(self.records)
+            self.records.append({"shape": array.shape, "dtype": str(array.dtype), **_statistics(array)})
+            self.shares.append(16 if parameter else 1)
+            self.values.append(_sampled(array, _strides(array.shape, LIMITS[0])))
+        return self._known[key]
+
+    def packed(self, room):
+        """The records, which say where and how each is kept, and the bytes of all numbers, compressed, at most `room`
+        (or, with thousands of ops, as few as possible)."""
+        for limit in LIMITS:
+            if self._size(limit) < 2 * room or limit == LIMITS[-1]:  # to less than half they are not compressed
+                numbers = zlib.compress(self._kept(limit), 9)
+                if len(numbers) <= room:
+                    break
+        return self.records, numbers
+
+    def _size(self, limit):
+        """About how many bytes there are when at most `limit` elements of each large array are kept."""
+        shapes = ((record["shape"], limit // share) for record, share in zip(self.records, self.shares))
+        kept = ([math.ceil(n / k) for n, k in zip(shape, _strides(shape, most))] for shape, most in shapes)
+        return 2 * sum(map(math.prod, kept))
+
+    def _kept(self, limit):
+        """The bytes of all numbers; the records learn where they are."""
+        blob = bytearray()
+        for record, values, share in zip(self.records, self.values, self.shares):
+            shape = record["shape"]
+            record["keep"] = keep = _strides(shape, limit // share)
+            values = _sampled(values, [k // before for k, before in zip(keep, _strides(shape, LIMITS[0]))])
+            record["kind"], record["scale"], content = _encoded(values, math.prod(shape) <= EXACT)
+            record["offset"] = len(blob)
+            blob += content
+        return bytes(blob)
+
+
+def _strides(shape, limit):
+    """For each axis, that every 1st, 2nd, 4th, ... place is kept, so that at most `limit` elements are.
+
+    Rows are thinned out first, the longest axis of them, and the last axis only when a single row is too long: sums run
+    over it, and are shown whole.
+    """
+    keep = [1] * len(shape)
+    if math.prod(shape) <= EXACT:
+        return keep
+    while math.prod(kept := [math.ceil(n / k) for n, k in zip(shape, keep)]) > limit:
+        longest = max(range(len(shape) - 1), key=kept.__getitem__, default=None)
+        axis = longest if longest is not None and kept[longest] > 1 else len(shape) - 1
+        keep[axis] *= 2
+    return keep
+
+
+def _sampled(array, keep):
+    return np.array(array[tuple(slice(None, None, k) for k in keep)])
+
+
+def _encoded(values, exact):
+    """The kind of number, the factor that it is multiplied by on the page, and the bytes, at a multiple of 8."""
+    scale = 1.0
+    if values.dtype.kind in "iub":
+        kind, values = "i4", values.astype("<i4")
+    elif exact:
+        kind = "f8" if values.dtype == np.float64 else "f4"
+        values = values.astype(f"<{kind}")
+    else:
+        largest = np.max(np.abs(values), initial=0, where=np.isfinite(values))
+        scale = 2.0 ** (math.frexp(largest)[1] - 14) if largest else 1.0  # half precision has a small range
+        kind, values = "f2", (values / scale).astype("<f2")
+    content = values.tobytes()
+    return kind, scale, content + bytes(-len(content) % 8)
+
+
+def _statistics(array):
+    """Mean, standard deviation, smallest and largest of the finite elements, and how many are not."""
+    numbers = array[np.isfinite(array)].astype(np.float64)
+    if not numbers.size:
+        return {"mean": None, "std": None, "min": None, "max": None, "bad": array.size}
+    found = {name: float(f"{getattr(numbers, name)():.7g}") for name in ("mean", "std", "min", "max")}
+    return found | {"bad": array.size - numbers.size}

@@ -1,0 +1,40 @@
+"""The table of positions as a heat map, and how much alike two places are."""
+
+import numpy as np
+
+from autotx.viz import style
+
+
+def positions(tables, dark=False):
+    """Draw tables of positions: a row a table, its values at the left, the cosine of each two places at the right.
+
+    tables: dict of name -> array or Tensor (T, C), such as {"learned": model.wpe.weight}, or one table.
+    Returns (Figure, Axes (number of tables, 2) array). ValueError for a table that has not two axes or is not finite.
+    """
+    tables = tables if isinstance(tables, dict) else {"positions": tables}
+    tables = {name: style.checked_table("positions", name, table) for name, table in tables.items()}
+    with style.look(dark) as look:
+        figure = style.figure(9.6, 3.5 * len(tables), layout="constrained")
+        axes = figure.subplots(len(tables), 2, squeeze=False, width_ratios=(1.45, 1))
+        for (values, alike), (name, table) in zip(axes, tables.items()):
+            most = np.abs(table).max() or 1
+            _map(figure, values, table, look, most, "value")
+            values.set(title=f"{style.label(name, 40, plain=True)}: each row is a place", xlabel="channel")
+            values.set_ylabel("position")
+            _map(figure, alike, _cosines(table), look, 1, "cosine")
+            alike.set(title="How alike two places are", xlabel="position", ylabel="position")
+    return figure, axes
+
+
+def _map(figure, axes, values, look, most, name):
+    image = axes.imshow(values, cmap=look.diverging, vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
+    bar = figure.colorbar(image, ax=axes, shrink=0.92, pad=0.02)
+    bar.set_label(name)
+    bar.outline.set_visible(False)
+
+
+def _cosines(table):
+    """The cosine of each two rows: (T, T). A row of zeros is like nothing."""
+    length = np.linalg.norm(table, axis=1, keepdims=True)
+    unit = np.divide(table, length, out=np.zeros_like(table), where=length > 0)
+    return unit @ unit.T

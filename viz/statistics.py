@@ -1,0 +1,135 @@
+"""How large activations and gradients are in every layer while a model trains: do they vanish, do they explode?
+
+    statistics = viz.LayerStatistics(model, every=10)
+    for step in range(1000):
+        with statistics.step(step):  # around forward and backward, before the optimizer changes anything
+            loss = model(...)
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    figure, axes = viz.layer_statistics(statistics.records)
+
+The records are numbers that JSON can hold, so they may be kept and drawn later.
+"""
+
+import contextlib
+
+import numpy as np
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+from autotx.tensor import Tensor
+from autotx.viz import style
+from autotx.viz.modules import named_modules, wrapped
+
+MOST_LAYERS = 160  # more rows could not be read
+
+
+class LayerStatistics:
+    """Takes note of the layers of a model, those modules that hold parameters themselves, in every `every`th step.
+
+    records: a list of {"step": int, "activations": {layer: number}, "gradients": {layer: number}}, which JSON can hold.
+    A number is the root of the mean square: of the layer's last result, and of the gradient of its parameters.
+    """
+
+    def __init__(self, model, every=1):
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"LayerStatistics: every is {every!r}; give a whole number, 1 or more")
+        self.every, self.records = every, []
+        self.layers = {name or "model": m for name, m in named_modules(model) if _own(m)}
+        if not self.layers:
+            raise ValueError(f"LayerStatistics: {type(model).__name__} has no parameters")
+
+    @contextlib.contextmanager
+    def step(self, step):
+        """`with statistics.step(step):` the forward and backward pass inside are those of this step, an int."""
+        if step % self.every:
+            yield
+            return
+        sizes = {}
+
+        def wrap(name, forward):
+            def measured(*args, **settings):
+                out = forward(*args, **settings)
+                if isinstance(out, Tensor):
+                    sizes[name] = _size([out.data])
+                return out
+
+            return measured
+
+        with wrapped(self.layers, wrap):
+            yield
+        gradients = {name: [p.grad for p in _own(m) if p.grad is not None] for name, m in self.layers.items()}
+        gradients = {name: _size(arrays) for name, arrays in gradients.items() if arrays}
+        self.records.append({"step": step, "activations": sizes, "gradients": gradients})
+
+
+def _own(module):
+    """The Tensors that a module holds itself, not in a module below it."""
+    return [value for value in vars(module).values() if isinstance(value, Tensor) and value.requires_grad]
+
+
+def _size(arrays):
+    """The root of the mean square of all numbers in some arrays. Inf and NaN stay what they are."""
+    with np.errstate(all="ignore"):
+        total = sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)
+        return float(np.sqrt(total / max(sum(a.size for a in arrays), 1)))
+
+
+def layer_statistics(records, title="Activations and gradients of every layer", dark=False):
+    """Draw what LayerStatistics noted: a row a layer, a column a noted step, for activations and for gradients.
+
+    The colour of the paper is the middle of all layers and steps; blue is smaller, orange larger, on a log scale.
+    Exact zeros, and NaN and Inf, are hatched; grey is a layer whose parameters another one uses.
+    Returns (Figure, Axes (2,) array). ValueError without records, or for more layers than have room for their names.
+    """
+    if not records:
+        raise ValueError("layer_statistics: there are no records; run some steps inside LayerStatistics.step first")
+    layers = list(dict.fromkeys(name for r in records for name in (*r["gradients"], *r["activations"])))
+    if len(layers) > MOST_LAYERS:
+        raise ValueError(f"layer_statistics: {len(layers)} layers are too many for a picture, at most {MOST_LAYERS}")
+    with style.look(dark) as look:
+        figure = style.figure(10.5, 1.9 + 0.17 * max(len(layers), 6), layout="constrained")
+        axes = figure.subplots(1, 2, sharey=True)
+        shown = set()
+        for panel, kind in zip(axes, ("activations", "gradients")):
+            table = np.array([[r[kind].get(name, np.nan) for r in records] for name in layers], float)
+            absent = np.array([[name not in r[kind] for r in records] for name in layers])
+            shown |= _heat(figure, panel, table, absent, [r["step"] for r in records], look)
+        axes[0].set_yticks(range(len(layers)), [style.label(n, 40, plain=True) for n in layers], fontsize=8)
+        axes[0].set_title("Activations: size of what the layer returns")
+        axes[1].set_title("Gradients: size of the parameters' gradient")
+        figure.suptitle(style.label(title, 90, plain=True), x=0.01, ha="left")
+        handles = [Patch(**_hatch(k, look), label=k) for k in _HATCHES if k in shown]
+        figure.legend(handles=handles, loc="outside lower right", ncols=3, fontsize=8)
+    return figure, axes
+
+
+_HATCHES = {"exactly zero": "....", "NaN or Inf": "xxxx", "not called by itself": ""}
+
+
+def _hatch(kind, look):
+    return {"hatch": _HATCHES[kind], "facecolor": look.grey, "edgecolor": look.hatch, "linewidth": 0}
+
+
+def _heat(figure, axes, table, absent, steps, look):
+    """The logarithms of a table as a heat map around their median. Returns the kinds of hatched cells in it."""
+    usable = np.isfinite(table) & (table > 0)
+    logs = np.log10(np.where(usable, table, 1))
+    middle = float(np.median(logs[usable])) if usable.any() else 0.0
+    reach = max(1.0, float(np.abs(logs[usable] - middle).max())) if usable.any() else 1.0
+    settings = {"cmap": look.diverging, "vmin": middle - reach, "vmax": middle + reach}
+    image = axes.imshow(np.ma.masked_where(~usable, logs), **settings, aspect="auto", interpolation="nearest")
+    hatched = dict(zip(_HATCHES, (table == 0, ~np.isfinite(table) & ~absent, absent)))
+    for kind, cells in hatched.items():
+        axes.add_collection(style.cells(cells, **_hatch(kind, look)))
+    at = np.unique(np.linspace(0, len(steps) - 1, 6).round().astype(int))
+    axes.set_xticks(at, [str(steps[i]) for i in at])
+    axes.set_xlabel("step")
+    axes.tick_params(length=2)
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, aspect=40)
+    bar.locator = MultipleLocator(max(1, round(reach / 3)))
+    bar.formatter = FuncFormatter(lambda x, _: f"{10**x:g}")
+    bar.set_label("root mean square")
+    bar.outline.set_visible(False)
+    return {kind for kind, cells in hatched.items() if cells.any()}

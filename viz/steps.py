@@ -1,0 +1,64 @@
+"""Where the time of a step goes: a bar an op, forward and backward.
+
+    with viz.record() as recorded:
+        loss = model(...)
+        loss.backward()
+    figure, axes = viz.step_times(recorded.records)
+
+`op_times` is the data, `step_times` the picture.
+"""
+
+import numpy as np
+
+from autotx.viz import style
+
+
+def op_times(records):
+    """The time of each op, the longest first: a list of (op, calls, seconds forward, seconds backward).
+
+    records: those of `viz.record`, of one step or of several.
+    """
+    times = {}
+    for r in records:
+        calls, forward, backward = times.get(r.op, (0, 0.0, 0.0))
+        times[r.op] = calls + 1, forward + r.forward_seconds, backward + (r.backward_seconds or 0)
+    rows = [(op, *numbers) for op, numbers in times.items()]
+    return sorted(rows, key=lambda row: row[2] + row[3], reverse=True)
+
+
+def step_times(records, steps=1, most=14, title="Where the time of a step goes", dark=False):
+    """Draw the time of each op, its backward pass after its forward pass. Returns (Figure, Axes).
+
+    records: those of `viz.record`; steps: how many steps were recorded, of which the mean is drawn. Ops beyond the
+    `most` slowest share a bar. The time between ops, and that of the optimizer, is in no op and not drawn.
+    ValueError without records.
+    """
+    if not records:
+        raise ValueError("step_times: there are no records; compute something inside `with viz.record() as recorded`")
+    rows = op_times(records)
+    if len(rows) > most:
+        rest = rows[most - 1 :]
+        sums = (sum(row[i] for row in rest) for i in (1, 2, 3))
+        rows = [*rows[: most - 1], (f"{len(rest)} other ops", *sums)]
+    times = np.array([row[2:] for row in rows]).T * 1e3 / steps
+    with style.look(dark) as look:
+        figure = style.figure(8.6, 1.5 + 0.3 * len(rows), layout="constrained")
+        axes = figure.add_subplot()
+        places = range(len(rows))
+        axes.barh(places, times[0], color=look.lines[0], height=0.7, label=f"forward, {times[0].sum():.3g} ms in all")
+        backward = {"left": times[0], "hatch": "////", "edgecolor": look.paper, "linewidth": 0}
+        label = f"backward, {times[1].sum():.3g} ms in all"
+        axes.barh(places, times[1], color=look.lines[1], height=0.7, label=label, **backward)
+        for place, (ahead, back) in enumerate(times.T):
+            share = (ahead + back) / times.sum()
+            text, beside = f"{ahead + back:.3g} ms, {share:.0%}", {"xytext": (4, 0), "textcoords": "offset points"}
+            axes.annotate(text, (ahead + back, place), **beside, va="center", fontsize=8)
+        calls = [f"{style.label(op, 34, plain=True)} × {count / steps:g}" for op, count, *_ in rows]
+        axes.set_yticks(places, calls)
+        axes.invert_yaxis()
+        axes.margins(x=0.16, y=0.02)
+        axes.set(title=style.label(title, 80, plain=True), xlabel="milliseconds of a step")
+        axes.grid(axis="x")
+        axes.tick_params(axis="y", length=0)
+        figure.legend(loc="outside lower right", ncols=2)
+    return figure, axes

@@ -1,0 +1,183 @@
+"""One look for all pictures, light or dark; how text is made fit to be drawn, and how a picture becomes a file.
+
+A drawing function opens `with style.look(dark) as look:` and draws inside; `look` holds the colours. No pyplot: a
+Figure belongs to its caller, nothing is shown on a screen, and no state is shared.
+"""
+
+import contextlib
+import functools
+import io
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from autotx.checkpoint import write_atomically
+
+TYPES = (".png", ".svg", ".pdf")
+DPI = 120
+
+
+class Look(NamedTuple):
+    """The colours of a picture. Lines of several runs or ops take `lines` in turn."""
+
+    paper: str
+    ink: str
+    faint: str  # grids, and what stands behind
+    grey: str  # areas without a value
+    hatch: str  # the lines on them
+    accent: str  # what a picture is about
+    lines: tuple  # told apart by the colour-blind too: Okabe and Ito's colours, 2008
+    sequential: Colormap  # from paper, for nothing, to strong
+    diverging: Colormap  # blue, paper, orange: below, at, above the middle
+
+
+def _blend(name, *colours):
+    return LinearSegmentedColormap.from_list(name, colours)
+
+
+LIGHT = Look(
+    paper="#ffffff",
+    ink="#22262b",
+    faint="#d5d8dc",
+    grey="#e4e6e9",
+    hatch="#a9aeb5",
+    accent="#c2410c",
+    lines=("#0072b2", "#d55e00", "#009e73", "#a8558a", "#4aa8dd", "#c98a00", "#5a5a5a"),
+    sequential=_blend("autotx", "#ffffff", "#b9d7ee", "#4a93cc", "#0b4f8a", "#06264a"),
+    diverging=_blend("autotx2", "#0b4f8a", "#5fa3d6", "#ffffff", "#f0a15a", "#a63d00"),
+)
+DARK = Look(
+    paper="#15181d",
+    ink="#e4e7eb",
+    faint="#3a4048",
+    grey="#2a2f36",
+    hatch="#5c646e",
+    accent="#ffa657",
+    lines=("#56b4e9", "#f28e2b", "#2fc49a", "#e08fc0", "#9fc9ff", "#f0d34a", "#a8adb4"),
+    sequential=_blend("autotx dark", "#15181d", "#173f63", "#2b7fb8", "#7cc4f5", "#f2faff"),
+    diverging=_blend("autotx2 dark", "#8accf7", "#2b7fb8", "#15181d", "#c46a1a", "#ffb870"),
+)
+
+
+@contextlib.contextmanager
+def look(dark=False):
+    """`with look(dark) as look:` what is drawn inside has this look."""
+    chosen = DARK if dark else LIGHT
+    with mpl.rc_context(_settings(chosen)):
+        yield chosen
+
+
+def figure(width, height, **settings):
+    """An empty Figure of so many inches, that is drawn into memory."""
+    made = Figure(figsize=(width, height), **settings)
+    FigureCanvasAgg(made)
+    return made
+
+
+def cells(area, **settings):
+    """Boxes over the cells of an image where `area`, booleans (rows, columns), is True, one for each stretch of a row.
+    settings: those of a PolyCollection, such as its hatch."""
+    boxes = []
+    for y, row in enumerate(area):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], row, [0]])))
+        for a, b in zip(edges[::2] - 0.5, edges[1::2] - 0.5):
+            boxes.append([(a, y - 0.5), (b, y - 0.5), (b, y + 0.5), (a, y + 0.5)])
+    return PolyCollection(boxes, **settings)
+
+
+def checked_path(path):
+    """The path of a picture, before there is work in it. ValueError for another file type or a folder that is not
+    there; PermissionError where nothing can be written."""
+    path = Path(path)
+    if path.suffix.lower() not in TYPES:
+        ending = f"ends in {path.suffix}" if path.suffix else "has no ending"
+        raise ValueError(f"{path} {ending}; give a picture a name that ends in {', '.join(TYPES[:-1])} or {TYPES[-1]}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path}: the folder {path.parent} cannot be written to; name another one")
+    return path
+
+
+def save(picture, path, dpi=DPI):
+    """Write a Figure to a .png, .svg or .pdf file, atomically. Errors are those of `checked_path`, and OSError."""
+    path = checked_path(path)
+    kind, content = path.suffix.lower()[1:], io.BytesIO()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)  # the same picture is the same file
+    with mpl.rc_context({"svg.hashsalt": "autotx"}):
+        picture.savefig(content, format=kind, dpi=dpi, metadata=metadata)
+    write_atomically(path, content.getvalue())
+
+
+_VISIBLE = {" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "$": r"\$"}  # a plain dollar would begin a formula
+
+
+def label(text, most=14, plain=False):
+    """A token as it is drawn: at most so many characters, each one in a font at hand; spaces and line ends visible, or
+    with `plain`, for titles and names, spaces as they are."""
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return "".join(c if plain and c == " " else _visible(c) for c in text) or "∅"
+
+
+def checked_table(who, name, table):
+    """A table of numbers (rows, channels) as float64. ValueError for other shapes, and for NaN and Inf."""
+    table = np.asarray(table, np.float64)
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"{who}: {name} has shape {table.shape}; give a table, one row for each place or word")
+    if not np.isfinite(table).all():
+        raise ValueError(f"{who}: {name} holds NaN or Inf")
+    return table
+
+
+def _visible(character):
+    if character in _VISIBLE:
+        return _VISIBLE[character]
+    if character.isprintable() and any(font.get_char_index(ord(character)) for font in _fonts()[1]):
+        return character
+    return f"U+{ord(character):04X}"
+
+
+# DejaVu Sans comes with matplotlib; the others write what it cannot, where a system has them.
+_FAMILIES = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "Noto Sans")
+
+
+@functools.cache
+def _fonts():
+    """The names of the fonts at hand, and the fonts."""
+    there = set(font_manager.get_font_names())
+    names = [name for name in _FAMILIES if name in there]
+    return names, [font_manager.get_font(font_manager.findfont(name)) for name in names]
+
+
+def _settings(chosen):
+    """matplotlib's settings for a Look."""
+    ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    paper = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
+    return {
+        **dict.fromkeys(ink, chosen.ink),
+        **dict.fromkeys(paper, chosen.paper),
+        "font.family": _fonts()[0],
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "figure.titlesize": 12,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": False,
+        "grid.color": chosen.faint,
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "hatch.linewidth": 0.6,
+        "axes.unicode_minus": True,
+    }

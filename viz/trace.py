@@ -1,0 +1,515 @@
+"""What the engine recorded below a tensor, as plain objects: the ground for pictures and for the page that replays.
+
+`trace(loss)` needs nothing switched on before. It reads the graph: who was made of whom, the values, the settings that
+the pullbacks remember, and the modules (every Module notes on what it returns when it began and ended; an op made in
+between is its own). Formulas are read from the docstrings of the ops. Only two things must be watched while they
+happen, inside `with record():`, the lines of Python that made the ops, and the time they took.
+"""
+
+import bisect
+import functools
+import inspect
+import re
+import sys
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from autotx import anomaly, functional
+from autotx import tensor as engine
+from autotx.nn import Module
+from autotx.tensor import Tensor
+
+
+@dataclass
+class Argument:
+    """An edge of the graph: one argument of an op. position: None for a setting, such as the ids of an embedding."""
+
+    node: int  # the id of the node it comes from
+    name: str  # what the op calls it, such as "weight"
+    position: int | None
+
+
+@dataclass
+class Node:
+    """An op, or a leaf: a parameter, an input, a constant. Arrays are the tensors' own, as read-only views."""
+
+    id: int  # its place in Trace.nodes
+    kind: str  # "op", "loss" (the op at the end, when it is one number), "parameter", "input", "constant"
+    op: str | None
+    name: str | None  # of a parameter: its path, such as "blocks.0.attn.qkv.weight"; else the tensor's name, or None
+    value: np.ndarray
+    grad: np.ndarray | None  # `.grad` at the time of the trace
+    requires_grad: bool
+    group: int = 0  # the id of the innermost Group
+    module: str = ""  # the path of that group
+    parents: list[Argument] = field(default_factory=list)
+    settings: dict = field(default_factory=dict)
+    formula: str | None = None  # such as "y = x W^T + b"
+    gradients: dict = field(default_factory=dict)  # argument's name -> such as "dx = g W"
+    line: tuple | None = None  # (file, number, text) of the line of Python that made it, inside record()
+    forward_seconds: float | None = None
+    backward_seconds: float | None = None
+
+    @property
+    def shape(self):
+        return self.value.shape
+
+    @property
+    def dtype(self):
+        return self.value.dtype
+
+    @property
+    def nbytes(self):
+        """Bytes of the value; a view counts as what it shows."""
+        return self.value.nbytes
+
+
+@dataclass
+class Group:
+    """One call of a module. path: its attributes from the outermost module, "blocks.3.attn"; of the outermost one, its
+    class; "" for the group of everything, with id 0. A second call of the same module is "shared#2"."""
+
+    id: int
+    path: str
+    module: str  # the class
+    parent: int | None
+    nodes: list[int] = field(default_factory=list)  # those of no inner group
+    children: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Step:
+    """The backward pass through one op: the gradient that came in, and what it gave to each argument that wants one."""
+
+    node: int
+    incoming: np.ndarray
+    outgoing: dict  # position -> array of the argument's shape
+    totals: dict  # node id of each of these arguments -> the sum of what it has got by now
+
+
+class Trace:
+    """nodes: Nodes in the order of the forward pass, leaves just before their first use; groups: Groups, the tree of
+    modules, parents before children; root: the id of the node of the traced tensor, the last."""
+
+    def __init__(self, root):
+        self._tensors = {}  # node id -> Tensor
+        self._own = set()  # ids of the nodes of tensors that modules hold
+        self.nodes, self.groups = [], [Group(0, "", "", None)]
+        results = _results(root)
+        self._spans = spans = _spans(results)
+        names = _grow_groups(self.groups, spans)
+        ids = {}
+        for t in results:
+            self._add_op(t, t is root, ids, names, _innermost(self.groups, spans, t._tick))
+        self.root = len(self.nodes) - 1
+        self._place_leaves()
+        for node in self.nodes:
+            node.module = self.groups[node.group].path
+            self.groups[node.group].nodes.append(node.id)
+
+    def backward(self, grad=None):
+        """Run the backward pass, op by op: an iterator of Steps, from the newest op to the oldest.
+
+        It calls the recorded pullbacks and adds as the engine does, so the numbers are the engine's, but no tensor's
+        `.grad` is touched, and the graph stays. grad: as for Tensor.backward. ValueError: as for Tensor.backward.
+        """
+        root = self._tensors[self.root]
+        seed = root._seed(grad)
+        for node in self.nodes:
+            self._check_current(node)
+        grads = {self.root: seed}
+        for node in reversed(self.nodes):
+            if node.op and node.id in grads:
+                yield self._step(node, grads)
+
+    def gradients(self, grad=None):
+        """The gradient of every node that gets one: a dict of node id -> array. Arguments as for `backward`."""
+        grads = {self.root: self._tensors[self.root]._seed(grad)}
+        for step in self.backward(grad):
+            grads.update(step.totals)
+        return grads
+
+    # How it is built
+
+    def _add_op(self, t, is_root, ids, names, group):
+        op, seen = _find_op(t), getattr(t._parents, "record", None)
+        settings = _settings(op, t._backward) | (seen.settings if seen else {})
+        arguments = enumerate(zip(t._parents, _argument_names(op, len(t._parents))))
+        parents = [Argument(self._leaf(p, ids, names), name, i) for i, (p, name) in arguments if p is not None]
+        formula, gradients = formulas(op, settings)
+        gradients = {a.name: gradients.get(a.name) or gradients.get("*") for a in parents}
+        for name, value in settings.items():
+            if isinstance(value, np.ndarray) and value.ndim:
+                parents.append(Argument(self._leaf(value, ids, names, name), name, None))
+        kind = "loss" if is_root and t.size == 1 else "op"
+        node = Node(len(self.nodes), kind, t._op, t.name, t.data, _view(t.grad), True, group, "", parents, settings)
+        node.formula, node.gradients = formula, gradients
+        if seen:
+            node.line, node.forward_seconds = seen.line, seen.forward_seconds
+            node.backward_seconds = seen.backward_seconds
+        ids[id(t)] = node.id
+        self._tensors[node.id] = t
+        self.nodes.append(node)
+
+    def _leaf(self, value, ids, names, setting=None):
+        """The id of the node of an argument, made if it is new. Numbers are new each time. setting: its name, if it is
+        one."""
+        if id(value) in ids and isinstance(value, Tensor | np.ndarray):
+            return ids[id(value)]
+        is_tensor = isinstance(value, Tensor)
+        array = value.data if is_tensor else _view(np.asarray(value))
+        if is_tensor and value.requires_grad:
+            kind = "parameter"
+        else:
+            kind = "input" if is_tensor or setting or not _is_one_number(array) else "constant"
+        held = names.get(id(value)) or names.get(
+            id(getattr(value, "base", None))
+        )  # a part of an array is called so too
+        name = held or (value.name if is_tensor else setting)
+        node = Node(len(self.nodes), kind, None, name, array, None, kind == "parameter")
+        if is_tensor:
+            node.grad = _view(value.grad)
+            self._tensors[node.id] = value
+        if held:
+            self._own.add(node.id)
+        ids[id(value)] = node.id
+        self.nodes.append(node)
+        return node.id
+
+    def _place_leaves(self):
+        """A leaf belongs to the innermost group that all its uses have in common. But what comes in belongs outside:
+        a tensor that is no module's and older than the call; an array, when the module is an outermost one."""
+        uses = {}
+        for node in self.nodes:
+            for argument in node.parents:
+                uses.setdefault(argument.node, []).append(node.group)
+        for leaf, groups in uses.items():
+            node = self.nodes[leaf]
+            if not node.op:
+                node.group = functools.reduce(self.common_group, groups)
+                while node.kind != "constant" and leaf not in self._own and node.group and self._comes_in(node):
+                    node.group = self.groups[node.group].parent
+
+    def _comes_in(self, node):
+        t = self._tensors.get(node.id)
+        span = self._spans[node.group - 1]
+        return self.groups[node.group].parent == 0 if t is None else not span.begin < t._tick < span.end
+
+    def common_group(self, a, b):
+        """The id of the innermost group that holds both."""
+        above = set(self.above(a))
+        return next(g for g in self.above(b) if g in above)
+
+    def above(self, group):
+        """The ids of a group and of those around it, from the inside out."""
+        while group is not None:
+            yield group
+            group = self.groups[group].parent
+
+    # The backward pass
+
+    def _check_current(self, node):
+        for argument in node.parents:
+            parent = self._tensors.get(argument.node)
+            t = self._tensors[node.id]
+            if parent is not None and parent._tick > t._tick:
+                raise ValueError(engine._written_after(parent, t))
+
+    def _step(self, node, grads):
+        """Call the pullback of one node, and add what it gives to `grads`."""
+        g, pullback = grads[node.id], self._tensors[node.id]._backward
+        together = pullback(g) if not isinstance(pullback, tuple) else None
+        outgoing = {}
+        for argument in node.parents:
+            parent, position = self.nodes[argument.node], argument.position
+            if position is None or not parent.requires_grad:
+                continue
+            d = together[position] if together is not None else pullback[position](g)
+            have = grads.get(parent.id)
+            if callable(d):  # it adds itself to a buffer
+                alone = np.zeros(parent.shape, parent.dtype)
+                d(alone)
+                outgoing[position] = alone
+                if have is None:
+                    grads[parent.id] = alone
+                else:
+                    grads[parent.id] = have.copy()
+                    d(grads[parent.id])
+                continue
+            d = engine.unbroadcast(np.asarray(d), parent.shape, node.op).astype(parent.dtype, copy=False)
+            outgoing[position] = d
+            grads[parent.id] = d if have is None else np.add(have, d)
+        totals = {a.node: grads[a.node] for a in node.parents if a.position in outgoing}
+        return Step(node.id, g, outgoing, totals)
+
+
+def trace(tensor):
+    """The Trace of what was recorded below `tensor`. TypeError: no Tensor. ValueError: it has no graph, or one that an
+    earlier backward has freed."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"trace: {type(tensor).__name__} is no Tensor; give the result of a computation")
+    return Trace(tensor)
+
+
+def _results(root):
+    """The results that `root` was made of, oldest first."""
+    if root._parents is None:
+        raise ValueError(
+            f"trace: this tensor of shape {root.shape} has no graph; give the result of ops on tensors, one of them "
+            "with requires_grad=True, outside no_grad"
+        )
+    found, stack, seen = [], [root], {id(root)}
+    while stack:
+        t = stack.pop()
+        found.append(t)
+        if t._backward is engine._FREED:
+            raise ValueError(
+                f"trace: the graph below this result of {t._op} was freed by backward; call "
+                "backward(retain_graph=True), or draw before backward"
+            )
+        for p in t._parents:
+            if isinstance(p, Tensor) and p._parents is not None and id(p) not in seen:
+                seen.add(id(p))
+                stack.append(p)
+    return sorted(found, key=engine._by_tick)
+
+
+def _view(array):
+    """A read-only view of an array; None stays None."""
+    if array is None:
+        return None
+    array = np.asarray(array).view()
+    array.flags.writeable = False
+    return array
+
+
+def _is_one_number(array):
+    """Whether an array is one number, or the same number everywhere, as the bias of a layer that has none."""
+    return array.size > 0 and bool((array == array.flat[0]).all())
+
+
+# Modules
+
+
+@dataclass
+class _Span:
+    module: Module
+    begin: int
+    end: int
+
+
+def _spans(results):
+    """Every noted call of a module, outer ones before those inside them."""
+    noted = {}
+    for t in results:
+        for module, begin, end in getattr(t._parents, "spans", ()):
+            noted[begin] = _Span(module, begin, end)
+    return [noted[begin] for begin in sorted(noted)]
+
+
+def _innermost(groups, spans, tick):
+    """The group of the innermost span that a tick lies in. Spans are nested, and the group of spans[i] is i + 1."""
+    group = bisect.bisect_left(spans, tick, key=lambda span: span.begin)
+    while group and spans[group - 1].end < tick:
+        group = groups[group].parent
+    return group
+
+
+def _grow_groups(groups, spans):
+    """Add a Group for each span, with its place and path. Returns the names of all tensors and arrays that modules
+    hold, by id."""
+    tops = []
+    for span in spans:
+        parent = _innermost(groups, spans[: len(groups) - 1], span.begin)
+        if not parent and not any(span.module is top for top in tops):
+            tops.append(span.module)
+        groups[parent].children.append(len(groups))
+        groups.append(Group(len(groups), "", type(span.module).__name__, parent))
+    titles, modules, tensors = _unique([type(top).__name__ for top in tops]), {}, {}
+    for top, title in zip(tops, titles):
+        for value, path in _attributes(top, "" if len(tops) == 1 else f"{title}.", {id(top)}):
+            (modules if isinstance(value, Module) else tensors).setdefault(id(value), path)
+            if getattr(value, "base", None) is not None:  # an array that is a view: its parts are views of the same
+                tensors.setdefault(id(value.base), path)
+        modules[id(top)] = title
+    calls = {}
+    for span, group in zip(spans, groups[1:]):
+        above = groups[group.parent].path
+        path = modules.get(id(span.module)) or f"{above}.{group.module}".lstrip(".")
+        calls[path] = calls.get(path, 0) + 1
+        group.path = path if calls[path] == 1 else f"{path}#{calls[path]}"
+    return tensors
+
+
+def _unique(titles):
+    """["Linear", "Linear"] as ["Linear_1", "Linear_2"]; a title that occurs once stays."""
+    return [t if titles.count(t) == 1 else f"{t}_{titles[: i + 1].count(t)}" for i, t in enumerate(titles)]
+
+
+def _attributes(holder, prefix, seen):
+    """Every Module, Tensor and array below a module with its path, each once, in the order of named_parameters."""
+    inner = vars(holder) if isinstance(holder, Module) else holder
+    for key, value in (inner if isinstance(inner, dict) else dict(enumerate(inner))).items():
+        if isinstance(value, Tensor | np.ndarray | Module | list | tuple | dict) and id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, Tensor | np.ndarray | Module):
+                yield value, f"{prefix}{key}"
+            if isinstance(value, Module | list | tuple | dict):
+                yield from _attributes(value, f"{prefix}{key}.", seen)
+
+
+# Ops: their settings and their formulas
+
+
+def _find_op(t):
+    """The op that made a result, as the plain function; None when it cannot be found, as one made inside a function."""
+    first = t._backward[0] if isinstance(t._backward, tuple) else t._backward
+    name = getattr(first, "__qualname__", "").partition(".<locals>")[0]
+    function = getattr(sys.modules.get(getattr(first, "__module__", None)), name, None)
+    if getattr(function, "__name__", "").rstrip("_") != t._op:
+        function = getattr(functional, t._op, None)  # its pullback stands in a helper, as that of max
+    return getattr(function, "op", function if inspect.isfunction(function) else None)
+
+
+def _argument_names(op, count):
+    """What an op calls its differentiable arguments."""
+    names = [] if op is None else [p.name for p in _parameters(op) if p.kind is p.POSITIONAL_ONLY]
+    return (names + [f"x{i}" for i in range(len(names), count)])[:count]
+
+
+@functools.cache
+def _parameters(op):
+    return tuple(inspect.signature(op).parameters.values())
+
+
+def _settings(op, pullback):
+    """The settings that a pullback remembers: what the functions in it have taken along, by the op's own names."""
+    settings = [p for p in _parameters(op) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)] if op else []
+    names = {p.name for p in settings}
+    found, waiting = {}, list(pullback) if isinstance(pullback, tuple) else [pullback]
+    for function in waiting:
+        cells = getattr(function, "__closure__", None) or ()
+        for name, cell in zip(function.__code__.co_freevars if cells else (), cells):
+            value = cell.cell_contents
+            if inspect.isfunction(value) and value not in waiting:
+                waiting.append(value)
+            elif name in names:
+                found[name] = value
+    return found
+
+
+def formulas(op, settings=None):
+    """What the docstring of an op says: its formula ("y = x W^T + b"), and a dict from the name of each argument to
+    the formula of its gradient ("dx = g W"). (None, {}) when there is no docstring.
+
+    The formula is the beginning of the docstring. The gradient of the argument x is what follows "dx =" (or "dx +=",
+    "dL/dx ="), without indices when there is a choice. A line that begins with setting="value": holds for that alone.
+    When an argument has no formula of its own, the sentence after the first stands for all. The key of an op's varying
+    number of arguments is "*".
+    """
+    if op is None or not op.__doc__:
+        return None, {}
+    chosen = tuple((name, value) for name, value in (settings or {}).items() if isinstance(value, str))
+    formula, gradients = _formulas(op, chosen)
+    return formula, dict(gradients)
+
+
+@functools.cache
+def _formulas(op, settings):
+    general, special = _for_settings(inspect.cleandoc(op.__doc__), dict(settings))
+    text = special or general
+    formula = re.split(rf"{_STOP}|, so ", text, maxsplit=1)[0].strip()
+    gradients = {}
+    for p in _parameters(op):
+        if p.kind is p.POSITIONAL_ONLY:
+            found = _gradient(p.name, text) or _gradient(p.name, general)
+            if found:
+                gradients[p.name] = found
+            elif "   " in text:
+                gradients[p.name] = re.split(r"(?<!\.)\.(?=\s|$)|;", text.split("   ", 1)[1])[0].strip()
+        elif p.kind is p.VAR_POSITIONAL:
+            rest = text.split("   ", 1) if "   " in text else text.split(".\n", 1)
+            gradients["*"] = re.split(r"(?<!\.)\.(?=\s|$)", rest[-1].strip())[0]
+    return formula, gradients
+
+
+_STOP = r"(?<!\.)\.(?=\s|$)|;|\s{2,}|:\s"  # where a formula ends: a full stop, a semicolon, a gap, a colon
+
+
+def _gradient(name, text):
+    end = rf"{_STOP}|,?\s(?:and|so)\s(?:d\w+\s\+?=|[01]\s|g\s/)|,\s(?:so|d\w+\s=)|\s\(the\s\w+\srule\)|$"
+    letter = f"(?i:{name})" if len(name) == 1 else name
+    for index in ("", r"(?:_\w+|\[[^=]*\])"):
+        found = re.search(rf"(?:dL/|(?<![\w/]))d{letter}{index}\s\+?=\s.+?(?={end})", text)
+        if found:
+            return found[0].strip()
+    return None
+
+
+def _for_settings(doc, settings):
+    """The text of a docstring, and the part of it that holds for these settings alone ("" for none). A line that is
+    indented is a formula by itself: gaps are put around it."""
+    general, special, into = "", "", None
+    for line in doc.partition("Source:")[0].splitlines():
+        found = re.match(r"(\w+)=\"?(\w+)\"?: (.*)", line)
+        if found:
+            into, line = str(settings.get(found[1])) == found[2], found[3]
+        gap = "   " if line.startswith(" ") or not line else " "
+        if into is None:
+            general += f"{gap}{line}{gap if gap != ' ' else ''}"
+        elif into:
+            special += f"{gap}{line}"
+    return general.strip(), special.strip()
+
+
+# Lines and times
+
+
+@dataclass
+class Record:
+    """What `record` saw of one op. Seconds; None until it has happened."""
+
+    op: str
+    shape: tuple
+    line: tuple  # (file, number, text)
+    settings: dict
+    forward_seconds: float
+    backward_seconds: float | None = None
+
+
+class record:  # noqa: N801  (a context manager, named as no_grad is)
+    """`with record() as r:` watch the ops of this thread: which line of Python calls each, and how long it takes.
+
+    Pictures of graphs that are made inside show lines and times. `r.records` lists every op that was seen, in order,
+    also when its graph is freed. Several may be inside one another. Inside detect_anomaly, which may be used at the
+    same time, the times have its inspection in them.
+    """
+
+    def __enter__(self):
+        self.records, self._by_tick, self._begun = [], {}, 0.0
+        engine.watch(self)
+        return self
+
+    def __exit__(self, *error):
+        engine.unwatch(self)
+
+    def begin(self):
+        self._begun = time.perf_counter()
+
+    def result(self, op, t, data, settings):
+        seconds = time.perf_counter() - self._begun
+        seen = Record(op, t.shape, anomaly.calling_line(), settings, seconds)
+        self.records.append(seen)
+        self._by_tick[t._tick] = seen
+        if t._parents is not None:
+            engine.notes(t).record = seen
+
+    def gradient(self, node, parent, d, g):
+        pass
+
+    def end(self, node):
+        seen = self._by_tick.get(node._tick)
+        if seen:
+            seen.backward_seconds = time.perf_counter() - self._begun
