@@ -23,10 +23,9 @@ if numba.config.DISABLE_JIT:
 @kernel
 def note(counts, workers, rounds, worker, task):
     """A task of some microseconds that notes that it was done, and by whom."""
-    x = task
-    for _ in range(rounds):
-        x = (x * 1103515245 + 12345) % 2147483648
-    counts[task] += 1 + (x < 0)
+    for _ in range(rounds):  # a walk that ends at worker, and that no compiler can foresee
+        workers[task] = (workers[task] * 1103515245 + 12345) % 2147483648
+    counts[task] += 1
     workers[task] = worker
 
 

@@ -94,6 +94,7 @@ _starting = threading.Lock()
 
 def _start():
     with _starting:
+        _compiled(_wake), _compiled(_serve)  # here, so that no fork can come while a worker holds the compiler's lock
         _note_core()
         while len(_bells) < _shared[WORKERS]:
             bell = threading.Lock()
