@@ -19,6 +19,7 @@ import numpy as np
 import autotx
 from autotx import init, nn
 
+BATCH = 64  # texts that are labelled side by side
 _NONE = -1  # the target of a place that has none
 
 
@@ -82,3 +83,21 @@ def _checked_lengths(ids, lengths):
     if wrong.size:
         raise ValueError(f"Classifier: a text of {wrong[0]} tokens in rows of {ids.shape[1]}; give 1 to {ids.shape[1]}")
     return lengths
+
+
+def predict(model, tokenizer, texts):
+    """The probabilities of the labels: a list of N str, none empty -> (N, labels). What exceeds a block is not read."""
+    rows = [tokenizer.encode(text)[: model.gpt.config.block_size] for text in texts]
+    with autotx.no_grad():
+        scores = [model(*padded(rows[i : i + BATCH])) for i in range(0, len(rows), BATCH)]
+        return np.concatenate([autotx.softmax(z).numpy() for z in scores])
+
+
+def check_known(tokenizer, text, place):
+    """ValueError for a text with characters or words that the model has never seen. place: how it is called."""
+    unknown = tokenizer.unknown(text)
+    if unknown:
+        raise ValueError(
+            f"{place}: the text that the model was pre-trained on has no {', '.join(map(repr, unknown))}; "
+            "leave that out, or pre-train with --tokenizer byte or bpe"
+        )

@@ -1,7 +1,7 @@
 """The command line: `autotx <command>`.
 
-A command is a module that offers `add_arguments(parser)` and `run(args)`, which returns the exit status. Only the
-module of the command that was asked for is loaded, so that `autotx --help` answers at once.
+A command is a module of its name in commands/ that offers `add_arguments(parser)` and `run(args)`, which returns the
+exit status. Only the module of the command that was asked for is loaded, so that `autotx --help` answers at once.
 
 Exit status: 0 done; 2 a mistake or a failure, told in one line on stderr; 130 stopped by Ctrl-C.
 """
@@ -15,21 +15,23 @@ import sys
 from autotx.checkpoint import describe
 
 COMMANDS = {
-    "train": ("autotx.models.train", "train a GPT on text, a transformer on pairs of sentences, or word vectors"),
-    "generate": ("autotx.models.generate", "let a trained GPT go on with a text"),
-    "translate": ("autotx.models.translate", "translate sentences with a trained transformer"),
-    "fewshot": ("autotx.models.fewshot", "train a GPT that does tasks from the examples in its prompt, and measure it"),
-    "finetune": ("autotx.models.finetune", "teach a trained GPT to label texts, from labelled examples"),
-    "classify": ("autotx.models.classify", "label texts with a fine-tuned model"),
-    "nearest": ("autotx.models.nearest", "list the words whose vectors are most like that of a word"),
-    "plot": ("autotx.models.plot", "draw the curves of runs, also while they go on, or what a model learned"),
-    "graph": ("autotx.models.draw", "draw the computation of a model, or of a single op"),
-    "replay": ("autotx.models.replay", "write a page that steps through a model's work, forward and backward"),
-    "gallery": ("autotx.models.gallery", "make a picture of each kind, of small models that it trains itself"),
-    "paper": ("autotx.models.paper.command", "recompute every number of the whitepaper, and say where it is wrong"),
-    "warmup": ("autotx.models.warmup", "compile every kernel now, so that nothing waits for it later"),
-    "bench": ("autotx.models.bench.command", "time autotx against the libraries people would use instead"),
+    "train": "train a GPT on text, a transformer on pairs of sentences, or word vectors",
+    "generate": "let a trained GPT go on with a text",
+    "translate": "translate sentences with a trained transformer",
+    "fewshot": "train a GPT that does tasks from the examples in its prompt, and measure it",
+    "finetune": "teach a trained GPT to label texts, from labelled examples",
+    "classify": "label texts with a fine-tuned model",
+    "nearest": "list the words whose vectors are most like that of a word",
+    "plot": "draw the curves of runs, also while they go on, or what a model learned",
+    "graph": "draw the computation of a model, or of a single op",
+    "replay": "write a page that steps through a model's work, forward and backward",
+    "gallery": "make a picture of each kind, of small models that it trains itself",
+    "paper": "recompute every number of the whitepaper, and say where it is wrong",
+    "warmup": "compile every kernel now, so that nothing waits for it later",
+    "bench": "time autotx against the libraries people would use instead",
 }
+
+ELSEWHERE = {"paper": "autotx.models.paper.command", "bench": "autotx.models.bench.command"}  # beside what they run
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,8 +52,8 @@ def main(argv=None):
         top.print_help()
         return 0
     name = top.parse_args(argv[:1]).command
-    module, summary = COMMANDS[name]
-    command = importlib.import_module(module)
+    summary = COMMANDS[name]
+    command = importlib.import_module(ELSEWHERE.get(name, f"autotx.models.commands.{name}"))
     parser = Parser(prog=f"autotx {name}", description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False)
     command.add_arguments(parser)
     args = parser.parse_args(argv[1:])
@@ -75,7 +77,7 @@ def main(argv=None):
 
 def _top_parser():
     width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items())
+    commands = "\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items())
     parser = Parser(
         prog="autotx",
         description="An autograd engine on NumPy and Numba, and the transformers built on it.",

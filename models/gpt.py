@@ -216,3 +216,20 @@ def _check_settings(max_new_tokens, temperature, top_k, top_p):
     ):
         if not good:
             raise ValueError(f"generate: {name} is {value}; give {wanted}")
+
+
+def stream_text(model, tokenizer, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, seen=None):
+    """What follows the prompt, in pieces, as the tokens come: an iterator of str.
+
+    The settings are those of GPT.stream. An empty prompt counts as a line end, for a model needs something to go on.
+    seen: a list to which the ids of the prompt are added, and each new one.
+    """
+    ids = tokenizer.encode(prompt or "\n")
+    seen = [] if seen is None else seen
+    seen.extend(ids)
+    decoder = tokenizer.decoder()
+    # Bytes at the end of the prompt never are half a character, so what is decoded is new text alone.
+    for token in model.stream(ids[None], max_new_tokens, temperature, top_k, top_p, rng):
+        seen.append(token[0])
+        yield decoder.push(token[0])
+    yield decoder.finish()

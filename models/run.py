@@ -4,6 +4,7 @@
     model.safetensors       the weights                         log.jsonl         one line a step
     optimizer.safetensors   AdamW's two means                   loss.png          the log as a picture
     classifier.json         of a classifier only: the labels, and the shape of its GPT
+    vectors.txt             of word2vec only: the words and their vectors, for other programs too
     statistics.jsonl        with --stats-interval only: how large every layer's results and gradients were
     state.json              the step, the random generators' states, the SHA-256 of the text and of the two above
 
@@ -27,8 +28,9 @@ LABELS = "classifier.json"
 LOG = "log.jsonl"
 PICTURE = "loss.png"
 STATISTICS = "statistics.jsonl"
+VECTORS = "vectors.txt"
 SECONDS_BETWEEN_PICTURES = 10
-_ALL = (configs.FILE, tokenizers.FILE, LABELS, MODEL, OPTIMIZER, STATE, LOG, PICTURE, STATISTICS)
+_ALL = (configs.FILE, tokenizers.FILE, LABELS, MODEL, OPTIMIZER, STATE, LOG, PICTURE, STATISTICS, VECTORS)
 
 
 class Run:

@@ -3,7 +3,8 @@
 The decoder is that of transformer.py once more, on plain arrays: for one new token at a time, keys and values of those
 before are kept, and those of the source are made once. Engine and gradients have no part in it.
 
-    translate      source sentences -> for each the best target sentences
+    translations   sentences -> for each the best translations of it, as text
+    translate      the same in ids
     Writer         the cached decoder: one token for each row, then the scores of the next
     _Beam          the candidates of one sentence
 """
@@ -15,15 +16,40 @@ import numpy as np
 
 from autotx import kernels
 from autotx.models.decoder import Matrix, Norm
+from autotx.models.pairs import decode, encode, pad
 from autotx.models.transformer import END, PAD, START, seen
 from autotx.tensor import no_grad
 
+TOKENS = 2000  # of source sentences that are translated side by side
 LONGER = 50  # a translation may have so many tokens more than its source (Vaswani et al., 2017, 6.1)
 
 
 class Translation(NamedTuple):
     ids: list  # the words' token ids, without START and END
     score: float  # log probability / length penalty, the higher the better
+
+
+class Translated(NamedTuple):
+    text: str
+    ids: list  # its tokens
+    score: float  # log probability / length penalty
+
+
+def translations(model, tokenizer, sentences, beam=1, length_penalty=0.6, n_best=1):
+    """For each sentence (str) a list of n_best Translated, the best first. The settings are those of `translate`.
+
+    Sentences of like length are translated side by side; none may be empty or longer than the model's block_size.
+    """
+    ids = [encode(tokenizer, sentence) for sentence in sentences]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    found = [None] * len(ids)
+    while order:
+        longest = len(ids[order[-1]])
+        group = [order.pop() for _ in range(min(len(order), max(1, TOKENS // (longest * beam))))]
+        best = translate(model, pad([ids[i] for i in group]), beam, length_penalty, n_best)
+        for i, candidates in zip(group, best):
+            found[i] = [Translated(decode(tokenizer, c.ids), *c) for c in candidates]
+    return found
 
 
 def translate(model, source, beam=1, length_penalty=0.6, n_best=1):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import autotx
-from autotx.models import fewshot
 from autotx.models.cli import main
-from autotx.models.fewshot import ENTRIES, Tasks, right_answers
+from autotx.models.commands import fewshot
+from autotx.models.commands.fewshot import ENTRIES, Tasks, right_answers
 from autotx.models.tokenizers import CharTokenizer
 
 

@@ -14,11 +14,10 @@ import pytest
 import autotx
 from autotx.checkpoint import load_checkpoint, load_tensors, read_json, save_tensors
 from autotx.models import GPT, GPTConfig
-from autotx.models.classifier import Classifier, padded
-from autotx.models.classify import load_classifier, predict
+from autotx.models.classifier import Classifier, padded, predict
 from autotx.models.cli import main
 from autotx.models.config import ClassifierTrainConfig, read_config
-from autotx.models.generate import load_model
+from autotx.models.load import load_classifier, load_gpt
 from autotx.models.pairs import emoji_pairs
 from autotx.models.tasks.labels import read_parts
 from autotx.models.train import INTERRUPTED, Trainer, train
@@ -222,7 +221,7 @@ def test_the_classifier_says_the_likeliest_label(folder, capsys):
 
 
 def test_it_begins_with_the_pretrained_weights_and_then_changes_them(config, folder):
-    gpt, _ = load_model(folder / "pre")
+    gpt, _ = load_gpt(folder / "pre")
     model = Trainer(config).model
     for name, array in gpt.state_dict().items():
         np.testing.assert_array_equal(model.gpt.state_dict()[name], array)

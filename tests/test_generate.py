@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import autotx
-from autotx.models import GPT, GPTConfig, cli, decoder, int8, warmup
-from autotx.models.generate import perplexity
+from autotx.models import GPT, GPTConfig, cli, decoder, int8
+from autotx.models.commands import warmup
+from autotx.models.commands.generate import perplexity
 
 TEXT = "".join(f"{i} times {i} is {i * i}.\n" for i in range(300))
 

@@ -16,8 +16,9 @@ from matplotlib.textpath import TextPath
 
 import autotx
 from autotx import Tensor, nn, viz
-from autotx.models import GPT, MLP, GPTConfig, Transformer, TransformerConfig, draw
+from autotx.models import GPT, MLP, GPTConfig, Transformer, TransformerConfig
 from autotx.models.cli import main
+from autotx.models.commands.graph import example
 from autotx.viz import dot, folding, labels, primitives
 from autotx.viz.graph import _LOOKS
 from autotx.viz.trace import trace
@@ -382,7 +383,7 @@ def test_numbers_are_short():
 
 @pytest.mark.parametrize("name", sorted(primitives.COMPOSED))
 def test_fused_ops_are_composed_of_primitives_that_give_the_same(name):
-    out, grads = draw.example(name)
+    out, grads = example(name)
     whole = trace(out)
     want = whole.gradients(grads)
     opened = trace(out)

@@ -1,4 +1,4 @@
-"""Imports run one way, from the models down to the kernels, and `import autotx` is light."""
+"""Imports run one way, from the commands down to the kernels, and `import autotx` is light."""
 
 import ast
 import graphlib
@@ -21,6 +21,7 @@ LAYERS = [
     {"autotx"},
     {"autotx.viz"},
     {"autotx.models"},
+    {"autotx.models.commands"},
 ]
 
 

@@ -225,7 +225,7 @@ def test_replay_of_a_gpt(run, tmp_path, capsys):
         (["--prompt", "2 times 2 is 4.\n2 times"], "--prompt: 23 tokens are more than the 17 that the model reads"),
         (["--prompt", "2 times", "--target", "3"], "--target is for a translator"),
         (["--prompt", "2 times", "--out", "nowhere/page.html"], "--out nowhere/page.html: there is no such folder"),
-        (["--prompt", "2 times", "--model", "nowhere"], "--model nowhere: there is no trained model"),
+        (["--prompt", "2 times", "--model", "nowhere"], "nowhere: there is no trained model"),
     ],
 )
 def test_errors_of_the_command(flags, message, run, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ import pytest
 from autotx.models import paper
 from autotx.models.paper import command, corrected, page, pictures, report, timing, trained
 from autotx.models.paper.case import VERDICTS, Case, Claim, Digits, digits
-from autotx.models.translate import translations
+from autotx.models.search import translations
 
 # What is known to be wrong in the paper. A verdict that leaves or enters these lists is either a discovery or a bug of
 # the engine: look, then change the list.

@@ -12,8 +12,9 @@ from matplotlib.text import Text
 
 import autotx
 from autotx import Tensor, nn, viz
-from autotx.models import GPT, GPTConfig, gallery, maps, plot
+from autotx.models import GPT, GPTConfig
 from autotx.models.cli import main
+from autotx.models.commands import gallery, maps, plot
 from autotx.models.config import GPTTrainConfig
 from autotx.models.run import LOG
 from autotx.models.train import train

@@ -20,7 +20,7 @@ from autotx.checkpoint import load_checkpoint, load_tensors, read_json
 from autotx.models import train as training
 from autotx.models.config import GPTTrainConfig, read_config
 from autotx.models.data import load_data, random_blocks, read_text
-from autotx.models.generate import load_model
+from autotx.models.load import load_gpt
 from autotx.models.run import Run
 from autotx.models.tokenizers import CharTokenizer
 from autotx.models.train import INTERRUPTED, DivergedError, Trainer, train
@@ -100,7 +100,7 @@ def test_a_run_leaves_what_it_promises(config, capsys):
     assert [r["step"] for r in log if r["val_loss"] is not None] == [3, 6, 8]
     assert all(math.isfinite(r[key]) for r in log for key in ("loss", "lr", "grad_norm"))
     assert read_config(config.out) == config
-    assert load_model(config.out)[0].num_parameters() == Trainer(config).model.num_parameters()
+    assert load_gpt(config.out)[0].num_parameters() == Trainer(config).model.num_parameters()
     shown = capsys.readouterr().out
     assert "step 8/8: loss" in shown
     assert "A sample of what the model writes" in shown

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from autotx.checkpoint import load_tensors
-from autotx.models import translate
 from autotx.models.cli import main
+from autotx.models.commands import translate
 from autotx.models.config import TransformerTrainConfig
+from autotx.models.load import load_transformer
 from autotx.models.pairs import HELD_OUT, Sentences, decode, emoji_pairs, encode, pad, read_pairs, split_pairs
 from autotx.models.run import Run
+from autotx.models.search import translations
 from autotx.models.tokenizers import make_tokenizer
 from autotx.models.train import Trainer, train
 from autotx.models.transformer import END, PAD, START
@@ -223,8 +225,8 @@ def test_the_score_is_sacrebleus(trained, tmp_path, capsys):
     path.write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
     assert main(["translate", "--model", str(trained), "--pairs", str(path), "--beam", "2"]) == 0
     shown = capsys.readouterr().out
-    model, tokenizer = translate.load_translator(trained)
-    written = [best[0].text for best in translate.translations(model, tokenizer, [a for a, _ in pairs], beam=2)]
+    model, tokenizer = load_transformer(trained)
+    written = [best[0].text for best in translations(model, tokenizer, [a for a, _ in pairs], beam=2)]
     score = sacrebleu.corpus_bleu(written, [[b for _, b in pairs]]).score
     assert shown.startswith(f"BLEU {score:.2f} (beam 2), 30 sentences in ")
     assert score > 50

@@ -9,7 +9,7 @@ import autotx
 from autotx import nn
 from autotx.checkpoint import load_tensors
 from autotx.models.cli import main
-from autotx.models.nearest import run_vectors
+from autotx.models.load import load_word_vectors
 from autotx.models.tokenizers import WordTokenizer, load_tokenizer
 from autotx.models.vectors import WordVectors, embedding, load_embedding, load_vectors, words_of
 from autotx.optim import AdamW, clip_grad_norm, decay_groups
@@ -259,7 +259,7 @@ def test_nearest_says_that_words_come_twice(tmp_path, capsys):
         ("--vectors v a --n 0", "--n 0 should be at least 1"),
         ("--vectors nowhere a", "nowhere: No such file"),
         ("--vectors broken a", "broken: line 2: 'x' is not a number"),
-        ("--model . a", "--model .: there is no trained model"),
+        ("--model . a", ".: there is no trained model"),
         ("a", "one of the arguments --model --vectors is required"),
         ("--vectors v", "the following arguments are required: WORD"),
     ],
@@ -286,7 +286,7 @@ def test_nearest_reads_the_tokens_of_a_gpt(tmp_path, capsys):
     capsys.readouterr()
     assert main(["nearest", "--model", run, "king", "--n", "3"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
-    vectors = run_vectors(run)
+    vectors = load_word_vectors(run)
     assert {"the", "king", "and", "queen", "."} <= set(vectors.words)
     weights, _ = load_tensors(tmp_path / "run" / "model.safetensors")
     row = load_tokenizer(run).encode(" king")[0]

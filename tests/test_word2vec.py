@@ -189,6 +189,19 @@ def test_every_checkpoint_writes_its_vectors(text, tmp_path, monkeypatch):
     np.testing.assert_array_equal(load_vectors(tmp_path / "run" / "vectors.txt").matrix, weights["words.weight"])
 
 
+def test_a_beginning_that_fails_leaves_no_vectors(text, tmp_path, monkeypatch):
+    export = WordsTask.export
+
+    def export_and_stop(task, folder):
+        export(task, folder)
+        sys.exit()
+
+    monkeypatch.setattr(WordsTask, "export", export_and_stop)
+    with pytest.raises(SystemExit):
+        train(text, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_accumulated_batches_weigh_by_their_pairs(text, tmp_path):
     config = Word2VecTrainConfig(text=(text,), out="", dim=4, subsample=0.01, grad_accum=3, batch_words=256)
     task = WordsTask(config, np.random.default_rng(0))

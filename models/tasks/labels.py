@@ -10,11 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from autotx.checkpoint import to_json, write_atomically
-from autotx.models.classifier import Classifier, padded
-from autotx.models.classify import check_known, empty_classifier, predict
+from autotx.models.classifier import Classifier, check_known, padded, predict
 from autotx.models.data import read_file
-from autotx.models.generate import load_model
 from autotx.models.gpt import GPT
+from autotx.models.load import load_gpt, make_classifier
 from autotx.models.run import LABELS
 from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import load_tokenizer
@@ -51,7 +50,7 @@ class LabelsTask(Task):
 
     def _from_pretrained(self, rng):
         config = self.config
-        gpt, tokenizer = load_model(config.pretrained)
+        gpt, tokenizer = load_gpt(config.pretrained)
         shape = dataclasses.replace(gpt.config, dropout=config.dropout)
         fresh = GPT(shape, rng if config.from_scratch else None)
         if not config.from_scratch:
@@ -61,7 +60,7 @@ class LabelsTask(Task):
     def _resumed(self, folder):
         """The weights come from the checkpoint, so the folder of the pre-trained model is needed no longer."""
         tokenizer = load_tokenizer(folder)
-        model, labels = empty_classifier(folder, tokenizer, self.config.dropout)
+        model, labels = make_classifier(folder, tokenizer, self.config.dropout)
         if labels != self.labels:
             raise ValueError(f"--resume: the labels are not those that the run in {folder} began with; restore them")
         return model, tokenizer

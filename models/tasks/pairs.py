@@ -5,11 +5,12 @@ import shlex
 
 import numpy as np
 
+from autotx.models.load import make_transformer
 from autotx.models.pairs import PAPER, Sentences, digest, emoji_pairs, read_pairs, spaced, split_pairs
+from autotx.models.search import translations
 from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import load_tokenizer, make_tokenizer
-from autotx.models.transformer import PAD, SPECIALS, Transformer
-from autotx.models.translate import transformer_config, translations
+from autotx.models.transformer import PAD, SPECIALS
 from autotx.models.vectors import load_embedding, words_of
 
 SHOWN = 5  # held-out sentences that are shown translated at the end
@@ -31,7 +32,7 @@ class PairsTask(Task):
         for name, part in (("learn from", self.training), ("validate on", self.held_out)):
             if not part.pairs:
                 raise ValueError(f"no pair is left to {name} within --block-size {config.block_size}; give more")
-        self.model = Transformer(transformer_config(config, self.tokenizer), rng)
+        self.model = make_transformer(config, self.tokenizer, rng)
         self.found = self._take_embeddings(rng) if config.embeddings else None
         self.per_epoch = len(self._epoch_batches(0))
 

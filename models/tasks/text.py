@@ -3,8 +3,8 @@
 import numpy as np
 
 from autotx.models.data import load_data, random_blocks, read_text
-from autotx.models.generate import gpt_config, stream_text
-from autotx.models.gpt import GPT
+from autotx.models.gpt import stream_text
+from autotx.models.load import make_gpt
 from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import load_tokenizer, make_tokenizer
 
@@ -22,7 +22,7 @@ class TextTask(Task):
 
         self.data = load_data(read_text(config.text), config.block_size, tokenizer)
         self.digest, self.tokenizer = self.data.digest, self.data.tokenizer
-        self.model = GPT(gpt_config(config, self.tokenizer.vocab_size), rng)
+        self.model = make_gpt(config, self.tokenizer, rng)
 
     def batches(self, step, rng):
         config = self.config

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from autotx.models.data import TRAINING_SHARE, random_blocks, read_text
+from autotx.models.run import VECTORS
 from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import WordTokenizer
 from autotx.models.vectors import WordVectors
 from autotx.models.word2vec import PairSampler, SkipGram
 
-FILE = "vectors.txt"  # in the run folder: the vectors in word2vec's format
 BLOCK = 128  # words of running text; no pair of neighbours reaches from one block into another
 SHOWN = 10  # words whose neighbours are shown at the end
 
@@ -76,7 +76,7 @@ class WordsTask(Task):
         return WordVectors(self.words, self.model.words.weight.numpy())
 
     def export(self, folder):
-        self.vectors().save(Path(folder) / FILE)
+        self.vectors().save(Path(folder) / VECTORS)
 
     def introduction(self):
         config = self.config
@@ -99,7 +99,7 @@ class WordsTask(Task):
         vectors = self.vectors()
         for word in self._telling_words():
             print(f"  {word:12}{', '.join(near for near, _ in vectors.nearest(word, 6))}")
-        print(f"\nAll vectors are in {Path(self.config.out) / FILE}, as word2vec writes them.")
+        print(f"\nAll vectors are in {Path(self.config.out) / VECTORS}, as word2vec writes them.")
 
     def _telling_words(self):
         """The commonest words but for the few, such as "the", that are most of the text and stand beside all others."""

@@ -27,7 +27,8 @@ from autotx.checkpoint import write_atomically
 from autotx.models.classifier import padded
 from autotx.models.config import GPTTrainConfig
 from autotx.models.data import read_text
-from autotx.models.generate import load_model, stream_text
+from autotx.models.gpt import stream_text
+from autotx.models.load import load_gpt
 from autotx.models.run import Run
 from autotx.models.train import train
 from autotx.tensor import no_grad
@@ -65,7 +66,7 @@ def run(args):
         status = _train(tasks, args)
         if status:
             return status
-    model, tokenizer = load_model(folder)
+    model, tokenizer = load_gpt(folder)
     _check_model(model, tokenizer, tasks, folder)
     _report(model, tokenizer, tasks, args)
     print(f"\nAgain, without training: autotx fewshot --model {shlex.quote(folder)} --seed {args.seed}")

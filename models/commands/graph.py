@@ -8,11 +8,10 @@ import numpy as np
 import autotx
 from autotx import viz
 from autotx.models.config import GPTTrainConfig, TransformerTrainConfig, read_config
-from autotx.models.generate import load_model
 from autotx.models.gpt import GPT, GPTConfig
+from autotx.models.load import load_gpt, load_transformer
 from autotx.models.mlp import MLP
 from autotx.models.transformer import END, SPECIALS, START, Transformer, TransformerConfig
-from autotx.models.translate import load_translator
 from autotx.tensor import Tensor
 from autotx.viz import primitives
 from autotx.viz.dot import check_type
@@ -89,9 +88,9 @@ def loss_of(model, rng):
         raise ValueError(f"--model {model}: there is no such folder; give gpt, transformer, mlp or the folder of a run")
     config = read_config(model)
     if isinstance(config, GPTTrainConfig):
-        return _gpt_loss(load_model(model)[0])
+        return _gpt_loss(load_gpt(model)[0])
     if isinstance(config, TransformerTrainConfig):
-        return _transformer_loss(load_translator(model)[0])
+        return _transformer_loss(load_transformer(model)[0])
     raise ValueError(f"--model {model} holds a {config.model}; a gpt or a transformer can be drawn")
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from autotx import viz
 from autotx.checkpoint import load_tensors
 from autotx.models import config as configs
-from autotx.models.config import GPTTrainConfig, TransformerTrainConfig, read_config
-from autotx.models.nearest import run_vectors
+from autotx.models.config import GPTTrainConfig, TransformerTrainConfig
+from autotx.models.load import load_word_vectors, trained_config
 from autotx.models.run import LOG, MODEL, STATISTICS, Run, read_log
 from autotx.models.transformer import sinusoidal_positions
 from autotx.viz.style import checked_path
@@ -78,7 +78,7 @@ def _curves(args, empty=False):
 
 def _embeddings(args):
     """The table of a model's tokens, or word2vec's vectors."""
-    vectors = run_vectors(_only(args))
+    vectors = load_word_vectors(_only(args))
     title = f"{len(vectors.words):,} embeddings of {Path(args.folders[0]).name} in two dimensions (PCA)"
     return viz.embeddings(vectors.matrix, vectors.words, args.mark or (), title=title, dark=args.dark)[0]
 
@@ -86,9 +86,7 @@ def _embeddings(args):
 def _positions(args):
     """A GPT's table of positions, learned, or a Transformer's waves."""
     folder = Path(_only(args))
-    if not (folder / MODEL).is_file():
-        raise ValueError(f"{folder}: there is no trained model ({MODEL}) there; autotx train makes one")
-    config = read_config(folder)
+    config = trained_config(folder)
     if isinstance(config, GPTTrainConfig):
         tables = {"learned positions": load_tensors(folder / MODEL)[0]["wpe.weight"]}
     elif isinstance(config, TransformerTrainConfig):

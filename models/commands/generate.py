@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from autotx import viz
-from autotx.checkpoint import STATE, load_tensors, read_json
-from autotx.models import int8, maps
-from autotx.models.config import GPTTrainConfig, read_config
+from autotx.checkpoint import STATE, read_json
+from autotx.models import int8
+from autotx.models.commands import maps
+from autotx.models.config import read_config
 from autotx.models.data import load_data, random_blocks, read_text
-from autotx.models.gpt import GPT, GPTConfig
-from autotx.models.run import MODEL
-from autotx.models.tokenizers import load_tokenizer
+from autotx.models.gpt import stream_text
+from autotx.models.load import load_gpt
 from autotx.tensor import no_grad
 from autotx.viz.style import checked_path
 
@@ -49,7 +49,7 @@ def add_arguments(parser):
 def run(args):
     """Print the prompt and what the model makes of it, as it is made. Returns the exit status."""
     _check(args)
-    model, tokenizer = load_model(args.model)
+    model, tokenizer = load_gpt(args.model)
     unknown = tokenizer.unknown(args.prompt)
     if unknown:
         raise ValueError(
@@ -80,28 +80,6 @@ def _draw_attention(args, model, tokenizer, ids):
     figure, _ = maps.of_text(model, tokenizer, ids, given, title)
     viz.save(figure, args.attention)
     print(f"autotx generate: {args.attention} shows what every head looked at", file=sys.stderr)
-
-
-def load_model(folder):
-    """The GPT and the tokenizer of a run folder. ValueError or FileNotFoundError when a file is missing or broken."""
-    folder = Path(folder)
-    if not (folder / MODEL).is_file():
-        raise ValueError(f"--model {folder}: there is no trained model ({MODEL}) there; autotx train makes one")
-    config, tokenizer = read_config(folder), load_tokenizer(folder)
-    if not isinstance(config, GPTTrainConfig):
-        raise ValueError(f"--model {folder} holds a {config.model}, not a gpt, and cannot go on with a text")
-    model = GPT(gpt_config(config, tokenizer.vocab_size), None)
-    load_weights(model, folder)
-    return model, tokenizer
-
-
-def load_weights(model, folder):
-    """Fill a model with the weights of a run folder. ValueError when they do not fit, or hold NaN or Inf."""
-    weights, _ = load_tensors(folder / MODEL)
-    for name, array in weights.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"{folder / MODEL}: {name} holds NaN or Inf")
-    model.load_state_dict(weights)
 
 
 def _to_int8(model, tokenizer, folder):
@@ -136,29 +114,6 @@ def perplexity(model, ids, batches=8):
     with no_grad():
         losses = [model(*random_blocks(ids, -(-512 // size), size, rng))[1].item() for _ in range(batches)]
     return math.exp(np.mean(losses))
-
-
-def gpt_config(config, vocab_size):
-    """The shape of the model that a training run's settings describe."""
-    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout")
-    return GPTConfig(vocab_size=vocab_size, **{name: getattr(config, name) for name in names})
-
-
-def stream_text(model, tokenizer, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, seen=None):
-    """What follows the prompt, in pieces, as the tokens come: an iterator of str.
-
-    The settings are those of GPT.stream. An empty prompt counts as a line end, for a model needs something to go on.
-    seen: a list to which the ids of the prompt are added, and each new one.
-    """
-    ids = tokenizer.encode(prompt or "\n")
-    seen = [] if seen is None else seen
-    seen.extend(ids)
-    decoder = tokenizer.decoder()
-    # Bytes at the end of the prompt never are half a character, so what is decoded is new text alone.
-    for token in model.stream(ids[None], max_new_tokens, temperature, top_k, top_p, rng):
-        seen.append(token[0])
-        yield decoder.push(token[0])
-    yield decoder.finish()
 
 
 def _check(args):

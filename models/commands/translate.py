@@ -3,30 +3,17 @@
 import math
 import sys
 import time
-from pathlib import Path
-from typing import NamedTuple
 
-from autotx.models import maps, search
-from autotx.models.config import TransformerTrainConfig, read_config
-from autotx.models.generate import load_weights
-from autotx.models.pairs import decode, encode, pad, read_pairs, spaced
-from autotx.models.run import MODEL
-from autotx.models.tokenizers import load_tokenizer
-from autotx.models.transformer import SPECIALS, Transformer, TransformerConfig
+from autotx.models.commands import maps
+from autotx.models.load import load_transformer
+from autotx.models.pairs import encode, read_pairs, spaced
+from autotx.models.search import translations
 from autotx.viz import style
 
 try:
     import sacrebleu
 except ImportError:  # an extra: pip install "autotx[bleu]"
     sacrebleu = None
-
-TOKENS = 2000  # of source sentences that are translated side by side
-
-
-class Translated(NamedTuple):
-    text: str
-    ids: list  # its tokens
-    score: float  # log probability / length penalty
 
 
 def add_arguments(parser):
@@ -52,7 +39,7 @@ def add_arguments(parser):
 def run(args):
     """Print a translation for each sentence, or a score. Returns the exit status."""
     _check(args)
-    model, tokenizer = load_translator(args.model)
+    model, tokenizer = load_transformer(args.model)
     if args.pairs:
         _score(model, tokenizer, args)
         return 0
@@ -69,38 +56,6 @@ def run(args):
         style.save(figure, args.attention)
         print(f"autotx translate: {args.attention} shows what every head looked at", file=sys.stderr)
     return 0
-
-
-def load_translator(folder):
-    """The Transformer and the tokenizer of a run folder. ValueError or FileNotFoundError for one that has none."""
-    folder = Path(folder)
-    if not (folder / MODEL).is_file():
-        raise ValueError(
-            f"--model {folder}: there is no trained model ({MODEL}) there; autotx train --model transformer makes one"
-        )
-    config, tokenizer = read_config(folder), load_tokenizer(folder)
-    if not isinstance(config, TransformerTrainConfig):
-        raise ValueError(f"--model {folder} holds a {config.model}, not a transformer, and cannot translate")
-    model = Transformer(transformer_config(config, tokenizer), None)
-    load_weights(model, folder)
-    return model, tokenizer
-
-
-def translations(model, tokenizer, sentences, beam=1, length_penalty=0.6, n_best=1):
-    """For each sentence (str) a list of n_best Translated, the best first. The settings are those of search.translate.
-
-    Sentences of like length are translated side by side; none may be empty or longer than the model's block_size.
-    """
-    ids = [encode(tokenizer, sentence) for sentence in sentences]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    found = [None] * len(ids)
-    while order:
-        longest = len(ids[order[-1]])
-        group = [order.pop() for _ in range(min(len(order), max(1, TOKENS // (longest * beam))))]
-        best = search.translate(model, pad([ids[i] for i in group]), beam, length_penalty, n_best)
-        for i, candidates in zip(group, best):
-            found[i] = [Translated(decode(tokenizer, c.ids), *c) for c in candidates]
-    return found
 
 
 def bleu(written, references):
@@ -126,13 +81,6 @@ def _score(model, tokenizer, args):
     score = bleu(written, [target for _, target in pairs])
     how = f"beam {args.beam}" if args.beam > 1 else "greedy"
     print(f"BLEU {score:.2f} ({how}), {len(pairs):,} sentences in {seconds:.1f} s")
-
-
-def transformer_config(config, tokenizer):
-    """The shape of the model that a training run's settings describe."""
-    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "pre_norm")
-    same = {name: getattr(config, name) for name in names}
-    return TransformerConfig(vocab_size=tokenizer.vocab_size + SPECIALS, tied=not config.untied, **same)
 
 
 def _check_sentence(sentence, tokenizer, block_size):

@@ -5,14 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from autotx import viz
-from autotx.models import maps
-from autotx.models.config import TransformerTrainConfig, read_config
-from autotx.models.generate import load_model
+from autotx.models.commands import maps
+from autotx.models.config import TransformerTrainConfig
+from autotx.models.load import load_gpt, load_transformer, trained_config
 from autotx.models.pairs import decode, encode
-from autotx.models.run import MODEL
 from autotx.models.search import translate
 from autotx.models.transformer import END, SPECIALS, START
-from autotx.models.translate import load_translator
 
 
 def add_arguments(parser):
@@ -28,13 +26,12 @@ def run(args):
         raise ValueError(f"--out {args.out}: there is no such folder; make it, or give another place")
     if not args.prompt.strip():
         raise ValueError("--prompt: an empty text gives nothing to replay; give a few words")
-    folder = Path(args.model)
-    if (folder / MODEL).is_file() and isinstance(read_config(folder), TransformerTrainConfig):
-        loss, title, about = _of_translator(folder, args.prompt, args.target)
+    if isinstance(trained_config(args.model), TransformerTrainConfig):
+        loss, title, about = _of_translator(args.model, args.prompt, args.target)
     else:
         if args.target is not None:
             raise ValueError("--target is for a translator; a GPT is asked for the next token of --prompt itself")
-        loss, title, about = _of_gpt(folder, args.prompt)
+        loss, title, about = _of_gpt(args.model, args.prompt)
     viz.page(loss, args.out, title=title, about=about)
     print(f"written: {args.out} ({Path(args.out).stat().st_size / 1e6:.2g} MB); open it in a browser")
     return 0
@@ -42,7 +39,7 @@ def run(args):
 
 def _of_gpt(folder, prompt):
     """The loss of a GPT that reads a prompt and at each place is asked for the token that follows; two texts."""
-    model, tokenizer = load_model(folder)
+    model, tokenizer = load_gpt(folder)
     ids = _checked(tokenizer.encode(prompt), tokenizer.unknown(prompt), "--prompt", model.config.block_size + 1)
     if len(ids) < 2:
         raise ValueError(f"--prompt {prompt!r} is one token; give two or more, for the model is asked what comes next")
@@ -54,7 +51,7 @@ def _of_gpt(folder, prompt):
 
 def _of_translator(folder, prompt, target):
     """The loss of a Transformer that is asked to translate a prompt to a target, and two texts."""
-    model, tokenizer = load_translator(folder)
+    model, tokenizer = load_transformer(folder)
     size = model.config.block_size
     source = _checked(encode(tokenizer, prompt), tokenizer.unknown(f" {prompt.strip()}"), "--prompt", size)
     if target is None:

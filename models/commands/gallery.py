@@ -16,19 +16,18 @@ import numpy as np
 import autotx
 from autotx import Tensor, nn, viz
 from autotx.checkpoint import write_atomically
-from autotx.models import maps
+from autotx.models.commands import maps
+from autotx.models.commands.plot import read_runs
 from autotx.models.config import GPTTrainConfig, TransformerTrainConfig
-from autotx.models.generate import load_model
 from autotx.models.gpt import GPT, GPTConfig
+from autotx.models.load import load_gpt, load_transformer
 from autotx.models.mlp import MLP
 from autotx.models.pairs import encode
 from autotx.models.paper.constants import PE, W_K, W_Q, X
 from autotx.models.paper.steps import attention_weights, causal, linear, tensor
-from autotx.models.plot import read_runs
 from autotx.models.search import translate
 from autotx.models.train import train
 from autotx.models.transformer import sinusoidal_positions
-from autotx.models.translate import load_translator
 from autotx.viz.attention import AttentionMap
 
 INDEX = "README.md"
@@ -50,7 +49,7 @@ class Workshop:
     @functools.cached_property
     def gpt(self):
         """The model and the tokenizer of the first."""
-        return load_model(self.gpts[0])
+        return load_gpt(self.gpts[0])
 
     @functools.cached_property
     def translator(self):
@@ -60,7 +59,7 @@ class Workshop:
         write_atomically(file, "".join("\t".join(pair) + "\n" for pair in pairs).encode())
         shape = {"n_layer": 2, "n_head": 2, "n_embd": 64, "dropout": 0.0, "steps": 400, "eval_interval": 400}
         folder = self._train(TransformerTrainConfig, "numbers", pairs=str(file), lr=3e-3, batch_tokens=600, **shape)
-        return load_translator(folder)
+        return load_transformer(folder)
 
     def _train(self, kind, name, **settings):
         out = self.folder / name

@@ -3,8 +3,9 @@
 import argparse
 import os
 
+from autotx.models.commands.train import absolute, resumed
 from autotx.models.config import ClassifierTrainConfig, add_flags, make_config
-from autotx.models.train import absolute, resumed, train
+from autotx.models.train import train
 
 
 def add_arguments(parser):

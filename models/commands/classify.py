@@ -1,0 +1,36 @@
+"""`autotx classify`: a fine-tuned model says which label a text has."""
+
+import sys
+
+import numpy as np
+
+from autotx.models.classifier import check_known, predict
+from autotx.models.load import load_classifier
+
+SHOWN = 3  # labels for a text
+
+
+def add_arguments(parser):
+    parser.add_argument("texts", metavar="TEXT", nargs="+", help="what to label, each in quotes")
+    parser.add_argument(
+        "--model", metavar="DIR", default="runs/classifier", help="the run of autotx finetune (default: %(default)s)"
+    )
+
+
+def run(args):
+    """Print the likeliest labels of each text, one line a text. Returns the exit status."""
+    model, tokenizer, labels = load_classifier(args.model)
+    texts = [text.strip() for text in args.texts]
+    for text in texts:
+        if not text:
+            raise ValueError("a text is empty; there is nothing to label")
+        check_known(tokenizer, text, "the text")
+    size = model.gpt.config.block_size
+    cut = sum(len(tokenizer.encode(text)) > size for text in texts)
+    if cut:
+        print(f"autotx classify: {cut} of {len(texts)} texts: only the first {size} tokens are read", file=sys.stderr)
+    for text, p in zip(texts, predict(model, tokenizer, texts)):
+        likeliest = np.argsort(-p, kind="stable")[:SHOWN]
+        shown = ", ".join(f"{labels[i]} {p[i]:.1%}" for i in likeliest)
+        print(shown if len(texts) == 1 else f"{shown}: {text}")
+    return 0

@@ -1,0 +1,29 @@
+"""`autotx nearest`: the words whose vectors are most like that of a word."""
+
+import sys
+
+from autotx.models.load import load_word_vectors
+from autotx.models.vectors import load_vectors
+
+
+def add_arguments(parser):
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", metavar="DIR", help="the folder of a run, of word2vec or any other model")
+    source.add_argument("--vectors", metavar="FILE", help="a file of vectors: word2vec, GloVe or FastText .vec")
+    parser.add_argument("--n", type=int, metavar="N", default=10, help="how many to list (default: %(default)s)")
+    parser.add_argument("word", metavar="WORD", nargs="+", help="the word, or several one after another")
+
+
+def run(args):
+    """Print each word, and below it the nearest ones with their cosines. Returns the exit status."""
+    if args.n < 1:
+        raise ValueError(f"--n {args.n} should be at least 1")
+    vectors = load_vectors(args.vectors) if args.vectors else load_word_vectors(args.model)
+    if vectors.repeated:
+        print(f"autotx nearest: {vectors.repeated} words come again in the file; the first counts", file=sys.stderr)
+    found = [vectors.nearest(word, args.n) for word in args.word]
+    for word, near in zip(args.word, found):
+        print(word)
+        for other, cosine in near:
+            print(f"  {cosine:6.3f}  {other}")
+    return 0
