@@ -11,8 +11,10 @@ from pathlib import Path
 import graphviz
 import numpy as np
 import pytest
+from matplotlib import path as mpl_path
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
+from matplotlib.transforms import Bbox
 
 import autotx
 from autotx import Tensor, nn, viz
@@ -32,6 +34,11 @@ def gpt_loss(n_layer=3, n_embd=8, vocab_size=11, rng=None, n_head=2):
     model = GPT(GPTConfig(16, vocab_size, n_layer, n_head, n_embd), rng=rng)
     ids = np.arange(5)[None]
     return model(ids, ids + 1)[1]
+
+
+def transformer_loss(n_layer):
+    model = Transformer(TransformerConfig(20, 8, n_layer, 2, 8), np.random.default_rng(0))
+    return model.loss(np.array([[3, 4, 2, 0]]), np.array([[1, 5, 6, 2]]))
 
 
 def xor_loss():
@@ -134,8 +141,7 @@ def test_every_edge_of_the_graph_is_shown_or_inside_a_closed_group():
 
 
 def test_the_encoder_decoder():
-    model = Transformer(TransformerConfig(20, 8, 3, 2, 8), np.random.default_rng(0))
-    loss = model.loss(np.array([[3, 4, 2, 0]]), np.array([[1, 5, 6, 2]]))
+    loss = transformer_loss(3)
     words, view = shown(loss, depth=1)
     assert {"encoder.0", "decoder.0"} <= set(words)
     assert sorted(len(r.members) for r in view.runs.values() if len(r.members) == 3) == [3, 3]
@@ -243,8 +249,14 @@ def test_a_program_that_fails_is_told_and_nothing_is_left(tmp_path, monkeypatch)
 
 
 def test_a_type_that_does_not_exist(tmp_path):
-    with pytest.raises(ValueError, match=r"^render: g\.gif has no known type; name it \.svg, \.png, \.pdf or"):
+    with pytest.raises(ValueError, match=r"g\.gif ends in \.gif; give .* ends in \.svg, \.png, \.pdf or \.dot"):
         viz.render(xor_loss(), tmp_path / "g.gif")
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    for write in (viz.render, viz.write_json):
+        with pytest.raises(ValueError, match=r"g\.svg: there is no folder .*no; make it first"):
+            write(xor_loss(), tmp_path / "no" / "g.svg")
 
 
 def test_bad_graphs_and_groups():
@@ -366,6 +378,24 @@ def test_nodes_do_not_overlap():
     for i, (x, y, w, h) in enumerate(boxes):
         for other_x, other_y, other_w, other_h in boxes[:i]:
             assert abs(x - other_x) >= (w + other_w) / 2 - 0.01 or abs(y - other_y) >= (h + other_h) / 2 - 0.01
+
+
+@pytest.mark.parametrize("depth", [2, 3, 9])
+@pytest.mark.parametrize("loss", [gpt_loss, lambda: transformer_loss(3)])
+def test_no_edge_crosses_the_title_of_an_open_module(loss, depth):
+    laid = json.loads(dot.lay_out(viz.graph(loss(), depth=depth, max_nodes=500).source, "json"))
+    curves = [op["points"] for edge in laid["edges"] for op in edge.get("_draw_", ()) if op["op"] == "b"]
+    frames = [o for o in laid["objects"] if o["name"].startswith("cluster") and o["name"] != "cluster_legend"]
+    titles = [op for frame in frames for op in frame["_ldraw_"] if op["op"] == "T"]
+    assert len(titles) == len(frames) > 1
+    for title in titles:
+        x, y = title["pt"]
+        box = Bbox.from_extents(x, y - 2, x + title["width"], y + 9)
+        assert not any(_bezier_path(points).intersects_bbox(box, filled=False) for points in curves), title["text"]
+
+
+def _bezier_path(points):
+    return mpl_path.Path(points, [mpl_path.Path.MOVETO] + [mpl_path.Path.CURVE4] * (len(points) - 1))
 
 
 def test_numbers_are_short():
@@ -493,8 +523,9 @@ def test_the_command_draws_a_trained_model(capsys):
 def test_the_command_refuses_in_one_line(capsys):
     assert "--op layernorm: there is no such op; there are abs, add," in refused(capsys, "--op", "layernorm")
     assert "there is no group 'b' to expand; there are MLP, lay" in refused(capsys, "--model", "mlp", "--expand", "b")
-    assert "g.gif has no known type; name it .svg" in refused(capsys, "--model", "mlp", "--out", "g.gif")
-    assert "no/g.svg" in refused(capsys, "--model", "mlp", "--out", "no/g.svg")
+    assert "g.gif ends in .gif; give a picture a name that" in refused(capsys, "--model", "mlp", "--out", "g.gif")
+    for flag in ("--out", "--json"):
+        assert "no/g.svg: there is no folder no; make it" in refused(capsys, "--model", "mlp", flag, "no/g.svg")
     assert "--model nowhere: there is no such folder; give gpt" in refused(capsys, "--model", "nowhere")
     assert "--max-nodes is 1; give 3 or more" in refused(capsys, "--model", "mlp", "--max-nodes", "1")
     assert list(Path().iterdir()) == []

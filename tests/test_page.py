@@ -177,7 +177,7 @@ def test_errors_of_the_function(small, tmp_path):
         viz.page(x * x, file)
     with pytest.raises(ValueError, match=r"page: the graph has 4 ops, more than 3, .*replay a smaller piece.*max_ops"):
         viz.page(loss, file, max_ops=3)
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(ValueError, match=r"page\.html: there is no folder .*nowhere; make it first"):
         viz.page(loss, tmp_path / "nowhere" / "page.html")
     loss.backward()
     with pytest.raises(ValueError, match="was freed by backward; call backward"):
@@ -224,7 +224,7 @@ def test_replay_of_a_gpt(run, tmp_path, capsys):
         (["--prompt", "2 × 3"], "--prompt: the model has never seen '×'; leave that out"),
         (["--prompt", "2 times 2 is 4.\n2 times"], "--prompt: 23 tokens are more than the 17 that the model reads"),
         (["--prompt", "2 times", "--target", "3"], "--target is for a translator"),
-        (["--prompt", "2 times", "--out", "nowhere/page.html"], "--out nowhere/page.html: there is no such folder"),
+        (["--prompt", "2 times", "--out", "nowhere/page.html"], "nowhere/page.html: there is no folder nowhere; make it first"),
         (["--prompt", "2 times", "--model", "nowhere"], "nowhere: there is no trained model"),
     ],
 )

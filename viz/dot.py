@@ -8,8 +8,9 @@ from pathlib import Path
 import graphviz
 
 from autotx.checkpoint import write_atomically
+from autotx.viz import style
 
-TYPES = ("svg", "png", "pdf", "dot")
+TYPES = (".svg", ".png", ".pdf", ".dot")
 FONT = "Arial"
 _FONTS = "Arial, 'Liberation Sans', Arimo, Helvetica, sans-serif"  # all as wide as Arial, but for the last
 
@@ -26,20 +27,19 @@ class Digraph(graphviz.Digraph):
 def write(source, path):
     """Write the graph that is the DOT text `source` to a file, atomically. The type follows from its name.
 
-    ValueError: a type that is not one of TYPES; a .pdf without Graphviz. OSError: it cannot be written.
+    Errors are those of `checked_path`, and OSError: it cannot be written.
     """
-    type_ = check_type(path)
+    type_ = checked_path(path).suffix.lower()[1:]
     write_atomically(path, source.encode() if type_ == "dot" else lay_out(source, type_))
 
 
-def check_type(path):
-    """The type that a file's name asks for. ValueError: none that there is, or none that can be made here."""
-    type_ = Path(path).suffix.lstrip(".").lower()
-    if type_ not in TYPES:
-        raise ValueError(f"render: {Path(path).name} has no known type; name it .svg, .png, .pdf or .dot")
-    if type_ != "dot":
-        _program(type_)
-    return type_
+def checked_path(path):
+    """The path of a graph's picture, before there is work in it. ValueError for a type that is not one of TYPES, a .pdf
+    without Graphviz, a folder that is not there; PermissionError where nothing can be written."""
+    path = style.checked_path(path, TYPES)
+    if path.suffix.lower() != ".dot":
+        _program(path.suffix.lower()[1:])
+    return path
 
 
 def lay_out(source, type_):

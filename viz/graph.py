@@ -12,8 +12,9 @@ import textwrap
 import graphviz
 import numpy as np
 
+from autotx.checkpoint import write_atomically
 from autotx.tensor import Tensor
-from autotx.viz import dot, folding, labels
+from autotx.viz import dot, folding, labels, style, titles
 from autotx.viz.primitives import COMPOSED, open_fused
 from autotx.viz.trace import trace
 
@@ -57,8 +58,9 @@ def graph(tensor, depth=None, expand=(), values=None, grads=None, formulas=False
 
 def render(tensor, path, **settings):
     """Draw the graph below a Tensor to a file: .svg, .png, .dot, or, with Graphviz installed, .pdf. It is written
-    atomically. settings: those of `graph`. ValueError as there, and for another type; OSError: it cannot be written."""
-    dot.check_type(path)
+    atomically. settings: those of `graph`. ValueError as there, for another type, and for a folder that is not there;
+    OSError: it cannot be written."""
+    dot.checked_path(path)
     dot.write(graph(tensor, **settings).source, path)
 
 
@@ -86,8 +88,9 @@ def graph_json(tensor, grads=None):
 
 
 def write_json(tensor, path, grads=None):
-    """Write `graph_json` to a file, atomically. OSError: it cannot be written."""
-    dot.write_atomically(path, json.dumps(graph_json(tensor, grads), allow_nan=False).encode())
+    """Write `graph_json` to a file, atomically. ValueError: there is no such folder. OSError: it cannot be written."""
+    path = style.checked_path(path, None)
+    write_atomically(path, json.dumps(graph_json(tensor, grads), allow_nan=False).encode())
 
 
 def _traced(tensor, grads, fused):
@@ -152,8 +155,19 @@ class _Drawing:
         self.values = small if values is None else values
         self.grads = small if grads is None else grads
         self.parameters = self._count_parameters()
+        self.shifts, self.room = {}, {}  # of the titles of open modules: points to the right, widths of theirs in all
 
     def draw(self, legend):
+        moves = titles.shifts(self._drawn(legend).source)
+        for _ in range(2):  # a frame in which its title has no room is made wider
+            cramped = [cluster for cluster, shift in moves.items() if shift is None]
+            if cramped:
+                self.room.update({cluster: self.room.get(cluster, 2) + 1 for cluster in cramped})
+                moves = titles.shifts(self._drawn(legend).source)
+        self.shifts = {cluster: shift for cluster, shift in moves.items() if shift}
+        return self._drawn(legend)
+
+    def _drawn(self, legend):
         drawn = dot.Digraph("autotx", format="svg")
         drawn.attr(fontname=dot.FONT, fontsize="10", nodesep="0.3", ranksep="0.35", labelloc="b", tooltip=" ")
         drawn.attr("node", fontname=dot.FONT, fontsize="12", style="filled", margin="0.19,0.09", tooltip=" ")
@@ -285,14 +299,17 @@ class _Drawing:
         return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="1">{rows}</TABLE>>'
 
     def _banner(self, group):
-        """The label of an open module: as short as can be, with an empty cell beside it: edges come in there."""
+        """The label of an open module: as short as can be, with room beside it, where edges come in."""
         path, module = self._heading(group)
         inside = self.groups[self.groups[group].parent].path + "."
         first, _, last = path.removeprefix(inside).partition(" to ")
         path = f"{first} to {last.rpartition('.')[2]}" if last else first
         text = labels.shortened(f"{path}   {module}".rstrip(), 50)
-        free = f'<TD WIDTH="{7 * len(text)}"></TD>'
-        return f'<<TABLE BORDER="0" CELLSPACING="0"><TR><TD><B>{labels.escaped(text)}</B></TD>{free}</TR></TABLE>>'
+        shift, widths = self.shifts.get(f"cluster_{group}", 0), self.room.get(f"cluster_{group}", 2)
+        sides = shift, 7 * len(text) * (widths - 1) - shift
+        before, after = (f'<TD WIDTH="{width:.0f}"></TD>' if width > 0 else "" for width in sides)
+        cells = f"{before}<TD><B>{labels.escaped(text)}</B></TD>{after}"
+        return f'<<TABLE BORDER="0" CELLSPACING="0" CELLPADDING="0"><TR>{cells}</TR></TABLE>>'
 
     # Edges and the legend
 
@@ -314,7 +331,8 @@ class _Drawing:
     def _draw_legend(self, drawn):
         kinds = {self.nodes[i.id].kind if i.kind == "node" else i.kind for i in self.view.items.values()}
         with drawn.subgraph(name="cluster_legend") as legend:
-            legend.attr(label="Legend", fontsize="10", style="rounded", color="#bbbbbb", margin="8", tooltip="Legend")
+            look = {"style": "rounded", "color": "#bbbbbb", "margin": "8", "tooltip": "Legend"}
+            legend.attr(label="Legend", labelloc="t", fontsize="10", **look)
             shown = [kind for kind in _LOOKS if kind in kinds]
             small = {"fontsize": "9", "margin": "0.1,0.04", "height": "0.3"}
             for kind in shown:

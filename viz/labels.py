@@ -38,7 +38,7 @@ _MATH = {
     "cross_entropy": "−Σ y ln softmax",
     "nll_loss": "−ln P[target]",
     "mse_loss": "mean (x − y)²",
-    "binary_cross_entropy_with_logits": "−y ln s − (1−y) ln(1−s)",
+    "binary_cross_entropy_with_logits": "ln(1 + eˣ) − x y",
     "getitem": "x[{index}]",
     "transpose": "axes {axis0} ↔ {axis1}",
 }

@@ -20,6 +20,7 @@ import numpy as np
 from autotx import functional
 from autotx.checkpoint import write_atomically
 from autotx.tensor import no_grad
+from autotx.viz import style
 from autotx.viz.trace import trace
 
 HERE = Path(__file__).parent
@@ -37,8 +38,10 @@ def page(tensor, file, title="Replay", about="", grad=None, max_ops=MAX_OPS):
     the tensor is not one number. title, about: text at the top. Make the tensor inside `with viz.record():`, and the
     page shows the line of Python that made each op. The numbers are the engine's: exact for arrays of up to 1,024
     elements, else with 3 digits and, where the file would exceed 2 MB, for every 2nd, 4th, ... place.
-    TypeError: no Tensor. ValueError: no graph, a freed one, more ops than `max_ops`. OSError: `file` is not writable.
+    TypeError: no Tensor. ValueError: no graph, a freed one, more ops than `max_ops`, a folder that is not there.
+    OSError: `file` cannot be written.
     """
+    file = style.checked_path(file, None)
     recorded = trace(tensor)
     count = sum(node.op is not None for node in recorded.nodes)
     if count > max_ops:

@@ -93,13 +93,13 @@ def cells(area, **settings):
     return PolyCollection(boxes, **settings)
 
 
-def checked_path(path):
-    """The path of a picture, before there is work in it. ValueError for another file type or a folder that is not
-    there; PermissionError where nothing can be written."""
+def checked_path(path, types=TYPES):
+    """The path of a picture, before there is work in it. types: the endings that its name may have, None for any.
+    ValueError for another one or a folder that is not there; PermissionError where nothing can be written."""
     path = Path(path)
-    if path.suffix.lower() not in TYPES:
+    if types and path.suffix.lower() not in types:
         ending = f"ends in {path.suffix}" if path.suffix else "has no ending"
-        raise ValueError(f"{path} {ending}; give a picture a name that ends in {', '.join(TYPES[:-1])} or {TYPES[-1]}")
+        raise ValueError(f"{path} {ending}; give a picture a name that ends in {', '.join(types[:-1])} or {types[-1]}")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
     if path.is_dir():

@@ -13,8 +13,7 @@ from autotx.models.load import load_gpt, load_transformer
 from autotx.models.mlp import MLP
 from autotx.models.transformer import END, SPECIALS, START, Transformer, TransformerConfig
 from autotx.tensor import Tensor
-from autotx.viz import primitives
-from autotx.viz.dot import check_type
+from autotx.viz import dot, primitives, style
 
 TOKENS = 8  # in the sentence that the models are drawn with
 
@@ -56,7 +55,9 @@ def run(args):
     """Write the picture and say where. Returns the exit status."""
     if args.max_nodes < 3:
         raise ValueError(f"--max-nodes is {args.max_nodes}; give 3 or more")
-    check_type(args.out)  # before anything is computed
+    dot.checked_path(args.out)  # before anything is computed
+    if args.json:
+        style.checked_path(args.json, None)
     settings = {"depth": args.depth, "expand": args.expand, "fused": args.fused, "max_nodes": args.max_nodes}
     if args.op:
         tensor, grads = example(args.op)

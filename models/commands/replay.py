@@ -11,6 +11,7 @@ from autotx.models.load import load_gpt, load_transformer, trained_config
 from autotx.models.pairs import decode, encode
 from autotx.models.search import translate
 from autotx.models.transformer import END, SPECIALS, START
+from autotx.viz import style
 
 
 def add_arguments(parser):
@@ -22,8 +23,7 @@ def add_arguments(parser):
 
 def run(args):
     """Write the page. Returns the exit status, 0. ValueError and OSError for what cannot be read or written."""
-    if not Path(args.out).absolute().parent.is_dir():
-        raise ValueError(f"--out {args.out}: there is no such folder; make it, or give another place")
+    style.checked_path(args.out, None)
     if not args.prompt.strip():
         raise ValueError("--prompt: an empty text gives nothing to replay; give a few words")
     if isinstance(trained_config(args.model), TransformerTrainConfig):
