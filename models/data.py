@@ -49,6 +49,26 @@ def read_file(flag, path):
         raise ValueError(f"{flag} {path}: not UTF-8, first at byte {error.start}; convert it to UTF-8") from error
 
 
+def read_columns(flag, path, names):
+    """The lines of a UTF-8 file that have a tab in their middle: a list of (place, left, right), empty lines left out.
+
+    flag: what gave the path. names: what stands on the left and on the right. place: flag, path and number of the line.
+    ValueError, naming the line, for one without a tab, with several, or with nothing on a side; and as in `read_file`.
+    """
+    rows = []
+    for number, line in enumerate(read_file(flag, path).split("\n"), 1):
+        if not line.strip():
+            continue
+        place, sides = f"{flag} {path}, line {number}", [side.strip() for side in line.split("\t")]
+        if len(sides) != 2:
+            found = "no tab" if len(sides) == 1 else f"{len(sides) - 1} tabs"
+            raise ValueError(f"{place}: it has {found}; each line should be: {' TAB '.join(names)}")
+        if not all(sides):
+            raise ValueError(f"{place}: it has no {names[sides.index('')]}")
+        rows.append((place, *sides))
+    return rows
+
+
 def load_data(text, block_size, make_tokenizer):
     """Tokens to learn from.
 

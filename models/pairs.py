@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from autotx.models.data import read_file
+from autotx.models.data import read_columns
 from autotx.models.transformer import END, PAD, SPECIALS, START
 
 HELD_OUT = 10  # every so manieth source sentence is for validation where there is no file for that
@@ -12,22 +12,8 @@ PAPER = ("You are welcome", "de nada")  # the whitepaper's own pair
 
 
 def read_pairs(path, option="--pairs"):
-    """The pairs of a UTF-8 file, a list of (source, target): one pair a line, with a tab between the two.
-
-    ValueError, naming the line, for one without a tab, with several, or with an empty side; and for an empty file.
-    """
-    pairs = []
-    for number, line in enumerate(read_file(option, path).split("\n"), 1):
-        if not line.strip():
-            continue
-        sides = [side.strip() for side in line.split("\t")]
-        if len(sides) != 2:
-            found = "no tab" if len(sides) == 1 else f"{len(sides) - 1} tabs"
-            raise ValueError(f"{option} {path}: line {number} has {found}; each line should be: source TAB target")
-        if not all(sides):
-            raise ValueError(f"{option} {path}: line {number} has no {'target' if sides[0] else 'source'}")
-        pairs.append(tuple(sides))
-    return pairs
+    """The pairs of a file, one a line with a tab between: a list of (source, target). Errors as in data.read_columns."""
+    return [(source, target) for _, source, target in read_columns(option, path, ("source", "target"))]
 
 
 def emoji_pairs():

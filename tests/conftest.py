@@ -1,8 +1,14 @@
-"""What every test file shares: one seeded source of randomness, and hypothesis drawing the same examples every time."""
+"""What every test file shares: one seeded source of randomness, hypothesis drawing the same examples every time,
+and a command line that has to fail.
+"""
+
+import re
 
 import hypothesis
 import numpy as np
 import pytest
+
+from autotx.models.cli import main
 
 hypothesis.settings.register_profile("repeatable", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
@@ -11,3 +17,28 @@ hypothesis.settings.load_profile("repeatable")
 @pytest.fixture
 def rng():
     return np.random.default_rng(20261123)
+
+
+@pytest.fixture
+def fails(tmp_path, capsys):
+    """fails(argv, text): the command says one line with this text, exits with 2, and changes nothing on the disk."""
+
+    def snapshot():
+        return {p: p.read_bytes() if p.is_file() else None for p in tmp_path.rglob("*")}
+
+    def check(argv, message):
+        capsys.readouterr()
+        before = snapshot()
+        try:
+            status = main([str(word) for word in argv])
+        except SystemExit as end:  # argparse
+            status = end.code
+        shown = capsys.readouterr()
+        assert status == 2
+        assert re.search(message, shown.err), shown.err
+        assert shown.err.startswith(f"autotx {argv[0]}: ")
+        assert shown.err.count("\n") == 1
+        assert shown.out == ""
+        assert snapshot() == before
+
+    return check

@@ -52,27 +52,6 @@ def run(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
-@pytest.fixture
-def fails(tmp_path, capsys):
-    """fails(argv, text): the command says one line with this text, exits with 2, and changes nothing on the disk."""
-
-    def snapshot():
-        return {p: p.read_bytes() if p.is_file() else None for p in tmp_path.rglob("*")}
-
-    def check(argv, message):
-        capsys.readouterr()
-        before = snapshot()
-        assert call(*argv) == 2
-        shown = capsys.readouterr()
-        assert re.search(message, shown.err), shown.err
-        assert shown.err.startswith(f"autotx {argv[0]}: ")
-        assert shown.err.count("\n") == 1
-        assert shown.out == ""
-        assert snapshot() == before
-
-    return check
-
-
 # Help
 
 

@@ -69,10 +69,10 @@ def test_pairs_are_read_line_by_line(tmp_path):
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ("a\tb\nc d\n", "line 2 has no tab; each line should be: source TAB target"),
-        ("a\tb\tc\n", "line 1 has 2 tabs"),
-        ("a\tb\n\tb\n", "line 2 has no source"),
-        ("a\t \n", "line 1 has no target"),
+        ("a\tb\nc d\n", "line 2: it has no tab; each line should be: source TAB target"),
+        ("a\tb\tc\n", "line 1: it has 2 tabs"),
+        ("a\tb\n\tb\n", "line 2: it has no source"),
+        ("a\t \n", "line 1: it has no target"),
         ("", "the file is empty"),
     ],
 )

@@ -1,1 +1,4 @@
-"""The commands: `autotx <command>` is the file of its name here. Nothing below imports them (see models/cli.py)."""
+"""The commands: `autotx <command>` is the file of its name here (see models/cli.py), and maps.py what several draw.
+
+No library module imports from here.
+"""

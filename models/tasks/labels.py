@@ -11,7 +11,7 @@ import numpy as np
 
 from autotx.checkpoint import to_json, write_atomically
 from autotx.models.classifier import Classifier, check_known, padded, predict
-from autotx.models.data import read_file
+from autotx.models.data import read_columns
 from autotx.models.gpt import GPT
 from autotx.models.load import load_gpt, make_classifier
 from autotx.models.run import LABELS
@@ -191,21 +191,9 @@ def read_parts(config):
 
 
 def read_lines(flag, path):
-    """The labelled texts of a UTF-8 file, a list of Line; a line that comes again is left out.
-
-    ValueError, naming the line, for one without a tab, with several, or with nothing on one side of it.
-    """
+    """The labelled texts of a file, a list of Line, none of them twice. Errors as in data.read_columns."""
     lines = {}
-    for number, line in enumerate(read_file(flag, path).split("\n"), 1):
-        if not line.strip():
-            continue
-        place, sides = f"{flag} {path}, line {number}", line.split("\t")
-        if len(sides) != 2:
-            found = "no tab" if len(sides) == 1 else f"{len(sides) - 1} tabs"
-            raise ValueError(f"{place}: it has {found}; each line should be: text TAB label")
-        text, label = (side.strip() for side in sides)
-        if not (text and label):
-            raise ValueError(f"{place}: it has no {'label' if text else 'text'}")
+    for place, text, label in read_columns(flag, path, ("text", "label")):
         lines.setdefault((text, label), Line(text, label, place))
     return list(lines.values())
 
