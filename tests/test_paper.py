@@ -19,32 +19,34 @@ ROUNDING = """
 """
 ERRATA = """
     overview.target_words positions.even_and_odd positions.exponent_0_1 positions.exponent_0_3
-    positions.written_exponents positions.position_1 positions.position_2 positions.as_written
-    positions.target_positions positions.repeated encoder.residual_attention encoder.addition_is_linear
-    self-attention.inside_softmax self-attention.scores_with_others example.q_without_positions example.one_name
-    example.source_in_two_versions example.q_from_rounded example.w_k example.k example.w_v example.v_as_shown
-    example.v_from_formulas example.attention_from_text heads.weight_vector heads.w_o_halves
-    heads.result_with_halves heads.final_output heads.independent_of_length layer-norm.norm_of_two_features
-    layer-norm.hard_limit layer-norm.norm_of_m feed-forward.column_times_matrix feed-forward.input_shape
-    feed-forward.net_input feed-forward.random_parameters feed-forward.bias_columns
-    feed-forward.encoder_output_outside feed-forward.ratios target.same_math target.scaled target.masked
-    target.scaled_and_masked target.target_norm target.start_padding cross-attention.one_symbol
-    cross-attention.decoder_w_q cross-attention.cross_masked cross-attention.cross_output output.rest_of_the_block
-    output.de_nada loss.through_time loss.gradient_of_predictions loss.hat_falls loss.update_of_weights loss.new_mat
-    loss.new_hat_and_bat loss.new_rat loss.not_normalized loss.softmax_of_them trainer.start trainer.learning_rate
-    trainer.lines_together gpt.exponentially_more gpt.gpt_1 gpt-example.flat_positions gpt-example.h_1
-    gpt-example.feed_forward_and_norm gpt-example.flat_matrix gpt-example.h_2 complexity.projections_for_pairs
-    complexity.projections_in_width complexity.attention_overall complexity.bottleneck complexity.doubling
-    complexity.gpt_3_layers complexity.gpt_3_width complexity.gpt_3_as_printed word-embeddings.percentages
-    word-embeddings.three_sources weight-matrices.iterations_and_epochs softmax.subtle_differences
-    matrix-multiplication.q_1_3 matrix-multiplication.two_listings matrix-multiplication.called_x
-    calculating-y.target_called_x norm-listing.layer_norm_listing decoder-heads.called_positions
-    encoder-decoder-listing.own_weights encoder-decoder-listing.transposed encoder-decoder-listing.divisor
-    cross-entropy.extra_bits cross-entropy.bits cross-entropy.others_fall
+    positions.inference_too positions.written_exponents positions.position_1 positions.position_2
+    positions.as_written positions.target_positions positions.repeated encoder.residual_attention
+    encoder.addition_is_linear self-attention.inside_softmax self-attention.scores_with_others
+    example.q_without_positions example.one_name example.source_in_two_versions example.q_from_rounded example.w_k
+    example.k example.w_v example.v_as_shown example.v_from_formulas example.attention_from_text heads.weight_vector
+    heads.trained_apart heads.w_o_halves heads.result_with_halves heads.final_output heads.independent_of_length
+    layer-norm.norm_of_two_features layer-norm.hard_limit layer-norm.norm_of_m feed-forward.column_times_matrix
+    feed-forward.input_shape feed-forward.net_input feed-forward.random_parameters feed-forward.bias_columns
+    feed-forward.encoder_output_outside feed-forward.ratios target.same_math target.called_attention_2 target.scaled
+    target.masked target.scaled_and_masked target.target_norm target.start_padding cross-attention.one_symbol
+    cross-attention.decoder_w_q cross-attention.encoders_weights cross-attention.cross_masked
+    cross-attention.cross_output output.rest_of_the_block output.de_nada loss.through_time
+    loss.gradient_of_predictions loss.hat_falls loss.update_of_weights loss.new_mat loss.new_hat_and_bat
+    loss.new_rat loss.not_normalized loss.softmax_of_them trainer.start trainer.learning_rate trainer.lines_together
+    gpt.exponentially_more gpt.gpt_1 gpt-example.flat_positions gpt-example.h_1 gpt-example.feed_forward_and_norm
+    gpt-example.flat_matrix gpt-example.h_2 complexity.projections_for_pairs complexity.projections_in_width
+    complexity.attention_overall complexity.bottleneck complexity.doubling complexity.gpt_3_layers
+    complexity.gpt_3_width complexity.gpt_3_as_printed word-embeddings.percentages word-embeddings.three_sources
+    weight-matrices.iterations_and_epochs softmax.subtle_differences matrix-multiplication.q_1_3
+    matrix-multiplication.two_listings matrix-multiplication.called_x calculating-y.target_called_x
+    norm-listing.layer_norm_listing decoder-heads.called_positions encoder-decoder-listing.own_weights
+    encoder-decoder-listing.transposed encoder-decoder-listing.divisor cross-entropy.extra_bits cross-entropy.bits
+    cross-entropy.others_fall
 """
 EXTERNAL = """
-    encoder.depth self-attention.he feed-forward.page_165 feed-forward.factor_4 loss.chapter gpt.few_shots gpt.latest
-    training.roses word-embeddings.word2vec word-embeddings.airplane xor-relu.most_common
+    encoder.depth self-attention.he heads.harvard feed-forward.convolutional feed-forward.page_165
+    feed-forward.factor_4 loss.chapter gpt.few_shots gpt.training_sets gpt.latest training.roses
+    word-embeddings.word2vec word-embeddings.airplane xor-relu.most_common
 """
 EXPECTED = dict.fromkeys(ROUNDING.split(), "rounding")
 EXPECTED |= dict.fromkeys(ERRATA.split(), "erratum") | dict.fromkeys(EXTERNAL.split(), "external")
@@ -200,6 +202,11 @@ def test_a_folder_that_does_not_exist_is_told_before_anything_is_computed(tmp_pa
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("flag", ["--json", "--html"])
+def test_a_folder_in_place_of_a_file_is_told_before_anything_is_computed(fails, tmp_path, flag):
+    fails(["paper", flag, tmp_path], f"{flag} .* is a folder; give the name of a file in it\n")
+
+
 def test_json(tmp_path, capsys):
     run("--json", str(tmp_path / "cases.json"))
     objects = json.loads((tmp_path / "cases.json").read_text(encoding="utf-8"))
@@ -243,6 +250,7 @@ def test_page(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(timing, "ROUNDS", 1)
     timing.sweeps.cache_clear()
     run("--html", str(tmp_path / "page.html"))
+    assert f"written: {tmp_path / 'page.html'}, page-encoder.html, page-p-minus-y.html\n" in capsys.readouterr().out
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     for case in CASES:
         assert f'id="{case.id}"' in html

@@ -57,6 +57,18 @@ def residual_attention():
 
 
 @encoder.case(
+    (251, 251),
+    "Every block has a feed-forward net",
+    printed="present in each transformer block",
+    note="Counted in an autotx.models.Transformer of three encoders and three decoders: each net has its own weights.",
+)
+def in_every_block():
+    model = Transformer(TransformerConfig(vocab_size=7, n_layer=3, n_head=1, n_embd=4), rng=None)
+    nets = {id(block.mlp.fc.weight) for block in [*model.encoder, *model.decoder]}
+    return Claim(len(nets) == 6, f"6 blocks, {len(nets)} nets")
+
+
+@encoder.case(
     (252, 252),
     "Most of the learning sits in the feed-forward net",
     printed="more than half",

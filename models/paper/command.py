@@ -22,9 +22,8 @@ def run(args):
     ValueError for a section or a folder that does not exist, OSError for a file that cannot be written.
     """
     started = time.perf_counter()
-    for flag, file in (("--json", args.json), ("--html", args.html)):
-        if file and not Path(file).absolute().parent.is_dir():
-            raise ValueError(f"{flag} {file}: there is no such folder; make it, or give another place")
+    _check_file("--json", args.json)
+    _check_file("--html", args.html)
     sections = paper.sections_named(args.section) if args.section else paper.SECTIONS
     print("The Math Behind GPT Models (rough draft), recomputed by autotx in float64")
     counts = report.table(paper.SECTIONS, sections, _write, colour=sys.stdout.isatty())
@@ -36,9 +35,17 @@ def run(args):
         _write("\ndrawing the pictures ...")
         links = replays.write_beside(args.html, sections)
         write_atomically(args.html, page.page(sections, counts, links).encode())
-        _write(f"written: {args.html}")
+        _write(f"written: {', '.join([args.html, *(name for name, _ in links.values())])}")
     _write(f"\n{report.summary(counts)}; {time.perf_counter() - started:.0f} s")
     return 0
+
+
+def _check_file(flag, file):
+    """ValueError for a file that is a folder, or in a folder that does not exist. None, for no file, is fine."""
+    if file and Path(file).is_dir():
+        raise ValueError(f"{flag} {file} is a folder; give the name of a file in it")
+    if file and not Path(file).absolute().parent.is_dir():
+        raise ValueError(f"{flag} {file}: there is no such folder; make it, or give another place")
 
 
 def _write(line):

@@ -16,6 +16,7 @@ from autotx.models.paper.constants import (
     DECODER_ATTENTION,
     DECODER_NORM,
     ENCODED,
+    HEAD_2,
     K_TARGET,
     PE,
     Q_TARGET,
@@ -38,6 +39,7 @@ from autotx.models.paper.steps import (
     tensor,
 )
 from autotx.models.search import translate
+from autotx.models.transformer import Transformer, TransformerConfig
 
 target = Section("target", "Prepare and Embed Target Sequence for Decoder", (745, 771))
 cross = Section("cross-attention", "Decoder Stack Processing with Encoder Output", (773, 828))
@@ -95,6 +97,19 @@ def target_self_attention():
 )
 def same_math():
     return attention(Q_TARGET, K_TARGET, V_TARGET)
+
+
+@target.case(
+    (763, 765),
+    "The name Attention_{2}",
+    formula="Attention_{2} of line 563 and of line 765",
+    printed="one name, one matrix",
+    note="Line 563 calls the encoder's second head so. Here it is the decoder's self-attention, after a projection by "
+    "W_{o}, and with one head.",
+)
+def called_attention_2():
+    difference = largest_difference(HEAD_2, DECODER_ATTENTION)
+    return Claim(difference < 1e-8, f"the two matrices called Attention_2 differ by up to {difference:.2f}")
 
 
 @target.case(
@@ -244,6 +259,24 @@ def one_symbol():
 )
 def decoder_w_q():
     return listing_weights()[0]
+
+
+@cross.case(
+    (790, 799),
+    "K and V are made with the encoder's weights",
+    formula="smallest distance of W_{K}, W_{V} of a decoder's cross attention from those of an encoder",
+    printed="the encoder's W_{K} and W_{V}",
+    note="What comes from the encoder is its output alone. W_{K} and W_{V} belong to the decoder's cross attention and "
+    "are trained there (Vaswani et al., 2017, 3.2.3); counted in autotx.models.Transformer.",
+)
+def encoders_weights():
+    model = Transformer(TransformerConfig(vocab_size=7, n_layer=2, n_head=1, n_embd=4), rng=np.random.default_rng(0))
+    gaps = [
+        largest_difference(a.cross.qkv.weight.data[4:], b.attn.qkv.weight.data[4:])
+        for a in model.decoder
+        for b in model.encoder
+    ]
+    return Claim(min(gaps) == 0, f"2 decoders, 2 encoders: they differ by {min(gaps):.2f} at least")
 
 
 @cross.case((801, 806), "The divisor", formula="√d_{k} = √4", printed=digits("2", places=8))

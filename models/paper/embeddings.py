@@ -5,12 +5,13 @@ import numpy as np
 import autotx
 from autotx import nn
 from autotx.models.gpt import GPT, GPTConfig
-from autotx.models.pairs import decode
+from autotx.models.pairs import decode, pad
 from autotx.models.paper import trained
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import X, Y
 from autotx.models.paper.steps import tensor
-from autotx.models.transformer import END, START, Transformer, TransformerConfig
+from autotx.models.search import translate
+from autotx.models.transformer import END, PAD, START, Transformer, TransformerConfig
 
 overview = Section("overview", "How Transformers Work", (60, 81))
 section = Section("embeddings", "1 - Input Sequence to Encoder Embeddings", (83, 119))
@@ -33,6 +34,19 @@ def table():
 
 def ids(words):
     return np.array([WORDS.index(word) for word in words])
+
+
+def target_words_of(row):
+    """The words of a row that autotx.models.Transformer reads as its target; its three special ids have names."""
+    tokenizer = trained.translator()[1]
+    names = {PAD: "<pad>", START: "<start>", END: "<end>"}
+    return [names.get(token) or decode(tokenizer, [token]) for token in row]
+
+
+def decoder_input():
+    """What the decoder reads of "de nada" in training: ids (3,)."""
+    _, _, (_, target) = trained.translator()
+    return target[0, :-1]
 
 
 @overview.case(
@@ -60,7 +74,7 @@ def target_words():
 
 @overview.case((76, 76), "A start token stands in front of the target", printed=["<start>", "de", "nada"])
 def start_token():
-    return ["<start>", *cut("de nada")]
+    return target_words_of(decoder_input())
 
 
 @overview.case(
@@ -126,9 +140,25 @@ def input_matrix():
     return table()(ids(SOURCE))
 
 
+@section.case(
+    (105, 105),
+    "Start and end tokens signal where a sequence begins and ends",
+    printed="they help in generation",
+    note="The paper gives the end token no vector. In autotx.models.Transformer both are rows of the table, trained "
+    "like those of words: the model begins with one and stops when the other is the likeliest.",
+)
+def end_token():
+    model, _, (source, _) = trained.translator()
+    (best,) = translate(model, source[:1])[0]
+    p = model(source[:1], [[START, *best.ids]]).softmax().data[0, -1, END]
+    written = " ".join(target_words_of([START, *best.ids, END]))
+    room = model.config.block_size
+    return Claim(p > 0.5 and len(best.ids) + 1 < room, f"{written}, with room for {room}; P(<end>) there is {p:.3f}")
+
+
 @section.case((108, 108), "The target, cut into words, after a start token", printed=["<start>", "de", "nada"])
 def target_tokens():
-    return ["<start>", *cut("de nada")]
+    return target_words_of(decoder_input())
 
 
 @section.case((111, 113), "The vectors of '<start>', 'de' and 'nada'", formula="E[word]", printed=Y)
@@ -156,7 +186,8 @@ def start_is_trained():
 
 @section.case((119, 119), "Padded to one length", printed=["<start>", "de", "nada", "<pad>", "<pad>"])
 def padded():
-    return (TARGET + ["<pad>"] * 5)[:5]
+    row = decoder_input()
+    return target_words_of(pad([row, np.resize(row, 5)])[0])
 
 
 @section.case(

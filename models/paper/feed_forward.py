@@ -52,13 +52,21 @@ def units():
     (647, 647),
     "No output is fed back",
     printed="information flows one way, from x to y",
-    note="A recurrent network would: its state at one step is an input of the next. The paper only names recurrent "
-    "and convolutional networks (line 649), and autotx has neither as a model.",
+    note="A recurrent network would: its state at one step is an input of the next.",
 )
 def no_feedback():
     network = net()
     difference = largest_difference(network(tensor(LN_M)), network(tensor(LN_M)))
     return Claim(difference == 0, f"asked twice, the answers differ by {difference:g}: nothing is kept in between")
+
+
+section.quote(
+    "convolutional",
+    (649, 649),
+    "Convolutional networks are feed-forward networks, and recurrent ones build on them",
+    printed="object recognition, natural language applications",
+    note="Only named in the paper, without a formula or a number; autotx has no model of either kind.",
+)
 
 
 @section.case(

@@ -1,14 +1,21 @@
 """'Generative Pre-Trained Transformer (GPT)': what is different, the example "I love AI", and how it is trained."""
 
-from itertools import pairwise
-
 import numpy as np
 
 import autotx
+from autotx.models.data import random_blocks
 from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.sizes import gpt_parameters, transformer_parameters
-from autotx.models.paper.steps import attention_weights, causal, layer_norm, linear, tensor
+from autotx.models.paper.steps import (
+    attention,
+    attention_weights,
+    causal,
+    largest_difference,
+    layer_norm,
+    linear,
+    tensor,
+)
 from autotx.optim import Adam
 
 differences = Section("gpt", "What's so different about GPT models?", (1091, 1115))
@@ -107,6 +114,14 @@ differences.quote(
     note="A result of Brown et al., 2020, about a model of 175 billion parameters; not to be computed here.",
 )
 differences.quote(
+    "training_sets",
+    (1106, 1107),
+    "GPT models use exponentially larger training sets",
+    printed="than the original transformer",
+    note="No sizes are given here. Their authors name some 7,000 books for the first GPT (Radford et al., 2018) and "
+    "300 billion tokens for GPT-3 (Brown et al., 2020).",
+)
+differences.quote(
     "latest",
     (1108, 1109),
     "GPT-3 is the latest of the series",
@@ -154,6 +169,21 @@ def h_0_love():
 @example.case((1143, 1145), "h_{0} of 'AI'", formula="U + W_{p}", printed=digits("0.79 0.60"))
 def h_0_ai():
     return h_0()[2]
+
+
+@example.case(
+    (1149, 1149),
+    "The attention of a GPT is that of before",
+    formula="softmax(mask(Q K^{T} / √d_{k})) V",
+    printed="the math remains the same",
+    note="But for the mask: it changes nothing for the last word, which sees all, and leaves the others less to see. "
+    "Shown with h_{0} as Q, K and V.",
+)
+def same_attention():
+    h = h_0()
+    gaps = [largest_difference(a, b) for a, b in zip(attention(h, h, h, causal=True), attention(h, h, h))]
+    shown = ", ".join(f"{word} {gap:.2g}" for word, gap in zip(WORDS, gaps))
+    return Claim(gaps[2] == 0 and min(gaps[:2]) > 0, f"with and without the mask: {shown}")
 
 
 @example.case(
@@ -229,6 +259,23 @@ def feed_forward_and_norm():
     return layer_norm(linear(tensor(W).reshape(2, 2))(tensor(H_1)), eps=0.0)
 
 
+@example.case(
+    (1168, 1168),
+    "The output of a GPT is that of before",
+    formula="softmax(h W), W: d_{model} × V",
+    printed="a linear layer and a softmax",
+    note="autotx.models.GPT, as GPT-2, has the table of embeddings for W, transposed: no matrix of its own.",
+)
+def same_output():
+    model, _ = _learn_sentence(steps=5)
+    ids = np.array([[0, 1, 2]])
+    h = model.hidden(ids)[0]
+    by_hand = linear(model.wte.weight.T)(h).softmax()
+    p = model(ids)[0][0].softmax()
+    difference = max(largest_difference(p, by_hand), largest_difference(p.sum(axis=-1), np.ones(3)))
+    return Claim(difference < 1e-14, f"{p.shape[0]} words, {p.shape[1]} probabilities each: within {difference:.1g}")
+
+
 def _learn_sentence(steps=60):
     """A GPT of one block that learns "I love AI" in a loop of words; the model and its losses."""
     ids = np.array([[0, 1, 2, 0, 1, 2, 0, 1]])
@@ -266,8 +313,14 @@ training.quote(
 
 @training.case((1176, 1176), "A context window of two words", printed=["I love", "AI"])
 def window():
-    text = ["I", "love", "AI"]
-    return [" ".join(text[:2]), text[2]]
+    seen, following = _block()
+    return [" ".join(WORDS[i] for i in seen), WORDS[following[-1]]]
+
+
+def _block():
+    """The first two words and those that follow each, ids (2,) and (2,), as autotx train cuts them from a text."""
+    inputs, targets = random_blocks(np.arange(3), 1, 2, np.random.default_rng(0))
+    return inputs[0], targets[0]
 
 
 @training.case(
@@ -305,4 +358,4 @@ def high_probability():
     printed=["I -> love", "love -> AI"],
 )
 def labels():
-    return [f"{a} -> {b}" for a, b in pairwise(WORDS)]
+    return [f"{WORDS[a]} -> {WORDS[b]}" for a, b in zip(*_block())]

@@ -31,6 +31,16 @@ def heads_differ():
     return Claim(difference > 0.01, f"weights of two heads differ by up to {difference:.2f}")
 
 
+section.quote(
+    "harvard",
+    (538, 541),
+    "'Harvard' and 'Google' get high scores, and several heads keep one from hiding the other",
+    printed="likely high for proper nouns",
+    note="What a trained model's heads do with one sentence; the weights are not given. (autotx generate --attention "
+    "shows what each head of a model of your own looks at.)",
+)
+
+
 @section.case(
     (545, 545),
     "Heads are combined linearly",
@@ -54,6 +64,28 @@ def linear_combination():
 )
 def weight_vector():
     return (concat() @ tensor(W_O)).shape
+
+
+@section.case(
+    (547, 547),
+    "The heads' matrices are trained independently",
+    formula="∂L/∂W_{Q,1}, before and after a change of W_{V,2}",
+    printed="mutually independent, independently trained",
+    note="They are drawn independently, but trained together: the loss sees what W_{O} makes of all heads, so what one "
+    "head learns depends on the others.",
+)
+def trained_apart():
+    layer = nn.MultiHeadAttention(4, 2, rng=np.random.default_rng(0)).astype(np.float64)
+    rows, gradients = layer.qkv.weight, []
+    for factor in (1.0, 2.0):
+        changed = rows.numpy()
+        changed[10:12] *= factor  # W_V of the second head
+        rows.data = changed
+        autotx.mse_loss(layer(tensor(X_PE).reshape(1, 3, 4)), np.zeros((1, 3, 4))).backward()
+        gradients.append(rows.grad[:2].copy())
+        layer.zero_grad()
+    difference = largest_difference(*gradients)
+    return Claim(difference == 0, f"with W_V of head 2 doubled, it changes by up to {difference:.2g}")
 
 
 @section.case(

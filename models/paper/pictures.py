@@ -132,10 +132,10 @@ def xor_points():
     axes.grid(linestyle="--", linewidth=0.5, alpha=0.6)
     answers = trained.xor_regression()
     names = ["".join(f"{v:.0f}" for v in row) for row in trained.XOR_INPUTS]
-    regression.bar(names, answers, color=RED, width=0.55)
+    regression.bar(names, answers, color=RED, width=0.55, label="its answer")
     regression.plot(names, trained.XOR_OUTPUTS, "o", color=BLUE, label="XOR")
-    regression.set(title="The best linear regression", ylim=(-0.05, 1.1), xlabel="$x_1 x_2$")
-    regression.legend(frameon=False, loc="upper left")
+    regression.set(title="The best linear regression", ylim=(-0.05, 1.45), yticks=(0, 0.5, 1), xlabel="$x_1 x_2$")
+    regression.legend(frameon=False, loc="upper center", ncols=2)  # above all points, so as not to look like one
     return figure
 
 

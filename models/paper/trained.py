@@ -1,11 +1,13 @@
 """The networks that the paper trains, or says can be trained: each is trained here once, and remembered.
 
-    sine_fits()          sin(x) by a line and by the 10-10-1 network           (lines 655-659, 1669-1722)
-    xor_regression()     XOR by a linear regression                            (line 661)
-    xor_network()        XOR learned from random weights                       (lines 665, 1836)
-    word_trainer()       the next word of "The cat sat on the", 2,000 steps    (lines 1030-1085)
-    overfitted()         a few points of sin(x), learned with their noise       (line 884)
-    translator()         "You are welcome" to "de nada" and three more         (lines 66-79, 850-854)
+sine_fits()          sin(x) by a line and by the 10-10-1 network           (lines 655-659, 1669-1722)
+xor_regression()     XOR by a linear regression                            (line 661)
+xor_network()        XOR learned from random weights                       (lines 665, 1836)
+word_trainer()       the next word of "The cat sat on the", 2,000 steps    (lines 1030-1085)
+overfitted()         a few points of sin(x), learned with their noise       (line 884)
+translator()         "You are welcome" to "de nada" and three more         (lines 66-79, 850-854)
+head_start()         words sorted by a classifier, with and without         (line 1244)
+                     pre-trained vectors
 """
 
 import functools
@@ -19,6 +21,7 @@ from autotx.models.pairs import PAPER, Sentences, spaced
 from autotx.models.paper.steps import tensor
 from autotx.models.tokenizers import make_tokenizer
 from autotx.models.transformer import SPECIALS, Transformer, TransformerConfig
+from autotx.models.word2vec import SkipGram
 from autotx.optim import SGD, Adam
 
 XOR_INPUTS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.float64)
@@ -134,3 +137,45 @@ def translator(steps=60):
         optimizer.step()
         optimizer.zero_grad()
     return model, tokenizer, batch
+
+
+@functools.cache
+def word_vectors(steps=200):
+    """Vectors of 18 words, learned by skip-gram from what stands beside what: an array (18, 8).
+
+    Words 0 to 5 are animals, whose neighbours are words 12 to 14, such as "grazes"; words 6 to 11 are vehicles, whose
+    neighbours are words 15 to 17. A pair takes any of the neighbours of its kind, and three drawn words.
+    """
+    rng = np.random.default_rng(0)
+    model = SkipGram(18, 8, rng).astype(np.float64)
+    optimizer = Adam(model.parameters(), lr=0.05)
+    for _ in range(steps):
+        words = rng.integers(12, size=24)
+        neighbours = 12 + 3 * (words // 6) + rng.integers(3, size=24)
+        model.loss(words, neighbours, 12 + rng.integers(6, size=(24, 3))).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.words.weight.numpy()
+
+
+@functools.cache
+def head_start(pretrained, steps=10):
+    """A classifier of animals and vehicles that is told the kind of two of each. Returns how many of the eight others
+    it sorts right, and its loss on the four that it was told.
+
+    pretrained: it begins with `word_vectors`; otherwise with normal random numbers as spread as those.
+    """
+    rng = np.random.default_rng(0)
+    vectors = word_vectors() if pretrained else word_vectors().std() * rng.standard_normal((18, 8))
+    table, head = tensor(vectors, requires_grad=True), nn.Linear(8, 2, rng=rng).astype(np.float64)
+    optimizer = Adam([table, *head.parameters()], lr=0.02)
+    kinds, told = np.repeat([0, 1], 6), np.array([0, 1, 6, 7])
+    asked = np.setdiff1d(np.arange(12), told)
+    for _ in range(steps):
+        autotx.cross_entropy(head(autotx.embedding(table, told)), kinds[told]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with autotx.no_grad():
+        answers = head(autotx.embedding(table, asked)).data.argmax(axis=-1)
+        loss = autotx.cross_entropy(head(autotx.embedding(table, told)), kinds[told]).item()
+    return (answers == kinds[asked]).sum(), loss
