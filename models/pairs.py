@@ -12,7 +12,7 @@ PAPER = ("You are welcome", "de nada")  # the whitepaper's own pair
 
 
 def read_pairs(path, option="--pairs"):
-    """The pairs of a file, one a line with a tab between: a list of (source, target). Errors as in data.read_columns."""
+    """The pairs of a file, one a line, a tab between: a list of (source, target). Errors as in data.read_columns."""
     return [(source, target) for _, source, target in read_columns(option, path, ("source", "target"))]
 
 
