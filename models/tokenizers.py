@@ -56,6 +56,10 @@ class Tokenizer:
         """What in `text` (characters, or words) was not in the text the tokenizer was made from: a sorted list."""
         return []
 
+    def describe(self):
+        """What it is, in a few words for the user."""
+        return f"{self.kind} tokenizer of {self.vocab_size:,} tokens"
+
     def save(self, folder):
         """Write `tokenizer.json` into a folder."""
         write_atomically(Path(folder) / FILE, self.to_bytes())
@@ -161,6 +165,9 @@ class WordTokenizer(Tokenizer):
 
     def unknown(self, text):
         return sorted({word.strip() for word in self.split(text) if word not in self._ids})
+
+    def describe(self):
+        return f"{super().describe()}, all in lower case"
 
     def to_bytes(self):
         return to_json({"type": self.kind, "words": self.words})

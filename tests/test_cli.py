@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -289,6 +290,16 @@ def test_resume_keeps_the_settings(run, capsys):
 def generated(capsys, *argv):
     assert call("generate", *argv) == 0
     return capsys.readouterr()
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_the_command_that_training_suggests_works(kind, text, tmp_path, capsys):
+    """The text has no "The ", so that cannot be the prompt."""
+    assert call("train", "--text", text, "--tokenizer", kind, "--vocab-size=270", "--out", tmp_path / "run", *TINY) == 0
+    shown = capsys.readouterr().out
+    assert ("tokens, all in lower case" in shown) == (kind == "word")
+    (command,) = [line for line in shown.splitlines() if line.startswith("  autotx generate")]
+    assert call(*shlex.split(command)[1:], "--max-new-tokens", 2) == 0
 
 
 def test_generate_goes_on_with_the_prompt(trained, capsys):

@@ -409,7 +409,7 @@ def test_models_that_cannot_be_used(fails, folder, tmp_path):
     fails(["classify", "--model", broken(folder, tmp_path, "fine"), "red"], "holds NaN or Inf")
     fails(["generate", "--model", folder / "fine"], "holds a classifier, not a gpt")
     fails(["classify", "--model", folder / "fine", "red", " "], "a text is empty; there is nothing to label")
-    fails(["classify", "--model", folder / "fine", "rüd"], "the text: the text that .* has no 'ü'; leave that out")
+    fails(["classify", "--model", folder / "fine", "rüd"], '"rüd": the text that .* has no .ü.; leave that out')
 
 
 def test_a_classifier_file_that_was_changed(fails, folder, tmp_path):

@@ -8,6 +8,7 @@ from autotx.models.classifier import check_known, predict
 from autotx.models.load import load_classifier
 
 SHOWN = 3  # labels for a text
+SHORT = 40  # characters of a text that names it in an error
 
 
 def add_arguments(parser):
@@ -24,7 +25,7 @@ def run(args):
     for text in texts:
         if not text:
             raise ValueError("a text is empty; there is nothing to label")
-        check_known(tokenizer, text, "the text")
+        check_known(tokenizer, text, f'"{text[:SHORT]}"')
     size = model.gpt.config.block_size
     cut = sum(len(tokenizer.encode(text)) > size for text in texts)
     if cut:

@@ -85,11 +85,7 @@ class PairsTask(Task):
         return [
             ("pairs", config.pairs or "the names of emoji, English and Spanish (give your own with --pairs FILE)"),
             ("", f"{len(self.training.pairs):,} to learn from, {len(self.held_out.pairs):,} to validate on{longer}"),
-            (
-                "",
-                f"{self.per_epoch} batches an epoch; {config.tokenizer} tokenizer of "
-                f"{self.tokenizer.vocab_size:,} tokens",
-            ),
+            ("", f"{self.per_epoch} batches an epoch; {self.tokenizer.describe()}"),
             *self._vectors(),
             (
                 "model",

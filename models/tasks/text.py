@@ -1,5 +1,7 @@
 """A GPT learns a text: at every place, which token comes next."""
 
+import shlex
+
 import numpy as np
 
 from autotx.models.data import load_data, random_blocks, read_text
@@ -47,7 +49,7 @@ class TextTask(Task):
             (
                 "",
                 f"{len(data.training):,} tokens to learn from, {len(data.validation):,} to validate on; "
-                f"{config.tokenizer} tokenizer of {data.tokenizer.vocab_size:,} tokens",
+                + data.tokenizer.describe(),
             ),
             (
                 "model",
@@ -64,4 +66,7 @@ class TextTask(Task):
         print()
 
     def next_commands(self, out):
-        return [f'autotx generate --model {out} --prompt "The "']
+        # Not every text has "The "; its own first words are sure to be known.
+        words = ["The ", *self.tokenizer.decode(self.data.training[:1000]).split()]
+        prompt = next((word for word in words if not self.tokenizer.unknown(word)), "")
+        return [f"autotx generate --model {out} --prompt {shlex.quote(prompt)}"]
