@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +84,16 @@ def test_cases_lie_inside_their_sections_and_sections_follow_each_other():
     ends = [line for section in paper.SECTIONS for line in section.lines]
     assert ends == sorted(ends)
     assert len({section.slug for section in paper.SECTIONS}) == len(paper.SECTIONS)
+
+
+def test_the_readme_counts_them_right():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    exact, rounding, errata, external = (sum(case.result.verdict == v for case in CASES) for v in VERDICTS)
+    for words in (
+        f"in {len(CASES)} cases. {exact} are exact, {rounding} are off",
+        f"{errata} are errata, each with what is right, and {external} quote",
+    ):
+        assert words in readme
 
 
 # What a verdict means
