@@ -3,8 +3,8 @@
 import importlib
 
 _MODULES = (
-    "adamw", "attention", "cross_entropy", "embedding", "exp", "gelu", "gemm", "gemv", "jit", "layernorm", "memory",
-    "rows", "softmax", "threads",
+    "attention", "cross_entropy", "embedding", "exp", "gelu", "gemm", "gemv", "jit", "layernorm", "memory",
+    "parameters", "rows", "softmax", "threads",
 )
 
 

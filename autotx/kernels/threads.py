@@ -46,7 +46,7 @@ from autotx.kernels.jit import address, compile_for, kernel
 
 LINE = 8  # numbers in a cache line of 64 bytes
 GENERATION, OPEN, INSIDE, TASK, ARGUMENTS, BUSY, WORKERS, ASLEEP = (LINE * i for i in range(8))
-SPINS = 4000  # looks without success after which a worker goes to sleep: some 100 microseconds
+SPINS = 20_000  # looks without success after which a worker goes to sleep: about half a millisecond
 POOL = types.Array(types.int64, 1, "C")
 
 

@@ -7,7 +7,6 @@ import numba
 import numpy as np
 
 from autotx.kernels import (
-    adamw,
     attention,
     cross_entropy,
     embedding,
@@ -16,6 +15,7 @@ from autotx.kernels import (
     gemv,
     jit,
     layernorm,
+    parameters,
     softmax,
 )
 
@@ -56,8 +56,9 @@ def call_all():
     _, lse = cross_entropy.cross_entropy(x, ids)
     cross_entropy.cross_entropy_backward(x, lse, ids, row)
     embedding.add_rows(x.copy(), ids, x)
-    adamw.adamw(*(x.reshape(-1).copy() for _ in "pgmv"), 1e-3, 0.9, 0.99, 1e-8, 0.1, 1)
-    adamw.sum_of_squares(x)
+    parameters.adamw(*([x.copy()] for _ in "pgmv"), 1e-3, 0.9, 0.99, 1e-8, [0.1], [1])
+    parameters.sum_of_squares([x])
+    parameters.scale([x.copy()], 0.5)
     _products()
     heads = np.ones((1, 1, 8, 8), np.float32)
     out, lse = attention.attention(heads, heads, heads, causal=True)
