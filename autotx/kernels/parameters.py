@@ -8,6 +8,7 @@ An element of AdamW costs 28 bytes of traffic and hardly any arithmetic, so band
 """
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -16,7 +17,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from autotx.kernels.jit import compile_for, kernel
-from autotx.kernels.rows import CHUNK, IN1, REAL, plain, use_numba
+from autotx.kernels.rows import CHUNK, IN1, REAL, flat, plain, use_numba
 from autotx.kernels.threads import shared
 
 
@@ -28,54 +29,54 @@ def adamw(params, grads, ms, vs, lr, beta1, beta2, eps, decays, steps):
     Source: Loshchilov and Hutter, 2019, "Decoupled Weight Decay Regularization".
     """
     betas = beta1, 1 - beta1, beta2, 1 - beta2, eps
-    rows, numbers = [], []
-    for *row, decay, step in zip(params, grads, ms, vs, decays, steps, strict=True):
-        own = 1 - lr * decay, lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
-        if use_numba(*row):
-            rows.append(row)
-            numbers.append(own)
-        else:
-            _adamw_twin(*row, *own, *betas)
-    _for_all(_adamw, rows, np.array(numbers, np.float32), *betas)
+    numbers = [
+        (1 - lr * decay, lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)) for decay, step in zip(decays, steps)
+    ]
+    if use_numba(*params, *grads, *ms, *vs):
+        _for_all(_adamw, (params, grads, ms, vs), np.array(numbers, np.float32), *betas)
+    else:
+        for *arrays, own in zip(params, grads, ms, vs, numbers):
+            _adamw_twin(*arrays, *own, *betas)
 
 
 def sum_of_squares(arrays):
     """The sum of the squares of all elements of a list of arrays, added up in float64. Returns a float."""
-    rows = [(x,) for x in arrays if use_numba(x)]
-    sums = np.zeros(len(_pieces(_sizes(rows))))
-    _for_all(_sum_of_squares, rows, sums)
-    return float(sums.sum()) + sum(float(np.square(x, dtype=np.float64).sum()) for x in arrays if not use_numba(x))
+    if not use_numba(*arrays):
+        return sum(float(np.square(x, dtype=np.float64).sum()) for x in arrays)
+    sums = np.zeros(len(_pieces(_sizes(arrays))))
+    _for_all(_sum_of_squares, (arrays,), sums)
+    return float(sums.sum())
 
 
 def scale(arrays, factor):
-    """Multiply each of the arrays by the factor, in place."""
-    _for_all(_scale, [(x,) for x in arrays if use_numba(x)], factor)
-    for x in arrays:
-        if not use_numba(x):
+    """Multiply each array of a list by the factor, in place."""
+    if use_numba(*arrays):
+        _for_all(_scale, (arrays,), factor)
+    else:
+        for x in arrays:
             x *= factor
 
 
-def _for_all(function, rows, *settings):
-    """Call a kernel for rows of arrays of one size. It is given a table, (rows, arrays in a row), of addresses."""
-    if not rows:
+def _for_all(function, lists, *settings):
+    """Call a kernel for lists of arrays. It is given a table of where they lie: an address for each list and array."""
+    if not lists[0]:
         return
-    plain_rows = [[plain(x) for x in row] for row in rows]
-    table = np.array([[_compiled_address()(x.reshape(-1)) for x in row] for row in plain_rows], np.int64)
-    pieces = _pieces(_sizes(rows))
+    flats = [[flat(x) for x in arrays] for arrays in lists]
+    table = np.array([[_compiled_address()(x) for x in arrays] for arrays in flats], np.int64)
+    pieces = _pieces(_sizes(lists[0]))
     function(len(pieces), table, pieces, *settings)
-    for row, plain_row in zip(rows, plain_rows):
-        for x, copy in zip(row, plain_row):
-            if copy is not x and x.flags.writeable:
-                x[...] = copy
+    for x, copy in zip(itertools.chain(*lists), itertools.chain(*flats)):
+        if plain(x) is not x:  # then the kernel has worked on a copy
+            x[...] = copy.reshape(x.shape)
 
 
-def _sizes(rows):
-    return tuple(row[0].size for row in rows)
+def _sizes(arrays):
+    return tuple([x.size for x in arrays])
 
 
 @functools.lru_cache(maxsize=16)
 def _pieces(sizes):
-    """(row, first element, elements) of each piece, none longer than CHUNK."""
+    """(array, first element, elements) of each piece, none longer than CHUNK."""
     pieces = [(i, at, min(CHUNK, size - at)) for i, size in enumerate(sizes) for at in range(0, size, CHUNK)]
     return np.array(pieces, np.int64).reshape(-1, 3)
 
@@ -116,9 +117,9 @@ def _pointer(typing, address):
 
 
 @kernel
-def _floats(table, pieces, task, column):
-    """The piece of the array in this column of the table."""
-    return carray(_pointer(table[pieces[task, 0], column] + 4 * pieces[task, 1]), pieces[task, 2])
+def _floats(table, pieces, task, which):
+    """The task's piece of an array of this list."""
+    return carray(_pointer(table[which, pieces[task, 0]] + 4 * pieces[task, 1]), pieces[task, 2])
 
 
 @shared(TABLE, TABLE, NUMBERS, *[REAL] * 5)
