@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import autotx
-from autotx.kernels import cross_entropy, embedding, exp, gelu, layernorm, parameters, softmax
+from autotx import kernels
+from autotx.kernels import cross_entropy, embedding, exp, gelu, layernorm, parameters, softmax, sums
 from autotx.kernels.jit import kernel
 
 SHAPES = [(0, 5), (1, 1), (1, 7), (5, 1), (3, 33), (2, 3, 65), (7, 128), (300, 131)]  # the last: several chunks
@@ -295,3 +296,32 @@ def test_the_same_bits_for_any_number_of_threads():
     autotx.set_num_threads(before)
     for a, b in zip(*results):
         np.testing.assert_array_equal(a, b)
+
+
+# ---- sums -------------------------------------------------------------------------------------------------------
+
+
+ADDED = {
+    "plain": lambda x: x,
+    "slices of one array": lambda x: np.stack([x] * 3, axis=2)[:, :, 1],
+    "other memory order": lambda x: x.swapaxes(0, 1).copy().swapaxes(0, 1),
+    "strided": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+    "reversed": lambda x: x[::-1].copy()[::-1],
+}
+
+
+@pytest.mark.parametrize("shape", [(40_000,), (300, 128), (7, 50, 4, 32), (1, 3, 20_001), (2, 30_000, 1), (0, 4)])
+@pytest.mark.parametrize("kinds", [(a, b) for a in ADDED for b in ("plain", "slices of one array")], ids="+".join)
+def test_add(rng, shape, kinds):
+    x, y = (ADDED[kind](normal(rng, *shape)) for kind in kinds)
+    expected = np.add(x, y)
+    np.testing.assert_array_equal(kernels.add(x, y), expected)
+    assert kernels.add(x, y, x) is x
+    np.testing.assert_array_equal(x, expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (1, 40_000), (1000, 33), (333, 128), (50_000, 1), (3, 4)])
+def test_sum_rows(rng, shape):
+    x = normal(rng, *shape)
+    np.testing.assert_allclose(sums.sum_rows(x), x.sum(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-3)
+    np.testing.assert_array_equal(sums.sum_rows(x[::-1]), sums.sum_rows(x[::-1].copy()))

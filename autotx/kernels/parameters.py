@@ -12,12 +12,10 @@ import itertools
 import math
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import types
 
 from autotx.kernels.jit import compile_for, kernel
-from autotx.kernels.rows import CHUNK, IN1, REAL, flat, plain, use_numba
+from autotx.kernels.rows import CHUNK, IN1, REAL, flat, floats, plain, use_numba
 from autotx.kernels.threads import shared
 
 
@@ -108,18 +106,10 @@ def _compiled_address():
     return compile_for(_address, types.int64(IN1))
 
 
-@intrinsic
-def _pointer(typing, address):
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], ir.FloatType().as_pointer())
-
-    return types.CPointer(types.float32)(types.int64), generate
-
-
 @kernel
 def _floats(table, pieces, task, which):
     """The task's piece of an array of this list."""
-    return carray(_pointer(table[which, pieces[task, 0]] + 4 * pieces[task, 1]), pieces[task, 2])
+    return floats(table[which, pieces[task, 0]] + 4 * pieces[task, 1], pieces[task, 2])
 
 
 @shared(TABLE, TABLE, NUMBERS, *[REAL] * 5)
