@@ -19,7 +19,7 @@ COLUMNS = 32  # two cache lines: the columns that a task adds up
 
 def add(x, y, out=None):
     """`kernels.add`, for large arrays."""
-    if use_numba(x, y):
+    if use_numba(x, y):  # both float32
         if out is None:
             out = np.empty(x.shape, np.float32)
         arrays = (x, y) if out is x else (x, y, out)
