@@ -21,7 +21,8 @@ from autotx.tensor import Tensor
 
 class Optimizer:
     """The base. A kind of optimizer has `buffers`, the names of the arrays that it keeps for each parameter, and
-    update(p, g, *buffers, decay, t), which changes the array p, and the buffers, in place.
+    update(params, grads, *buffers, decays, steps), lists of arrays and numbers, which changes the parameters, and the
+    buffers, in place.
 
     params: Tensors, or groups {"params": [...], "weight_decay": x}; a group without the second takes weight_decay.
     lr: the learning rate, 0 or more; assign `optimizer.lr` to change it.
@@ -46,11 +47,12 @@ class Optimizer:
 
     def step(self):
         """Change every parameter that has a gradient. The gradients stay; `zero_grad` forgets them."""
-        for i, (p, decay) in enumerate(zip(self.params, self.decays)):
-            if p.grad is not None:
-                self.steps[i] += 1
-                buffers = [self.state[name][i] for name in self.buffers]
-                self.update(p.writable(), p.grad, *buffers, decay=decay, t=int(self.steps[i]))
+        moving = [i for i, p in enumerate(self.params) if p.grad is not None]
+        self.steps[moving] += 1
+        arrays = [self.params[i].writable() for i in moving], [self.params[i].grad for i in moving]
+        buffers = ([self.state[name][i] for i in moving] for name in self.buffers)
+        decays, steps = [self.decays[i] for i in moving], self.steps[moving].tolist()
+        self.update(*arrays, *buffers, decays=decays, steps=steps)
 
     def zero_grad(self):
         """Forget every gradient."""
@@ -93,13 +95,14 @@ class SGD(Optimizer):
         self.buffers = ("v",) if momentum else ()
         super().__init__(params, lr, weight_decay)
 
-    def update(self, p, g, v=None, *, decay, t):
-        g = g + decay * p if decay else g
-        if v is not None:
-            v *= self.momentum
-            v += g
-            g = v
-        p -= self.lr * g
+    def update(self, params, grads, *buffers, decays, steps):
+        for p, g, decay, *buffer in zip(params, grads, decays, *buffers):
+            g = g + decay * p if decay else g
+            for v in buffer:  # one, where there is momentum
+                v *= self.momentum
+                v += g
+                g = v
+            p -= self.lr * g
 
 
 class RMSprop(Optimizer):
@@ -115,11 +118,12 @@ class RMSprop(Optimizer):
         self.eps = _checked("eps", eps, eps >= 0, "0 or more")
         super().__init__(params, lr, weight_decay)
 
-    def update(self, p, g, v, *, decay, t):
-        g = g + decay * p if decay else g
-        v *= self.alpha
-        v += (1 - self.alpha) * g * g
-        p -= self.lr * g / (np.sqrt(v) + self.eps)
+    def update(self, params, grads, vs, *, decays, steps):
+        for p, g, v, decay in zip(params, grads, vs, decays):
+            g = g + decay * p if decay else g
+            v *= self.alpha
+            v += (1 - self.alpha) * g * g
+            p -= self.lr * g / (np.sqrt(v) + self.eps)
 
 
 class AdamW(Optimizer):
@@ -139,11 +143,9 @@ class AdamW(Optimizer):
         self.eps = _checked("eps", eps, eps >= 0, "0 or more")
         super().__init__(params, lr, weight_decay)
 
-    def update(self, p, g, m, v, *, decay, t):
-        flat = [a.ravel() for a in (p, g, m, v)]  # views; copies of arrays that are not stored row by row
-        kernels.adamw.adamw(*flat, self.lr, self.beta1, self.beta2, self.eps, decay, t)
-        if not p.flags.c_contiguous:
-            p[...] = flat[0].reshape(p.shape)
+    def update(self, params, grads, ms, vs, *, decays, steps):
+        numbers = self.lr, self.beta1, self.beta2, self.eps
+        kernels.parameters.adamw(params, grads, ms, vs, *numbers, decays, steps)
 
 
 class Adam(AdamW):
@@ -152,8 +154,9 @@ class Adam(AdamW):
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
         super().__init__(params, lr, betas, eps, weight_decay)
 
-    def update(self, p, g, m, v, *, decay, t):
-        super().update(p, g + decay * p if decay else g, m, v, decay=0.0, t=t)
+    def update(self, params, grads, ms, vs, *, decays, steps):
+        grads = [g + decay * p if decay else g for p, g, decay in zip(params, grads, decays)]
+        super().update(params, grads, ms, vs, decays=[0.0] * len(params), steps=steps)
 
 
 def decay_groups(model, weight_decay):
@@ -177,13 +180,12 @@ def clip_grad_norm(params, max_norm):
     if not max_norm > 0:
         raise ValueError(f"clip_grad_norm: max_norm is {max_norm}; give a number above 0 (infinity only measures)")
     params = [params] if isinstance(params, Tensor) else list(params)
-    norm = math.sqrt(sum(float(kernels.adamw.sum_of_squares(p.grad)) for p in params if p.grad is not None))
+    grads = [p.grad for p in params if p.grad is not None]
+    norm = math.sqrt(kernels.parameters.sum_of_squares(grads))
     if not math.isfinite(norm):
         raise ValueError(f"clip_grad_norm: {_culprit(params)}; lower the learning rate, or see autotx.detect_anomaly")
     if norm > max_norm:
-        for p in params:
-            if p.grad is not None:
-                p.grad *= max_norm / norm
+        kernels.parameters.scale(grads, max_norm / norm)
     return norm
 
 

@@ -28,7 +28,7 @@ import threading
 
 import numpy as np
 
-from autotx import anomaly
+from autotx import anomaly, kernels
 
 _tick = itertools.count(1).__next__
 _by_tick = operator.attrgetter("_tick")
@@ -401,10 +401,8 @@ def _accumulate(p, d, g, owned, op=None):
     if have is None:
         # A leaf keeps its gradient, so it must be nobody else's: not g, and not a view of something
         p.grad = d if not is_leaf or (d is not g and d.base is None) else d.copy()
-    elif mine:
-        np.add(have, d, have)
     else:
-        p.grad = np.add(have, d)
+        p.grad = kernels.add(have, d, have if mine else None)
         owned.add(id(p))
 
 

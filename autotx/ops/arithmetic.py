@@ -2,10 +2,14 @@
 
 import numpy as np
 
+from autotx import kernels
+
 
 def add(x, y, /):
     """z = x + y.   dz/dx = 1, dz/dy = 1, so dx = g and dy = g."""
-    return x + y, (lambda g: g, lambda g: g)
+    large = x.__class__ is np.ndarray and x.size > kernels.LARGE and x.shape == np.shape(y)
+    z = kernels.add(x, y) if large else x + y
+    return z, (lambda g: g, lambda g: g)
 
 
 def sub(x, y, /):

@@ -85,7 +85,7 @@ def linear(x, weight, bias=None, /):
     def dweight(g):
         return kernels.gemm.matmul(_rows(g).T, rows)
 
-    return y, (dx, dweight, lambda g: _rows(g).sum(axis=0))
+    return y, (dx, dweight, lambda g: kernels.sums.sum_rows(_rows(g)))
 
 
 def einsum(*xs, subscripts):

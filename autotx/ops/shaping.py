@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from autotx import kernels
+
 
 def reshape(x, /, shape):
     """y = x in another shape, elements in row order; one size may be -1.   dx = g in the shape of x."""
@@ -48,6 +50,9 @@ def getitem(x, /, index):
     def add_into(dx, g):
         if repeats:
             np.add.at(dx, index, g)
+        elif g.size > kernels.LARGE:
+            part = dx[index]
+            kernels.add(part, g, part)
         else:
             dx[index] += g
 

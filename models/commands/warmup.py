@@ -7,7 +7,6 @@ import numba
 import numpy as np
 
 from autotx.kernels import (
-    adamw,
     attention,
     cross_entropy,
     embedding,
@@ -16,7 +15,9 @@ from autotx.kernels import (
     gemv,
     jit,
     layernorm,
+    parameters,
     softmax,
+    sums,
 )
 
 
@@ -29,12 +30,12 @@ def run(args):
     if numba.config.DISABLE_JIT:
         raise ValueError("NUMBA_DISABLE_JIT is set, so nothing is compiled; unset it")
     with warnings.catch_warnings(action="ignore"):  # the error below says it
-        folder = jit._folder()
+        folder = jit.cache_folder()
     if folder is None:
         raise ValueError("no folder to keep the kernels in can be written; set NUMBA_CACHE_DIR to one that can")
     begun = time.perf_counter()
     call_all()
-    seconds, compiled = time.perf_counter() - begun, jit._announce.cache_info().currsize
+    seconds, compiled = time.perf_counter() - begun, jit.has_compiled()
     done = f"compiled in {seconds:.1f} s and kept in" if compiled else f"were there, loaded in {seconds:.1f} s from"
     print(f"Kernels {done} {folder}")
     return 0
@@ -56,8 +57,12 @@ def call_all():
     _, lse = cross_entropy.cross_entropy(x, ids)
     cross_entropy.cross_entropy_backward(x, lse, ids, row)
     embedding.add_rows(x.copy(), ids, x)
-    adamw.adamw(*(x.reshape(-1).copy() for _ in "pgmv"), 1e-3, 0.9, 0.99, 1e-8, 0.1, 1)
-    adamw.sum_of_squares(x)
+    large = np.ones((400, 100), np.float32)
+    sums.add(large, sums.add(large, large), large)
+    sums.sum_rows(large)
+    parameters.adamw(*([x.copy()] for _ in "pgmv"), 1e-3, 0.9, 0.99, 1e-8, [0.1], [1])
+    parameters.sum_of_squares([x])
+    parameters.scale([x.copy()], 0.5)
     _products()
     heads = np.ones((1, 1, 8, 8), np.float32)
     out, lse = attention.attention(heads, heads, heads, causal=True)

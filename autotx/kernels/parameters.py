@@ -1,0 +1,143 @@
+"""What is done to all parameters at once: AdamW, the norm of the gradients, scaling them.
+
+A model has many parameters, and most are small: GPT-2 has 148, of which 98 have fewer than 4,000 elements. A launch for
+each would take longer than its work. So there is one for all: a table says where each array lies and how long it is, and
+tasks are pieces of arrays, cut by their sizes alone.
+
+An element of AdamW costs 28 bytes of traffic and hardly any arithmetic, so bandwidth is the limit.
+"""
+
+import functools
+import itertools
+import math
+
+import numpy as np
+from numba import types
+
+from autotx.kernels.jit import compile_for, kernel
+from autotx.kernels.rows import CHUNK, IN1, REAL, flat, floats, plain, use_numba
+from autotx.kernels.threads import shared
+
+
+def adamw(params, grads, ms, vs, lr, beta1, beta2, eps, decays, steps):
+    """One step of AdamW for lists of arrays, in place on params, ms and vs. decays, steps: a number for each; from 1.
+
+    p <- (1 - lr decay) p,   m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2,
+    p <- p - lr mhat / (sqrt(vhat) + eps),   mhat = m / (1 - beta1^step),   vhat = v / (1 - beta2^step).
+    Source: Loshchilov and Hutter, 2019, "Decoupled Weight Decay Regularization".
+    """
+    betas = beta1, 1 - beta1, beta2, 1 - beta2, eps
+    numbers = [
+        (1 - lr * decay, lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)) for decay, step in zip(decays, steps)
+    ]
+    if use_numba(*params, *grads, *ms, *vs):
+        _for_all(_adamw, (params, grads, ms, vs), np.array(numbers, np.float32), *betas)
+    else:
+        for *arrays, own in zip(params, grads, ms, vs, numbers):
+            _adamw_twin(*arrays, *own, *betas)
+
+
+def sum_of_squares(arrays):
+    """The sum of the squares of all elements of a list of arrays, added up in float64. Returns a float."""
+    if not use_numba(*arrays):
+        return sum(float(np.square(x, dtype=np.float64).sum()) for x in arrays)
+    sums = np.zeros(len(_pieces(_sizes(arrays))))
+    _for_all(_sum_of_squares, (arrays,), sums)
+    return float(sums.sum())
+
+
+def scale(arrays, factor):
+    """Multiply each array of a list by the factor, in place."""
+    if use_numba(*arrays):
+        _for_all(_scale, (arrays,), factor)
+    else:
+        for x in arrays:
+            x *= factor
+
+
+def _for_all(function, lists, *settings):
+    """Call a kernel for lists of arrays. It is given a table of where they lie: an address for each list and array."""
+    if not lists[0]:
+        return
+    flats = [[flat(x) for x in arrays] for arrays in lists]
+    table = np.array([[_compiled_address()(x) for x in arrays] for arrays in flats], np.int64)
+    pieces = _pieces(_sizes(lists[0]))
+    function(len(pieces), table, pieces, *settings)
+    for x, copy in zip(itertools.chain(*lists), itertools.chain(*flats)):
+        if plain(x) is not x:  # then the kernel has worked on a copy
+            x[...] = copy.reshape(x.shape)
+
+
+def _sizes(arrays):
+    return tuple([x.size for x in arrays])
+
+
+@functools.lru_cache(maxsize=16)
+def _pieces(sizes):
+    """(array, first element, elements) of each piece, none longer than CHUNK."""
+    pieces = [(i, at, min(CHUNK, size - at)) for i, size in enumerate(sizes) for at in range(0, size, CHUNK)]
+    return np.array(pieces, np.int64).reshape(-1, 3)
+
+
+# ---- NumPy twin -------------------------------------------------------------------------------------------------
+
+
+def _adamw_twin(p, g, m, v, keep, size, spread, beta1, rest1, beta2, rest2, eps):
+    m *= beta1
+    m += rest1 * g
+    v *= beta2
+    v += rest2 * g * g
+    p *= keep
+    p -= size * m / (np.sqrt(v) * spread + eps)
+
+
+# ---- kernels ----------------------------------------------------------------------------------------------------
+
+TABLE, NUMBERS = types.Array(types.int64, 2, "C"), types.Array(types.float32, 2, "C")
+
+
+@kernel
+def _address(x):
+    return x.ctypes.data
+
+
+@functools.cache
+def _compiled_address():
+    return compile_for(_address, types.int64(IN1))
+
+
+@kernel
+def _floats(table, pieces, task, which):
+    """The task's piece of an array of this list."""
+    return floats(table[which, pieces[task, 0]] + 4 * pieces[task, 1], pieces[task, 2])
+
+
+@shared(TABLE, TABLE, NUMBERS, *[REAL] * 5)
+@kernel(fastmath={"contract"})
+def _adamw(table, pieces, numbers, beta1, rest1, beta2, rest2, eps, worker, task):
+    p, g = _floats(table, pieces, task, 0), _floats(table, pieces, task, 1)
+    m, v = _floats(table, pieces, task, 2), _floats(table, pieces, task, 3)
+    row = numbers[pieces[task, 0]]
+    keep, size, spread = row[0], row[1], row[2]
+    for i in range(p.size):
+        m_new = beta1 * m[i] + rest1 * g[i]
+        v_new = beta2 * v[i] + rest2 * g[i] * g[i]
+        m[i], v[i] = m_new, v_new
+        p[i] = keep * p[i] - size * m_new / (math.sqrt(v_new) * spread + eps)
+
+
+@shared(TABLE, TABLE, types.float64[::1])
+@kernel(fastmath={"contract", "reassoc"})
+def _sum_of_squares(table, pieces, sums, worker, task):
+    x, s = _floats(table, pieces, task, 0), 0.0
+    for i in range(x.size):
+        s += np.float64(x[i]) * np.float64(x[i])
+    sums[task] = s
+
+
+@shared(TABLE, TABLE, REAL)
+@kernel
+def _scale(table, pieces, factor, worker, task):
+    x = _floats(table, pieces, task, 0)
+    for i in range(x.size):
+        x[i] *= factor
