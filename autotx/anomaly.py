@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 
-_ENGINE = ("autotx.tensor", "autotx.ops", "autotx.functional", "autotx.anomaly", "autotx.nn", "autotx.gradcheck")
-_ENGINE += ("autotx.viz.trace",)
+OPS = ("autotx.tensor", "autotx.ops", "autotx.functional", "autotx.anomaly", "autotx.gradcheck", "autotx.viz.trace")
+ENGINE = (*OPS, "autotx.nn")
 
 
 class Watch:
@@ -51,10 +51,10 @@ def _first_bad(a):
     return f"{a[index]} at index {index}" if index else str(a)
 
 
-def calling_line():
-    """The innermost line that is not the engine's: its file, its number and its text."""
+def calling_line(engine=ENGINE):
+    """The innermost line outside of the modules `engine`: its file, its number and its text."""
     frame = sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith(_ENGINE):
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(engine):
         frame = frame.f_back
     file, number = frame.f_code.co_filename, frame.f_lineno
     return file, number, linecache.getline(file, number).strip()

@@ -112,18 +112,61 @@ def test_modules_lines_and_settings(rng, tmp_path):
     data, array = opened(tmp_path / "page.html")
     names = [group["name"] for group in data["groups"].values()]
     assert [n for n in names if n.count(".") == 1] == ["blocks.0", "blocks.1"]
+    (fold,) = (group for group in data["groups"].values() if group.get("fold"))
+    assert (fold["name"], fold["module"], fold["parent"]) == ("blocks.0 to blocks.1", "Block × 2", 0)
+    blocks = [group for group in data["groups"].values() if group["module"] == "Block"]
+    assert [data["groups"][str(block["parent"])] for block in blocks] == [fold, fold]
     assert "blocks.0.ln_1" not in names, "a module of one op is that op"
     attention = next(op for op in data["ops"] if op["op"] == "scaled_dot_product_attention")
     assert data["groups"][str(attention["group"])]["name"] == "blocks.0.attn"
-    file, number, text = attention["line"]
-    assert file == "models/gpt.py"
+    (file, number, text), (inner_file, _, inner_text) = attention["lines"]
+    assert (file, inner_file) == ("models/gpt.py", "autotx/nn.py")
     assert number > 0
-    assert "attn" in text
+    assert "self.attn(" in text
+    assert "scaled_dot_product_attention(q, k, v" in inner_text
     weights, _ = array(attention["inner"][0]["array"])
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-6)
     assert not np.triu(weights[0, 0], 1).any(), "the mask is causal"
     last = data["ops"][-1]
     assert next(i for i in last["inputs"] if i["name"] == "targets")["setting"]
+
+
+def test_tokens_are_followed_through_the_graph(rng, tmp_path):
+    model = gpt(rng, vocab_size=7)
+    ids, words = np.array([[1, 2, 0]]), ["zero", " one", "two\n", *"3456"]
+    viz.page(model(ids, ids)[1], tmp_path / "page.html", rows={"wte.weight": words})
+    data, _ = opened(tmp_path / "page.html")
+    vocabulary, sentence = ["zero", "␣one", "two↵", *"3456"], ["␣one", "two↵", "zero"]
+
+    def named(part):
+        return part["names"] and [None if k is None else data["names"][k] for k in part["names"]]
+
+    first, places, attention, last = (data["ops"][i] for i in (0, 1, 12, -1))
+    assert named(first) == [None, sentence, None]
+    assert [named(i) for i in first["inputs"]] == [[vocabulary, None], [None, sentence]]
+    assert named(places) is None
+    assert attention["op"] == "scaled_dot_product_attention"
+    assert [named(i) for i in attention["inputs"]] == [[None, None, sentence, None]] * 3
+    assert named(attention["inner"][0]) == [None, None, sentence, sentence]
+    assert named(last["inputs"][0]) == [None, sentence, vocabulary]
+    for op in data["ops"][2:-1]:
+        assert sentence in named(op), op["op"]
+
+
+def test_tokens_after_moves_and_sums(rng, tmp_path):
+    x = Tensor(rng.standard_normal((3, 4)), requires_grad=True, name="x")
+    w = Tensor(rng.standard_normal((3, 4)), requires_grad=True)
+    parts = [x @ x.T, x.reshape(3, 2, 2), x[1:], x.reshape(12), x * w, x.sum(axis=1, keepdims=True), x.sum(axis=0)]
+    viz.page(sum(part.sum() for part in parts), tmp_path / "page.html", rows={"x": list("abc")})
+    data, _ = opened(tmp_path / "page.html")
+    found = [op["names"] and [k is not None and "".join(data["names"][k]) for k in op["names"]] for op in data["ops"]]
+    assert found[0] == [False, "abc"], "x.T"
+    assert found[1] == ["abc", "abc"]
+    assert ["abc", False, False] in found
+    assert ["bc", False] in found
+    assert found.count(["abc", False]) == 2
+    assert ["aaaabbbbcccc"] in found
+    assert None in found, "the sum over the rows"
 
 
 def test_where_moved_elements_came_from(rng, tmp_path):
@@ -175,6 +218,10 @@ def test_errors_of_the_function(small, tmp_path):
         viz.page(Tensor([1.0], requires_grad=True), file)
     with pytest.raises(ValueError, match=r"shape \(2, 2\) is not a scalar.*pass its gradient"):
         viz.page(x * x, file)
+    with pytest.raises(ValueError, match=r"page: rows names 'y', which is no leaf of this graph"):
+        viz.page(loss, file, rows={"y": "ab"})
+    with pytest.raises(ValueError, match=r"page: rows has 3 names for x of shape \(2, 2\); give one a row"):
+        viz.page(loss, file, rows={"x": "abc"})
     with pytest.raises(ValueError, match=r"page: the graph has 4 ops, more than 3, .*replay a smaller piece.*max_ops"):
         viz.page(loss, file, max_ops=3)
     with pytest.raises(ValueError, match=r"page\.html: there is no folder .*nowhere; make it first"):
@@ -210,7 +257,7 @@ def test_replay_of_a_gpt(run, tmp_path, capsys):
     assert f"written: {out}" in capsys.readouterr().out
     data, array = opened(out)
     assert data["title"] == "A GPT reads “2 times 3”"
-    assert "0 ‹2›, 1 ‹ ›, 2 ‹t›" in data["about"]
+    assert [data["names"][k] for k in data["ops"][0]["names"] if k is not None] == [list("2␣times␣")]
     assert array(data["ops"][0]["inputs"][1]["array"])[1]["shape"] == [1, 8]
     assert data["ops"][-1]["op"] == "cross_entropy"
     assert len(data["backward"]) == len(data["ops"])
@@ -224,7 +271,7 @@ def test_replay_of_a_gpt(run, tmp_path, capsys):
         (["--prompt", "2 × 3"], "--prompt: the model has never seen '×'; leave that out"),
         (["--prompt", "2 times 2 is 4.\n2 times"], "--prompt: 23 tokens are more than the 17 that the model reads"),
         (["--prompt", "2 times", "--target", "3"], "--target is for a translator"),
-        (["--prompt", "2 times", "--out", "nowhere/page.html"], "nowhere/page.html: there is no folder nowhere; make it first"),
+        (["--prompt", "2 times", "--out", "nowhere/page.html"], "nowhere/page.html: there is no folder nowhere"),
         (["--prompt", "2 times", "--model", "nowhere"], "nowhere: there is no trained model"),
     ],
 )
@@ -247,6 +294,7 @@ def test_replay_of_a_translator(tmp_path, capsys):
     data, _ = opened(out)
     assert data["title"] == "A transformer translates “a cat”"
     assert {"encoder.0", "decoder.0"} <= {group["name"] for group in data["groups"].values()}
+    assert ["‹start›", "una", "gata"] in data["names"]
     assert cli.main(flags) == 0, "without --target, its own translation is taken"
     capsys.readouterr()
     assert cli.main([*flags, "--target", "un perro"]) == 2

@@ -64,6 +64,11 @@ def view(trace, depth=None, expand=(), max_nodes=60, comfortable=30):
     return shown
 
 
+def runs(trace):
+    """The groups of equal blocks that each feed the next: a list of lists of group ids."""
+    return [run.members for run in _Folding(trace, ()).runs.values()]
+
+
 class _Folding:
     def __init__(self, trace, expand):
         self.trace, self.groups = trace, trace.groups

@@ -74,7 +74,7 @@ def graph_json(tensor, grads=None):
     last node.
     """
     traced = _traced(tensor, grads, ())
-    same = {m: run for run, r in folding.view(traced).runs.items() for m in r.members if m != run}
+    same = {member: run[0] for run in folding.runs(traced) for member in run[1:]}
     return {
         "nodes": [_node_json(n, traced.nodes) for n in traced.nodes],
         "edges": [

@@ -18,13 +18,17 @@ start().catch((error) => {
 async function start() {
   const numbers = await unpacked($("numbers").textContent);
   page.arrays = data.arrays.map((record) => new Kept(record, numbers));
+  const named = (part) => ({
+    ...part,
+    names: part.names && part.names.map((k) => (k === null ? null : data.names[k])),
+  });
   page.ops = data.ops.map((op) => ({
-    ...op,
+    ...named(op),
     symbol: (op.formula || "").match(/^([A-Za-z]+)\S* =/)?.[1] || "y", // what the formula calls the result
     out: page.arrays[op.out],
     incoming: op.incoming === undefined ? null : page.arrays[op.incoming],
-    inner: op.inner.map((inner) => ({ ...inner, array: page.arrays[inner.array] })),
-    inputs: op.inputs.map((input) => ({ ...input, array: page.arrays[input.array] })),
+    inner: op.inner.map((inner) => ({ ...named(inner), array: page.arrays[inner.array] })),
+    inputs: op.inputs.map((input) => ({ ...named(input), array: page.arrays[input.array] })),
     sources: [...new Set(op.inputs.map((input) => input.op).filter((i) => i !== null))],
   }));
   for (const op of page.ops) op.texts = [titled(op), formatShape(op.out.shape), ...chips(op)];
@@ -183,9 +187,9 @@ function showDetail(opIndex, direction) {
     ),
     el("h2", {}, titled(op), el("small", {}, formatShape(op.out.shape))),
     ...formulaLines(op, backward),
-    op.line
-      ? el("p", { class: "source" }, el("code", {}, op.line[2]), el("small", {}, `${op.line[0]}:${op.line[1]}`))
-      : "",
+    ...op.lines.map(([file, number, text]) =>
+      el("p", { class: "source" }, el("code", {}, text), el("small", {}, `${file}:${number}`)),
+    ),
     el("section", { id: "arithmetic", "aria-live": "polite" }),
     ...(backward ? backwardArrays(op) : forwardArrays(op)),
   ];
@@ -246,9 +250,9 @@ function showModuleButton() {
       : "";
 }
 
-// An array with a heading, under the role by which the arithmetic knows it
-function shown(role, array, name, note = "", target = null) {
-  const view = new ArrayView(array, { name, note, onPick: target && ((index) => calculate(target, index)) });
+// An array with a heading, under the role by which the arithmetic knows it. names: the tokens along its axes
+function shown(role, array, names, name, note = "", target = null) {
+  const view = new ArrayView(array, { name, names, note, onPick: target && ((index) => calculate(target, index)) });
   page.views.push([role, view]);
   if (target) target.view = view;
   return view.element;
@@ -264,11 +268,13 @@ function forwardArrays(op) {
   page.targets = [target];
   return [
     el("h3", {}, "Result"),
-    shown("out", op.out, op.symbol, "click an element to see where it comes from", target),
+    shown("out", op.out, op.names, op.symbol, "click an element to see where it comes from", target),
     ...(op.inner.length ? [el("h3", {}, "On the way")] : []),
-    ...op.inner.map((inner) => shown(inner.name, inner.array, inner.name, "the weights: a row for each query")),
+    ...op.inner.map((inner) =>
+      shown(inner.name, inner.array, inner.names, inner.name, "the weights: a row for each query"),
+    ),
     el("h3", {}, "Made of"),
-    ...op.inputs.map((input, k) => shown(`input ${k}`, input.array, input.name, inputNote(input))),
+    ...op.inputs.map((input, k) => shown(`input ${k}`, input.array, input.names, input.name, inputNote(input))),
   ];
 }
 
@@ -280,13 +286,21 @@ function backwardArrays(op) {
     const target = { direction: "backward", argument: k, array, name: `d${input.name}` };
     page.targets.push(target);
     const parts = [
-      shown(`outgoing ${k}`, array, `d${input.name}`, `to ${inputNote(input).replace("from ", "")}`, target),
+      shown(
+        `outgoing ${k}`,
+        array,
+        input.names,
+        `d${input.name}`,
+        `to ${inputNote(input).replace("from ", "")}`,
+        target,
+      ),
     ];
     if (input.total !== undefined)
       parts.push(
         shown(
           `total ${k}`,
           page.arrays[input.total],
+          input.names,
           `d${input.name} in all`,
           `${input.label || input.name} is used more than once`,
         ),
@@ -297,13 +311,13 @@ function backwardArrays(op) {
     "details",
     {},
     el("summary", {}, "the numbers of the forward pass"),
-    shown("out", op.out, op.symbol),
-    ...op.inner.map((inner) => shown(inner.name, inner.array, inner.name)),
-    ...op.inputs.map((input, k) => shown(`input ${k}`, input.array, input.name, inputNote(input))),
+    shown("out", op.out, op.names, op.symbol),
+    ...op.inner.map((inner) => shown(inner.name, inner.array, inner.names, inner.name)),
+    ...op.inputs.map((input, k) => shown(`input ${k}`, input.array, input.names, input.name, inputNote(input))),
   );
   return [
     el("h3", {}, "The gradient that comes in"),
-    shown("incoming", op.incoming, "g", "of the loss with respect to the result"),
+    shown("incoming", op.incoming, op.names, "g", "of the loss with respect to the result"),
     el("h3", {}, "What it passes on"),
     ...outgoing,
     before,

@@ -1,8 +1,9 @@
 """The replay page: one HTML file that steps through a forward and a backward pass, with the numbers of both.
 
 `page(loss, "replay.html")` needs no network and no server: style, script and numbers are inside. This module gathers
-what the page shows, from trace.py, and keeps as much of each array as the size of the file allows. What is done with it
-stands in page.html, page.css and the four scripts page_arrays.js, page_arithmetic.js, page_graph.js and page.js.
+what the page shows, from trace.py, and keeps as much of each array as the size of the file allows. axes.py says where
+tokens stand. What is done with it stands in page.html, page.css and the five scripts page_arrays.js,
+page_arithmetic.js, page_layers.js, page_graph.js and page.js.
 """
 
 import base64
@@ -20,26 +21,30 @@ import numpy as np
 from autotx import functional
 from autotx.checkpoint import write_atomically
 from autotx.tensor import no_grad
-from autotx.viz import style
+from autotx.viz import axes, folding, style
 from autotx.viz.trace import trace
 
 HERE = Path(__file__).parent
-SCRIPTS = ("page_arrays.js", "page_arithmetic.js", "page_graph.js", "page.js")
+SCRIPTS = ("page_arrays.js", "page_arithmetic.js", "page_layers.js", "page_graph.js", "page.js")
 MAX_OPS = 2000
 MAX_BYTES = 1_950_000  # of the file: below 2 MB
+MOST_NAMES = 2000  # rows of a table that has them written beside it
 EXACT = 1024  # elements up to which an array is kept whole and in its own precision
 LIMITS = [int(2 ** (k / 4)) for k in range(64, 19, -1)]  # elements that are kept of a larger one, from generous to few
 
 
-def page(tensor, file, title="Replay", about="", grad=None, max_ops=MAX_OPS):
+def page(tensor, file, title="Replay", about="", rows=None, grad=None, max_ops=MAX_OPS):
     """Write the replay of the forward pass that made `tensor`, and of its backward pass, to `file` as one HTML page.
 
     tensor: the result of ops, usually a loss; its graph is read, not freed. grad: as for Tensor.backward, needed when
-    the tensor is not one number. title, about: text at the top. Make the tensor inside `with viz.record():`, and the
-    page shows the line of Python that made each op. The numbers are the engine's: exact for arrays of up to 1,024
-    elements, else with 3 digits and, where the file would exceed 2 MB, for every 2nd, 4th, ... place.
-    TypeError: no Tensor. ValueError: no graph, a freed one, more ops than `max_ops`, a folder that is not there.
-    OSError: `file` cannot be written.
+    the tensor is not one number. title, about: text at the top. rows: what the rows of tables stand for, such as
+    {"wte.weight": words}: arrays whose axes run over them, or over a sentence of them, have the words beside them.
+    Make the tensor inside `with viz.record():`, and the page shows the line of Python that made each op.
+
+    The numbers are the engine's: exact for arrays of up to 1,024 elements, else with 3 digits and, where the file would
+    exceed 2 MB, for every 2nd, 4th, ... place.
+    TypeError: no Tensor. ValueError: no graph, a freed one, more ops than `max_ops`, rows that do not fit, a folder
+    that is not there. OSError: `file` cannot be written.
     """
     file = style.checked_path(file, None)
     recorded = trace(tensor)
@@ -49,9 +54,9 @@ def page(tensor, file, title="Replay", about="", grad=None, max_ops=MAX_OPS):
             f"page: the graph has {count:,} ops, more than {max_ops:,}, too many to step through; replay a smaller "
             "piece (fewer layers or time steps), or give max_ops"
         )
-    arrays = _Arrays()
-    groups = _groups(recorded)
-    data = {"title": title, "about": about, "groups": groups, **_steps(recorded, groups, grad, arrays)}
+    arrays, groups = _Arrays(), _groups(recorded)
+    names = axes.named(recorded, rows or {}, lambda node: _source(node, recorded))
+    data = {"title": title, "about": about, "groups": groups, **_steps(recorded, groups, names, grad, arrays)}
     rest = len(_document(title, data, b"").encode()) + 200 * len(arrays.records)
     data["arrays"], numbers = arrays.packed((MAX_BYTES - rest) * 3 // 4)  # as text, numbers are a third longer
     write_atomically(file, _document(title, data, numbers).encode())
@@ -75,7 +80,8 @@ def _document(title, data, numbers):
 
 
 def _groups(recorded):
-    """The modules, by id, but for those that hold a single thing: that stands in their place."""
+    """The modules, by id, but for those that hold a single thing: that stands in their place. Equal blocks in a row
+    stand in one that is made for them."""
     held = {g.id: sum(recorded.nodes[n].op is not None for n in g.nodes) for g in recorded.groups}  # ops and modules
     kept = {}
     for group in reversed(recorded.groups[1:]):  # inner ones before those around them
@@ -86,7 +92,20 @@ def _groups(recorded):
         kept.pop(recorded.groups[0].children[0], None)
     for id_, entry in kept.items():
         entry["parent"] = _innermost(recorded, recorded.groups[id_].parent, kept)
-    return {id_: kept[id_] for id_ in sorted(kept)}
+    return {id_: kept[id_] for id_ in sorted(kept)} | _folded(recorded, kept)
+
+
+def _folded(recorded, kept):
+    """For equal blocks in a row a module around them, which is closed at first. Their parent is changed."""
+    folds = {}
+    for members in folding.runs(recorded):
+        if all(id_ in kept for id_ in members):
+            first, last = (recorded.groups[members[i]] for i in (0, -1))
+            fold = {"name": f"{first.path} to {last.path}", "module": f"{first.module} × {len(members)}", "fold": True}
+            folds[len(recorded.groups) + len(folds)] = fold | {"parent": kept[first.id]["parent"]}
+            for id_ in members:
+                kept[id_]["parent"] = len(recorded.groups) + len(folds) - 1
+    return folds
 
 
 def _innermost(recorded, group, groups):
@@ -94,11 +113,15 @@ def _innermost(recorded, group, groups):
     return next((g for g in recorded.above(group) if g in groups), 0)
 
 
-def _steps(recorded, groups, grad, arrays):
-    """The ops in the order of the forward pass, the order of the backward pass, and the derivations of the ops."""
+def _steps(recorded, groups, names, grad, arrays):
+    """The ops in the order of the forward pass, the order of the backward pass, the derivations of the ops, and the
+    names along axes."""
+    tokens = _Tokens(names)
     nodes = [node for node in recorded.nodes if node.op]
     place = {node.id: i for i, node in enumerate(nodes)}  # node id -> place among the ops
-    ops = [_op(node, recorded, place, arrays) | {"group": _innermost(recorded, node.group, groups)} for node in nodes]
+    ops = [_op(node, recorded, place, arrays, tokens) for node in nodes]
+    for node, op in zip(nodes, ops):
+        op["group"] = _innermost(recorded, node.group, groups)
     docs = {node.op: _derivation(node) for node in nodes}
     backward, totals = [], {}
     for step in recorded.backward(grad):
@@ -115,10 +138,10 @@ def _steps(recorded, groups, grad, arrays):
         for i in inputs:
             if uses > 1 and i["leaf"] == leaf:
                 i["total"] = arrays.add(totals[leaf], parameter=True)
-    return {"ops": ops, "backward": backward, "docs": docs}
+    return {"ops": ops, "backward": backward, "docs": docs, "names": list(tokens.known)}
 
 
-def _op(node, recorded, place, arrays):
+def _op(node, recorded, place, arrays, tokens):
     """One op as the page knows it."""
     inputs = []
     for argument in node.parents:
@@ -132,6 +155,7 @@ def _op(node, recorded, place, arrays):
                 "leaf": None if parent.op else parent.id,
                 "setting": argument.position is None,
                 "array": arrays.add(parent.value, parent.kind == "parameter"),
+                "names": tokens.along(tokens.of[parent.id]),
                 "gradient": node.gradients.get(argument.name),
             }
         )
@@ -141,18 +165,35 @@ def _op(node, recorded, place, arrays):
         "name": node.name,
         "module": node.module,
         "formula": node.formula,
-        "line": _line(node.line),
+        "lines": [_line(line) for line in dict.fromkeys((node.line, node.inner_line)) if line],
         "settings": _plain(settings),
         "inputs": inputs,
         "out": arrays.add(node.value),
+        "names": tokens.along(tokens.of[node.id]),
         "source": _source(node, recorded),
-        "inner": [{"name": name, "array": arrays.add(value)} for name, value in _inner(node, recorded)],
+        "inner": [
+            {"name": name, "array": arrays.add(value), "names": tokens.along(names)}
+            for name, value, names in _inner(node, recorded, tokens.of)
+        ],
     }
+
+
+class _Tokens:
+    """Names along axes, each list of them kept once. of: dict of node id -> tuple, as axes.named gives it."""
+
+    def __init__(self, of):
+        self.of, self.known = of, {}
+
+    def along(self, names):
+        """For each axis the number of its list, or None; nothing when there is none."""
+        short = [texts if texts and len(texts) <= MOST_NAMES else None for texts in names]
+        found = [None if texts is None else self.known.setdefault(texts, len(self.known)) for texts in short]
+        return found if any(n is not None for n in found) else None
 
 
 def _line(line):
     """(file, number, text) with no more of the file's path than its folder: a page may be given away."""
-    return line and ["/".join(Path(line[0]).parts[-2:]), *line[1:]]
+    return ["/".join(Path(line[0]).parts[-2:]), *line[1:]]
 
 
 def _plain(value):
@@ -160,7 +201,8 @@ def _plain(value):
     if isinstance(value, dict):
         return {k: p for k, v in value.items() if (p := _plain(v)) is not None}
     if isinstance(value, tuple):
-        return list(value) if all(isinstance(v, int) for v in value) else None
+        parts = [_plain(v) for v in value]
+        return parts if all(isinstance(p, int | list) for p in parts) else None
     return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
@@ -197,8 +239,8 @@ def _source(node, recorded):
     return [first, *steps] if np.array_equal(np.broadcast_to(rule, places.shape), places) else None
 
 
-def _inner(node, recorded):
-    """What a fused op computes on its way and does not keep: (name, array)."""
+def _inner(node, recorded, names):
+    """What a fused op computes on its way and does not keep: (name, array, the names along its axes)."""
     if node.op != "scaled_dot_product_attention":
         return []
     q, k = (recorded.nodes[argument.node].value for argument in node.parents[:2])
@@ -210,7 +252,8 @@ def _inner(node, recorded):
         if node.settings.get("causal"):
             T, S = scores.shape[-2:]
             scores = scores.masked_fill(~np.tri(T, S, S - T, dtype=bool), -np.inf)
-        return [("P", scores.softmax().data)]
+        of_q, of_k = (names[argument.node] for argument in node.parents[:2])
+        return [("P", scores.softmax().data, (*of_q[:-1], of_k[-2]))]
 
 
 # What is kept of the numbers

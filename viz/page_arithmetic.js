@@ -4,6 +4,8 @@
 // of argument c.argument did. Both return lines of text, or null when there is nothing short to say. c.read(k, index)
 // is an element of argument k, c.gradient(index) one of the incoming gradient, c.result(index) one of the op's result;
 // what is read is framed on the page. c.value is the element itself: what stands behind the last equals sign.
+//
+// The simple ops are here, the fused ones in page_layers.js.
 
 const MOST_TERMS = 8;
 let figures = 4; // significant digits: as many as all arrays of the step have
@@ -17,6 +19,8 @@ class Context {
     this.used = new Map(); // array's role on the page -> indices that were read
     this.missing = false; // whether a number was needed that the page does not keep
     this.value = target.at(index);
+    const name = argument === null ? step.symbol : `d${step.inputs[argument].name}`;
+    this.own = name + formatIndex(index); // what the element is called: "y[0, 1]"
   }
 
   note(role, array, index) {
@@ -30,7 +34,7 @@ class Context {
     return value;
   }
 
-  // A number as it stands in a sum or a product
+  // A number as it stands in a sum or a product; null is one that must be there and is not kept
   n(value) {
     return formatNumber(this.need(value), figures);
   }
@@ -51,12 +55,13 @@ class Context {
     return this.note(name, this.step.inner.find((i) => i.name === name).array, index);
   }
 
+  // Which input is the array of this setting; null when none is
   setting(name) {
     const k = this.inputs.findIndex((input) => input.name === name && input.setting);
     return k < 0 ? null : k;
   }
 
-  // The element of argument k that broadcasting puts at an index of the result
+  // The place in argument k that broadcasting puts at a place of the result
   spread(k, index = this.index) {
     const shape = this.shapes[k];
     const from = index.length - shape.length;
@@ -66,17 +71,57 @@ class Context {
   equals(expression, value = this.value) {
     return `${expression} = ${this.n(value)}`;
   }
+
+  // The element is another one, unchanged: "y[1] = x[3] = 0.2"
+  same(what, value) {
+    return [`${this.own} = ${what} = ${this.n(value ?? this.value)}`];
+  }
+
+  isZero(why) {
+    return [`${this.own} = 0: ${why}`];
+  }
 }
 
-// Sums of products
+// Small helpers
+
+function range(n) {
+  return Array.from({ length: n }, (_, i) => i);
+}
+
+function replaced(index, axis, value) {
+  const copy = [...index];
+  copy[axis] = value;
+  return copy;
+}
+
+function without(index, axis) {
+  return index.filter((_, a) => a !== axis);
+}
+
+// All indices of an array of `shape`
+function* indices(shape) {
+  for (let flat = 0; flat < product(shape); flat++) yield unflatten(flat, shape);
+}
+
+function sumOf(values) {
+  return values.reduce((a, b) => a + b, 0);
+}
 
 function bracket(value) {
   const text = formatNumber(value, figures);
   return text.startsWith(MINUS) || text.includes("e") ? `(${text})` : text;
 }
 
+// The token at a place of an axis, where the page knows it: " ‹cat›"
+function token(names, axis, i) {
+  const list = names && names.at(axis);
+  return list ? ` ${quoted(list[i])}` : "";
+}
+
+// Sums of products
+
 // terms: [factor, factor, ...] each; null factors are not kept. Zero products are left out, of many the largest stay.
-function sumOfProducts(c, terms, total = c.value, after = "") {
+function sumOfProducts(c, terms, total = c.value) {
   const known = terms.filter((term) => term.every((f) => f !== null));
   const size = (term) => Math.abs(product(term));
   const nonzero = known.filter((term) => size(term) > 0);
@@ -90,26 +135,38 @@ function sumOfProducts(c, terms, total = c.value, after = "") {
   if (terms.length === 1 && terms[0].length === 1 && c.argument !== null) text = "g";
   const left = terms.length - known.length + nonzero.length - shown.length;
   if (left > 0) {
-    const rest = total - shown.reduce((sum, term) => sum + product(term), 0);
+    const rest = total - sumOf(shown.map(product));
     text += ` + … (${left} more: ${formatNumber(rest, figures)})`;
   }
-  return c.equals(text + after, total);
+  return c.equals(text, total);
 }
 
-function range(n) {
-  return Array.from({ length: n }, (_, i) => i);
+// A sum, and the division by the number of its terms when the value is their mean
+function sumOrMean(c, terms) {
+  const known = !terms.flat().includes(null);
+  const asked = c.settings.reduction === "sum" ? 1 : terms.length;
+  const n = known ? timesIn(c.value, terms.map(product)) : asked;
+  const sum = sumOfProducts(c, terms, c.value * n);
+  return n === 1 ? [sum] : [sum, c.equals(`${formatNumber(c.value * n, figures)} / ${n}`)];
 }
 
-function replaced(index, axis, value) {
-  const copy = [...index];
-  copy[axis] = value;
-  return copy;
+// By how much a sum was divided to give a value: 1 for a sum, n for a mean
+function timesIn(value, terms) {
+  const sum = sumOf(terms);
+  return value && sum ? Math.max(1, Math.round(sum / value)) : 1;
 }
 
-// All indices of an array of `shape`; lead: how many leading axes are run over
-function* indices(shape) {
-  for (let flat = 0; flat < product(shape); flat++) yield unflatten(flat, shape);
+// The places of the result that an element of argument k was broadcast to
+function placesOf(c, k = c.argument) {
+  const shape = c.step.out.shape;
+  const from = shape.length - c.shapes[k].length;
+  const fixed = shape.map((n, axis) => axis >= from && c.shapes[k][axis - from] === n);
+  const free = [...indices(shape.map((n, axis) => (fixed[axis] ? 1 : n)))];
+  return free.map((place) => place.map((i, axis) => (fixed[axis] ? c.index[axis - from] : i)));
 }
+
+const FORWARD = {};
+const BACKWARD = {};
 
 // Ops that work element by element: how the numbers are written, forward and backward
 
@@ -122,8 +179,6 @@ const UNARY = {
   sigmoid: (x) => `1 / (1 + exp(−(${x})))`,
   relu: (x) => `max(${x}, 0)`,
   abs: (x) => `|${x}|`,
-  sin: (x) => `sin(${x})`,
-  cos: (x) => `cos(${x})`,
 };
 
 const BINARY = {
@@ -146,9 +201,9 @@ const UNARY_BACK = {
   sigmoid: (x, y) => [y, 1 - y],
   relu: (x) => [x > 0 ? 1 : 0],
   abs: (x) => [Math.sign(x)],
-  sin: (x) => [Math.cos(x)],
-  cos: (x) => [-Math.sin(x)],
 };
+
+const share = (wins, x, y) => (wins ? 1 : x === y ? 0.5 : 0);
 
 const BINARY_BACK = {
   add: [() => [], () => []],
@@ -156,12 +211,9 @@ const BINARY_BACK = {
   mul: [(x, y) => [y], (x) => [x]],
   div: [(x, y) => [1 / y], (x, y, z) => [-z / y]],
   pow: [(x, y) => [y, x ** (y - 1)], (x, y, z) => [z, Math.log(x)]],
-  maximum: [(x, y) => [x > y ? 1 : x < y ? 0 : 0.5], (x, y) => [y > x ? 1 : y < x ? 0 : 0.5]],
-  minimum: [(x, y) => [x < y ? 1 : x > y ? 0 : 0.5], (x, y) => [y < x ? 1 : y > x ? 0 : 0.5]],
+  maximum: [(x, y) => [share(x > y, x, y)], (x, y) => [share(y > x, x, y)]],
+  minimum: [(x, y) => [share(x < y, x, y)], (x, y) => [share(y < x, x, y)]],
 };
-
-const FORWARD = {};
-const BACKWARD = {};
 
 for (const [op, write] of Object.entries(UNARY)) {
   FORWARD[op] = (c) => [c.equals(write(c.n(c.read(0, c.index))))];
@@ -176,109 +228,176 @@ for (const [op, write] of Object.entries(BINARY)) {
     const [x, y] = [0, 1].map((k) => c.need(c.read(k, c.spread(k))));
     return [c.equals(write(op === "add" ? c.n(x) : bracket(x), bracket(y)))];
   };
-  BACKWARD[op] = (c) => [
-    sumOfProducts(
-      c,
-      placesOf(c).map((place) => {
-        const [x, y] = [0, 1].map((k) => c.read(k, c.spread(k, place)));
-        return [c.gradient(place), ...BINARY_BACK[op][c.argument](x, y, c.result(place))];
-      }),
-    ),
+  BACKWARD[op] = (c) => {
+    const terms = placesOf(c).map((place) => {
+      const [x, y] = [0, 1].map((k) => c.read(k, c.spread(k, place)));
+      return [c.gradient(place), ...BINARY_BACK[op][c.argument](x, y, c.result(place))];
+    });
+    return [sumOfProducts(c, terms)];
+  };
+}
+
+// What gelu and dropout multiply x, or g, by is seen from the result
+
+FORWARD.gelu = (c) => {
+  const x = c.need(c.read(0, c.index));
+  return [c.equals(`x P(x) = ${formatNumber(x, figures)} × ${formatNumber(x ? c.value / x : 0.5, figures)}`)];
+};
+BACKWARD.gelu = (c) => {
+  const [x, g] = [c.need(c.read(0, c.index)), c.need(c.gradient(c.index))];
+  const slope = g ? c.value / g : NaN;
+  return [
+    `the slope of gelu at x = ${formatNumber(x, figures)} is ${formatNumber(slope, figures)}`,
+    c.equals(`${bracket(g)} × ${bracket(slope)}`),
   ];
+};
+
+FORWARD.dropout = (c) => timesKept(c, c.need(c.read(0, c.index)));
+BACKWARD.dropout = (c) => timesKept(c, c.need(c.gradient(c.index)));
+
+function timesKept(c, x) {
+  return c.value === 0 && x !== 0 ? c.isZero("it was dropped") : [c.equals(`${c.n(x)} × ${c.n(x ? c.value / x : 1)}`)];
 }
 
-// The places of the result that an element of an argument was broadcast to
-function placesOf(c) {
-  const shape = c.step.out.shape;
-  const own = c.shapes[c.argument];
-  const from = shape.length - own.length;
-  const free = shape.map((n, axis) => (axis < from || own[axis - from] !== n ? n : 1));
-  const base = shape.map((n, axis) => (free[axis] === n && n > 1 ? 0 : c.index[axis - from] || 0));
-  const places = [];
-  for (const offset of indices(free)) places.push(offset.map((o, axis) => o + base[axis]));
-  return places;
-}
+// Ops that move elements: where an element of the result was taken from, as a place in argument 0
 
-// Ops that move elements
-
-function sourceOf(c, index) {
-  const [first, ...steps] = c.step.source;
-  return unflatten(
-    index.reduce((flat, i, axis) => flat + i * steps[axis], first),
-    c.shapes[0],
-  );
-}
-
+const MOVES = {
+  expand: (c, index) => c.spread(0, index),
+  pad: (c, index) => {
+    if (!c.settings.widths) return null;
+    const from = index.map((i, axis) => i - c.settings.widths[axis][0]);
+    return from.every((i, axis) => i >= 0 && i < c.shapes[0][axis]) ? from : "around";
+  },
+  gather: (c, index) => {
+    const [k, n] = [c.setting("index"), c.shapes[0].length];
+    const axis = (c.settings.axis + n) % n;
+    const i = c.need(c.read(k, c.spread(k, index)));
+    return replaced(index, axis, i < 0 ? i + c.shapes[0][axis] : i);
+  },
+};
 for (const op of ["reshape", "squeeze", "unsqueeze", "permute", "transpose", "getitem"]) {
-  FORWARD[op] = (c) => {
+  MOVES[op] = (c, index) => {
     if (!c.step.source) return null;
+    const [first, ...steps] = c.step.source;
+    return unflatten(first + sumOf(index.map((i, axis) => i * steps[axis])), c.shapes[0]);
+  };
+}
+
+for (const [op, sourceOf] of Object.entries(MOVES)) {
+  FORWARD[op] = (c) => {
     const from = sourceOf(c, c.index);
-    return [`${c.step.symbol}${formatIndex(c.index)} = x${formatIndex(from)} = ${c.n(c.read(0, from) ?? c.value)}`];
+    if (!from) return null;
+    return from === "around"
+      ? [`${c.own} = ${c.n(c.value)}: around x`]
+      : c.same(`x${formatIndex(from)}`, c.read(0, from));
   };
   BACKWARD[op] = (c) => {
-    if (!c.step.source) return null;
-    for (const place of indices(c.step.out.shape)) {
-      if (sourceOf(c, place).join() === c.index.join()) {
-        return [`dx${formatIndex(c.index)} = g${formatIndex(place)} = ${c.n(c.gradient(place) ?? c.value)}`];
-      }
-    }
-    return [`x${formatIndex(c.index)} was not taken, so its gradient is 0`];
+    if (
+      !sourceOf(
+        c,
+        c.step.out.shape.map(() => 0),
+      )
+    )
+      return null;
+    const places = [...indices(c.step.out.shape)].filter((place) => String(sourceOf(c, place)) === String(c.index));
+    c.used.clear(); // the search has read all
+    if (places.length === 1) return c.same(`g${formatIndex(places[0])}`, c.gradient(places[0]));
+    return places.length
+      ? [
+          sumOfProducts(
+            c,
+            places.map((place) => [c.gradient(place)]),
+          ),
+        ]
+      : c.isZero("it was not taken");
   };
 }
 
-FORWARD.expand = (c) => [
-  `${c.step.symbol}${formatIndex(c.index)} = x${formatIndex(c.spread(0))} = ${c.n(c.read(0, c.spread(0)))}`,
-];
-BACKWARD.expand = (c) => [
-  sumOfProducts(
-    c,
-    placesOf(c).map((place) => [c.gradient(place)]),
-  ),
-];
+// Arrays that were joined: which one an element of the result is from, and where it was
 
-// The axis along which arrays were joined, and where an argument begins on it
 function joint(c) {
-  const axis = c.step.out.shape.findIndex((n, a) => c.shapes.reduce((sum, s) => sum + s[a], 0) === n);
-  const begins = c.shapes.map((_, k) => c.shapes.slice(0, k).reduce((sum, s) => sum + s[axis], 0));
-  return { axis, begins };
+  const axis = c.step.out.shape.findIndex((n, a) => sumOf(c.shapes.map((s) => s[a])) === n);
+  return { axis, begins: c.shapes.map((_, k) => sumOf(c.shapes.slice(0, k).map((s) => s[axis]))) };
 }
 
 FORWARD.concat = (c) => {
   const { axis, begins } = joint(c);
-  const k = begins.reduce((last, begin, i) => (begin <= c.index[axis] ? i : last), 0);
+  const k = begins.filter((begin) => begin <= c.index[axis]).length - 1;
   const from = replaced(c.index, axis, c.index[axis] - begins[k]);
-  return [
-    `${c.step.symbol}${formatIndex(c.index)} = ${c.inputs[k].name}${formatIndex(from)} = ${c.n(c.read(k, from) ?? c.value)}`,
-  ];
+  return c.same(`${c.inputs[k].name}${formatIndex(from)}`, c.read(k, from));
 };
 BACKWARD.concat = (c) => {
   const { axis, begins } = joint(c);
   const place = replaced(c.index, axis, c.index[axis] + begins[c.argument]);
-  return [`its gradient is g${formatIndex(place)} = ${c.n(c.gradient(place) ?? c.value)}`];
+  return c.same(`g${formatIndex(place)}`, c.gradient(place));
 };
+
+FORWARD.stack = (c) => {
+  const axis = oneAxis(c, c.index.length);
+  const [k, from] = [c.index[axis], without(c.index, axis)];
+  return c.same(`${c.inputs[k].name}${formatIndex(from)}`, c.read(k, from));
+};
+BACKWARD.stack = (c) => {
+  const place = [...c.index];
+  place.splice(oneAxis(c, place.length + 1), 0, c.argument);
+  return c.same(`g${formatIndex(place)}`, c.gradient(place));
+};
+
+// The setting `axis` of an op that works along one, counted from the first of n; the last when it is not known
+function oneAxis(c, n = c.shapes[0].length) {
+  return ((c.settings.axis ?? -1) + n) % n;
+}
+
+// Ops each of whose elements is one of an argument's, or is filled in: that argument, or null
+
+const fromDiagonal = (c, index) => index.at(-1) - index.at(-2) - (c.settings.diagonal ?? 0);
+const flag = (c, name, index) => c.need(c.read(c.setting(name), c.spread(c.setting(name), index)));
+
+const CHOICES = {
+  where: (c, index) => (flag(c, "condition", index) ? 0 : 1),
+  masked_fill: (c, index) => (flag(c, "mask", index) ? null : 0),
+  clip: (c, index) => (c.need(c.step.out.at(index)) === c.need(c.inputs[0].array.at(index)) ? 0 : null),
+  tril: (c, index) => (fromDiagonal(c, index) <= 0 ? 0 : null),
+  triu: (c, index) => (fromDiagonal(c, index) >= 0 ? 0 : null),
+};
+
+for (const [op, chosen] of Object.entries(CHOICES)) {
+  FORWARD[op] = (c) => {
+    const k = chosen(c, c.index);
+    if (k === null) return [`${c.own} = ${c.n(c.value)}: filled in`];
+    return c.same(`${c.inputs[k].name}${formatIndex(c.spread(k))}`, c.read(k, c.spread(k)));
+  };
+  BACKWARD[op] = (c) => {
+    const places = placesOf(c).filter((place) => chosen(c, place) === c.argument);
+    if (!places.length) return c.isZero("it was not taken");
+    return [
+      sumOfProducts(
+        c,
+        places.map((place) => [c.gradient(place)]),
+      ),
+    ];
+  };
+}
 
 // Reductions: the places of x that make one element of the result
 
 function reducedAxes(c) {
-  const axis = c.settings.axis;
+  const { axis } = c.settings;
   const n = c.shapes[0].length;
   if (axis === undefined || axis === null) return range(n);
   return (Array.isArray(axis) ? axis : [axis]).map((a) => (a + n) % n);
 }
 
-function sourcesOfReduction(c) {
-  const shape = c.shapes[0];
+function sourcesOfReduction(c, index = c.index) {
   const axes = reducedAxes(c);
-  const kept = range(shape.length).filter((a) => !axes.includes(a));
-  const own = c.step.out.shape.length === shape.length ? kept.map((a) => c.index[a]) : c.index;
-  const places = [];
-  for (const inner of indices(axes.map((a) => shape[a]))) {
-    const place = shape.map(() => 0);
+  const kept = range(c.shapes[0].length).filter((a) => !axes.includes(a));
+  const own = index.length === c.shapes[0].length ? kept.map((a) => index[a]) : index;
+  return [...indices(axes.map((a) => c.shapes[0][a]))].map((inner) => {
+    const place = c.shapes[0].map(() => 0);
     kept.forEach((a, i) => (place[a] = own[i]));
     axes.forEach((a, i) => (place[a] = inner[i]));
-    places.push(place);
-  }
-  return places;
+    return place;
+  });
 }
 
 // The element of the result (or of g) that an element of x went into
@@ -294,444 +413,136 @@ FORWARD.sum = (c) => [
     sourcesOfReduction(c).map((place) => [c.read(0, place)]),
   ),
 ];
-BACKWARD.sum = (c) => [
-  `dx${formatIndex(c.index)} = g${formatIndex(reducedPlace(c))} = ${c.n(c.gradient(reducedPlace(c)))}`,
-];
+BACKWARD.sum = (c) => c.same(`g${formatIndex(reducedPlace(c))}`, c.gradient(reducedPlace(c)));
+
 FORWARD.mean = (c) => {
   const places = sourcesOfReduction(c);
+  const total = c.value * places.length;
   const sum = sumOfProducts(
     c,
     places.map((place) => [c.read(0, place)]),
-    c.value * places.length,
+    total,
   );
-  return [sum, c.equals(`${formatNumber(c.value * places.length, figures)} / ${places.length}`)];
+  return [sum, c.equals(`${formatNumber(total, figures)} / ${places.length}`)];
 };
-BACKWARD.mean = (c) => {
-  const n = c.inputs[0].array.size / c.step.out.size;
-  return [c.equals(`g / n = ${c.n(c.gradient(reducedPlace(c)))} / ${n}`)];
-};
-for (const [op, word] of [
-  ["max", "largest"],
-  ["min", "smallest"],
-]) {
+BACKWARD.mean = (c) => [
+  c.equals(`g / n = ${c.n(c.gradient(reducedPlace(c)))} / ${c.inputs[0].array.size / c.step.out.size}`),
+];
+
+for (const [op, word] of Object.entries({ max: "largest", min: "smallest" })) {
   FORWARD[op] = (c) => {
-    const places = sourcesOfReduction(c);
-    return [
-      `the ${word} of ${places
-        .slice(0, MOST_TERMS)
-        .map((p) => c.n(c.read(0, p)))
-        .join(", ")}${places.length > MOST_TERMS ? ", …" : ""} = ${c.n(c.value)}`,
-    ];
+    const texts = sourcesOfReduction(c).map((place) => c.n(c.read(0, place)));
+    const all = texts.slice(0, MOST_TERMS).join(", ") + (texts.length > MOST_TERMS ? ", …" : "");
+    return [`the ${word} of ${all} = ${c.n(c.value)}`];
+  };
+  BACKWARD[op] = (c) => {
+    const place = reducedPlace(c);
+    const [x, best, g] = [c.read(0, c.index), c.result(place), c.gradient(place)].map((value) => c.need(value));
+    if (x !== best) return c.isZero(`${c.n(x)} is not the ${word}`);
+    const equal = timesIn(c.value, [g]); // they share g
+    return [`${c.n(x)} is the ${word}${equal > 1 ? `, as ${equal - 1} more` : ""}`, ...shared(c, g, equal)];
   };
 }
 
-// Products
-
-FORWARD.matmul = (c) => [matmulTerms(c)];
-
-function matmulTerms(c) {
-  const [x, y] = c.shapes;
-  const K = x[x.length - 1];
-  const row = x.length > 1 ? c.index[c.index.length - (y.length > 1 ? 2 : 1)] : null;
-  const column = y.length > 1 ? c.index[c.index.length - 1] : null;
-  const lead = c.index.slice(0, c.index.length - (x.length > 1) - (y.length > 1));
-  return sumOfProducts(
-    c,
-    range(K).map((k) => [
-      c.read(0, x.length > 1 ? [...leadOf(lead, x), row, k] : [k]),
-      c.read(1, y.length > 1 ? [...leadOf(lead, y), k, column] : [k]),
-    ]),
-  );
+function shared(c, g, n) {
+  return n > 1 ? [c.equals(`${c.own} = g / ${n} = ${c.n(g)} / ${n}`)] : c.same("g", g);
 }
 
-// Leading axes of an argument under those of the result
-function leadOf(lead, shape) {
-  const own = shape.slice(0, -2);
-  return own.map((n, a) => (n === 1 ? 0 : lead[lead.length - own.length + a]));
+FORWARD.var = (c) => {
+  const { terms, mean } = squares(c, c.index);
+  return [`the mean m = ${formatNumber(mean, figures)}; squares of x ${MINUS} m:`, ...sumOrMean(c, terms)];
+};
+BACKWARD.var = (c) => {
+  const place = reducedPlace(c);
+  const { terms, mean } = squares(c, place);
+  const n = timesIn(c.need(c.step.out.at(place)), terms.map(product));
+  const [x, g] = [c.need(c.read(0, c.index)), c.need(c.gradient(place))];
+  return [c.equals(`${bracket(g)} × 2 × (${c.n(x)} ${MINUS} ${bracket(mean)}) / ${n}`)];
+};
+
+function squares(c, index) {
+  const values = sourcesOfReduction(c, index).map((place) => c.need(c.read(0, place)));
+  const mean = sumOf(values) / values.length;
+  return { mean, terms: values.map((x) => [x - mean, x - mean]) };
 }
 
-BACKWARD.matmul = (c) => {
-  const [x, y] = c.shapes;
-  const z = c.step.out.shape;
-  if (x.length < 2 || y.length < 2 || x.length !== y.length || x.length !== z.length) return matmulOfRows(c);
-  if (x.slice(0, -2).join() !== y.slice(0, -2).join()) return null; // broadcast stacks: the formula says it
-  const lead = c.index.slice(0, -2);
-  const [a, b] = c.index.slice(-2);
-  const over = c.argument === 0 ? z[z.length - 1] : z[z.length - 2];
+FORWARD.cumsum = (c) => {
+  const axis = oneAxis(c);
   return [
     sumOfProducts(
       c,
-      range(over).map((k) =>
-        c.argument === 0
-          ? [c.gradient([...lead, a, k]), c.read(1, [...lead, b, k])]
-          : [c.read(0, [...lead, k, a]), c.gradient([...lead, k, b])],
-      ),
+      range(c.index[axis] + 1).map((i) => [c.read(0, replaced(c.index, axis, i))]),
     ),
   ];
 };
-
-// One of the two is a vector, or the second a matrix that all rows of the first share
-function matmulOfRows(c) {
-  const [x, y] = c.shapes;
-  const z = c.step.out.shape;
-  if (y.length === 2 && x.length !== 1) {
-    if (c.argument === 0) {
-      const lead = c.index.slice(0, -1);
-      const k = c.index[c.index.length - 1];
-      return [
-        sumOfProducts(
-          c,
-          range(y[1]).map((n) => [c.gradient([...lead, n]), c.read(1, [k, n])]),
-        ),
-      ];
-    }
-    const rows = [...indices(x.slice(0, -1))];
-    return [
-      sumOfProducts(
-        c,
-        rows.map((row) => [c.read(0, [...row, c.index[0]]), c.gradient([...row, c.index[1]])]),
-      ),
-    ];
-  }
-  if (x.length === 1 && y.length === 2) {
-    return [
-      c.argument === 0
-        ? sumOfProducts(
-            c,
-            range(y[1]).map((n) => [c.gradient([n]), c.read(1, [c.index[0], n])]),
-          )
-        : sumOfProducts(c, [[c.read(0, [c.index[0]]), c.gradient([c.index[1]])]]),
-    ];
-  }
-  if (x.length === 2 && y.length === 1) {
-    return [
-      c.argument === 0
-        ? sumOfProducts(c, [[c.gradient([c.index[0]]), c.read(1, [c.index[1]])]])
-        : sumOfProducts(
-            c,
-            range(z[0]).map((m) => [c.read(0, [m, c.index[0]]), c.gradient([m])]),
-          ),
-    ];
-  }
-  if (x.length === 1 && y.length === 1) return [sumOfProducts(c, [[c.gradient([]), c.read(1 - c.argument, c.index)]])];
-  return null;
-}
-
-FORWARD.linear = (c) => {
-  const lead = c.index.slice(0, -1);
-  const o = c.index[c.index.length - 1];
-  const terms = range(c.shapes[1][1]).map((i) => [c.read(0, [...lead, i]), c.read(1, [o, i])]);
-  if (c.inputs.length > 2) terms.push([c.read(2, [o])]);
-  return [sumOfProducts(c, terms)];
-};
-
-BACKWARD.linear = (c) => {
-  const [O] = c.shapes[1];
-  const rows = [...indices(c.shapes[0].slice(0, -1))];
-  if (c.argument === 0) {
-    const lead = c.index.slice(0, -1);
-    const i = c.index[c.index.length - 1];
-    return [
-      sumOfProducts(
-        c,
-        range(O).map((o) => [c.gradient([...lead, o]), c.read(1, [o, i])]),
-      ),
-    ];
-  }
-  const [o, i] = c.index;
+BACKWARD.cumsum = (c) => {
+  const axis = oneAxis(c);
+  const after = range(c.shapes[0][axis]).slice(c.index[axis]);
   return [
     sumOfProducts(
       c,
-      rows.map((row) => [c.gradient([...row, o]), ...(c.argument === 1 ? [c.read(0, [...row, i])] : [])]),
+      after.map((i) => [c.gradient(replaced(c.index, axis, i))]),
     ),
   ];
 };
 
-// Layers
+// Products of two or more arrays. The axes of each have letters, as in einsum: a product runs over the letters that
+// are not the result's. On the way back g, with the letters of the result, takes the argument's place.
 
-FORWARD.gelu = (c) => {
-  const x = c.need(c.read(0, c.index));
-  const share = x ? c.value / x : 0.5;
-  return [c.equals(`x P(x) = ${formatNumber(x, figures)} × ${formatNumber(share, figures)}`)];
-};
-BACKWARD.gelu = (c) => {
-  const x = c.need(c.read(0, c.index));
-  const g = c.need(c.gradient(c.index));
-  return [
-    `the slope of gelu at x = ${formatNumber(x, figures)} is ${formatNumber(g ? c.value / g : NaN, figures)}`,
-    c.equals(`${bracket(g)} × ${bracket(g ? c.value / g : NaN)}`),
-  ];
-};
+const DOTS = "ABCDEFGHIJKL"; // leading axes
 
-function lineOf(c, shape, axis) {
-  return range(shape[axis]).map((i) => replaced(c.index, axis, i));
-}
-
-function softmaxAxis(c) {
-  const n = c.shapes[0].length;
-  return ((c.settings.axis ?? -1) + n) % n;
-}
-
-function expSum(c, values, most = MOST_TERMS) {
-  const text = values
-    .slice(0, most)
-    .map((v) => `exp(${c.n(v)})`)
-    .join(" + ");
-  return values.length > most ? `${text} + … (${values.length - most} more)` : text;
-}
-
-FORWARD.softmax = (c) => {
-  const values = lineOf(c, c.shapes[0], softmaxAxis(c)).map((i) => c.need(c.read(0, i)));
-  const own = c.need(c.inputs[0].array.at(c.index));
-  const sum = values.reduce((s, v) => s + Math.exp(v), 0);
-  return [
-    c.equals(`exp(${c.n(own)}) / (${expSum(c, values)})`),
-    c.equals(`${formatNumber(Math.exp(own), figures)} / ${formatNumber(sum, figures)}`),
-  ];
-};
-BACKWARD.softmax = (c) => {
-  const line = lineOf(c, c.shapes[0], softmaxAxis(c));
-  const pairs = line.map((i) => [c.need(c.gradient(i)), c.need(c.result(i))]);
-  const dot = pairs.reduce((s, [g, p]) => s + g * p, 0);
-  const [g, p] = [c.need(c.step.incoming.at(c.index)), c.need(c.step.out.at(c.index))];
-  return [
-    `Σ g p = ${sumOfProducts(c, pairs, dot)}`,
-    c.equals(`p (g ${MINUS} Σ g p) = ${c.n(p)} × (${c.n(g)} ${MINUS} ${bracket(dot)})`),
-  ];
-};
-FORWARD.log_softmax = (c) => {
-  const values = lineOf(c, c.shapes[0], softmaxAxis(c)).map((i) => c.need(c.read(0, i)));
-  return [c.equals(`${c.n(c.inputs[0].array.at(c.index))} ${MINUS} ln(${expSum(c, values)})`)];
-};
-BACKWARD.log_softmax = (c) => {
-  const line = lineOf(c, c.shapes[0], softmaxAxis(c));
-  const sum = line.reduce((s, i) => s + c.need(c.gradient(i)), 0);
-  const p = Math.exp(c.need(c.result(c.index)));
-  return [
-    c.equals(
-      `g ${MINUS} p Σ g = ${c.n(c.step.incoming.at(c.index))} ${MINUS} ${formatNumber(p, figures)} × ${bracket(sum)}`,
-    ),
-  ];
+const PRODUCTS = {
+  matmul: ([x, y]) => {
+    const [a, b] = [x, y].map((shape) => DOTS.slice(DOTS.length - Math.max(0, shape.length - 2)));
+    const [m, n] = [x.length > 1 ? "m" : "", y.length > 1 ? "n" : ""];
+    return [[`${a}${m}k`, `${b}k${n}`], `${a.length > b.length ? a : b}${m}${n}`];
+  },
+  linear: ([x]) => {
+    const rows = DOTS.slice(0, x.length - 1);
+    return [[`${rows}i`, "oi"], `${rows}o`];
+  },
+  einsum: (shapes, { subscripts }) => {
+    if (!subscripts || subscripts.includes(".")) return null;
+    const [left, given] = subscripts.replaceAll(" ", "").split("->");
+    const alone = [...left].filter((l) => l !== "," && left.split(l).length === 2).sort();
+    return [left.split(","), given ?? alone.join("")];
+  },
 };
 
-// Mean, variance and r = 1 / root of a row that layer_norm works on. r is taken from the engine's result, where the row
-// is farthest from its mean: the setting eps is not always known.
-function rowOf(c) {
-  const C = c.shapes[0][c.shapes[0].length - 1];
-  const at = (i) => [...c.index.slice(0, -1), i];
-  const row = range(C).map((i) => c.need(c.read(0, at(i))));
-  const mean = row.reduce((s, v) => s + v, 0) / C;
-  const variance = row.reduce((s, v) => s + (v - mean) ** 2, 0) / C;
-  const [gamma, beta] = [1, 2].map((k) => range(C).map((i) => c.inputs[k].array.at([i])));
-  const pull = (i) => Math.abs((row[i] - mean) * gamma[i]);
-  const far = range(C).reduce((best, i) => (pull(i) > pull(best) ? i : best), 0);
-  const r = (c.need(c.step.out.at(at(far))) - beta[far]) / gamma[far] / (row[far] - mean);
-  return pull(far) > 0 ? { row, C, mean, variance, r } : null; // a row of equal numbers
-}
-
-FORWARD.layer_norm = (c) => {
-  const last = c.index[c.index.length - 1];
-  const found = rowOf(c);
-  if (!found) return null;
-  const { row, mean, variance, r } = found;
-  const [gamma, beta] = [c.need(c.read(1, [last])), c.need(c.read(2, [last]))];
-  const xhat = (c.need(row[last]) - mean) * r;
-  const n = (v) => formatNumber(v, figures);
-  return [
-    `the row has mean m = ${n(mean)} and variance v = ${n(variance)}`,
-    `(x ${MINUS} m) / √(v + ε) = (${n(row[last])} ${MINUS} ${bracket(mean)}) × ${n(r)} = ${n(xhat)}`,
-    c.equals(`γ × that + β = ${n(gamma)} × ${bracket(xhat)} + ${bracket(beta)}`),
-  ];
-};
-BACKWARD.layer_norm = (c) => {
-  const n = (v) => formatNumber(v, figures);
-  if (c.argument > 0) {
-    const rows = [...indices(c.shapes[0].slice(0, -1))];
-    return [
-      sumOfProducts(
-        c,
-        rows.map((row) => {
-          const place = [...row, c.index[0]];
-          const [gamma, beta, y] = [c.read(1, c.index), c.read(2, c.index), c.result(place)];
-          const xhat = y === null || gamma === 0 ? null : (y - beta) / gamma;
-          return [c.gradient(place), ...(c.argument === 1 ? [xhat] : [])];
-        }),
-      ),
-    ];
-  }
-  const last = c.index[c.index.length - 1];
-  const found = rowOf(c);
-  if (!found) return null;
-  const { row, C, mean, r } = found;
-  const h = range(C).map((i) => c.need(c.gradient([...c.index.slice(0, -1), i])) * c.inputs[1].array.at([i]));
-  const xhat = row.map((v) => (v - mean) * r);
-  const meanOf = (values) => values.reduce((s, v) => s + v, 0) / C;
-  const [a, b] = [meanOf(h), meanOf(h.map((v, i) => v * xhat[i]))];
-  return [
-    `h = g γ = ${n(c.need(h[last]))}, mean(h) = ${n(a)}, mean(h xhat) = ${n(b)}, xhat = ${n(xhat[last])}, r = ${n(r)}`,
-    `r (h ${MINUS} mean(h) ${MINUS} xhat mean(h xhat)):`,
-    c.equals(`${n(r)} × (${n(h[last])} ${MINUS} ${bracket(a)} ${MINUS} ${bracket(xhat[last])} × ${bracket(b)})`),
-  ];
-};
-
-FORWARD.embedding = (c) => {
-  const ids = c.setting("ids");
-  if (ids === null) return null;
-  const id = c.need(c.read(ids, c.index.slice(0, -1)));
-  const place = [id, c.index[c.index.length - 1]];
-  c.read(0, place);
-  return [
-    `id ${id}: row ${id} of the table`,
-    `${c.step.symbol}${formatIndex(c.index)} = weight${formatIndex(place)} = ${c.n(c.value)}`,
-  ];
-};
-BACKWARD.embedding = (c) => {
-  const ids = c.setting("ids");
-  if (ids === null) return null;
-  const [row, column] = c.index;
-  const places = [...indices(c.inputs[ids].array.shape)].filter((place) => c.inputs[ids].array.at(place) === row);
-  if (!places.length) return [`id ${row} does not occur here, so its gradient is 0`];
-  const times = places.length === 1 ? "once" : `${places.length} times`;
-  return [
-    `id ${row} occurs ${times}`,
-    sumOfProducts(
-      c,
-      places.map((place) => [c.gradient([...place, column])]),
-    ),
-  ];
-};
-
-FORWARD.dropout = (c) => {
-  const x = c.need(c.read(0, c.index));
-  return [
-    c.value === 0 && x !== 0
-      ? `${c.n(x)} was dropped: 0`
-      : c.equals(`${c.n(x)} × ${formatNumber(x ? c.value / x : 1, figures)}`),
-  ];
-};
-
-FORWARD.scaled_dot_product_attention = (c) => {
-  const lead = c.index.slice(0, -2);
-  const [t, d] = c.index.slice(-2);
-  const [q, k] = c.shapes;
-  const D = q[q.length - 1];
-  const weights = range(k[k.length - 2]).map((s) => c.need(c.inner("P", [...lead, t, s])));
-  const most = weights.reduce((best, w, s) => (w > weights[best] ? s : best), 0);
-  const lines = [`query ${t} gives key ${most} the most weight, ${c.n(weights[most])}, for its score q k / √D:`];
-  const terms = range(D).map((i) => [c.read(0, [...lead, t, i]), c.read(1, [...lead, most, i])]);
-  const dot = terms.reduce((sum, term) => sum + product(term), 0);
-  if (terms.some((term) => term.includes(null)))
-    lines.pop(); // that key is not kept
-  else {
-    lines.push(sumOfProducts(c, terms, dot));
-    lines.push(c.equals(`${formatNumber(dot, figures)} / √${D}`, dot / Math.sqrt(D)));
-  }
-  const values = weights.map((w, s) => [w, c.read(2, [...lead, s, d])]);
-  return [...lines, "all weights, a row of P, times the values:", sumOfProducts(c, values)];
-};
-
-BACKWARD.scaled_dot_product_attention = (c) => {
-  if (c.argument !== 2) return null;
-  const lead = c.index.slice(0, -2);
-  const [s, d] = c.index.slice(-2);
-  const T = c.shapes[0][c.shapes[0].length - 2];
-  return [
-    sumOfProducts(
-      c,
-      range(T).map((t) => [c.inner("P", [...lead, t, s]), c.gradient([...lead, t, d])]),
-    ),
-  ];
-};
-
-// Losses
-
-// The probabilities of one place, and its true word
-function prediction(c, place) {
-  const V = c.shapes[0][c.shapes[0].length - 1];
-  const z = range(V).map((i) => c.inputs[0].array.at([...place, i]));
-  const sum = z.reduce((s, v) => s + Math.exp(v), 0);
-  const k = c.setting("targets");
-  return { z, sum, target: k === null ? null : c.inputs[k].array.at(place) };
-}
-
-FORWARD.cross_entropy = (c) => {
-  const places = c.step.out.shape.length ? [c.index] : [...indices(c.shapes[0].slice(0, -1))];
-  if (c.setting("targets") === null || c.settings.label_smoothing) return null;
-  const logs = places.map((place) => {
-    const { z, sum, target } = prediction(c, place);
-    if (target === null || z.includes(null)) return null; // not kept
-    if (target < 0 || target === c.settings.ignore_index) return 0;
-    c.read(0, [...place, target]);
-    return Math.log(sum) - z[target];
+// The terms of a sum of products. parts: {letters, shape, read} of each factor; own: the letters of c.index, shape: the
+// shape it is an index of: what has size 1 there was stretched, and is summed over.
+function productTerms(c, parts, own, shape) {
+  const sizes = {};
+  for (const part of parts) [...part.letters].forEach((l, a) => (sizes[l] = Math.max(sizes[l] ?? 1, part.shape[a])));
+  const at = {};
+  [...own].forEach((l, axis) => shape[axis] === (sizes[l] ?? shape[axis]) && (at[l] = c.index[axis]));
+  const free = Object.keys(sizes).filter((l) => !(l in at));
+  return [...indices(free.map((l) => sizes[l]))].map((place) => {
+    const now = { ...at, ...Object.fromEntries(free.map((l, i) => [l, place[i]])) };
+    return parts.map((part) => part.read([...part.letters].map((l, a) => (part.shape[a] === 1 ? 0 : now[l]))));
   });
-  const { z, sum, target } = prediction(c, places[0]);
-  if (z.includes(null)) return null; // more words than the page keeps
-  const lines = [];
-  if (logs[0]) {
-    const P = Math.exp(z[target]) / sum;
-    lines.push(`${places.length > 1 ? "at the first place " : ""}class ${target} is the true one`);
-    lines.push(`P = exp(${c.n(z[target])}) / (${expSum(c, z, 4)}) = ${formatNumber(P, figures)}`);
-    lines.push(`${MINUS}ln P = ${MINUS}ln(${formatNumber(P, figures)}) = ${formatNumber(logs[0], figures)}`);
-  }
-  if (places.length > 1) {
-    const asked = c.settings.reduction === "sum" ? 1 : places.length;
-    const counted = logs.includes(null) ? asked : timesIn(c.value, logs);
-    const mean = counted > 1;
-    lines.push(
-      sumOfProducts(
-        c,
-        logs.map((v) => [v]),
-        mean ? c.value * counted : c.value,
-      ),
-    );
-    if (mean) lines.push(c.equals(`${formatNumber(c.value * counted, figures)} / ${counted}`));
-  }
-  return lines;
-};
+}
 
-BACKWARD.cross_entropy = (c) => {
-  const place = c.index.slice(0, -1);
-  const i = c.index[c.index.length - 1];
-  const { z, sum, target } = prediction(c, place);
-  if (z.includes(null)) return null;
-  const whole = c.step.incoming.shape.length === 0;
-  const g = c.need(c.gradient(whole ? [] : place));
-  const P = Math.exp(c.need(c.read(0, c.index))) / sum;
-  if (target === null || c.settings.label_smoothing) return null;
-  const k = c.setting("targets");
-  c.read(k, place);
-  const y = target === i ? 1 : 0;
-  const lines = [
-    `P = exp(${c.n(z[i])}) / (${expSum(c, z, 4)}) = ${formatNumber(P, figures)}`,
-    `y = ${y}, as class ${i} is ${y ? "" : "not "}the true one`,
-    `P ${MINUS} y = ${formatNumber(P, figures)} ${MINUS} ${y} = ${formatNumber(P - y, figures)}`,
-  ];
-  const factor = P - y ? c.value / (P - y) / g : 1;
-  const n = Math.round(1 / factor);
-  if (g !== 1 || n > 1) lines.push(c.equals(`${bracket(P - y)} × ${bracket(g)}${n > 1 ? ` / ${n}` : ""}`));
-  return lines;
-};
-
-FORWARD.mse_loss = (c) => {
-  const places = c.step.out.shape.length ? [c.index] : [...indices(c.shapes[0])];
-  const terms = places.map((place) => c.read(0, place) - c.read(1, place)).map((d) => [d, d]);
-  const n = timesIn(c.value, terms.map(product));
-  const sum = sumOfProducts(c, terms, c.value * n);
-  return n === 1 ? [sum] : [`Σ (x ${MINUS} y)² = ${sum}`, c.equals(`${formatNumber(c.value * n, figures)} / ${n}`)];
-};
-BACKWARD.mse_loss = (c) => {
-  const [x, y] = [0, 1].map((k) => c.need(c.read(k, c.index)));
-  const g = c.need(c.gradient(c.step.incoming.shape.length ? c.index : []));
-  const sign = c.argument === 0 ? 1 : -1;
-  const n = timesIn(c.value, [sign * 2 * (x - y) * g]);
-  const factor = `${sign < 0 ? MINUS : ""}2 × (${c.n(x)} ${MINUS} ${bracket(y)})`;
-  return [c.equals(`${factor} × ${bracket(g)}${n > 1 ? ` / ${n}` : ""}`)];
-};
-
-// By how much a sum was divided to give a value: 1 for a sum, n for a mean
-function timesIn(value, terms) {
-  const sum = terms.reduce((a, b) => a + b, 0);
-  return value && sum ? Math.max(1, Math.round(sum / value)) : 1;
+for (const [op, lettersOf] of Object.entries(PRODUCTS)) {
+  const factor = (c, letters, k) => ({ letters, shape: c.shapes[k], read: (index) => c.read(k, index) });
+  FORWARD[op] = (c) => {
+    const [letters, result] = lettersOf(c.shapes, c.settings) || [];
+    if (!letters) return null;
+    const parts = letters.map((own, k) => factor(c, own, k));
+    const terms = productTerms(c, parts, result, c.step.out.shape);
+    if (op === "linear" && c.inputs.length > 2) terms.push([c.read(2, c.index.slice(-1))]);
+    return [sumOfProducts(c, terms)];
+  };
+  BACKWARD[op] = (c) => {
+    const [letters, result] = lettersOf(c.shapes, c.settings) || [];
+    if (!letters) return null;
+    const g = { letters: result, shape: c.step.out.shape, read: (index) => c.gradient(index) };
+    if (c.argument === letters.length) return [sumOfProducts(c, productTerms(c, [g], "o", c.shapes[2]))]; // the bias
+    const own = letters[c.argument];
+    if (new Set(own).size < own.length) return null; // a diagonal
+    const parts = letters.map((others, k) => (k === c.argument ? g : factor(c, others, k)));
+    return [sumOfProducts(c, productTerms(c, parts, own, c.shapes[c.argument]))];
+  };
 }
 
 // What the page calls

@@ -6,7 +6,8 @@
 const BYTES = { f2: 2, f4: 4, f8: 8, i4: 4 };
 const DIGITS = { f2: 3, f4: 5, f8: 6, i4: 10 }; // significant digits that are shown
 const TABLE = { columns: 10, cells: 160, panels: 8 }; // what is larger becomes a heat map
-const HEAT = { panels: 16, width: 560, height: 300, cell: 16 };
+const HEAT = { panels: 16, width: 560, height: 300, cell: 16, gap: 6 };
+const LETTERS = { font: "11px ui-monospace, monospace", line: 12, pad: 5 }; // of the tokens beside a heat map
 const MINUS = "\u2212";
 
 class Kept {
@@ -101,6 +102,11 @@ function formatIndex(index) {
   return index.length ? `[${index.join(", ")}]` : "";
 }
 
+// A token; some are in such brackets already, as ‹start›
+function quoted(text) {
+  return text.startsWith("‹") ? text : `‹${text}›`;
+}
+
 function formatShape(shape) {
   if (shape.length < 2) return shape.length ? `${shape[0]} number${shape[0] === 1 ? "" : "s"}` : "one number";
   return shape.join("×");
@@ -118,12 +124,14 @@ function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-// An array on the page. pick(index) chooses an element, mark(indices) frames those that a sum was made of.
+// An array on the page. pick(index) chooses an element, mark(indices) frames those that a sum was made of. names: for
+// each axis what its places are called, or null; or null in all.
 class ArrayView {
-  constructor(array, { name, note = "", onPick = null }) {
+  constructor(array, { name, names, note = "", onPick = null }) {
     Object.assign(this, { array, name, onPick, picked: null, marked: [] });
+    this.names = names || array.shape.map(() => null);
     this.reading = el("output", { class: "reading", "aria-live": "polite" });
-    this.panels = panelsOf(array);
+    this.panels = panelsOf(array, this.names);
     this.isTable = this.panels.isTable;
     this.body = this.isTable ? this.makeTables() : this.makeHeatMap();
     const title = el(
@@ -154,7 +162,9 @@ class ArrayView {
     this.picked = index = this.snapped(index);
     const value = this.array.at(index);
     const digits = { f2: 3, f4: 8, f8: 12, i4: 10 }[this.array.kind];
-    this.reading.textContent = this.array.size > 1 ? `${formatIndex(index)} = ${formatNumber(value, digits)}` : "";
+    const called = index.map((i, axis) => this.names[axis] && ` ${quoted(this.names[axis][i])}`).filter(Boolean);
+    const place = formatIndex(index) + called.join("");
+    this.reading.textContent = this.array.size > 1 ? `${place} = ${formatNumber(value, digits)}` : "";
     this.paint();
     if (tell && this.onPick) this.onPick(index);
   }
@@ -190,15 +200,18 @@ class ArrayView {
 
   makeTables() {
     this.cells = new Map();
-    const { count, rows, columns } = this.panels;
+    const { count, rows, columns, rowNames, columnNames } = this.panels;
     const holder = el("div", { class: "tables", onkeydown: (event) => this.onKey(event) });
+    const header = (scope) => (text) => el("th", { scope }, text);
+    const digits = columns > 6 ? Math.min(this.array.digits, 4) : this.array.digits; // a wide table has no room for more
     for (let panel = 0; panel < count; panel++) {
       const body = el("tbody");
+      if (columnNames) body.append(el("tr", {}, rowNames ? el("th") : "", ...columnNames.map(header("col"))));
       for (let row = 0; row < rows; row++) {
-        const line = el("tr");
+        const line = el("tr", {}, rowNames ? header("row")(rowNames[row]) : "");
         for (let column = 0; column < columns; column++) {
           const index = this.panels.indexOf(panel, row, column);
-          const text = formatNumber(this.array.at(index), this.array.digits);
+          const text = formatNumber(this.array.at(index), digits);
           const cell = el("td", { tabindex: this.cells.size ? -1 : 0, onclick: () => this.pick(index) }, text);
           this.cells.set(index.join(), cell);
           line.append(cell);
@@ -224,12 +237,8 @@ class ArrayView {
   }
 
   makeHeatMap() {
-    const { count, rows, columns } = this.panels;
-    this.gap = count > 1 ? 6 : 0;
-    this.cellWidth = clamp((HEAT.width - this.gap * (count - 1)) / (columns * count), 0.25, HEAT.cell);
-    this.cellHeight = clamp(HEAT.height / rows, 0.25, this.cellWidth < 4 ? 8 : this.cellWidth);
-    const width = Math.ceil(count * columns * this.cellWidth + this.gap * (count - 1));
-    const height = Math.max(8, Math.ceil(rows * this.cellHeight));
+    this.place = this.planned();
+    const { width, height } = this.place;
     const ratio = Math.min(window.devicePixelRatio || 1, 2);
     this.canvas = el("canvas", {
       width: width * ratio,
@@ -244,45 +253,97 @@ class ArrayView {
         if (!this.picked) this.pick(this.array.largest(1)[0], false);
       },
     });
-    this.size = { width, height, ratio };
+    this.ratio = ratio;
     this.paintHeatMap();
     return this.canvas;
+  }
+
+  // Where the panels of a heat map stand: cell sizes, margins for the tokens, how many panels in a line, all in pixels.
+  // Tokens are left out where a cell is smaller than a line of text.
+  planned() {
+    const { count, rows, columns, rowNames, columnNames, panelNames } = this.panels;
+    const gap = count > 1 ? HEAT.gap : 0;
+    const left = rowNames && rows * LETTERS.line <= 2 * HEAT.height ? widest(rowNames) + LETTERS.pad : 0;
+    const room = HEAT.width - left;
+    const fits = columnNames && columns * LETTERS.line <= room;
+    const perLine = fits ? clamp(Math.floor((room + gap) / (columns * LETTERS.line + gap)), 1, count) : count;
+    const cellWidth = clamp((room - gap * (perLine - 1)) / (columns * perLine), 0.25, HEAT.cell);
+    const least = left ? LETTERS.line : 0.25;
+    const cellHeight = clamp(HEAT.height / rows, least, Math.max(least, cellWidth < 4 ? 8 : cellWidth));
+    const turned = fits && widest(columnNames) > cellWidth;
+    const bottom = fits ? LETTERS.pad + (turned ? widest(columnNames) : LETTERS.line) : 0;
+    const top = panelNames && widest(panelNames) <= columns * cellWidth + gap ? LETTERS.line + 2 : 0;
+    const [wide, high] = [columns * cellWidth + gap, top + rows * cellHeight + bottom + gap];
+    const width = Math.ceil(left + perLine * wide - gap);
+    const height = Math.max(8, Math.ceil(Math.ceil(count / perLine) * high - gap));
+    return { cellWidth, cellHeight, left, top, bottom, turned, perLine, wide, high, width, height };
+  }
+
+  // The left upper corner of a panel
+  corner(panel) {
+    const { left, top, perLine, wide, high } = this.place;
+    return [left + (panel % perLine) * wide, top + Math.floor(panel / perLine) * high];
   }
 
   indexUnder(event) {
     const box = this.canvas.getBoundingClientRect();
     const { count, rows, columns } = this.panels;
-    const x = ((event.clientX - box.left) / box.width) * this.size.width;
-    const y = ((event.clientY - box.top) / box.height) * this.size.height;
-    const pitch = columns * this.cellWidth + this.gap;
-    const panel = clamp(Math.floor(x / pitch), 0, count - 1);
-    const column = clamp(Math.floor((x - panel * pitch) / this.cellWidth), 0, columns - 1);
-    return this.panels.indexOf(panel, clamp(Math.floor(y / this.cellHeight), 0, rows - 1), column);
+    const { cellWidth, cellHeight, left, perLine, wide, high, width, height } = this.place;
+    const x = ((event.clientX - box.left) / box.width) * width;
+    const y = ((event.clientY - box.top) / box.height) * height;
+    const line = clamp(Math.floor(y / high), 0, Math.ceil(count / perLine) - 1);
+    const panel = clamp(line * perLine + clamp(Math.floor((x - left) / wide), 0, perLine - 1), 0, count - 1);
+    const [panelX, panelY] = this.corner(panel);
+    const column = clamp(Math.floor((x - panelX) / cellWidth), 0, columns - 1);
+    return this.panels.indexOf(panel, clamp(Math.floor((y - panelY) / cellHeight), 0, rows - 1), column);
   }
 
   paintHeatMap() {
-    const { ratio } = this.size;
     const { count, rows, columns } = this.panels;
+    const { cellWidth, cellHeight, width, height } = this.place;
     const pen = this.canvas.getContext("2d");
-    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.clearRect(0, 0, this.size.width, this.size.height);
-    pen.imageSmoothingEnabled = this.cellWidth < 1 || this.cellHeight < 1;
+    pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+    pen.clearRect(0, 0, width, height);
+    pen.imageSmoothingEnabled = cellWidth < 1 || cellHeight < 1;
     this.image = this.image || this.panelImages();
-    for (let panel = 0; panel < count; panel++) {
-      const x = panel * (columns * this.cellWidth + this.gap);
-      pen.drawImage(this.image[panel], x, 0, columns * this.cellWidth, rows * this.cellHeight);
-    }
-    pen.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--ink");
-    pen.lineWidth = 1;
     const places = this.marked.filter((index) => this.array.keeps(index)).map((index) => this.panels.placeOf(index));
-    for (let panel = 0; panel < count; panel++)
-      this.frame(
-        pen,
-        places.filter((place) => place[0] === panel),
-        0.5,
-      );
+    pen.strokeStyle = pen.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--ink");
+    for (let panel = 0; panel < count; panel++) {
+      const [x, y] = this.corner(panel);
+      pen.drawImage(this.image[panel], x, y, columns * cellWidth, rows * cellHeight);
+      this.write(pen, panel);
+      pen.lineWidth = 1;
+      const here = places.filter((place) => place[0] === panel);
+      this.frame(pen, here, 0.5);
+    }
     pen.lineWidth = 2;
-    if (this.picked) this.frame(pen, [this.panels.placeOf(this.picked)], this.cellWidth < 6 ? 1.5 : -1);
+    if (this.picked) this.frame(pen, [this.panels.placeOf(this.picked)], cellWidth < 6 ? 1.5 : -1);
+  }
+
+  // The tokens around a panel
+  write(pen, panel) {
+    const { rows, rowNames, columnNames, panelNames } = this.panels;
+    const { cellWidth, cellHeight, left, top, bottom, turned, perLine } = this.place;
+    const [x, y] = this.corner(panel);
+    const write = (text, atX, atY, align, upright = true) => {
+      pen.save();
+      pen.translate(atX, atY);
+      if (!upright) pen.rotate(-Math.PI / 2);
+      pen.textAlign = align;
+      pen.fillText(text, 0, 0);
+      pen.restore();
+    };
+    pen.font = LETTERS.font;
+    pen.textBaseline = "middle";
+    if (top) write(panelNames[panel], x, y - LETTERS.line / 2, "left");
+    if (left && panel % perLine === 0)
+      rowNames.forEach((text, row) => write(text, left - LETTERS.pad, y + (row + 0.5) * cellHeight, "right"));
+    if (!bottom) return;
+    const below = y + rows * cellHeight + LETTERS.pad / 2;
+    columnNames.forEach((text, column) => {
+      const middle = x + (column + 0.5) * cellWidth;
+      write(text, middle, turned ? below : below + LETTERS.line / 2, turned ? "right" : "center", !turned);
+    });
   }
 
   // A frame around places of one panel that fill a row, a column or a rectangle; else one around each
@@ -291,10 +352,12 @@ class ArrayView {
     const [low, high] = [Math.min, Math.max].map((f) => [1, 2].map((axis) => f(...places.map((place) => place[axis]))));
     const area = (high[0] - low[0] + 1) * (high[1] - low[1] + 1);
     if (area > places.length) return places.forEach((place) => this.frame(pen, [place], margin));
-    const x = places[0][0] * (this.panels.columns * this.cellWidth + this.gap) + low[1] * this.cellWidth;
-    const w = Math.max((high[1] - low[1] + 1) * this.cellWidth, 2);
-    const h = Math.max((high[0] - low[0] + 1) * this.cellHeight, 2);
-    pen.strokeRect(x - margin, low[0] * this.cellHeight - margin, w + 2 * margin, h + 2 * margin);
+    const { cellWidth, cellHeight } = this.place;
+    const [x, y] = this.corner(places[0][0]);
+    const w = Math.max((high[1] - low[1] + 1) * cellWidth, 2);
+    const h = Math.max((high[0] - low[0] + 1) * cellHeight, 2);
+    const [left, top] = [x + low[1] * cellWidth, y + low[0] * cellHeight];
+    pen.strokeRect(left - margin, top - margin, w + 2 * margin, h + 2 * margin);
   }
 
   // One picture for each panel, a pixel for each kept number
@@ -338,8 +401,8 @@ function clamp(x, low, high) {
   return Math.min(Math.max(x, low), high);
 }
 
-// The kept numbers as panels of rows and columns: how many, how large, and where an index is
-function panelsOf(array) {
+// The kept numbers as panels of rows and columns: how many, how large, where an index is, and what they are called
+function panelsOf(array, names) {
   const kept = array.keptShape;
   const columns = kept.length ? kept[kept.length - 1] : 1;
   const all = product(kept);
@@ -347,12 +410,24 @@ function panelsOf(array) {
     array.whole && all <= TABLE.cells && (columns <= TABLE.columns || (columns === all && array.kind === "i4"));
   let rows = kept.length > 1 ? kept[kept.length - 2] : 1;
   let count = columns && rows ? all / (rows * columns) : 0;
-  if (count > (isTable ? TABLE.panels : HEAT.panels)) [rows, count] = [all / columns, 1]; // all rows in one
+  const merged = count > (isTable ? TABLE.panels : HEAT.panels); // all rows in one
+  if (merged) [rows, count] = [all / columns, 1];
+  const called = (axis) => (names.at(axis) ? names.at(axis).filter((_, i) => i % array.keep.at(axis) === 0) : null);
+  const leading = (panel) => unflatten(panel, kept.slice(0, -2)).map((i, axis) => i * array.keep[axis]);
+  const named = names.slice(0, -2).some(Boolean) && !merged;
+  const nameOf = (panel) =>
+    leading(panel)
+      .map((i, axis) => names[axis]?.[i])
+      .filter(Boolean)
+      .join(" ");
   return {
     isTable,
     count,
     rows,
     columns,
+    columnNames: kept.length ? called(-1) : null,
+    rowNames: kept.length > 1 && !merged ? called(-2) : null,
+    panelNames: named ? Array.from({ length: count }, (_, panel) => nameOf(panel)) : null,
     indexOf: (panel, row, column) =>
       unflatten((panel * rows + row) * columns + column, kept).map((i, axis) => i * array.keep[axis]),
     placeOf(index) {
@@ -362,8 +437,16 @@ function panelsOf(array) {
       );
       return unflatten(flat, [count, rows, columns]);
     },
-    label: (panel) => (count > 1 ? `[${[...unflatten(panel, kept.slice(0, -2)), "…"].join(", ")}]` : ""),
+    label: (panel) =>
+      count > 1 ? `[${[...leading(panel), "…"].join(", ")}]${named ? ` ${quoted(nameOf(panel))}` : ""}` : "",
   };
+}
+
+// The width in pixels of the widest of some tokens beside a heat map
+function widest(texts) {
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = LETTERS.font;
+  return Math.max(...texts.map((text) => pen.measureText(text).width));
 }
 
 // Blue below zero, orange above, the paper's own colour at zero

@@ -256,6 +256,7 @@ class Graph {
   constructor(element, ops, groups, { onOp, onToggle }) {
     Object.assign(this, { element, ops, groups, onOp, onToggle });
     this.open = new Set();
+    this.opened = []; // the last ones that were opened from the start
     this.canvas = svg("g", { class: "canvas" });
     element.append(svg("defs", {}, marker("arrow"), marker("arrow-hot")), this.canvas);
     this.view = { x: 0, y: 0, scale: 1 };
@@ -265,15 +266,17 @@ class Graph {
     new ResizeObserver(() => this.reveal(this.current)).observe(element);
   }
 
-  // Level by level, as long as all modules of a level can be open and the graph stays small
+  // Level by level, as long as all modules of a level can be open and the graph stays small. Equal blocks stay folded.
   openAtFirst() {
     for (;;) {
       const layout = new Layout(this.ops, this.groups, this.open);
       const boxes = new Set(this.ops.map((_, i) => layout.visible(i)));
       const closed = [...boxes].filter((key) => key.startsWith("group")).map((key) => key.split(" ")[1]);
-      const opened = this.ops.filter((_, i) => closed.includes(layout.visible(i).split(" ")[1])).length;
-      if (!closed.length || boxes.size - closed.length + opened > OPEN_AT_FIRST) return;
-      closed.forEach((id) => this.open.add(id));
+      const wanted = closed.filter((id) => !this.groups[id].fold);
+      if (boxes.size > OPEN_AT_FIRST) this.opened.forEach((id) => this.open.delete(id));
+      if (boxes.size > OPEN_AT_FIRST || !wanted.length) return;
+      this.opened = wanted;
+      wanted.forEach((id) => this.open.add(id));
     }
   }
 

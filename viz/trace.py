@@ -49,6 +49,7 @@ class Node:
     formula: str | None = None  # such as "y = x W^T + b"
     gradients: dict = field(default_factory=dict)  # argument's name -> such as "dx = g W"
     line: tuple | None = None  # (file, number, text) of the line of Python that made it, inside record()
+    inner_line: tuple | None = None  # the same, with autotx.nn's own lines: where in a Linear, say
     forward_seconds: float | None = None
     backward_seconds: float | None = None
 
@@ -147,7 +148,7 @@ class Trace:
         node = Node(len(self.nodes), kind, t._op, t.name, t.data, _view(t.grad), True, group, "", parents, settings)
         node.formula, node.gradients = formula, gradients
         if seen:
-            node.line, node.forward_seconds = seen.line, seen.forward_seconds
+            node.line, node.inner_line, node.forward_seconds = seen.line, seen.inner_line, seen.forward_seconds
             node.backward_seconds = seen.backward_seconds
         ids[id(t)] = node.id
         self._tensors[node.id] = t
@@ -474,6 +475,7 @@ class Record:
     op: str
     shape: tuple
     line: tuple  # (file, number, text)
+    inner_line: tuple
     settings: dict
     forward_seconds: float
     backward_seconds: float | None = None
@@ -500,7 +502,8 @@ class record:  # noqa: N801  (a context manager, named as no_grad is)
 
     def result(self, op, t, data, settings):
         seconds = time.perf_counter() - self._begun
-        seen = Record(op, t.shape, anomaly.calling_line(), settings, seconds)
+        lines = anomaly.calling_line(), anomaly.calling_line(anomaly.OPS)
+        seen = Record(op, t.shape, *lines, settings, seconds)
         self.records.append(seen)
         self._by_tick[t._tick] = seen
         if t._parents is not None:

@@ -18,6 +18,7 @@ from autotx import Tensor, nn, viz
 from autotx.checkpoint import write_atomically
 from autotx.models.commands import maps
 from autotx.models.commands.plot import read_runs
+from autotx.models.commands.replay import of_gpt
 from autotx.models.config import GPTTrainConfig, TransformerTrainConfig
 from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.load import load_gpt, load_transformer
@@ -186,11 +187,8 @@ def step_times(workshop, path):
 
 
 def replay(workshop, path):
-    model, tokenizer = workshop.gpt
-    ids = tokenizer.encode("the cat")[None]
-    with viz.record():
-        _, loss = model(ids[:, :-1], ids[:, 1:])
-    viz.page(loss, path, title="A small GPT reads “the cat”")
+    loss, shown = of_gpt(*workshop.gpt, "the cat")
+    viz.page(loss, path, **shown)
 
 
 PICTURES = [

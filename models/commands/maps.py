@@ -37,7 +37,7 @@ def of_translation(model, tokenizer, source, target, title=None, cross_only=Fals
     """
     source, read, written = np.asarray(source), np.array([START, *target]), [*target, END]
     maps = viz.attention_maps(model, source[None], read[None])
-    words, reading, writing = (_words(tokenizer, ids) for ids in (source, read, written))
+    words, reading, writing = (words_of(tokenizer, ids) for ids in (source, read, written))
     steps = [f"{r}→{w}" for r, w in zip(reading, writing)]
     if cross_only:
         maps = {name: m for name, m in maps.items() if name.endswith("cross")}
@@ -51,7 +51,7 @@ def texts(tokenizer, ids):
     return [tokenizer.pieces[i].decode(errors="backslashreplace") for i in ids]
 
 
-def _words(tokenizer, ids):
+def words_of(tokenizer, ids):
     """Tokens of a sentence by name. Words of a word tokenizer all begin with a space, which then tells nothing."""
     names = {PAD: "‹pad›", START: "‹start›", END: "‹end›"}
     found = [names[i] if i < SPECIALS else texts(tokenizer, [i - SPECIALS])[0] for i in map(int, ids)]

@@ -27,31 +27,32 @@ def run(args):
     if not args.prompt.strip():
         raise ValueError("--prompt: an empty text gives nothing to replay; give a few words")
     if isinstance(trained_config(args.model), TransformerTrainConfig):
-        loss, title, about = _of_translator(args.model, args.prompt, args.target)
+        loss, shown = of_translator(*load_transformer(args.model), args.prompt, args.target)
     else:
         if args.target is not None:
             raise ValueError("--target is for a translator; a GPT is asked for the next token of --prompt itself")
-        loss, title, about = _of_gpt(args.model, args.prompt)
-    viz.page(loss, args.out, title=title, about=about)
+        loss, shown = of_gpt(*load_gpt(args.model), args.prompt)
+    viz.page(loss, args.out, **shown)
     print(f"written: {args.out} ({Path(args.out).stat().st_size / 1e6:.2g} MB); open it in a browser")
     return 0
 
 
-def _of_gpt(folder, prompt):
-    """The loss of a GPT that reads a prompt and at each place is asked for the token that follows; two texts."""
-    model, tokenizer = load_gpt(folder)
+def of_gpt(model, tokenizer, prompt):
+    """The loss of a GPT that reads a prompt and at each place is asked for the token that follows; and what viz.page is
+    told of it: title, about, rows. ValueError for a prompt that the model cannot read."""
     ids = _checked(tokenizer.encode(prompt), tokenizer.unknown(prompt), "--prompt", model.config.block_size + 1)
     if len(ids) < 2:
         raise ValueError(f"--prompt {prompt!r} is one token; give two or more, for the model is asked what comes next")
     with viz.record():
         _, loss = model(ids[None, :-1], ids[None, 1:])
-    read = _listed(maps.texts(tokenizer, ids[:-1]))
-    return loss, f"A GPT reads “{prompt}”", f"Tokens: {read}. At each one it is asked for the one after it."
+    about = "At each token it is asked for the one after it."
+    rows = {"wte.weight": maps.texts(tokenizer, range(tokenizer.vocab_size))}
+    return loss, {"title": f"A GPT reads “{prompt}”", "about": about, "rows": rows}
 
 
-def _of_translator(folder, prompt, target):
-    """The loss of a Transformer that is asked to translate a prompt to a target, and two texts."""
-    model, tokenizer = load_transformer(folder)
+def of_translator(model, tokenizer, prompt, target=None):
+    """The loss of a Transformer that is asked to translate a prompt to a target, by default to what it would write
+    itself; and what viz.page is told. ValueError for texts that it cannot read."""
     size = model.config.block_size
     source = _checked(encode(tokenizer, prompt), tokenizer.unknown(f" {prompt.strip()}"), "--prompt", size)
     if target is None:
@@ -64,7 +65,10 @@ def _of_translator(folder, prompt, target):
         _checked(answer, tokenizer.unknown(f" {target.strip()}"), "--target", size - 1)
     with viz.record():
         loss = model.loss(np.asarray(source)[None], np.array([[START, *answer, END]]))
-    return loss, f"A transformer translates “{prompt}”", f"It is asked for “{target}”, word by word."
+    tables = {name for name, _ in model.named_parameters()} & {"wte.weight", "target_wte.weight", "out.weight"}
+    rows = dict.fromkeys(tables, maps.words_of(tokenizer, range(SPECIALS + tokenizer.vocab_size)))
+    about = f"It is asked for “{target}”, word by word."
+    return loss, {"title": f"A transformer translates “{prompt}”", "about": about, "rows": rows}
 
 
 def _checked(ids, unknown, flag, most):
@@ -74,8 +78,3 @@ def _checked(ids, unknown, flag, most):
     if len(ids) > most:
         raise ValueError(f"{flag}: {len(ids)} tokens are more than the {most} that the model reads at once; cut it")
     return ids
-
-
-def _listed(tokens):
-    """Tokens by number, as the axes of the arrays have them."""
-    return ", ".join(f"{i} ‹{token}›" for i, token in enumerate(tokens))

@@ -12,7 +12,7 @@ import numpy as np
 import autotx
 from autotx import Tensor, viz
 from autotx.models.paper.constants import B_1, B_2, HEAD_2, PE, W_1, W_2, W_K, W_O, W_Q, W_V, X
-from autotx.models.paper.loss import POOR, TRUE
+from autotx.models.paper.loss import POOR, TRUE, WORDS
 
 # slug -> (section that it belongs to, what the link says, title, what the page says of itself)
 PAGES = {
@@ -88,7 +88,8 @@ def write(slug, file):
     *_, title, about = PAGES[slug]
     with viz.record():
         last = make()
-    viz.page(last, file, title=title, about=about)
+    rows = {"encoder": {"X": ["You", "are", "welcome"]}, "p-minus-y": {"Z": WORDS}}[slug]
+    viz.page(last, file, title=title, about=about, rows=rows)
 
 
 def _named(name, values, learned=True):
