@@ -290,6 +290,16 @@ def test_nodes_tell_what_a_person_asks(tmp_path):
     assert any("loss = (w * 3).softmax().sum()" in title for title in titles if title)
 
 
+def test_results_have_their_names_and_transposes_their_sign(tmp_path):
+    x = leaf(np.ones((2, 3)))
+    product = x @ x.T
+    product.name = "G"
+    seen = texts(svg_of(product.reshape(1, 2, 2).transpose(-1, -2).transpose(0, 1), tmp_path))
+    assert "G = x y" in seen
+    assert seen.count("xᵀ") == 2
+    assert "axes 0 ↔ 1" in seen
+
+
 def test_edges_carry_shapes(tmp_path):
     x, w = Tensor(np.ones((2, 3)), name="x"), leaf(np.ones((3, 4)), "w")
     seen = texts(svg_of(x @ w, tmp_path))
@@ -396,6 +406,11 @@ def test_no_edge_crosses_the_title_of_an_open_module(loss, depth):
 
 def _bezier_path(points):
     return mpl_path.Path(points, [mpl_path.Path.MOVETO] + [mpl_path.Path.CURVE4] * (len(points) - 1))
+
+
+def test_formulas_are_broken_where_they_may_be():
+    lines = labels.wrapped("forward: y = gamma xhat + beta with xhat = (x - m) r, r = 1 / sqrt(v + eps), m the mean", 40)
+    assert lines == ["forward: y = gamma xhat + beta with", "xhat = (x - m) r, r = 1 / sqrt(v + eps),", "m the mean"]
 
 
 def test_numbers_are_short():

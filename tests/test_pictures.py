@@ -208,6 +208,10 @@ def test_embeddings_never_write_on_each_other(rng):
         assert len(named) > 8
         assert set(mark) <= set(named)
         assert overlaps(figure) == []
+    lines = [line.get_path().transformed(axes.transData) for line in axes.lines]
+    crossed = [t for t in axes.texts if any(line.intersects_bbox(t.get_window_extent(), False) for line in lines)]
+    assert len(lines) == 8
+    assert crossed == []
     with pytest.raises(ValueError, match="there is no word 'cat' in the table"):
         viz.embeddings(table, words, ["cat"])
     with pytest.raises(ValueError, match="3 words for 120 rows"):
@@ -246,6 +250,17 @@ def test_curves_of_several_runs_with_any_keys():
         viz.curves({"a": []})
 
 
+def test_a_legend_names_what_is_there_and_a_covered_line_is_seen():
+    rows = [{"step": i, "loss": 5 / i} for i in range(1, 40)]
+    runs = {"below": rows, "above": [r | {"loss": r["loss"] + 1e-4} for r in rows], "apart": rows[:20]}
+    _, axes = viz.curves(runs)
+    assert [t.get_text() for t in axes[0].get_legend().get_texts()] == ["below", "above", "apart"], "no validation"
+    widths = {line.get_label(): line.get_linewidth() for line in axes[0].lines}
+    assert widths["below"] > 2 * widths["above"] == 2 * widths["apart"]
+    _, axes = viz.curves(runs | {"more": [rows[0] | {"val_loss": 1.0}]})
+    assert [t.get_text() for t in axes[0].get_legend().get_texts()][-2:] == ["training", "validation"]
+
+
 def test_one_wild_step_does_not_flatten_a_curve():
     rows = records(400)
     rows[200]["loss"] = 1e6
@@ -259,7 +274,9 @@ def test_plot_draws_runs(run, tmp_path, monkeypatch, capsys, fails):
     assert call("plot", run, "--live", "--out", "live.svg", "--dark") == 0  # done, so nothing to wait for
     assert call("plot", run, "--what", "positions") == 0
     assert call("plot", run, "--what", "embeddings", "--mark", "e", "o") == 0
-    assert {p.name for p in tmp_path.iterdir()} == {"curves.png", "live.svg", "positions.png", "embeddings.png"}
+    assert call("plot", run, "--what", "times") == 0
+    names = {"curves.png", "live.svg", "positions.png", "embeddings.png", "times.png"}
+    assert {p.name for p in tmp_path.iterdir()} == names
     fails(["plot", tmp_path], "there is no run, it has no log.jsonl")
     fails(["plot", run, "--out", "a.jpeg"], "a.jpeg ends in .jpeg")
     fails(["plot", run, "--out", tmp_path / "no" / "a.png"], "there is no folder")

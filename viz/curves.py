@@ -22,8 +22,8 @@ def curves(runs, title=None, dark=False):
 
     runs: dict of name -> records, each a dict as in a run's log.jsonl: "step", and numbers (or None) under any names;
     "val_..." is drawn into the panel of what it validates. Faint lines are single steps, strong ones their mean over
-    the last fiftieth of the run; dashed ones with marks are validation. Returns (Figure, Axes (number of panels,)
-    array). ValueError when no run has a record.
+    the last fiftieth of the run; dashed ones with marks are validation; a line below another one is thicker. Returns
+    (Figure, Axes (number of panels,) array). ValueError when no run has a record.
     """
     if not any(runs.values()):
         raise ValueError("curves: no run has a record yet; wait for its first step")
@@ -70,15 +70,18 @@ def _validated(records):
 def _panel(axes, key, runs, look):
     """One quantity of all runs."""
     everything = []
+    series = [_series(records, key) for records in runs.values()]
     for i, (name, records) in enumerate(runs.items()):
         colour = look.lines[i % len(look.lines)]
-        steps, values = _series(records, key)
+        steps, values = series[i]
+        wider = 2.4 * sum(_covers(over, series[i]) for over in series[i + 1 :])  # so that it is seen below the other
         if key in _SMOOTHED and len(values):
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
             mean = _running_mean(values, max(1, len(values) // 50))
-            axes.plot(steps, mean, color=colour, linewidth=1.7, label=name)
+            axes.plot(steps, mean, color=colour, linewidth=1.7 + wider, label=name)
         elif len(values):
-            axes.plot(steps, values, color=colour, linewidth=1.4, label=name, marker="." if len(values) < 20 else None)
+            mark = "." if len(values) < 20 else None
+            axes.plot(steps, values, color=colour, linewidth=1.4 + wider, label=name, marker=mark)
         val_steps, val = _series(records, f"val_{key}")
         if len(val):
             of_run = {"color": look.lines[1] if len(runs) == 1 else colour, "marker": _MARKS[i % len(_MARKS)]}
@@ -97,6 +100,14 @@ def _series(records, key):
     return np.array(steps), np.array(values, dtype=float)
 
 
+def _covers(over, under):
+    """Whether one line lies on the other: the same steps, and values that differ by less than a line is wide."""
+    (steps, a), (others, b) = over, under
+    if not len(a) or not np.array_equal(steps, others):
+        return False
+    return bool(np.nanmax(np.abs(a - b), initial=0) <= 0.01 * (np.nanmax(b, initial=0) - np.nanmin(b, initial=0)))
+
+
 # Validation of a run alone has a colour of its own; of several, the colour and mark of the run.
 _VALIDATION = {"markersize": 4.5, "linestyle": "--", "linewidth": 1.3}
 _MARKS = "osD^vP*"
@@ -113,10 +124,11 @@ def _legend(axes, runs, key, look):
             if ending:
                 handles.append(Line2D([], [], color=look.lines[1], marker=_MARKS[0], **_VALIDATION, label=ending))
         else:
-            look_of_run = {"color": look.lines[i % len(look.lines)], "marker": _MARKS[i % len(_MARKS)]}
+            mark = _MARKS[i % len(_MARKS)] if ending else None
+            look_of_run = {"color": look.lines[i % len(look.lines)], "marker": mark}
             text = f"{style.label(name, 40, plain=True)}: {ending}".rstrip(": ")
             handles.append(Line2D([], [], **look_of_run, markersize=4.5, label=text))
-    if len(runs) > 1:
+    if len(runs) > 1 and any(len(_series(records, f"val_{key}")[1]) for records in runs.values()):
         handles.append(Line2D([], [], color=look.ink, linewidth=1.5, label="training"))
         handles.append(Line2D([], [], color=look.ink, **_VALIDATION, label="validation"))
     axes.legend(handles=handles, loc="upper right")

@@ -7,6 +7,7 @@ two dimensions cannot show every neighbourhood.
 import itertools
 
 import numpy as np
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
@@ -68,8 +69,21 @@ def embeddings(table, words, mark=(), n=4, title="Embeddings in two dimensions (
         axes.set_title(title)
         axes.margins(0.08)
         axes.grid(True)
+        if len(mark):
+            _legend(figure, look)
         _name(figure, axes, {i: (words[i], places[i], colour or look.ink) for i, colour in named.items()}, look)
     return figure, axes
+
+
+def _legend(figure, look):
+    """What the points and lines are."""
+    point = {"color": look.lines[0], "linestyle": "", "marker": "o"}
+    kinds = [
+        Line2D([], [], **point, markersize=7, label="asked for"),
+        Line2D([], [], **point | {"linestyle": "-"}, markersize=4, label="its nearest by cosine, in all channels"),
+        Line2D([], [], **point | {"color": look.hatch}, markersize=3, label="others"),
+    ]
+    figure.legend(handles=kinds, loc="outside lower right", ncols=3, fontsize=8)
 
 
 def _lines(axes, table, words, places, mark, n, look):
@@ -92,18 +106,22 @@ _AROUND += ((0.7, -0.7, "left", "top"), (-0.7, -0.7, "right", "top"))
 
 
 def _name(figure, axes, named, look):
-    """Write each word beside its point: at the first of sixteen places that is free, or not at all."""
+    """Write each word beside its point: at the first of sixteen places that is free, of lines too if there is such a
+    place, or not at all."""
     figure.draw_without_rendering()  # now the axes have their final size
     inside = axes.get_window_extent()
     taken = [Bbox.from_bounds(*(axes.transData.transform(place) - 3), 6, 6) for _, place, _ in named.values()]
+    lines = [line.get_path().transformed(axes.transData) for line in axes.lines]
+    passes = (True, False) if lines else (True,)
     halo = [withStroke(linewidth=2.5, foreground=look.paper)]  # where a line passes behind
     for word, place, colour in named.values():
-        for distance, (x, y, across, along) in itertools.product((6, 14), _AROUND):
+        for clear, distance, (x, y, across, along) in itertools.product(passes, (6, 14), _AROUND):
             at = {"xytext": (distance * x, distance * y), "textcoords": "offset points", "ha": across, "va": along}
             text = axes.annotate(style.label(word), place, fontsize=9, color=colour, path_effects=halo, **at)
             text.set_in_layout(False)
             box = text.get_window_extent().padded(1)
-            if Bbox.intersection(box, inside).bounds == box.bounds and not box.count_overlaps(taken):
+            free = Bbox.intersection(box, inside).bounds == box.bounds and not box.count_overlaps(taken)
+            if free and not (clear and any(line.intersects_bbox(box, filled=False) for line in lines)):
                 taken.append(box)
                 break
             text.remove()

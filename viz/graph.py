@@ -7,7 +7,6 @@ it out. This file puts the four together.
 
 import json
 import math
-import textwrap
 
 import graphviz
 import numpy as np
@@ -31,6 +30,8 @@ _LOOKS = {
     ),
     "rest": ("left out", {"shape": "box", "style": "dashed", "color": "#444444"}),
 }
+_RULE = ("", False)  # a row of a node that is a line across it
+_LINE = '<TR><TD HEIGHT="4"></TD></TR><HR/><TR><TD HEIGHT="4"></TD></TR>'
 _SMALL = 12  # ops up to which values are drawn when nobody says
 _DISPLAYED = 40  # nodes up to which a tensor shows itself as a picture in a notebook
 
@@ -225,24 +226,31 @@ class _Drawing:
         if node.op:
             name, written = labels.math(node, self.nodes), labels.title(node)
             facts = [] if written in name else [written]
+            name = f"{node.name} = {name}" if node.name else name
         else:
             name, facts = node.name or node.kind, []
         rows = [(labels.shortened(name), True)]
         rows.append((" · ".join([*facts, labels.shape(node)]), False))
         rows.append((f"{node.dtype} · {labels.memory(node.nbytes)}", False))
+        rows += self._formulas(node)
         if self.values or (self.unasked and node.kind == "input" and node.dtype.kind in "iub"):
             rows += [(row, False) for row in labels.numbers(node.value)]
         if self.grads and node.grad is not None:
             found = labels.numbers(node.grad)
             found = [f"gradient {found[0]}"] if len(found) == 1 else ["gradient", *found]
             rows += [(row, False) for row in found]
-        if self.formulas and node.op:
-            backward = dict.fromkeys(f"backward: {text}" for text in node.gradients.values() if text)
-            told = [f"forward: {node.formula}", *backward] if node.formula else []
-            rows += [(row, False) for text in told for row in textwrap.wrap(text, 48)]
         if node.forward_seconds is not None:
             rows.append((self._times(node.forward_seconds, node.backward_seconds), False))
         return self._lines(rows), _LOOKS[node.kind][1], _tooltip(node, self.nodes)
+
+    def _formulas(self, node):
+        """The rows of the formulas of an op, both ways, between two lines, with a heading for the value after them."""
+        if not (self.formulas and node.op and node.formula):
+            return []
+        backward = dict.fromkeys(f"backward: {text}" for text in node.gradients.values() if text)
+        wrapped = [row for text in (f"forward: {node.formula}", *backward) for row in labels.wrapped(text)]
+        value = [("value", False)] if self.values and node.value.ndim else []
+        return [_RULE, *((row, False) for row in wrapped), _RULE, *value]
 
     def _group(self, item):
         run = self.view.runs.get(item.id)
@@ -294,8 +302,10 @@ class _Drawing:
         cells = (
             f"<B>{labels.escaped(text)}</B>" if strong else f'<FONT POINT-SIZE="9">{labels.escaped(text)}</FONT>'
             for text, strong in rows
+            if text
         )
-        rows = "".join(f"<TR><TD>{cell}</TD></TR>" for cell in cells)
+        parts = (_LINE if row == _RULE else f"<TR><TD>{next(cells)}</TD></TR>" for row in rows)
+        rows = "".join(parts).removesuffix(_LINE)
         return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="1">{rows}</TABLE>>'
 
     def _banner(self, group):

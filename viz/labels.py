@@ -1,6 +1,8 @@
 """What is written on the nodes of a graph: mathematics as people write it, numbers short enough to be read."""
 
 import html
+import re
+import textwrap
 
 import numpy as np
 
@@ -54,6 +56,8 @@ def math(node, nodes):
         return "x Wᵀ"
     if node.op == "pow":
         return _power(node, nodes)
+    if _is_transposed(node):
+        return "xᵀ"
     if node.op in _MATH:
         facts = {"x": "x", "y": "y"} | {key: setting(value) for key, value in node.settings.items()}
         for argument in node.parents:
@@ -65,6 +69,15 @@ def math(node, nodes):
         except KeyError:  # a setting that the pullback does not remember
             return title(node)
     return title(node) if node.op in _PLAIN else f"{title(node)}(x)"
+
+
+def _is_transposed(node):
+    """Whether an op exchanges the last two axes, and these alone."""
+    n = node.value.ndim
+    if node.op == "transpose":
+        axes = [node.settings.get(name) for name in ("axis0", "axis1")]
+        return None not in axes and n > 1 and {axis % n for axis in axes} == {n - 2, n - 1}
+    return node.op == "permute" and n == 2 and tuple(a % n for a in node.settings.get("axes", (0, 1))) == (1, 0)
 
 
 def _power(node, nodes):
@@ -155,6 +168,12 @@ def seconds(value):
     if value < 1e-3:
         return f"{value * 1e6:.3g} µs"
     return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def wrapped(text, most=56):
+    """A formula in lines of at most `most` letters; short brackets, and both sides of a sign, are kept together."""
+    glued = re.sub(r"\([^()]{,30}\)|\S+ [=/] ", lambda found: found[0].replace(" ", "\xa0"), text)
+    return [line.replace("\xa0", " ") for line in textwrap.wrap(glued, most)]
 
 
 def shortened(text, most=_SHORT):

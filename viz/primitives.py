@@ -31,6 +31,11 @@ def _softmax(x, axis=-1):
     return e / e.sum(axis=axis, keepdims=True)
 
 
+def _log_softmax(x, axis=-1):
+    below = x - x.max(axis=axis, keepdims=True)
+    return below - below.exp().sum(axis=axis, keepdims=True).log()
+
+
 def _gelu(x, approximate="none"):
     if approximate == "tanh":
         return x * 0.5 * ((math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)).tanh() + 1)
@@ -57,20 +62,39 @@ def _cross_entropy(logits, targets, label_smoothing=0.0, reduction="mean"):
     return losses if reduction == "none" else losses.sum() / int(counted.sum()) if reduction == "mean" else losses.sum()
 
 
+def _reduced(losses, reduction):
+    return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
+
+
+def _mse_loss(x, y, reduction="mean"):
+    return _reduced((x - y) ** 2, reduction)
+
+
+def _binary_cross_entropy(x, y, reduction="mean"):
+    s = x.sigmoid()
+    return _reduced(-(y * s.log() + (1 - y) * (1 - s).log()), reduction)
+
+
 COMPOSED = {
     "linear": _linear,
     "layer_norm": _layer_norm,
     "softmax": _softmax,
+    "log_softmax": _log_softmax,
     "gelu": _gelu,
     "scaled_dot_product_attention": _attention,
     "cross_entropy": _cross_entropy,
+    "mse_loss": _mse_loss,
+    "binary_cross_entropy_with_logits": _binary_cross_entropy,
 }
 _KNOWN = {  # the settings that the functions above take
     "layer_norm": {"eps"},
     "softmax": {"axis"},
+    "log_softmax": {"axis"},
     "gelu": {"approximate"},
     "scaled_dot_product_attention": {"mask", "causal"},
     "cross_entropy": {"targets", "label_smoothing", "reduction"},
+    "mse_loss": {"reduction"},
+    "binary_cross_entropy_with_logits": {"reduction"},
 }
 
 
@@ -109,7 +133,7 @@ def _compose(trace, node):
             source = trace.nodes[argument.node].value
             leaves[argument.name] = Tensor(source, requires_grad=source.dtype.kind == "f", name=argument.name)
     settings = {k: v for k, v in node.settings.items() if k in _KNOWN.get(node.op, ())}
-    for reduction in ("mean", "sum", "none") if node.op == "cross_entropy" else (None,):
+    for reduction in ("mean", "sum", "none") if "reduction" in _KNOWN.get(node.op, ()) else (None,):
         chosen = settings | ({"reduction": reduction} if reduction else {})
         out = COMPOSED[node.op](**leaves, **chosen)
         if out.shape == node.shape and np.allclose(out.data, node.value, rtol=1e-3, atol=1e-5):

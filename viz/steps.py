@@ -11,6 +11,7 @@
 import numpy as np
 
 from autotx.viz import style
+from autotx.viz.labels import op_title
 
 
 def op_times(records):
@@ -53,7 +54,7 @@ def step_times(records, steps=1, most=14, title="Where the time of a step goes",
             share = (ahead + back) / times.sum()
             text, beside = f"{ahead + back:.3g} ms, {share:.0%}", {"xytext": (4, 0), "textcoords": "offset points"}
             axes.annotate(text, (ahead + back, place), **beside, va="center", fontsize=8)
-        calls = [f"{style.label(op, 34, plain=True)} × {count / steps:g}" for op, count, *_ in rows]
+        calls = [f"{style.label(op_title(op), 34, plain=True)} × {count / steps:g}" for op, count, *_ in rows]
         axes.set_yticks(places, calls)
         axes.invert_yaxis()
         axes.margins(x=0.16, y=0.02)

@@ -17,7 +17,8 @@ import autotx
 from autotx import Tensor, nn, viz
 from autotx.checkpoint import write_atomically
 from autotx.models.commands import maps
-from autotx.models.commands.plot import read_runs
+from autotx.models.commands.graph import example
+from autotx.models.commands.plot import read_runs, timed
 from autotx.models.commands.replay import of_gpt
 from autotx.models.config import GPTTrainConfig, TransformerTrainConfig
 from autotx.models.gpt import GPT, GPTConfig
@@ -28,7 +29,7 @@ from autotx.models.paper.constants import PE, W_K, W_Q, X
 from autotx.models.paper.steps import attention_weights, causal, linear, tensor
 from autotx.models.search import translate
 from autotx.models.train import train
-from autotx.models.transformer import sinusoidal_positions
+from autotx.models.transformer import SPECIALS, Transformer, TransformerConfig, sinusoidal_positions
 from autotx.viz.attention import AttentionMap
 
 INDEX = "README.md"
@@ -92,7 +93,30 @@ def gpt_folded(workshop, path):
 
 def gpt_block(workshop, path):
     x = Tensor(np.random.default_rng(1).normal(size=(1, 16, 32)), dtype=np.float32, name="x")
-    viz.render(_gpt(n_layer=1).blocks[0](x), path, expand=["attn"])
+    viz.render(_gpt(n_layer=1).blocks[0](x), path, depth=1, expand=["attn"])
+
+
+def attention_head(workshop, path):
+    rng = np.random.default_rng(0)
+    x = Tensor(rng.normal(size=(3, 4)), dtype=np.float32, name="x")
+    parts = []
+    for name in "QKV":
+        weight = Tensor(rng.normal(size=(4, 4)), requires_grad=True, dtype=np.float32, name=f"W_{name}")
+        parts.append(x @ weight)
+        parts[-1].name = name
+    head = autotx.scaled_dot_product_attention(*parts)
+    viz.render(head, path, fused=["scaled_dot_product_attention"], values=False)
+
+
+def layer_norm(workshop, path):
+    loss, grads = example("layer_norm")
+    viz.render(loss, path, values=True, grads=grads, formulas=True)
+
+
+def encoder_decoder(workshop, path):
+    model = Transformer(TransformerConfig(37000), rng=None)
+    words = np.arange(SPECIALS, SPECIALS + 8)[None]
+    viz.render(model.loss(words, words), path, depth=1)
 
 
 def _gpt(n_layer):
@@ -178,12 +202,8 @@ def step_times(workshop, path):
     rng = np.random.default_rng(0)
     model = GPT(GPTConfig(block_size=64, vocab_size=65, n_layer=4, n_head=4, n_embd=128), rng)
     ids = rng.integers(65, size=(12, 65))
-    model(ids[:, :-1], ids[:, 1:])[1].backward()  # the first step is slower
-    with viz.record() as recorded:
-        for _ in range(5):
-            model(ids[:, :-1], ids[:, 1:])[1].backward()
-    title = "A training step of a GPT: 4 layers, 128 channels, 12 x 64 tokens"
-    viz.save(viz.step_times(recorded.records, 5, title=title)[0], path)
+    title = "A training step of a GPT: 4 layers, 128 channels, 12 × 64 tokens"
+    viz.save(timed(lambda: model(ids[:, :-1], ids[:, 1:])[1], title), path)
 
 
 def replay(workshop, path):
@@ -196,6 +216,9 @@ PICTURES = [
     ("xor.png", "The loss of a small network that is to learn XOR, with its first weights.", xor),
     ("gpt.png", "A GPT of 12 blocks, folded into one, from the embeddings to the loss.", gpt_folded),
     ("block.png", "A GPT block with its attention opened.", gpt_block),
+    ("head.png", "One attention head, its fused op opened into simple ones.", attention_head),
+    ("transformer.png", "The encoder-decoder of “Attention Is All You Need”, base model.", encoder_decoder),
+    ("norm.png", "One op, layer norm: formulas both ways, and a worked example.", layer_norm),
     ("attention.png", "The attention of every layer and head of a small GPT.", gpt_attention),
     ("translation.png", "The three kinds of attention of an encoder-decoder that translates.", all_attention),
     ("cross.png", "Its decoder looking at the source, in the dark style.", cross_attention),

@@ -8,16 +8,19 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
+
 from autotx import viz
 from autotx.checkpoint import load_tensors
 from autotx.models import config as configs
 from autotx.models.config import GPTTrainConfig, TransformerTrainConfig
-from autotx.models.load import load_word_vectors, trained_config
+from autotx.models.load import load_gpt, load_transformer, load_word_vectors, trained_config
 from autotx.models.run import LOG, MODEL, STATISTICS, Run, read_log
-from autotx.models.transformer import sinusoidal_positions
+from autotx.models.transformer import SPECIALS, Transformer, sinusoidal_positions
 from autotx.viz.style import checked_path
 
 SECONDS_BETWEEN_LOOKS = 2
+TIMED_STEPS = 5
 
 
 def add_arguments(parser):
@@ -27,7 +30,8 @@ def add_arguments(parser):
         choices=PICTURES,
         default="curves",
         help="what is drawn: the curves of the training, the statistics of its layers (after autotx train "
-        "--stats-interval N), or the tokens' embeddings or the positions of a model (default: %(default)s)",
+        "--stats-interval N), where the time of a step goes, or the tokens' embeddings or the positions of a model "
+        "(default: %(default)s)",
     )
     parser.add_argument("--out", metavar="FILE", help="a .png, .svg or .pdf (default: curves.png, or what is drawn)")
     parser.add_argument("--live", action="store_true", help="draw again whenever a run has gone on, until all are done")
@@ -105,7 +109,42 @@ def _statistics(args):
     return viz.layer_statistics(records, f"Activations and gradients of {folder.name}", dark=args.dark)[0]
 
 
-PICTURES = {"curves": _curves, "statistics": _statistics, "embeddings": _embeddings, "positions": _positions}
+def _times(args):
+    """Where the time of a training step of a model goes: on random tokens, in batches as large as those of the run."""
+    folder = Path(_only(args))
+    config = trained_config(folder)
+    if isinstance(config, GPTTrainConfig):
+        model, rows, columns = load_gpt(folder)[0], config.batch_size, config.block_size
+    elif isinstance(config, TransformerTrainConfig):
+        model, columns = load_transformer(folder)[0], min(16, config.block_size - 1)
+        rows = max(1, config.batch_tokens // columns)
+    else:
+        raise ValueError(f"{folder} holds a {config.model}; a step of a gpt or a transformer can be timed")
+    first = SPECIALS if isinstance(model, Transformer) else 0
+    ids = np.random.default_rng(0).integers(first, model.config.vocab_size, (rows, columns + 1))
+
+    def make_loss():
+        return model.loss(ids, ids) if isinstance(model, Transformer) else model(ids[:, :-1], ids[:, 1:])[1]
+
+    return timed(make_loss, f"A training step of {folder.name}: {rows} × {columns} tokens", args.dark)
+
+
+def timed(make_loss, title, dark=False):
+    """Draw where the time goes when make_loss() makes a loss, and backward its gradients. Returns a Figure."""
+    make_loss().backward()  # the first step is slower
+    with viz.record() as recorded:
+        for _ in range(TIMED_STEPS):
+            make_loss().backward()
+    return viz.step_times(recorded.records, TIMED_STEPS, title=title, dark=dark)[0]
+
+
+PICTURES = {
+    "curves": _curves,
+    "statistics": _statistics,
+    "times": _times,
+    "embeddings": _embeddings,
+    "positions": _positions,
+}
 
 
 def _only(args):
