@@ -397,7 +397,7 @@ def test_no_edge_crosses_the_title_of_an_open_module(loss, depth):
     curves = [op["points"] for edge in laid["edges"] for op in edge.get("_draw_", ()) if op["op"] == "b"]
     frames = [o for o in laid["objects"] if o["name"].startswith("cluster") and o["name"] != "cluster_legend"]
     titles = [op for frame in frames for op in frame["_ldraw_"] if op["op"] == "T"]
-    assert len(titles) == len(frames) > 1
+    assert len(titles) >= len(frames) > 1
     for title in titles:
         x, y = title["pt"]
         box = Bbox.from_extents(x, y - 2, x + title["width"], y + 9)

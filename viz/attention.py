@@ -24,6 +24,7 @@ SMALLEST_CELL, LARGEST_CELL = 0.125, 0.5  # inches; below the smallest, the toke
 WIDE = 15.0  # inches; blocks stand side by side up to there
 PANEL = 1.6  # inches, the smallest panel where cells may grow
 GAP, LINE, FOOT = 0.22, 0.19, 1.0  # inches between panels, a line of text, colour bar and legend
+_EXPLAINED = "Each row is a token that looks, its columns are the tokens it looks at."
 
 
 class AttentionMap(NamedTuple):
@@ -120,17 +121,18 @@ def _softmax(scores, allowed):
 # The picture
 
 
-def attention(maps, rows, columns=None, title=None, given=None, dark=False):
+def attention(maps, rows, columns=None, title=None, given=None, note="", dark=False):
     """Draw attention maps: a row of panels for each attention, a panel a head. Returns (Figure, Axes (L, H) array).
 
     maps: dict of name -> AttentionMap, or weights (H, T, S). rows: the T tokens that look, a list of str; columns: the
     S tokens that are looked at, by default the same. Where maps differ, as in an encoder-decoder, rows and columns are
     dicts of name -> list. title: a str. given: how many of the row tokens were given to the model; those after them
-    are drawn in colour, as its own. Colours are on a square-root scale, so that faint weights can be seen.
-    ValueError when the numbers of tokens and weights differ, or when so many tokens could not be read.
+    are drawn in colour, as its own. note: a sentence below the picture. Colours are on a square-root scale, so that
+    faint weights can be seen. ValueError when the numbers of tokens and weights differ, or when so many tokens could
+    not be read.
     """
     maps = {name: m if isinstance(m, AttentionMap) else _bare(m) for name, m in maps.items()}
-    plan = _Plan(maps, rows, rows if columns is None else columns)
+    plan = _Plan(maps, rows, rows if columns is None else columns, f"{_EXPLAINED}\n{note}" if note else _EXPLAINED)
     with style.look(dark) as look:
         heading = textwrap.wrap(style.label(title, 300, plain=True) if title else "", int(plan.width * 11))
         height = plan.height + (0.22 * len(heading) + 0.2 if heading else 0.1)
@@ -166,7 +168,9 @@ def check_size(tokens, heads):
 class _Plan:
     """Where everything stands, in inches, from the top left: a block for each attention, side by side while it fits."""
 
-    def __init__(self, maps, rows, columns):
+    def __init__(self, maps, rows, columns, explained):
+        self.explained = explained
+        self.foot = FOOT + 0.14 * explained.count("\n")
         self.shapes = [m.weights.shape for m in maps.values()]
         self.rows, self.columns = ([_tokens_of(t, name) for name in maps] for t in (rows, columns))
         for name, (H, T, S), row, column in zip(maps, self.shapes, self.rows, self.columns):
@@ -197,7 +201,7 @@ class _Plan:
             x += width
             high = max(high, 2 * LINE + T * self.cell + self._length(column) + 0.2)
             self.width = max(self.width, x, 5.4)
-        self.height = y + high + FOOT
+        self.height = y + high + self.foot
         if self.height > 2 * LARGEST:
             raise ValueError(
                 f"attention: {len(names)} layers of so many tokens make a picture that is {self.height:.0f} inches "
@@ -281,7 +285,8 @@ def _hatch(kind, look):
 
 def _foot(figure, axes, maps, plan, height, given, look):
     """The colour bar, and what the hatched areas are."""
-    bar = figure.add_axes([0.2 / plan.width, 0.52 / height, 1.7 / plan.width, 0.11 / height])
+    low = plan.foot - FOOT  # above the explanation
+    bar = figure.add_axes([0.2 / plan.width, (0.52 + low) / height, 1.7 / plan.width, 0.11 / height])
     figure.colorbar(axes.images[0], cax=bar, orientation="horizontal", ticks=[0, 0.1, 0.25, 0.5, 1])
     bar.set_xticklabels(["0", "0.1", "0.25", "0.5", "1"], fontsize=7)
     bar.set_title("attention weight", fontsize=8, pad=3)
@@ -290,7 +295,6 @@ def _foot(figure, axes, maps, plan, height, given, look):
     handles = [Patch(**_hatch(k, look), label=text) for k, (text, _) in _KINDS.items() if k in kinds]
     if given is not None:
         handles.append(Patch(color=look.accent, label="written by the model"))
-    corner = (2.2 / plan.width, 0.84 / height)
+    corner = (2.2 / plan.width, (0.84 + low) / height)
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=corner, fontsize=8, borderpad=0, labelspacing=0.4)
-    explained = "Each row is a token that looks, its columns are the tokens it looks at."
-    figure.text(0.2 / plan.width, 0.1 / height, explained, fontsize=8)
+    figure.text(0.2 / plan.width, 0.1 / height, plan.explained, fontsize=8, linespacing=1.3)

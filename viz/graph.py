@@ -156,14 +156,14 @@ class _Drawing:
         self.values = small if values is None else values
         self.grads = small if grads is None else grads
         self.parameters = self._count_parameters()
-        self.shifts, self.room = {}, {}  # of the titles of open modules: points to the right, widths of theirs in all
+        self.shifts, self.cramped = {}, {}  # of titles: how far to the right, how often there was no room for it
 
     def draw(self, legend):
         moves = titles.shifts(self._drawn(legend).source)
-        for _ in range(2):  # a frame in which its title has no room is made wider
+        for _ in range(3):  # a title that has no room in its frame takes two lines, then a wider frame
             cramped = [cluster for cluster, shift in moves.items() if shift is None]
             if cramped:
-                self.room.update({cluster: self.room.get(cluster, 2) + 1 for cluster in cramped})
+                self.cramped.update({cluster: self.cramped.get(cluster, 0) + 1 for cluster in cramped})
                 moves = titles.shifts(self._drawn(legend).source)
         self.shifts = {cluster: shift for cluster, shift in moves.items() if shift}
         return self._drawn(legend)
@@ -314,12 +314,15 @@ class _Drawing:
         inside = self.groups[self.groups[group].parent].path + "."
         first, _, last = path.removeprefix(inside).partition(" to ")
         path = f"{first} to {last.rpartition('.')[2]}" if last else first
-        text = labels.shortened(f"{path}   {module}".rstrip(), 50)
-        shift, widths = self.shifts.get(f"cluster_{group}", 0), self.room.get(f"cluster_{group}", 2)
-        sides = shift, 7 * len(text) * (widths - 1) - shift
+        lack = self.cramped.get(f"cluster_{group}", 0)
+        lines = [path, module] if lack else [f"{path}   {module}"]
+        lines = [labels.shortened(line.rstrip(), 50) for line in lines if line]
+        shift = self.shifts.get(f"cluster_{group}", 0)
+        sides = shift, 7 * max(map(len, lines)) * max(1, lack + (not module)) - shift
         before, after = (f'<TD WIDTH="{width:.0f}"></TD>' if width > 0 else "" for width in sides)
-        cells = f"{before}<TD><B>{labels.escaped(text)}</B></TD>{after}"
-        return f'<<TABLE BORDER="0" CELLSPACING="0" CELLPADDING="0"><TR>{cells}</TR></TABLE>>'
+        rows = (f'{before}<TD ALIGN="LEFT"><B>{labels.escaped(line)}</B></TD>{after}' for line in lines)
+        rows = "".join(f"<TR>{row}</TR>" for row in rows)
+        return f'<<TABLE BORDER="0" CELLSPACING="0" CELLPADDING="0">{rows}</TABLE>>'
 
     # Edges and the legend
 

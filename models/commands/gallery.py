@@ -12,12 +12,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+from PIL import Image  # matplotlib brings it along
 
 import autotx
 from autotx import Tensor, nn, viz
 from autotx.checkpoint import write_atomically
 from autotx.models.commands import maps
-from autotx.models.commands.graph import example
+from autotx.models.commands.graph import example, loss_of
 from autotx.models.commands.plot import read_runs, timed
 from autotx.models.commands.replay import of_gpt
 from autotx.models.config import GPTTrainConfig, TransformerTrainConfig
@@ -29,7 +30,7 @@ from autotx.models.paper.constants import PE, W_K, W_Q, X
 from autotx.models.paper.steps import attention_weights, causal, linear, tensor
 from autotx.models.search import translate
 from autotx.models.train import train
-from autotx.models.transformer import SPECIALS, Transformer, TransformerConfig, sinusoidal_positions
+from autotx.models.transformer import sinusoidal_positions
 from autotx.viz.attention import AttentionMap
 
 INDEX = "README.md"
@@ -87,13 +88,13 @@ def xor(workshop, path):
 
 
 def gpt_folded(workshop, path):
-    ids = np.arange(17)[None]
-    viz.render(_gpt(n_layer=12)(ids[:, :-1], ids[:, 1:])[1], path)
+    viz.render(loss_of("gpt", None), path)
 
 
 def gpt_block(workshop, path):
     x = Tensor(np.random.default_rng(1).normal(size=(1, 16, 32)), dtype=np.float32, name="x")
-    viz.render(_gpt(n_layer=1).blocks[0](x), path, depth=1, expand=["attn"])
+    config = GPTConfig(block_size=16, vocab_size=65, n_layer=1, n_head=4, n_embd=32)
+    viz.render(GPT(config, np.random.default_rng(0)).blocks[0](x), path, depth=1, expand=["attn"])
 
 
 def attention_head(workshop, path):
@@ -114,13 +115,7 @@ def layer_norm(workshop, path):
 
 
 def encoder_decoder(workshop, path):
-    model = Transformer(TransformerConfig(37000), rng=None)
-    words = np.arange(SPECIALS, SPECIALS + 8)[None]
-    viz.render(model.loss(words, words), path, depth=1)
-
-
-def _gpt(n_layer):
-    return GPT(GPTConfig(block_size=16, vocab_size=65, n_layer=n_layer, n_head=4, n_embd=32), np.random.default_rng(0))
+    viz.render(loss_of("transformer", None), path, depth=1, expand=["encoder"])
 
 
 def gpt_attention(workshop, path):
@@ -214,10 +209,10 @@ def replay(workshop, path):
 PICTURES = [
     ("neuron.png", "A neuron, with its values and gradients.", neuron),
     ("xor.png", "The loss of a small network that is to learn XOR, with its first weights.", xor),
-    ("gpt.png", "A GPT of 12 blocks, folded into one, from the embeddings to the loss.", gpt_folded),
+    ("gpt.png", "GPT-2 small, 124 M parameters, its 12 blocks folded into one.", gpt_folded),
     ("block.png", "A GPT block with its attention opened.", gpt_block),
     ("head.png", "One attention head, its fused op opened into simple ones.", attention_head),
-    ("transformer.png", "The encoder-decoder of “Attention Is All You Need”, base model.", encoder_decoder),
+    ("transformer.png", "The encoder-decoder of “Attention Is All You Need”, its encoder opened.", encoder_decoder),
     ("norm.png", "One op, layer norm: formulas both ways, and a worked example.", layer_norm),
     ("attention.png", "The attention of every layer and head of a small GPT.", gpt_attention),
     ("translation.png", "The three kinds of attention of an encoder-decoder that translates.", all_attention),
@@ -247,10 +242,19 @@ def run(args):
         workshop = Workshop(folder)
         for name, sentence, draw in PICTURES:
             draw(workshop, out / name)
+            if name.endswith(".png"):
+                _make_small(out / name)
             print(f"{name:18}{sentence}", flush=True)
     write_atomically(out / INDEX, index().encode())
     print(f"{len(PICTURES)} pictures and {INDEX} in {out}, in {time.perf_counter() - begun:.0f} s")
     return 0
+
+
+def _make_small(path):
+    """Write a .png again with 256 colours, which are enough and take a third of the space."""
+    content = io.BytesIO()
+    Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
+    write_atomically(path, content.getvalue())
 
 
 def index():

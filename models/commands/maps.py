@@ -43,7 +43,8 @@ def of_translation(model, tokenizer, source, target, title=None, cross_only=Fals
         maps = {name: m for name, m in maps.items() if name.endswith("cross")}
     rows = {name: words if name.startswith("encoder") else steps for name in maps}
     columns = {name: reading if name.startswith("decoder") and not name.endswith("cross") else words for name in maps}
-    return viz.attention(maps, rows, columns, title=title, dark=dark)
+    note = "A row of the decoder is named: the word it reads → the word it writes next."
+    return viz.attention(maps, rows, columns, title=title, note=note, dark=dark)
 
 
 def texts(tokenizer, ids):
