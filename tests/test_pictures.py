@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import re
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -424,6 +426,17 @@ def test_numbers_of_the_gallery():
     german = {1: "eins", 17: "siebzehn", 21: "ein und zwanzig", 342: "drei hundert zwei und vierzig"}
     assert [gallery.german(n) for n in german] == list(german.values())
     assert len({gallery.german(n) for n in range(1, 1000)}) == 999
+
+
+def test_the_readme_shows_what_the_gallery_makes():
+    root = Path(__file__).parents[1]
+    kept = {p.name for p in (root / "viz/gallery").iterdir()}
+    made = {name for name, _, _ in gallery.PICTURES if name.endswith(".png")}
+    assert kept == made | {"replay.png"}  # a screenshot of replay.html
+    shown = re.findall(r"\]\(viz/gallery/([^)]+)\)", (root / "README.md").read_text(encoding="utf-8"))
+    assert len(shown) >= 12
+    assert set(shown) <= kept
+    assert sum(p.stat().st_size for p in (root / "viz/gallery").iterdir()) < 1.5e6
 
 
 @pytest.mark.slow
