@@ -1,8 +1,8 @@
 """What is done to all parameters at once: AdamW, the norm of the gradients, scaling them.
 
 A model has many parameters, and most are small: GPT-2 has 148, of which 98 have fewer than 4,000 elements. A launch for
-each would take longer than its work. So there is one for all: a table says where each array lies and how long it is, and
-tasks are pieces of arrays, cut by their sizes alone.
+each would take longer than its work. So there is one for all: a table says where each array lies, and tasks are pieces
+of arrays, cut by their sizes alone.
 
 An element of AdamW costs 28 bytes of traffic and hardly any arithmetic, so bandwidth is the limit.
 """

@@ -8,11 +8,13 @@ before, and finds them in its own cache (2 to 4 % of a step of size S). In short
     caller    puts the task where all can see it -> takes numbers -> closes it -> waits for those still at work
     worker    looks for something new, spinning -> takes numbers -> looks again; after a while of nothing, it sleeps
 
-A worker that is late is never waited for: the caller does what nobody else takes. That is why the pool gets on with
-others on the same cores (BLAS' threads spin for a while after each product), and why nothing is lost while a worker
-wakes up. A launch takes half a microsecond, with Numba's own pools 1.5 to 11 (TBB) or 250 (its own layer); and without
-Numba's parallel loops, which are slow to compile, the first training step of size S from an empty cache came after
-13.7 s instead of 17.2.
+A worker that is late is never waited for: the caller does what nobody else takes, and nothing is lost while a worker
+wakes up. A worker that spins gives its core to nobody, though, and what it has used up it lacks when there is work. So
+it goes to sleep at once as long as others want that core: BLAS' threads spin too, for some 20 ms after each product. A
+step of size S after one took 1.8 times as long before, and takes 1.15 to 1.3 times as long now.
+
+A launch takes half a microsecond, with Numba's own pools 1.5 to 11 (TBB) or 250 (its own layer); and without Numba's
+parallel loops, which are slow to compile, the first step of size S from an empty cache comes a fifth sooner.
 
 What caller and workers share is one array of whole numbers, each on a cache line of its own, read and written by
 atomic instructions:
@@ -23,7 +25,7 @@ atomic instructions:
     TASK, ARGUMENTS   the address of the task's code, and of its arguments, which are the caller's local variables
     BUSY         1 while a task is up; a second thread of Python that calls a kernel meanwhile works alone
     WORKERS      how many workers may join
-    ASLEEP       how many of them sleep, and beyond it for each of them whether it does
+    ASLEEP       how many of them sleep, and beyond it for each of them whether it does, and how long it is crowded
 
 A worker raises INSIDE before it looks at OPEN, and the caller clears OPEN before it looks at INSIDE: whatever the order
 in which both happen, either the worker sees that the task is closed or the caller sees that the worker is inside. So
@@ -48,7 +50,10 @@ from autotx.kernels.jit import address, compile_for, kernel
 
 LINE = 8  # numbers in a cache line of 64 bytes
 GENERATION, OPEN, INSIDE, TASK, ARGUMENTS, BUSY, WORKERS, ASLEEP = (LINE * i for i in range(8))
-SPINS = 20_000  # looks without success after which a worker goes to sleep: about half a millisecond
+SPINS = 20_000  # looks without success after which a worker goes to sleep: about half a millisecond,
+CROWDED = 1_000  # or so many, for the next LATER tasks, when somebody else was seen at work on its core
+LATER = 300
+LOST = 200_000  # cycles between two looks: the system has let somebody else run
 POOL = types.Array(types.int64, 1, "C")
 
 
@@ -173,7 +178,7 @@ def share(typing, shared, kernel, tasks, arguments):
 
     def generate(context, builder, signature, values):
         _, kernel, tasks, arguments_ = values
-        given = [builder.extract_value(arguments_, i) for i in range(len(arguments))]
+        given = [_borrowed(builder, builder.extract_value(arguments_, i), t) for i, t in enumerate(arguments)]
         code, box = _code(context, builder, arguments, [tasks, kernel, _NUMBER(0), *given])
         place = _place(context, builder, signature, values)
         address = builder.ptrtoint(box, _NUMBER)
@@ -194,6 +199,19 @@ def share(typing, shared, kernel, tasks, arguments):
         return context.get_dummy_value()
 
     return types.void(shared, types.intp, types.int64, arguments), generate
+
+
+def _borrowed(builder, value, kind):
+    """An array as one that nobody owns: the caller holds it until all is done.
+
+    Numba counts the owners of an array, with every row that a loop takes out of it, by an atomic instruction. Two
+    threads that count at once wait for each other at each one: a kernel of short rows took three times as long as on
+    one thread. For an array without an owner nothing is counted.
+    """
+    if isinstance(kind, types.Array):
+        for field in (0, 1):  # the owner, for Numba and for Python
+            value = builder.insert_value(value, ir.Constant(value.type.elements[field], None), field)
+    return value
 
 
 def _code(context, builder, arguments, values):
@@ -289,6 +307,19 @@ def _pause(typing):
 
 
 @intrinsic
+def _clock(typing):
+    """Cycles, on processors where every program may read them; elsewhere always 0."""
+
+    def generate(context, builder, signature, values):
+        if platform.machine() not in ("x86_64", "AMD64"):
+            return _NUMBER(0)
+        kind = ir.FunctionType(_NUMBER, [])
+        return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", (), kind), [])
+
+    return types.int64(), generate
+
+
+@intrinsic
 def _run(typing, code, arguments, worker):
     def generate(context, builder, signature, values):
         builder.call(builder.inttoptr(values[0], _CODE.as_pointer()), values[1:])
@@ -309,12 +340,16 @@ def _wake(shared, worker):
 @kernel
 def _serve(shared, worker):
     """Work at every task that is put up. Returns when there was none for a while: then a bell will ring."""
-    seen = 0
+    seen, crowded = 0, ASLEEP + LINE * worker + 1
     while True:
-        now, spins = _get(shared, GENERATION), 0
-        while now == seen and spins < SPINS:
+        now, spins, clock = _get(shared, GENERATION), 0, _clock()
+        patience = CROWDED if shared[crowded] > 0 else SPINS
+        shared[crowded] -= 1
+        while now == seen and spins < patience:
             _pause()
-            now, spins = _get(shared, GENERATION), spins + 1
+            now, spins, before, clock = _get(shared, GENERATION), spins + 1, clock, _clock()
+            if clock - before > LOST:
+                shared[crowded] = LATER
         if now < 0:
             return
         if now == seen:

@@ -37,7 +37,7 @@ def cross_entropy(logits, /, targets, ignore_index=None, label_smoothing=0.0, re
     def dlogits(g):
         scale = np.broadcast_to(g * weight, targets.shape).astype(logits.dtype).reshape(-1)
         d = kernels.cross_entropy.cross_entropy_backward(rows, lse, flat, scale, _IGNORED, label_smoothing)
-        return d.reshape(logits.shape)
+        return d if logits.ndim == 2 else d.reshape(logits.shape)
 
     return loss, (dlogits,)
 
@@ -72,11 +72,15 @@ def _checked_targets(name, scores, targets, ignore_index, reduction):
     if not scores.ndim or targets.shape != scores.shape[:-1]:
         wanted = scores.shape[:-1]
         raise ValueError(f"{name}: targets of shape {targets.shape} for scores of shape {scores.shape}: give {wanted}")
-    counted = np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
-    ids = checked_ids(name, np.where(counted, targets, 0), scores.shape[-1], "classes")
+    if ignore_index is None:
+        counted, ids = np.broadcast_to(True, targets.shape), targets
+    else:
+        counted = targets != ignore_index
+        ids = np.where(counted, targets, 0)
+    ids = checked_ids(name, ids, scores.shape[-1], "classes")
     if reduction == "mean" and not counted.any():
         raise ValueError(f"{name}: no target counts (all are ignored, or there are none); there is no mean of nothing")
-    return np.where(counted, ids, _IGNORED), counted
+    return ids if ignore_index is None else np.where(counted, ids, _IGNORED), counted
 
 
 def _reduced(losses, counted, reduction):

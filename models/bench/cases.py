@@ -104,9 +104,9 @@ def _adamw(name, size):
     return Case(f"AdamW, parameters of {name}", "adamw", {"shapes": parameter_shapes(**size)}, quick=name == "S")
 
 
-def _generate(name, size, prompt, new, quick=False):
+def _generate(name, size, prompt, new, builder="generate", quick=False):
     settings = {**size, "prompt": prompt, "new": new}
-    return Case(f"{name}, {new} tokens", "generate", settings, new, "tokens", quick=quick)
+    return Case(f"{name}, {new} tokens", builder, settings, new, "tokens", quick=quick)
 
 
 def _scaling(letter, what, values):
@@ -168,11 +168,12 @@ SECTIONS = {
         [_adamw("S", S), _adamw("M", M)],
     ),
     "generate": Section(
-        "Generation, one stream, greedy, with a key/value cache",
+        "Generation, one stream, greedy, with a key/value cache; the peers compute in float32",
         (AUTOTX, TORCH, TRANSFORMERS),
         [
             _generate("S", SMALL, 16, 48, quick=True),
             _generate("124M parameters", GPT2, 16, 32),
+            _generate("124M in int8", GPT2, 16, 32, builder="generate_int8"),
         ],
         fresh=True,
     ),

@@ -9,7 +9,7 @@ import numpy as np
 
 import autotx
 from autotx import kernels, optim
-from autotx.models import GPT, GPTConfig
+from autotx.models import GPT, GPTConfig, int8
 from autotx.models.bench import inputs
 
 OPS = {
@@ -110,6 +110,18 @@ def generate(L, H, C, T, V, prompt, new):
     model = gpt(L, H, C, T, V)
     ids = inputs.batch(1, prompt, V)[0]
     return lambda: [model.generate(ids, new, temperature=0)]
+
+
+def generate_int8(L, H, C, T, V, prompt, new):
+    """The same with weights in 8 bits. No results: with rounded weights another token may be the likeliest."""
+    model = int8.quantize(gpt(L, H, C, T, V))
+    ids = inputs.batch(1, prompt, V)[0]
+
+    def run():
+        model.generate(ids, new, temperature=0)
+        return []
+
+    return run
 
 
 def scalar_chain(pairs):

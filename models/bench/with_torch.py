@@ -165,6 +165,9 @@ def generate(L, H, C, T, V, prompt, new):
     return run
 
 
+generate_int8 = generate  # in float32: what a program without int8 weights would use
+
+
 def scalar_chain(pairs):
     w, b = (torch.tensor(v, requires_grad=True) for v in (0.999, 0.001))
 

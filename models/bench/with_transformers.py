@@ -21,3 +21,6 @@ def generate(L, H, C, T, V, prompt, new):
         return []
 
     return run
+
+
+generate_int8 = generate  # in float32: what a program without int8 weights would use
