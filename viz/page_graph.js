@@ -3,7 +3,7 @@
 // Ops stand in ranks from top to bottom, each below all that it is made of. A module is one box, or, opened, a frame
 // around its own small graph, which is laid out in the same way.
 
-const BOX = { padX: 12, line: 17, pad: 8, frame: 16, header: 28, gapX: 22, gapY: 30 };
+const BOX = { padX: 12, line: 17, pad: 8, frame: 16, header: 28, gapX: 22, gapY: 30, bar: 5.5 };
 const FONT = { title: "600 13px system-ui, sans-serif", small: "11px ui-monospace, monospace" };
 const OPEN_AT_FIRST = 26; // boxes up to which modules are opened from the start
 const SVG = "http://www.w3.org/2000/svg";
@@ -319,7 +319,10 @@ class Graph {
       const side = i === 0 ? "out" : "in";
       const middle = x + node.x + node.width / 2 + (node.bend || node.port ? 0 : portOffset(node, line.source, side));
       if (i > 0) points.push([middle, y + node.rowTop], [middle, y + (last ? node.y : node.rowBottom)]);
-      else points.push([middle, y + node.y + node.height - (node.port ? above : 0)], [middle, y + node.rowBottom]);
+      else {
+        const below = node.port ? -above : node.group && !node.inside ? BOX.bar : 0;
+        points.push([middle, y + node.y + node.height + below], [middle, y + node.rowBottom]);
+      }
       if (last && node.port) points.push([middle, y + node.rowBottom + BOX.frame]);
     });
     if (line.back) points.reverse();
@@ -336,7 +339,7 @@ class Graph {
     const box = svg("g", { ...attributes, class: node.group ? "box closed" : "box" }, rect);
     if (node.group) {
       box.append(
-        svg("rect", { class: "below", x: 5, y: node.height + 2.5, width: node.width - 10, height: 3, rx: 1.5 }),
+        svg("rect", { class: "below", x: 5, y: node.height + BOX.bar - 3, width: node.width - 10, height: 3, rx: 1.5 }),
       );
       box.append(svg("rect", { class: "progress", x: 0, y: node.height - 3, width: 0, height: 3 }));
     }
