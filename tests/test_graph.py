@@ -409,7 +409,8 @@ def _bezier_path(points):
 
 
 def test_formulas_are_broken_where_they_may_be():
-    lines = labels.wrapped("forward: y = gamma xhat + beta with xhat = (x - m) r, r = 1 / sqrt(v + eps), m the mean", 40)
+    text = "forward: y = gamma xhat + beta with xhat = (x - m) r, r = 1 / sqrt(v + eps), m the mean"
+    lines = labels.wrapped(text, 40)
     assert lines == ["forward: y = gamma xhat + beta with", "xhat = (x - m) r, r = 1 / sqrt(v + eps),", "m the mean"]
 
 
