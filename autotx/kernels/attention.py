@@ -69,7 +69,7 @@ from numba import types
 from numba.extending import register_jitable
 
 from autotx.kernels.exp import exp, larger
-from autotx.kernels.jit import address, call_at, kernel
+from autotx.kernels.jit import kernel
 from autotx.kernels.rows import plain
 from autotx.kernels.threads import get_num_threads, shared
 from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, aligned, multiply, pack, panel_size
@@ -217,17 +217,17 @@ def _panels(lines, width, depth):
     return _up(lines, width) // width * panel_size(width, depth)
 
 
-Forward = namedtuple("Forward", "pack k v q scores mask out top factor shift rows end")
+Forward = namedtuple("Forward", "k v q scores mask out top factor shift rows end")
 Backward = namedtuple(
     "Backward",
-    "pack k k_channels v q q_channels g g_channels weights grads mask weights_turned grads_turned dq lse e out rows "
+    "k k_channels v q q_channels g g_channels weights grads mask weights_turned grads_turned dq lse e out rows "
     "end",
 )
 
 
 @functools.lru_cache(maxsize=1024)
 def _places(kind, S, D, block):
-    """Where the buffers of a thread start in its memory, on whole lines of COLS floats, and the address of `pack`.
+    """Where the buffers of a thread start in its memory, on whole lines of COLS floats.
 
     kind: Forward or Backward. Each buffer has room behind it, where unused lanes of a last vector may be written.
     """
@@ -244,9 +244,9 @@ def _places(kind, S, D, block):
     if kind is Forward:
         sizes["v"] = blocks * _panels(D + 1, ROWS, block)
     places = [0]
-    for name in kind._fields[1:-1]:
+    for name in kind._fields[:-1]:
         places.append(places[-1] + _up(sizes[name] + LANES * COLS, 64))
-    return kind(_pack_address(), *places[:-1], _up(places[-1], 1024))
+    return kind(*places[:-1], _up(places[-1], 1024))
 
 
 _mine = threading.local()
@@ -261,28 +261,12 @@ def _scratch(size):
     return memory, memory.reshape(-1, size // COLS, COLS)
 
 
-IN2, IN3, IN4 = (types.Array(types.float32, ndim, "A", readonly=True) for ndim in (2, 3, 4))
+IN3, IN4 = (types.Array(types.float32, ndim, "A", readonly=True) for ndim in (3, 4))
 OUT1, OUT3 = (types.Array(types.float32, ndim, "C") for ndim in (1, 3))
 READ1, READ3 = (types.Array(types.float32, ndim, "C", readonly=True) for ndim in (1, 3))
 FLAT, TABLE = types.float32[::1], types.float32[:, ::1]
 FLAG, NUMBER, STEPS = types.boolean, types.intp, types.UniTuple(types.intp, 3)
 AT = {kind: types.NamedUniTuple(types.intp, len(kind._fields), kind) for kind in (Forward, Backward)}
-
-
-@functools.cache
-def _pack_address():
-    return address(_pack_once, types.void(IN2, NUMBER, FLAT, NUMBER))
-
-
-@kernel
-def _pack_once(x, width, panels, at):
-    pack(x, width, panels, at)
-
-
-@kernel
-def _pack(pack_at, x, width, panels, at):
-    """`pack`, by its address: it is long, and would be compiled into each of the functions below."""
-    call_at(_pack_once, pack_at, (x, width, panels, at))
 
 
 # ---- forward ----------------------------------------------------------------------------------------------------
@@ -293,24 +277,13 @@ def _pack(pack_at, x, width, panels, at):
 def _forward(
     q, k, v, mask, masked, causal, out, steps, lse, block, piece, at, scratch, lines, worker, task
 ):  # fmt: skip
-    """A task is a piece of the queries of one head of one sequence."""
-    H, T = q.shape[1:3]
+    """A task is a piece of the queries of one head of one sequence: first to last."""
+    (H, T, D), S = q.shape[1:], k.shape[2]
     pieces = (T + piece - 1) // piece
     b, h, first = task // pieces // H, task // pieces % H, task % pieces * piece
     last, place = min(first + piece, T), b * steps[0] + h * steps[1]
-    _forward_head(
-        q[b, h], k[b, h], v[b, h], mask[b, h], masked, causal, first, last,
-        out, place, steps[2], lse[b, h], block, at, scratch[worker], lines[worker],
-    )  # fmt: skip
-
-
-@kernel
-def _forward_head(
-    q, k, v, mask, masked, causal, first, last, out, place, step, lse, block, at, scratch, lines
-):  # fmt: skip
-    """Queries first to last of one head. q: (T, D), k, v: (S, D); query t's result goes to out[place + t * step :]."""
-    T, D = q.shape
-    S = k.shape[0]
+    q, k, v, mask, lse = q[b, h], k[b, h], v[b, h], mask[b, h], lse[b, h]
+    scratch, lines = scratch[worker], lines[worker]
     ahead = S - T if causal else S  # query t sees the keys before t + ahead + 1
     _pack_keys(k, v, min(S, last + ahead), block, at, scratch)
     for q0 in range(first, last, QUERIES):
@@ -330,7 +303,8 @@ def _forward_head(
                         _add_mask(mask[t : min(t + COLS, T), s : s + n], at, scratch, at.scores)
                     _cut_future(scratch, at.scores, n, t + ahead - s)
                     _soften(scratch, at.scores, n, at.top + t - q0, at.factor, at.shift)
-                    _rescale(scratch, out_at, D + 1, at.factor)
+                    if s > 0:  # else there is nothing yet
+                        _rescale(scratch, out_at, D + 1, at.factor)
                     _weigh(scratch, at.scores, n, v_at, keys, D + 1, out_at)
         for t in range(q0, q1, COLS):
             out_at, count = at.out + (t - q0) // COLS * _up(D + 1, 4) * COLS, min(COLS, q1 - t)
@@ -338,17 +312,17 @@ def _forward_head(
                 total = scratch[out_at + D * COLS + j]
                 scratch[at.factor + j] = ONE / total if total != ZERO else ZERO
                 lse[t + j] = scratch[at.top + t - q0 + j] + math.log(total) if total != ZERO else -INFINITY
-            _write(out_at, D, count, at, scratch, lines, at.factor, out, place + t * step, step)
+            _write(out_at, D, count, at, scratch, lines, at.factor, out, place + t * steps[2], steps[2])
 
 
 @kernel
 def _pack_keys(k, v, seen, block, at, scratch):
     """Keys as panels of ROWS keys, values of ROWS channels; channel D is 1: its result is the sum of the weights."""
     S, D = k.shape
-    _pack(at.pack, k[:seen], ROWS, scratch, at.k)
+    pack(k[:seen], ROWS, scratch, at.k)
     for s in range(0, seen, block):
         keys, place = min(block, S - s), at.v + s // block * _panels(D + 1, ROWS, block)
-        _pack(at.pack, v[s : s + keys].T, ROWS, scratch, place)
+        pack(v[s : s + keys].T, ROWS, scratch, place)
         ones = place + D // ROWS * panel_size(ROWS, keys) + D % ROWS
         for i in range(keys):
             scratch[ones + i * ROWS] = ONE
@@ -370,7 +344,7 @@ def _scale(D):
 @kernel
 def _pack_scaled(x, scale, at, scratch, place):
     """Pack x as panels of COLS lines, times scale."""
-    _pack(at.pack, x, COLS, scratch, place)
+    pack(x, COLS, scratch, place)
     panels = scratch[place:]
     for i in range(_panels(x.shape[0], COLS, x.shape[1])):
         panels[i] *= scale
@@ -387,7 +361,7 @@ def _scores(scratch, right, left, D, n, scores):
 @kernel
 def _add_mask(mask, at, scratch, scores):
     """Add the mask (queries, n) to the scores (n, COLS)."""
-    _pack(at.pack, mask, COLS, scratch, at.mask)
+    pack(mask, COLS, scratch, at.mask)
     x, added = scratch[scores:], scratch[at.mask :]
     for i in range(mask.shape[1] * COLS):
         x[i] += added[i]
@@ -453,7 +427,7 @@ def _write(x, D, count, at, scratch, lines, factor, out, place, step):
     """out[place + j * step + d] = x[d, j] factor[j] for the first `count` columns j of x (D, COLS)."""
     _rescale(scratch, x, D, factor)
     width, line = _up(D, LANES), x // COLS
-    _pack(at.pack, lines[line : line + D], width, scratch, at.rows)
+    pack(lines[line : line + D], width, scratch, at.rows)
     for j in range(count):
         row, rows = out[place + j * step :], scratch[at.rows + j * width :]
         for d in range(D):
@@ -470,22 +444,14 @@ def _backward(
     at, scratch, lines, worker, task,
 ):  # fmt: skip
     """A task is one head, so that its dk and dv have one owner."""
-    b, h = task // q.shape[1], task % q.shape[1]
-    _backward_head(
-        g[b, h], q[b, h], k[b, h], v[b, h], out[b, h], lse[b, h], mask[b, h], masked, causal,
-        dq, b * dq_steps[0] + h * dq_steps[1], dq_steps[2], dk, b * dk_steps[0] + h * dk_steps[1], dk_steps[2],
-        dv, b * dv_steps[0] + h * dv_steps[1], dv_steps[2], block, at, scratch[worker], lines[worker],
-    )  # fmt: skip
-
-
-@kernel
-def _backward_head(
-    g, q, k, v, out, lse, mask, masked, causal,
-    dq, dq_at, dq_step, dk, dk_at, dk_step, dv, dv_at, dv_step, block, at, scratch, lines,
-):  # fmt: skip
-    """All gradients of one head. The row of token t starts at dq[dq_at + t * dq_step]; dk, dv likewise."""
-    T, D = q.shape
-    S = k.shape[0]
+    (H, T, D), S = q.shape[1:], k.shape[2]
+    b, h = task // H, task % H
+    g, q, k, v, out, lse, mask = g[b, h], q[b, h], k[b, h], v[b, h], out[b, h], lse[b, h], mask[b, h]
+    scratch, lines = scratch[worker], lines[worker]
+    # The row of token t starts at dq[dq_at + t * dq_step]; dk, dv likewise
+    dq_at, dq_step = b * dq_steps[0] + h * dq_steps[1], dq_steps[2]
+    dk_at, dk_step = b * dk_steps[0] + h * dk_steps[1], dk_steps[2]
+    dv_at, dv_step = b * dv_steps[0] + h * dv_steps[1], dv_steps[2]
     ahead = S - T if causal else S  # query t sees the keys before t + ahead + 1
     _pack_both(k, v, block, at, scratch)
     for s in range(S):
@@ -527,11 +493,11 @@ def _backward_head(
 def _pack_both(k, v, block, at, scratch):
     """Keys and values as panels of ROWS keys, and the keys as panels of ROWS channels too."""
     S, D = k.shape
-    _pack(at.pack, k, ROWS, scratch, at.k)
-    _pack(at.pack, v, ROWS, scratch, at.v)
+    pack(k, ROWS, scratch, at.k)
+    pack(v, ROWS, scratch, at.v)
     for s in range(0, S, block):
         place = at.k_channels + s // block * _panels(D, ROWS, block)
-        _pack(at.pack, k[s : min(s + block, S)].T, ROWS, scratch, place)
+        pack(k[s : min(s + block, S)].T, ROWS, scratch, place)
 
 
 @kernel
@@ -541,9 +507,9 @@ def _pack_queries(g, q, out, lse, at, scratch):
     size = panel_size(COLS, D)
     _pack_scaled(q, _scale(D), at, scratch, at.q)
     _pack_scaled(q.T, _scale(D), at, scratch, at.q_channels)
-    _pack(at.pack, g, COLS, scratch, at.g)
-    _pack(at.pack, g.T, COLS, scratch, at.g_channels)
-    _pack(at.pack, out, COLS, scratch, at.out)
+    pack(g, COLS, scratch, at.g)
+    pack(g.T, COLS, scratch, at.g_channels)
+    pack(out, COLS, scratch, at.out)
     products, factors = scratch[at.out :], scratch[at.g :]
     for i in range(_panels(n, COLS, D)):
         products[i] *= factors[i]
@@ -586,7 +552,7 @@ def _turn(lines, x, n, at, scratch, turned):
     line = x // COLS
     for s in range(0, n, ROWS):
         place = turned + s // ROWS * panel_size(ROWS, QUERIES)
-        _pack(at.pack, lines[line + s : line + min(s + ROWS, n)], ROWS, scratch, place)
+        pack(lines[line + s : line + min(s + ROWS, n)], ROWS, scratch, place)
 
 
 @kernel

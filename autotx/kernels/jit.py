@@ -22,20 +22,23 @@ import uuid
 import warnings
 from pathlib import Path
 
-import llvmlite
+import llvmlite.binding
 import numba
 from numba import types
 from numba.core.caching import NullCache
+from numba.core.ccallback import CFunc
 from numba.core.compiler import CompileResult
-from numba.core.errors import TypingError
 from numba.core.serialize import dumps
-from numba.extending import intrinsic
 
 from autotx.kernels import memory
 
 memory.keep_freed_memory()
 
 _compiling = threading.RLock()
+
+
+# Numba makes an entry for callers in C too, which nobody uses: a twelfth of the time to compile
+OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False, "no_cfunc_wrapper": True}
 
 
 def kernel(function=None, *, fastmath=False):
@@ -45,12 +48,10 @@ def kernel(function=None, *, fastmath=False):
     """
     if function is None:
         return lambda f: kernel(f, fastmath=fastmath)
-    options = {"fastmath": fastmath, "nogil": True, "error_model": "numpy", "boundscheck": False}
-    options["no_cfunc_wrapper"] = True  # an entry that nobody uses: a twelfth of the time to compile
-    compiled = numba.njit(**options)(function)
+    compiled = numba.njit(**OPTIONS, fastmath=fastmath)(function)
     if not numba.config.DISABLE_JIT:  # then `compiled` is the plain function
         flags = sorted(fastmath) if isinstance(fastmath, set) else fastmath  # a set's order changes from run to run
-        compiled._cache = _Cache(function, repr({**options, "fastmath": flags}))
+        compiled._cache = _Cache(function, repr({**OPTIONS, "fastmath": flags}))
     return compiled
 
 
@@ -62,45 +63,53 @@ def compile_for(compiled, signature):
     """
     with _compiling:  # threads that come here together: one compiles
         if signature.args not in compiled.overloads:
+            _link(Path(compiled.py_func.__code__.co_filename))
             compiled.compile(signature)
             compiled.disable_compile()
     return compiled
 
 
 def address(compiled, signature):
-    """Compile a kernel for this signature alone and return the address of its machine code, for `call_at`."""
+    """Compile a kernel for this signature alone and return the address of its machine code."""
     compile_for(compiled, signature)
     result = compiled.overloads[signature.args]
     return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
 
-@intrinsic
-def call_at(typing, kernel, address, arguments):
-    """In a kernel: kernel(*arguments), without a result, at its address.
+def apart(*arguments):
+    """Decorate a kernel that others call: it is compiled once for these types, not into each of its callers.
 
-    A plain call makes the callee part of the caller, so a long body costs its compile time again in each one. Called
-    by its address it is compiled once. The types of the arguments must be those that the address is for.
+    Numba compiles what a kernel calls into the kernel, so a long body costs its compile time again in each one. The
+    result is called in kernels, like a function of C: numbers alone go in, such as addresses, and nothing comes out.
     """
-    if arguments.types not in kernel.dispatcher.overloads:
-        raise TypingError(f"call_at: {kernel.dispatcher.__name__} is not compiled for {arguments.types}")
 
-    def generate(context, builder, signature, values):
-        convention = context.call_conv
-        pointer_type = convention.get_function_type(types.void, arguments.types).as_pointer()
-        callee = builder.inttoptr(values[1], pointer_type)
-        unpacked = [builder.extract_value(values[2], i) for i in range(len(arguments))]
-        convention.call_function(builder, callee, types.void, arguments.types, unpacked)
-        return context.get_dummy_value()
+    def decorate(function):
+        name = f"autotx_{Path(function.__code__.co_filename).stem}_{function.__name__}"
+        compiled = CFunc(function, (arguments, types.void), {}, OPTIONS)
+        compiled._cache = _Cache(function, repr(OPTIONS))
+        _waiting.setdefault(compiled._cache.source, []).append((name, compiled))
+        return types.ExternalFunction(name, types.void(*arguments))
 
-    return types.void(kernel, types.intp, arguments), generate
+    return decorate
+
+
+_waiting = {}  # source file -> the functions that are apart there, and that no kernel has asked for yet
+
+
+def _link(source):
+    """Compile what is apart in the modules that this source depends on: its kernels are about to be linked."""
+    for path in _sources(source):
+        for name, compiled in _waiting.pop(path, []):
+            compiled.compile()
+            llvmlite.binding.add_symbol(name, compiled.address)
 
 
 class _Cache(NullCache):
     """What Numba asks before it compiles one function for new types, and tells afterwards."""
 
     def __init__(self, function, options):
-        self._source = Path(function.__code__.co_filename)
-        self._name = f"{self._source.stem}.{function.__qualname__}".replace("<locals>.", "")
+        self.source = Path(function.__code__.co_filename)
+        self._name = f"{self.source.stem}.{function.__qualname__}".replace("<locals>.", "")
         self._options = options
         self._closed = function.__closure__ is not None  # values from around the function, which no name can tell apart
 
@@ -125,16 +134,16 @@ class _Cache(NullCache):
 
     def _path(self, signature, codegen):
         folder = cache_folder()
-        if folder is None or self._closed or not self._source.exists():
+        if folder is None or self._closed or not self.source.exists():
             return None
-        parts = _source_hash(self._source), sys.version, numba.__version__, llvmlite.__version__, *codegen.magic_tuple()
+        parts = _source_hash(self.source), sys.version, numba.__version__, llvmlite.__version__, *codegen.magic_tuple()
         digest = hashlib.sha256(repr((*parts, self._options, str(signature))).encode()).hexdigest()
         return folder / f"{self._name}-{digest[:24]}.kernel"
 
 
 @functools.cache
-def _source_hash(source):
-    """A hash of a source file and of the kernel modules that it imports, directly or not."""
+def _sources(source):
+    """A source file and the kernel modules that it imports, directly or not, with their texts."""
     folder, waiting, texts = Path(__file__).parent, [source], {}
     while waiting:
         path = waiting.pop()
@@ -145,7 +154,12 @@ def _source_hash(source):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("autotx.kernels"):
                 names = [node.module.rpartition(".")[2], *(alias.name for alias in node.names)]
                 waiting += [folder / f"{name}.py" for name in names]
-    return hashlib.sha256(repr(sorted(texts.values())).encode()).hexdigest()
+    return texts
+
+
+@functools.cache
+def _source_hash(source):
+    return hashlib.sha256(repr(sorted(_sources(source).values())).encode()).hexdigest()
 
 
 @functools.cache

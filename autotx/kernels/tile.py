@@ -44,7 +44,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from autotx.kernels.jit import kernel
+from autotx.kernels.jit import apart, kernel
 
 
 def host_features():
@@ -89,10 +89,19 @@ def panel_size(width, depth):
 # ---- pieces of LLVM ---------------------------------------------------------------------------------------------
 
 
-def _pointer(context, builder, array_type, array, offset):
+def _pointers(builder, *addresses):
+    return [builder.inttoptr(address, FLOAT.as_pointer()) for address in addresses]
+
+
+@intrinsic
+def _at(typing, array, offset):
     """The address of the float that is `offset` floats after the array's first."""
-    base = context.make_array(array_type)(context, builder, array).data
-    return builder.gep(base, [offset])
+
+    def generate(context, builder, signature, arguments):
+        first = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.ptrtoint(builder.gep(first, [arguments[1]]), INT)
+
+    return types.int64(array, types.int64), generate
 
 
 def _as_vector(builder, pointer):
@@ -136,25 +145,29 @@ def _masked_store(builder, vector, pointer, mask):
 # ---- the tile ---------------------------------------------------------------------------------------------------
 
 
-@intrinsic
-def multiply(typing, depth, a, a_at, b, b_at, start, start_at, start_step, c, c_at, c_step, rows, cols):
+@kernel
+def multiply(depth, a, a_at, b, b_at, start, start_at, start_step, c, c_at, c_step, rows, cols):
     """C[i, j] = start[i, j] + sum over k < depth of A[k, i] B[k, j], for i < rows <= ROWS and j < cols <= COLS.
 
     a, b: packed panels, from float number `a_at`, `b_at` on; `b_at` falls on a cache line.
     start, c: float32 arrays, from float number `start_at`, `c_at` on; `start_step`, `c_step` floats from row to row.
     """
-    integer = types.intp
-    signature = types.void(
-        integer, a, integer, b, integer, start, integer, integer, c, integer, integer, integer, integer
-    )
+    _tile(
+        depth, _at(a, a_at), _at(b, b_at), _at(start, start_at), start_step, _at(c, c_at), c_step, rows, cols
+    )  # fmt: skip
 
+
+@apart(*9 * [types.int64])
+def _tile(depth, a, b, start, start_step, c, c_step, rows, cols):
+    _multiply(depth, a, b, start, start_step, c, c_step, rows, cols)
+
+
+@intrinsic
+def _multiply(typing, depth, a, b, start, start_step, c, c_step, rows, cols):
     def generate(context, builder, signature, arguments):
-        depth, a, a_at, b, b_at, start, start_at, start_step, c, c_at, c_step, rows, cols = arguments
-        types_of = signature.args
-        a_panel = _pointer(context, builder, types_of[1], a, a_at)
-        b_panel = _pointer(context, builder, types_of[3], b, b_at)
-        target = _Rows(builder, _pointer(context, builder, types_of[8], c, c_at), c_step)
-        base = _Rows(builder, _pointer(context, builder, types_of[5], start, start_at), start_step)
+        depth, a, b, start, start_step, c, c_step, rows, cols = arguments
+        a_panel, b_panel, start, c = _pointers(builder, a, b, start, c)
+        base, target = _Rows(builder, start, start_step), _Rows(builder, c, c_step)
         for i, j in np.ndindex(ROWS, 2):
             target.prefetch(i, j)
         sums = _sum_over_depth(builder, depth, a_panel, b_panel)
@@ -174,7 +187,7 @@ def multiply(typing, depth, a, a_at, b, b_at, start, start_at, start_step, c, c_
                             _masked_store(builder, builder.fadd(sums[i][j], old), target.place(i, j), masks[j])
         return context.get_dummy_value()
 
-    return signature, generate
+    return types.void(*9 * [types.int64]), generate
 
 
 class _Rows:
@@ -247,39 +260,39 @@ def pack(x, width, panels, at):
     pack them one by one, in the order of their places.
     """
     lines, depth = x.shape
-    i_step, k_step = x.strides[0] // 4, x.strides[1] // 4
+    _pack(_at(x, 0), lines, depth, x.strides[0] // 4, x.strides[1] // 4, width, _at(panels, at))
+
+
+@apart(*7 * [types.int64])
+def _pack(x, lines, depth, i_step, k_step, width, panels):
+    """`pack`, with x and panels by their addresses: i_step, k_step floats from line to line, along a line."""
     size = panel_size(width, depth)
     groups = (width + LANES - 1) // LANES  # vectors across a panel; the last may be wider than what is left of it
-    if i_step == 1 or lines == 1:  # what lies together in a panel lies together in x: copy vectors
-        for k in range(depth):
-            for i in range(0, lines, width):
-                to = at + i // width * size + k * width
+    for i in range(0, lines, width):
+        line, to = x + 4 * i * i_step, panels + 4 * (i // width * size)
+        if i_step == 1 or lines == 1:  # what lies together in a panel lies together in x: copy vectors
+            for k in range(depth):
                 for v in range(0, groups * LANES, LANES):
-                    _copy(x, k * k_step + i + v, panels, to + v, lines - i - v)
-    elif k_step == 1 or depth == 1:  # transpose squares of LANES x LANES
-        for i in range(0, lines, width):
+                    _copy(line + 4 * (k * k_step + v), to + 4 * (k * width + v), lines - i - v)
+        elif k_step == 1 or depth == 1:  # transpose squares of LANES x LANES
             for k in range(0, depth, LANES):
-                to = at + i // width * size + k * width
                 for v in range((groups - 1) * LANES, -1, -LANES):  # backwards: what spills over is written after it
                     there, wanted = lines - i - v, min(width - v, LANES)
-                    _transpose(x, (i + v) * i_step + k, i_step, panels, to + v, width, there, wanted, depth - k)
-    else:
-        for i in range(0, lines, width):
-            to = at + i // width * size
+                    source, target = line + 4 * (v * i_step + k), to + 4 * (k * width + v)
+                    _transpose(source, i_step, target, width, there, wanted, depth - k)
+        else:
             for k in range(depth):
-                for v in range(width):
-                    panels[to + k * width + v] = x[i + v, k] if i + v < lines else np.float32(0)
+                for v in range(width):  # one by one, the next written over the zeros behind
+                    _copy(line + 4 * (v * i_step + k * k_step), to + 4 * (k * width + v), min(lines - i - v, 1))
 
 
 @intrinsic
-def _copy(typing, x, x_at, panels, at, count):
+def _copy(typing, x, panels, count):
     """Copy `count` floats, at most LANES, and write zeros up to LANES."""
-    integer = types.intp
 
     def generate(context, builder, signature, arguments):
-        x, x_at, panels, at, count = arguments
-        source = _pointer(context, builder, signature.args[0], x, x_at)
-        target = _as_vector(builder, _pointer(context, builder, signature.args[2], panels, at))
+        source, target = _pointers(builder, *arguments[:2])
+        target, count = _as_vector(builder, target), arguments[2]
         with builder.if_else(builder.icmp_signed(">=", count, INT(LANES))) as (all_of_it, a_part):
             with all_of_it:
                 builder.store(builder.load(_as_vector(builder, source), align=4), target, align=4)
@@ -287,21 +300,19 @@ def _copy(typing, x, x_at, panels, at, count):
                 builder.store(_masked_load(builder, source, _first_lanes(builder, count)), target, align=4)
         return context.get_dummy_value()
 
-    return types.void(x, integer, panels, integer, integer), generate
+    return types.void(*3 * [types.int64]), generate
 
 
 @intrinsic
-def _transpose(typing, x, x_at, x_step, panels, at, width, lines, wanted, depth):
-    """Transpose a square: panels[at + k * width + i] = x[x_at + i * x_step + k], for i and k < LANES.
+def _transpose(typing, x, x_step, panels, width, lines, wanted, depth):
+    """Transpose a square: panels[k * width + i] = x[i * x_step + k], for i and k < LANES.
 
     Only the first `lines` lines and `depth` columns are there to be read; of the lines, `wanted` are needed.
     """
-    integer = types.intp
 
     def generate(context, builder, signature, arguments):
-        x, x_at, x_step, panels, at, width, lines, wanted, depth = arguments
-        source = _pointer(context, builder, signature.args[0], x, x_at)
-        target = _pointer(context, builder, signature.args[3], panels, at)
+        x, x_step, panels, width, lines, wanted, depth = arguments
+        source, target = _pointers(builder, x, panels)
         enough = builder.icmp_signed(">=", lines, wanted), builder.icmp_signed(">=", depth, INT(LANES))
         with builder.if_else(builder.and_(*enough)) as (all_of_it, a_part):
             with all_of_it:
@@ -329,8 +340,7 @@ def _transpose(typing, x, x_at, x_step, panels, at, width, lines, wanted, depth)
             builder.store(vector, _as_vector(builder, place), align=4)
         return context.get_dummy_value()
 
-    arguments = x, integer, integer, panels, integer, integer, integer, integer, integer
-    return types.void(*arguments), generate
+    return types.void(*7 * [types.int64]), generate
 
 
 def _transposed(builder, vectors):
