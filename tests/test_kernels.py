@@ -58,32 +58,35 @@ def layouts(x):
 
 
 @kernel
-def all_values(x, e, t, r):
+def all_values(x, e, ln, cdf):
     for i in range(x.size):
-        e[i], t[i], r[i] = exp.exp(x[i]), exp.tanh(x[i]), exp.erf(x[i])
+        e[i], ln[i], cdf[i] = exp.exp(x[i]), exp.log(x[i]), exp.normal_cdf(x[i])
+
+
+def _all_values(*numbers):
+    x = np.concatenate(numbers).astype(np.float32)
+    results = np.empty((3, x.size), np.float32)
+    all_values(x, *results)
+    return x.astype(np.float64), *results
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="these functions exist in compiled code alone")
-def test_exp_tanh_and_erf():
-    x = np.concatenate([np.linspace(-87, 88.7, 100_001), np.linspace(-1, 1, 10_001), [0.0]]).astype(np.float32)
-    e, t, r = np.empty_like(x), np.empty_like(x), np.empty_like(x)
-    all_values(x, e, t, r)
-    wide = x.astype(np.float64)
-    normal_range = np.exp(wide) > 1.8e-38
-    assert np.max(np.abs(e / np.exp(wide) - 1)[normal_range]) < 1.5e-7
-    with np.errstate(invalid="ignore"):
-        assert np.nanmax(np.abs(t / np.tanh(wide) - 1)) < 2.5e-7
-    assert np.max(np.abs(r - exp.erf_twin(wide))) < 4e-7
+def test_exp_log_and_the_normal_distribution():
+    x, e, _, cdf = _all_values(np.linspace(-87, 88.7, 100_001), np.linspace(-1, 1, 10_001), [0.0])
+    normal_range = np.exp(x) > 1.8e-38
+    assert np.max(np.abs(e / np.exp(x) - 1)[normal_range]) < 1.5e-7
+    assert np.max(np.abs(2 * cdf - 1 - exp.erf_twin(x / math.sqrt(2)))) < 4e-7
+    x, _, ln, _ = _all_values(np.geomspace(1.2e-38, 3.4e38, 100_001), np.linspace(0.5, 2, 10_001))
+    assert np.max(np.abs(ln - np.log(x)) / np.maximum(np.abs(np.log(x)), 0.6)) < 1.5e-7
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="these functions exist in compiled code alone")
-def test_exp_at_the_ends():
-    x = np.array([-np.inf, -1e30, -200, 89, 1e30, np.inf, np.nan, 0], np.float32)
-    e, t, r = np.empty_like(x), np.empty_like(x), np.empty_like(x)
-    all_values(x, e, t, r)
-    np.testing.assert_array_equal(e, [0, 0, 0, np.inf, np.inf, np.inf, np.nan, 1])
-    np.testing.assert_array_equal(t, [-1, -1, -1, 1, 1, 1, np.nan, 0])
-    np.testing.assert_allclose(r, [-1, -1, -1, 1, 1, 1, np.nan, 0], atol=2e-7)
+def test_exp_and_log_at_the_ends():
+    _, e, ln, cdf = _all_values([-np.inf, -1e30, -200, 89, 1e30, np.inf, np.nan, 0, 1])
+    np.testing.assert_array_equal(e[:-1], [0, 0, 0, np.inf, np.inf, np.inf, np.nan, 1])
+    np.testing.assert_array_equal(ln[-5:], [np.float32(np.log(1e30)), np.inf, np.nan, -np.inf, 0])
+    assert np.isnan(ln[:3]).all()
+    np.testing.assert_allclose(cdf[:-1], [0, 0, 0, 1, 1, 1, np.nan, 0.5], atol=1e-7)
 
 
 def test_erf_twin_is_exact():

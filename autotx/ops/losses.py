@@ -35,7 +35,7 @@ def cross_entropy(logits, /, targets, ignore_index=None, label_smoothing=0.0, re
     loss, weight = _reduced(losses.reshape(targets.shape), counted, reduction)
 
     def dlogits(g):
-        scale = np.broadcast_to(g * weight, targets.shape).astype(logits.dtype).reshape(-1)
+        scale = np.full(targets.shape, g * weight, logits.dtype).reshape(-1)
         d = kernels.cross_entropy.cross_entropy_backward(rows, lse, flat, scale, _IGNORED, label_smoothing)
         return d if logits.ndim == 2 else d.reshape(logits.shape)
 
@@ -73,7 +73,7 @@ def _checked_targets(name, scores, targets, ignore_index, reduction):
         wanted = scores.shape[:-1]
         raise ValueError(f"{name}: targets of shape {targets.shape} for scores of shape {scores.shape}: give {wanted}")
     if ignore_index is None:
-        counted, ids = np.broadcast_to(True, targets.shape), targets
+        counted, ids = np.ones(targets.shape, bool), targets
     else:
         counted = targets != ignore_index
         ids = np.where(counted, targets, 0)
@@ -87,7 +87,7 @@ def _reduced(losses, counted, reduction):
     """The loss, and the factor with which each place enters it."""
     if reduction == "none":
         return losses, losses.dtype.type(1)
-    factor = losses.dtype.type(1 / counted.sum() if reduction == "mean" else 1)
+    factor = losses.dtype.type(1 / np.count_nonzero(counted) if reduction == "mean" else 1)
     return losses.sum(dtype=np.float64).astype(losses.dtype) * factor, factor
 
 
