@@ -353,9 +353,8 @@ def _pack_scaled(x, scale, at, scratch, place):
 @kernel
 def _scores(scratch, right, left, D, n, scores):
     """scores (n, COLS) = left (n, D) times right (D, COLS), both packed."""
-    for s in range(0, n, ROWS):
-        left_at, to = left + s // ROWS * panel_size(ROWS, D), scores + s * COLS
-        multiply(D, scratch, left_at, scratch, right, ZEROS, 0, 0, scratch, to, COLS, n - s, COLS)
+    a_size = panel_size(ROWS, D)
+    multiply(D, scratch, left, a_size, scratch, right, 0, ZEROS, 0, (0, 0), scratch, scores, COLS, n, COLS)
 
 
 @kernel
@@ -417,9 +416,8 @@ def _rescale(scratch, place, lines, factor_at):
 @kernel
 def _weigh(scratch, weights, n, channels, depth, D, out):
     """out (D, COLS) += x^T (D, n) times weights (n, COLS); x has `depth` lines, packed as panels of ROWS channels."""
-    for d in range(0, D, ROWS):
-        x_at, to = channels + d // ROWS * panel_size(ROWS, depth), out + d * COLS
-        multiply(n, scratch, x_at, scratch, weights, scratch, to, COLS, scratch, to, COLS, D - d, COLS)
+    a_size = panel_size(ROWS, depth)
+    multiply(n, scratch, channels, a_size, scratch, weights, 0, scratch, out, (COLS, 1), scratch, out, COLS, D, COLS)
 
 
 @kernel
@@ -561,6 +559,8 @@ def _collect(scratch, turned, channels, n, keys, hidden, queries, D, dx, place, 
     for s in range(0, n, ROWS):
         first = max(0, (hidden + s) // COLS * COLS)
         x_at = turned + s // ROWS * panel_size(ROWS, QUERIES) + first * ROWS
-        for d in range(0, D, COLS):
-            to, y_at = place + s * step + d, channels + d // COLS * panel_size(COLS, queries) + first * COLS
-            multiply(queries - first, scratch, x_at, scratch, y_at, dx, to, step, dx, to, step, keys - s, D - d)
+        y_at, y_size, to = channels + first * COLS, panel_size(COLS, queries), place + s * step
+        rows = min(keys - s, ROWS)
+        multiply(
+            queries - first, scratch, x_at, 0, scratch, y_at, y_size, dx, to, (step, 1), dx, to, step, rows, D
+        )  # fmt: skip

@@ -124,9 +124,7 @@ def _matmul_kernel(a, b, c, accumulate, bias):
     """c = a b + bias, or c += a b, for stacks of float32 matrices (three axes each)."""
     stack, M, K = a.shape
     threads = get_num_threads()
-    _, n_block, k_block = blocks = _blocks(stack, M, c.shape[2], K, threads)
-    b_at = panel_size(ROWS, k_block) * (STRIP // ROWS)  # a worker's memory: panels of A, then panels of B
-    size = b_at + panel_size(COLS, k_block) * -(-n_block // COLS)
+    tasks, blocks, b_at, size = _plan(stack, M, c.shape[2], K, threads)
     # What a sum starts from, and how many floats further the next matrix, row and column have theirs.
     if accumulate:
         start, steps = c, (c.strides[0] // 4, c.strides[1] // 4, 1)
@@ -135,11 +133,18 @@ def _matmul_kernel(a, b, c, accumulate, bias):
     else:
         start, steps = ZEROS[None, None], (0, 0, 0)
     scratch, packed = _scratch(threads, size)
-    tasks = stack * -(-M // blocks[0]) * -(-c.shape[2] // n_block)
     _block_of_c(tasks, a, b, c, start, steps, blocks, scratch, b_at, packed)
 
 
 @functools.lru_cache(maxsize=4096)
+def _plan(stack, M, N, K, threads):
+    """How many tasks, what blocks they are, where in a worker's memory the panels of B begin, and how large that is."""
+    m_block, n_block, k_block = blocks = _blocks(stack, M, N, K, threads)
+    tasks = stack * -(-M // m_block) * -(-N // n_block)
+    b_at = panel_size(ROWS, k_block) * (STRIP // ROWS)  # panels of A, then panels of B
+    return tasks, blocks, b_at, b_at + panel_size(COLS, k_block) * -(-n_block // COLS)
+
+
 def _blocks(stack, M, N, K, threads):
     """(m_block, n_block, k_block): how much of M and N makes a task, and of K a step of it.
 
@@ -203,29 +208,24 @@ def _block_of_c(a, b, c, start, steps, blocks, scratch, b_at, packed, worker, ta
         if columns != packed[worker, 0] or k_block < K:  # else the block of B is still there from the last task
             pack(b[matrix, depth, j].T, COLS, panels, b_at)
             packed[worker, 0] = columns
-        at = matrix * c_steps[0] + row * c_steps[1] + column
+        c_at = matrix * c_steps[0] + row * c_steps[1] + column
         if k == 0:
             start_at = matrix * steps[0] + row * steps[1] + column * steps[2]
-            _block(a[matrix, i, depth], j.stop - column, panels, b_at, start, start_at, steps, c, at, c_steps[1])
+            _block(a[matrix, i, depth], panels, b_at, start, start_at, steps[1:], c, c_at, c_steps[1], j.stop - column)
         else:
-            _block(a[matrix, i, depth], j.stop - column, panels, b_at, c, at, c_steps, c, at, c_steps[1])
+            _block(a[matrix, i, depth], panels, b_at, c, c_at, c_steps[1:], c, c_at, c_steps[1], j.stop - column)
 
 
 @kernel
-def _block(a, N, scratch, b_at, start, start_at, steps, c, c_at, c_step):
+def _block(a, scratch, b_at, start, start_at, steps, c, c_at, c_step, N):
     """A block of C = start + A B, with a: (M, depth) as it is, B: (depth, N) packed at `b_at`."""
     M, depth = a.shape
     a_size, b_size = panel_size(ROWS, depth), panel_size(COLS, depth)
-    for strip in range(0, M, STRIP):
-        last = min(strip + STRIP, M)
-        pack(a[strip:last], ROWS, scratch, 0)
-        for i in range(strip, last, ROWS):
-            a_panel = (i - strip) // ROWS * a_size
-            for j in range(0, N, COLS):
-                b_panel = b_at + j // COLS * b_size
-                from_ = start_at + i * steps[1] + j * steps[2]
-                to = c_at + i * c_step + j
-                multiply(depth, scratch, a_panel, scratch, b_panel, start, from_, steps[1], c, to, c_step, M - i, N - j)
+    for i in range(0, M, STRIP):
+        last = min(i + STRIP, M)
+        pack(a[i:last], ROWS, scratch, 0)
+        from_, to = start_at + i * steps[0], c_at + i * c_step
+        multiply(depth, scratch, 0, a_size, scratch, b_at, b_size, start, from_, steps, c, to, c_step, last - i, N)
 
 
 # ---- few rows: a vector times a matrix --------------------------------------------------------------------------

@@ -146,24 +146,33 @@ def _masked_store(builder, vector, pointer, mask):
 
 
 @kernel
-def multiply(depth, a, a_at, b, b_at, start, start_at, start_step, c, c_at, c_step, rows, cols):
-    """C[i, j] = start[i, j] + sum over k < depth of A[k, i] B[k, j], for i < rows <= ROWS and j < cols <= COLS.
+def multiply(depth, a, a_at, a_size, b, b_at, b_size, start, start_at, start_steps, c, c_at, c_step, rows, cols):
+    """C[i, j] = start[i, j] + sum over k < depth of A[i, k] B[k, j], for i < rows and j < cols, tile by tile.
 
-    a, b: packed panels, from float number `a_at`, `b_at` on; `b_at` falls on a cache line.
-    start, c: float32 arrays, from float number `start_at`, `c_at` on; `start_step`, `c_step` floats from row to row.
+    a, b: packed panels, the first at float number `a_at`, `b_at`, the next `a_size`, `b_size` floats further on; those
+    of B begin on a cache line. start, c: float32 arrays, from float number `start_at`, `c_at` on. start_steps: how
+    many floats it is from row to row and from column to column, (0, 0) for ZEROS; c_step: from row to row.
     """
-    _tile(
-        depth, _at(a, a_at), _at(b, b_at), _at(start, start_at), start_step, _at(c, c_at), c_step, rows, cols
+    start_at, c_at = _at(start, start_at), _at(c, c_at)
+    _multiply(
+        depth, _at(a, a_at), a_size, _at(b, b_at), b_size, start_at, *start_steps, c_at, c_step, rows, cols
     )  # fmt: skip
 
 
-@apart(*9 * [types.int64])
-def _tile(depth, a, b, start, start_step, c, c_step, rows, cols):
-    _multiply(depth, a, b, start, start_step, c, c_step, rows, cols)
+@apart(*12 * [types.int64])
+def _multiply(depth, a, a_size, b, b_size, start, start_row, start_col, c, c_step, rows, cols):
+    """`multiply`, with arrays by the addresses of their first floats."""
+    for i in range(0, rows, ROWS):
+        a_panel = a + 4 * (i // ROWS * a_size)
+        for j in range(0, cols, COLS):
+            b_panel = b + 4 * (j // COLS * b_size)
+            start_tile, c_tile = start + 4 * (i * start_row + j * start_col), c + 4 * (i * c_step + j)
+            _tile(depth, a_panel, b_panel, start_tile, start_row, c_tile, c_step, rows - i, cols - j)
 
 
 @intrinsic
-def _multiply(typing, depth, a, b, start, start_step, c, c_step, rows, cols):
+def _tile(typing, depth, a, b, start, start_step, c, c_step, rows, cols):
+    """C[i, j] = start[i, j] + sum over k < depth of A[k, i] B[k, j], for i < ROWS and j < COLS that are there."""
     def generate(context, builder, signature, arguments):
         depth, a, b, start, start_step, c, c_step, rows, cols = arguments
         a_panel, b_panel, start, c = _pointers(builder, a, b, start, c)
@@ -268,22 +277,27 @@ def _pack(x, lines, depth, i_step, k_step, width, panels):
     """`pack`, with x and panels by their addresses: i_step, k_step floats from line to line, along a line."""
     size = panel_size(width, depth)
     groups = (width + LANES - 1) // LANES  # vectors across a panel; the last may be wider than what is left of it
-    for i in range(0, lines, width):
-        line, to = x + 4 * i * i_step, panels + 4 * (i // width * size)
-        if i_step == 1 or lines == 1:  # what lies together in a panel lies together in x: copy vectors
-            for k in range(depth):
-                for v in range(0, groups * LANES, LANES):
-                    _copy(line + 4 * (k * k_step + v), to + 4 * (k * width + v), lines - i - v)
-        elif k_step == 1 or depth == 1:  # transpose squares of LANES x LANES
+    if i_step == 1 or lines == 1:  # what lies together in a panel lies together in x: copy vectors
+        for k in range(depth):
+            target = panels + 4 * (k * width - size)
+            for i in range(0, lines, width):
+                source, target = x + 4 * (k * k_step + i), target + 4 * size
+                _copy(source, target, lines - i)
+                for v in range(LANES, groups * LANES, LANES):
+                    _copy(source + 4 * v, target + 4 * v, lines - i - v)
+    elif k_step == 1 or depth == 1:  # transpose squares of LANES x LANES
+        for i in range(0, lines, width):
             for k in range(0, depth, LANES):
+                source, target = x + 4 * (i * i_step + k), panels + 4 * (i // width * size + k * width)
                 for v in range((groups - 1) * LANES, -1, -LANES):  # backwards: what spills over is written after it
                     there, wanted = lines - i - v, min(width - v, LANES)
-                    source, target = line + 4 * (v * i_step + k), to + 4 * (k * width + v)
-                    _transpose(source, i_step, target, width, there, wanted, depth - k)
-        else:
+                    _transpose(source + 4 * v * i_step, i_step, target + 4 * v, width, there, wanted, depth - k)
+    else:
+        for i in range(0, lines, width):
             for k in range(depth):
-                for v in range(width):  # one by one, the next written over the zeros behind
-                    _copy(line + 4 * (v * i_step + k * k_step), to + 4 * (k * width + v), min(lines - i - v, 1))
+                source, target = x + 4 * (i * i_step + k * k_step), panels + 4 * (i // width * size + k * width)
+                for v in range(width):  # one by one, each over the zeros behind the last
+                    _copy(source + 4 * v * i_step, target + 4 * v, min(lines - i - v, 1))
 
 
 @intrinsic

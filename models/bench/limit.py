@@ -36,4 +36,4 @@ def _multiply_again_and_again(scratch, a_size, b_size, c_size, worker, task):
     b = a + a_size
     c = b + b_size
     for _ in range(TILES):
-        multiply(DEPTH, scratch, a, scratch, b, ZEROS, 0, 0, scratch, c, COLS, ROWS, COLS)
+        multiply(DEPTH, scratch, a, 0, scratch, b, 0, ZEROS, 0, (0, 0), scratch, c, COLS, ROWS, COLS)
