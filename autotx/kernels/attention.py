@@ -68,7 +68,7 @@ import numpy as np
 from numba import types
 from numba.extending import register_jitable
 
-from autotx.kernels.exp import exp, larger
+from autotx.kernels.exp import exp, larger, log
 from autotx.kernels.jit import kernel
 from autotx.kernels.rows import plain
 from autotx.kernels.threads import get_num_threads, shared
@@ -308,10 +308,9 @@ def _forward(
                     _weigh(scratch, at.scores, n, v_at, keys, D + 1, out_at)
         for t in range(q0, q1, COLS):
             out_at, count = at.out + (t - q0) // COLS * _up(D + 1, 4) * COLS, min(COLS, q1 - t)
+            _normalisers(scratch, out_at + D * COLS, at.top + t - q0, at.factor)
             for j in range(count):
-                total = scratch[out_at + D * COLS + j]
-                scratch[at.factor + j] = ONE / total if total != ZERO else ZERO
-                lse[t + j] = scratch[at.top + t - q0 + j] + math.log(total) if total != ZERO else -INFINITY
+                lse[t + j] = scratch[at.top + t - q0 + j]
             _write(out_at, D, count, at, scratch, lines, at.factor, out, place + t * steps[2], steps[2])
 
 
@@ -418,6 +417,16 @@ def _weigh(scratch, weights, n, channels, depth, D, out):
     """out (D, COLS) += x^T (D, n) times weights (n, COLS); x has `depth` lines, packed as panels of ROWS channels."""
     a_size = panel_size(ROWS, depth)
     multiply(n, scratch, channels, a_size, scratch, weights, 0, scratch, out, (COLS, 1), scratch, out, COLS, D, COLS)
+
+
+@kernel
+def _normalisers(scratch, total_at, top_at, factor_at):
+    """factor = 1 / total, what the results are yet to be multiplied by, and top becomes lse = top + log(total)."""
+    total, top, factor = scratch[total_at:], scratch[top_at:], scratch[factor_at:]
+    for j in range(COLS):
+        factor[j] = ONE / total[j] if total[j] != ZERO else ZERO  # 0 for a query that has seen nothing
+    for j in range(COLS):
+        top[j] += log(total[j])
 
 
 @kernel

@@ -11,10 +11,10 @@ from numba import types
 
 from autotx.kernels import LARGE
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import CHUNK, IN2, INTEGER, OUT1, floats, part, rows, tasks, use_numba
+from autotx.kernels.rows import CHUNK, IN2, INTEGER, OUT2, floats, part, rows, tasks, use_numba
 from autotx.kernels.threads import shared
 
-COLUMNS = 32  # two cache lines: the columns that a task adds up
+PARTS = 32  # of the rows, each added up by itself
 
 
 def add(x, y, out=None):
@@ -32,12 +32,13 @@ def add(x, y, out=None):
 
 
 def sum_rows(x):
-    """The sum over the rows of x: (N, C) -> (C,), added up in the order of the rows."""
+    """The sum over the rows of x: (N, C) -> (C,), in PARTS that follow each other."""
     if x.size <= LARGE or not use_numba(x):
         return x.sum(axis=0)
-    out = np.zeros(x.shape[1], np.float32)
-    _sum_rows(tasks(len(out), COLUMNS), rows(x), out)
-    return out
+    step = -(-len(x) // PARTS)
+    sums = np.zeros((tasks(len(x), step), x.shape[1]), np.float32)
+    _sum_rows(len(sums), rows(x), sums, step)
+    return sums.sum(axis=0)
 
 
 def _as_rows(arrays):
@@ -86,12 +87,11 @@ def _add_to(x, y, step, worker, task):
             x_row[i] += y_row[i]
 
 
-@shared(IN2, OUT1)
+@shared(IN2, OUT2, INTEGER)
 @kernel
-def _sum_rows(x, out, worker, task):
-    columns = part(task, COLUMNS)
-    out = out[columns]
+def _sum_rows(x, sums, step, worker, task):
+    x, out = x[part(task, step)], sums[task]
     for n in range(len(x)):
-        row = x[n][columns]
+        row = x[n]
         for i in range(out.size):
             out[i] += row[i]
