@@ -139,3 +139,29 @@ def test_how_many_threads():
     autotx.set_num_threads(1)
     assert autotx.get_num_threads() == 1
     assert set(run(100)[1]) == {0}
+
+
+BLAS = """
+import numpy as np, os, time
+import autotx
+x = np.ones((512, 512), np.float32)
+def nanoseconds():
+    tasks = f"/proc/{os.getpid()}/task"
+    return sum(int(open(f"{tasks}/{t}/schedstat").read().split()[0]) for t in os.listdir(tasks))
+for _ in range(3):
+    x @ x
+before = nanoseconds()
+for _ in range(5):
+    x @ x
+    time.sleep(0.1)
+print((nanoseconds() - before) / 5e6)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="nobody here says how long a thread has run")
+def test_blas_threads_go_to_sleep():
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
+    done = subprocess.run(
+        [sys.executable, "-c", BLAS], env=environment, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    assert float(done.stdout) < 50  # ms of work for a product of 3 ms; a thread that goes on spinning adds 100

@@ -4,6 +4,10 @@ import importlib
 
 import numpy as np
 
+from autotx.kernels import blas
+
+blas.stop_spinning()
+
 _MODULES = (
     "attention", "cross_entropy", "embedding", "exp", "gelu", "gemm", "gemv", "jit", "layernorm", "memory",
     "parameters", "rows", "softmax", "sums", "threads",
