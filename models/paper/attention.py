@@ -179,7 +179,7 @@ def free_lengths():
 )
 def weight_shapes():
     shapes = [tensor(weight).shape for weight in (W_Q, W_K, W_V)]
-    return Claim(len(set(shapes)) == 1, f"W_Q, W_K and W_V: {', '.join(map(str, shapes))}")
+    return Claim(len(set(shapes)) == 1, f"W_{{Q}}, W_{{K}} and W_{{V}}: {', '.join(map(str, shapes))}")
 
 
 @section.case(

@@ -109,7 +109,7 @@ def same_math():
 )
 def called_attention_2():
     difference = largest_difference(HEAD_2, DECODER_ATTENTION)
-    return Claim(difference < 1e-8, f"the two matrices called Attention_2 differ by up to {difference:.2f}")
+    return Claim(difference < 1e-8, f"the two matrices called Attention_{{2}} differ by up to {difference:.2f}")
 
 
 @target.case(
@@ -247,7 +247,7 @@ def sources():
 )
 def one_symbol():
     difference = largest_difference(ENCODED, DECODER_NORM)
-    return Claim(difference < 1e-8, f"the two matrices called LN(x_o) differ by up to {difference:.2f}")
+    return Claim(difference < 1e-8, f"the two matrices called LN(x_{{o}}) differ by up to {difference:.2f}")
 
 
 @cross.case(

@@ -114,7 +114,7 @@ def weights_sum():
 def own_weights():
     decoder, encoder = tensor([[1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0]]), tensor(W_Q)
     difference = largest_difference(decoder, encoder)
-    return Claim(difference > 0, f"largest difference from the encoder's W_Q: {difference:g}")
+    return Claim(difference > 0, f"largest difference from the encoder's W_{{Q}}: {difference:g}")
 
 
 @cross.case(

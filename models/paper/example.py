@@ -45,7 +45,7 @@ def source_as_written():
 )
 def square():
     shapes = [tensor(weight).shape for weight in (W_Q, W_K, W_V)]
-    return Claim(shapes == [(4, 4)] * 3, f"W_Q, W_K and W_V: {', '.join(map(str, shapes))}")
+    return Claim(shapes == [(4, 4)] * 3, f"W_{{Q}}, W_{{K}} and W_{{V}}: {', '.join(map(str, shapes))}")
 
 
 @section.case(

@@ -209,7 +209,7 @@ def shared_by_positions():
 def own_parameters():
     model = GPT(GPTConfig(8, 11, 3, 1, 4), rng=None)
     weights = {id(p) for name, p in model.named_parameters() if name.endswith("mlp.fc.weight")}
-    return Claim(len(weights) == 3, f"3 layers, {len(weights)} distinct matrices W_1")
+    return Claim(len(weights) == 3, f"3 layers, {len(weights)} distinct matrices W_{{1}}")
 
 
 @section.case(
@@ -270,7 +270,7 @@ def non_linear():
     x = tensor([[1.0, -2.0]])
     difference = largest_difference(x.relu() * -1.0, (x * -1.0).relu())
     smallest = linear(W_1, B_1)(tensor(LN_M)).min().item()
-    return Claim(difference > 0, f"ReLU(-x) is not -ReLU(x); the smallest z_1 of the example is {smallest:.3f}")
+    return Claim(difference > 0, f"ReLU(-x) is not -ReLU(x); the smallest z_{{1}} of the example is {smallest:.3f}")
 
 
 @section.case((693, 699), "The second matrix goes back to n", formula="columns of z_{2}", printed=digits("4"))

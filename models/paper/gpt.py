@@ -374,7 +374,8 @@ def objective():
     logits, _ = model(ids[:, :-1])
     p = logits.softmax().data[0, np.arange(4), ids[0, 1:]]
     loss = autotx.cross_entropy(logits, ids[:, 1:], reduction="sum").item()
-    return Claim(abs(np.log(p).sum() + loss) < 1e-12, f"L_1 = {np.log(p).sum():.6f}, summed cross entropy {loss:.6f}")
+    likelihood = np.log(p).sum()
+    return Claim(abs(likelihood + loss) < 1e-12, f"L_{{1}} = {likelihood:.6f}, summed cross entropy {loss:.6f}")
 
 
 @training.case(

@@ -86,7 +86,7 @@ def trained_apart():
         gradients.append(rows.grad[:2].copy())
         layer.zero_grad()
     difference = largest_difference(*gradients)
-    return Claim(difference == 0, f"W_V of head 2 doubled: head 1's gradient of W_Q changes by up to {difference:.2g}")
+    return Claim(difference == 0, f"W_{{V,2}} doubled: the gradient of W_{{Q,1}} changes by up to {difference:.2g}")
 
 
 @section.case(
