@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 import autotx
-from autotx.models.paper.case import Claim, Section, digits
-from autotx.models.paper.constants import LN_M, W_K, W_Q, W_V, WEIGHTS, X_PE, M, Q, V
+from autotx.models.paper.case import Claim, Section
+from autotx.models.paper.constants import W_K, W_Q, W_V, X_PE, M, V
 from autotx.models.paper.steps import attention, attention_weights, largest_difference, layer_norm, linear, tensor
 from autotx.models.transformer import EncoderBlock, Transformer, TransformerConfig
 
@@ -27,9 +27,10 @@ def project(x):
     return [linear(weight)(tensor(x)) for weight in (W_Q, W_K, W_V)]
 
 
-@encoder.case((249, 249), "Attention gives a matrix of the size it was given", printed=digits("3 4"))
+@encoder.case((249, 249), "Attention gives a matrix of the size it was given", printed="the size stays")
 def attention_keeps_shape():
-    return attention(*project(X_PE)).shape
+    before, after = tensor(X_PE).shape, attention(*project(X_PE)).shape
+    return Claim(after == before, f"{before} goes in, {after} comes out")
 
 
 @encoder.case(
@@ -48,12 +49,15 @@ def weighted_mean():
     (250, 250),
     "Layer norm follows attention",
     formula="LN(attention(x)) in the text; LN(x + attention(x)) in its source",
-    printed=LN_M,
-    note="The example leaves the residual connection out. In the architecture that it presents (Vaswani et al., 2017, "
-    "3.1) each part's input is added to its output before the layer norm, here X + PE to M.",
+    printed="a layer norm after self-attention",
+    note="The numbers that follow are those of the text's own order. It never mentions the residual connection: in the "
+    "transformer of Vaswani et al., 2017, 3.1, each part's input is added to its output before the layer norm.",
 )
-def residual_attention():
-    return layer_norm(tensor(X_PE) + tensor(M))
+def norm_follows_attention():
+    plain, residual = layer_norm(M), layer_norm(tensor(X_PE) + tensor(M))
+    mean, variance = plain.mean(axis=-1).abs().max().item(), plain.var(axis=-1).min().item()
+    shown = " and ".join(" ".join(f"{v:.4f}" for v in rows[0].data) for rows in (plain, residual))
+    return Claim(mean < 1e-9 and abs(variance - 1) < 1e-5, f"first row without and with a residual connection: {shown}")
 
 
 @encoder.case(
@@ -170,26 +174,35 @@ def free_lengths():
     (283, 283),
     "The three weight matrices have one shape",
     formula="length of an embedding × length of a query",
-    printed=digits("4 4; 4 4; 4 4"),
+    printed="the same dimensions for all three",
+    note="True of the example. In general W_{V} may have another number of columns, as above.",
 )
 def weight_shapes():
-    return [tensor(weight).shape for weight in (W_Q, W_K, W_V)]
+    shapes = [tensor(weight).shape for weight in (W_Q, W_K, W_V)]
+    return Claim(len(set(shapes)) == 1, f"W_{{Q}}, W_{{K}} and W_{{V}}: {', '.join(map(str, shapes))}")
 
 
-@section.case((283, 283), "Every query meets every key, its own included", formula="n^{2}", printed=digits("9"))
+@section.case(
+    (283, 283),
+    "Every query meets every key, its own included",
+    formula="n^{2}",
+    printed="a score for each embedding of the sequence, itself among them",
+)
 def number_of_scores():
-    return attention_weights(*project(X_PE)[:2]).size
+    size = attention_weights(*project(X_PE)[:2]).size
+    return Claim(size == 9, f"3 words, {size} scores")
 
 
 @section.case(
     (330, 331),
     "Scores with the key of every other token",
-    formula="n (n - 1)",
-    printed=digits("6"),
+    formula="n^{2}, not n (n - 1)",
+    printed="each query meets the keys of the others",
     note="A token's own key is among them: 3 x 3 = 9 scores. Lines 283 and 329 say so, and so does Q K^{T}.",
 )
 def scores_with_others():
-    return attention_weights(*project(X_PE)[:2]).size
+    size = attention_weights(*project(X_PE)[:2]).size
+    return Claim(size == 3 * 2, f"3 words, {size} scores; without those of a word with itself it would be 6")
 
 
 @section.case(
@@ -223,9 +236,18 @@ def inside_softmax():
     return Claim(difference > 1e-12, f"twice V gives exactly twice the result (difference {difference:g})")
 
 
-@section.case((320, 320), "The formula: weights", formula="softmax(Q K^{T} / √d_{k})", printed=WEIGHTS)
-def formula_weights():
-    return attention_weights(*project(X_PE)[:2])
+@section.case(
+    (320, 371),
+    "The formula, and the engine's op",
+    formula=ATTENTION,
+    printed="scores of Q and K^{T}, scaled, through a softmax, weigh the rows of V",
+    note="Step by step, and by the one op that the engine's models are made of.",
+)
+def formula_and_op():
+    q, k, v = project(X_PE)
+    steps = (q @ k.T / math.sqrt(k.shape[-1])).softmax(axis=-1) @ v
+    difference = largest_difference(steps, attention(q, k, v))
+    return Claim(difference < 1e-14, f"largest difference {difference:.1g}")
 
 
 @section.case(
@@ -312,6 +334,13 @@ def largest_score():
     return Claim(bool(same), "scores and weights have the same order in every row")
 
 
-@section.case((300, 300), "The query of one token, scored with all keys", formula="q_{0} · k_{s}", printed=digits("3"))
+@section.case(
+    (300, 300),
+    "The query of one token, scored with all keys",
+    formula="q_{0} · k_{s}",
+    printed="one query and every key",
+)
 def scores_of_one():
-    return (tensor(Q)[0] @ project(X_PE)[1].T).size
+    q, k, _ = project(X_PE)
+    scores = q[0] @ k.T
+    return Claim(scores.shape == (3,), "the scores of 'You': " + " ".join(f"{score:.4f}" for score in scores.data))

@@ -2,11 +2,11 @@
 
 import sys
 import time
-from pathlib import Path
 
 from autotx.checkpoint import to_json, write_atomically
 from autotx.models import paper
 from autotx.models.paper import page, replays, report
+from autotx.viz.style import checked_path
 
 
 def add_arguments(parser):
@@ -19,11 +19,12 @@ def add_arguments(parser):
 def run(args):
     """Print the table and write the files. Returns the exit status, 0.
 
-    ValueError for a section or a folder that does not exist, OSError for a file that cannot be written.
+    ValueError for a section that does not exist and for a place where no file can be; OSError: it cannot be written.
     """
     started = time.perf_counter()
-    _check_file("--json", args.json)
-    _check_file("--html", args.html)
+    for file in (args.json, args.html):
+        if file is not None:
+            checked_path(file, types=None)
     sections = paper.sections_named(args.section) if args.section else paper.SECTIONS
     print("The Math Behind GPT Models (rough draft), recomputed by autotx in float64")
     counts = report.table(paper.SECTIONS, sections, _write, colour=sys.stdout.isatty())
@@ -38,14 +39,6 @@ def run(args):
         _write(f"written: {', '.join([args.html, *(name for name, _ in links.values())])}")
     _write(f"\n{report.summary(counts)}; {time.perf_counter() - started:.0f} s")
     return 0
-
-
-def _check_file(flag, file):
-    """ValueError for a file that is a folder, or in a folder that does not exist. None, for no file, is fine."""
-    if file and Path(file).is_dir():
-        raise ValueError(f"{flag} {file} is a folder; give the name of a file in it")
-    if file and not Path(file).absolute().parent.is_dir():
-        raise ValueError(f"{flag} {file}: there is no such folder; make it, or give another place")
 
 
 def _write(line):

@@ -109,7 +109,7 @@ def same_math():
 )
 def called_attention_2():
     difference = largest_difference(HEAD_2, DECODER_ATTENTION)
-    return Claim(difference < 1e-8, f"the two matrices called Attention_2 differ by up to {difference:.2f}")
+    return Claim(difference < 1e-8, f"the two matrices called Attention_{{2}} differ by up to {difference:.2f}")
 
 
 @target.case(
@@ -214,9 +214,9 @@ def no_look_ahead():
 
 @cross.case(
     (777, 777),
-    "Each target word with each input word",
+    "Target words meet input words, each with each",
     formula="T × S",
-    printed="every pair of a target and an input word",
+    printed="every such pair interacts",
     note="Shown with two target words and three input words.",
 )
 def target_times_source():
@@ -247,18 +247,19 @@ def sources():
 )
 def one_symbol():
     difference = largest_difference(ENCODED, DECODER_NORM)
-    return Claim(difference < 1e-8, f"the two matrices called LN(x_o) differ by up to {difference:.2f}")
+    return Claim(difference < 1e-8, f"the two matrices called LN(x_{{o}}) differ by up to {difference:.2f}")
 
 
 @cross.case(
     (784, 785),
     "The decoder's W_{Q}",
-    formula="W_{q} of the decoder, line 2075",
-    printed=digits("1 0 0 1; 0 1 1 0; 0 1 0 1; 1 0 1 0", places=8),
-    note="The decoder was made with random matrices (line 2075). Line 2161 gives it the encoder's W_{Q} instead.",
+    formula="W_{q} of line 2075 against the matrix that line 826 is made with",
+    printed="the decoder's W_{Q}",
+    note="The decoder was made with random matrices (line 2075). For its queries line 2161 takes the encoder's W_{Q}.",
 )
 def decoder_w_q():
-    return listing_weights()[0]
+    difference = largest_difference(listing_weights()[0], W_Q)
+    return Claim(difference < 1e-8, f"the two differ by up to {difference:.2f}")
 
 
 @cross.case(
@@ -279,26 +280,38 @@ def encoders_weights():
     return Claim(min(gaps) == 0, f"2 decoders, 2 encoders: they differ by {min(gaps):.2f} at least")
 
 
-@cross.case((801, 806), "The divisor", formula="√d_{k} = √4", printed=digits("2", places=8))
+@cross.case((801, 806), "The depth of the keys, under the root", formula="d_{k}", printed=digits("4"))
 def divisor():
-    return tensor(float(linear(W_K)(tensor(ENCODED)).shape[-1])).sqrt()
+    return linear(W_K)(tensor(ENCODED)).shape[-1]
 
 
 @cross.case(
     (808, 809),
     "Future words are masked again",
-    formula="weights with a causal mask",
-    printed=CROSS_WEIGHTS,
+    formula="weights of '<start>' with a causal mask, and without",
+    printed="as before, future words are masked out",
     note="Not here: the whole input sentence is known, and every target word may look at all of it; only its padding "
     "is masked. A causal mask would leave the first target word one input word. The listing has no mask either.",
 )
 def cross_masked():
-    return cross_attention(mask=causal(3))[0]
+    rows = [cross_attention(mask=mask)[0] for mask in (causal(3), None)]
+    masked, plain = (" ".join(f"{weight:.4f}" for weight in weights[0].data) for weights in rows)
+    difference = largest_difference(rows[0], CROSS_WEIGHTS)
+    return Claim(difference < 1e-8, f"masked {masked}, without {plain}; line 2200 prints the latter")
 
 
-@cross.case((811, 815), "The weights", formula="softmax(Q K^{T} / √4)", printed=CROSS_WEIGHTS)
+@cross.case(
+    (811, 815),
+    "The weights",
+    formula="softmax(Q K^{T} / √4)",
+    printed="a softmax of the scores",
+    note="Those printed at line 2200 were made with √3 and transposed matrices; the formulas give the same digits.",
+)
 def cross_weights():
-    return cross_attention()[0]
+    weights = cross_attention()[0]
+    difference = largest_difference(weights, CROSS_WEIGHTS)
+    shown = " ".join(f"{weight:.8f}" for weight in weights[0].data)
+    return Claim(difference < 6e-9, f"{shown} in the first row, and so in the others")
 
 
 @cross.case(
@@ -339,20 +352,24 @@ def nonsense():
 
 @output.case(
     (832, 834),
-    "The decoder's output",
-    formula="LN(FFN(LN(cross attention)))",
-    printed=CROSS,
-    note="After cross attention a decoder block normalizes, goes through its feed-forward net, and normalizes again "
-    "(Vaswani et al., 2017, 3.1); the text goes straight to the output layer. It also speaks of Decoder-2, where the "
-    "example has one decoder. Computed with the net of line 720.",
+    "Line 826 is the output of Decoder-2",
+    formula="LN(FFN(LN(cross attention))), with the net of line 720",
+    printed="the output of Decoder-2",
+    note="It is what the cross attention of the first and only decoder of the example gives. A decoder block then "
+    "normalizes, goes through its feed-forward net, and normalizes again (Vaswani et al., 2017, 3.1), and only then "
+    "does the next decoder or the output layer follow.",
 )
 def rest_of_the_block():
-    return layer_norm(net()(layer_norm(CROSS)))
+    whole = layer_norm(net()(layer_norm(CROSS)))
+    rows = (" ".join(f"{v:.4f}" for v in matrix[0].data) for matrix in (tensor(CROSS), whole))
+    printed, right = rows
+    return Claim(largest_difference(whole, CROSS) < 1e-6, f"after cross attention {printed}, after the block {right}")
 
 
-@output.case((837, 839), "A score for every word, at every place", formula="T × V", printed=digits("3 10000"))
+@output.case((837, 841), "A score for every word, at every place", printed="(sequence_length, V)")
 def logits_shape():
-    return nn.Linear(4, 10000, rng=None).astype(np.float64)(tensor(CROSS)).shape
+    shape = nn.Linear(4, 10000, rng=None).astype(np.float64)(tensor(CROSS)).shape
+    return Claim(shape == (3, 10000), f"3 words and a vocabulary of 10,000: {shape}")
 
 
 @output.case((841, 841), "The size of the vocabulary's matrix", formula="d_{model} × V", printed=digits("4 10000"))

@@ -6,7 +6,20 @@ import numpy as np
 
 import autotx
 from autotx.models.paper.case import Claim, Section, digits
-from autotx.models.paper.constants import B_1, CROSS, DECODER_ATTENTION, DECODER_NORM, FFN, LN_M, W_1, W_2, W_Q, Y_PE
+from autotx.models.paper.constants import (
+    B_1,
+    CROSS,
+    DECODER_ATTENTION,
+    DECODER_NORM,
+    ENCODED,
+    FFN,
+    LN_M,
+    W_1,
+    W_2,
+    W_K,
+    W_Q,
+    Y_PE,
+)
 from autotx.models.paper.decoder import CROSS_WEIGHTS, cross_attention, listing_attention, listing_weights
 from autotx.models.paper.feed_forward import net
 from autotx.models.paper.loss import GOOD, POOR, after_step, cross_entropy, gradient
@@ -22,22 +35,26 @@ entropy = Section("cross-entropy", "What is Cross Entropy Loss", (2210, 2265))
     (1979, 2020),
     "Listing: the feed-forward net",
     formula="max(0, x W_{1} + b_{1}) W_{2} + b_{2}",
-    printed=FFN,
+    printed="what line 737 shows",
+    note="The listing prints z_{2} and the paper shows its output in the text.",
 )
 def listing():
-    return net()(tensor(LN_M))
+    difference = largest_difference(net()(tensor(LN_M)), FFN)
+    return Claim(difference <= 0.5e-8, f"all 12 numbers of line 737 within {difference:.1g}")
 
 
 @feed_forward.case(
     (2022, 2055),
     "Listing: first row, first column alone",
     formula="max(0, x_{0} W_{1} + b_{1}) W_{2}[:, 0] + 0.01",
-    printed=digits("1.70355949"),
-    note="The listing shows no output; this is the number of line 737.",
+    printed="one number of the matrix",
+    note="The listing shows no output. It is the first number of line 737.",
 )
 def one_entry():
     hidden = linear(W_1, B_1)(tensor(LN_M)[0]).relu()
-    return hidden @ tensor(W_2)[:, 0] + 0.01
+    alone = (hidden @ tensor(W_2)[:, 0] + 0.01).item()
+    difference = abs(alone - net()(tensor(LN_M))[0, 0].item())
+    return Claim(difference < 1e-14, f"{alone:.8f}, as in the whole matrix: difference {difference:.1g}")
 
 
 @heads.case(
@@ -97,19 +114,19 @@ def weights_sum():
 def own_weights():
     decoder, encoder = tensor([[1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0]]), tensor(W_Q)
     difference = largest_difference(decoder, encoder)
-    return Claim(difference > 0, f"largest difference from the encoder's W_Q: {difference:g}")
+    return Claim(difference > 0, f"largest difference from the encoder's W_{{Q}}: {difference:g}")
 
 
 @cross.case(
     (2176, 2177),
     "Listing: the divisor",
-    formula="√d_{k} = √4",
-    printed=digits("1.7320508"),
+    formula="d_{k} under the root",
+    printed=digits("3"),
     note="The listing divides by √3, the number of tokens; the text at lines 802 to 805 rightly by √4, the length of "
     "a key.",
 )
 def divisor():
-    return tensor(4.0).sqrt()
+    return linear(W_K)(tensor(ENCODED)).shape[-1]
 
 
 @cross.case(
@@ -135,7 +152,7 @@ def output():
 
 
 @cross.case(
-    (2169, 2174),
+    (2169, 2205),
     "Listing: the matrices are transposed",
     formula="LN(x_{e}) W_{V}",
     printed=digits("-1.7888543 1.7888543 0. 0.", places=7),
@@ -161,7 +178,7 @@ def shifted_softmax():
     return Claim(difference < 1e-15, f"largest difference {difference:.1g}")
 
 
-@entropy.case((2214, 2218), "The loss", formula="L = -Σ y_{i} log p_{i}", printed=digits("0.357"))
+@entropy.case((2214, 2263), "The loss", formula="L = -Σ y_{i} log p_{i}", printed=digits("0.357"))
 def formula():
     return cross_entropy(GOOD)
 
@@ -170,7 +187,7 @@ def formula():
     (2218, 2218),
     "Only the true token's probability counts",
     formula="-log p_{true}",
-    printed="y is 1 for the true token and 0 for all others",
+    printed="y_{i} is 1 once and 0 everywhere else",
 )
 def only_true():
     same = autotx.cross_entropy(tensor(np.log([POOR])), np.array([0])).item()
@@ -216,7 +233,7 @@ def extra_bits():
 
 
 @entropy.case(
-    (2230, 2230),
+    (2230, 2263),
     "It is measured in bits",
     formula="-log_{2} 0.7",
     printed=digits("0.357"),

@@ -5,12 +5,12 @@ import numpy as np
 import autotx
 from autotx import nn
 from autotx.models.gpt import GPT, GPTConfig
-from autotx.models.pairs import decode, pad
+from autotx.models.pairs import decode, encode, pad
 from autotx.models.paper import trained
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import X, Y
-from autotx.models.paper.steps import tensor
-from autotx.models.search import translate
+from autotx.models.paper.steps import largest_difference, tensor
+from autotx.models.search import Writer, translate
 from autotx.models.transformer import END, PAD, START, Transformer, TransformerConfig
 
 overview = Section("overview", "How Transformers Work", (60, 81))
@@ -66,10 +66,28 @@ def decoder_only():
     "The translation to be learned",
     printed=["De", "Nada"],
     note="The vocabulary of the example has lower-case words (lines 108 and 854): 'De' and 'Nada' would be unknown, "
-    "so 'de nada' is right.",
+    "so 'de nada' is right. The word tokenizer of autotx settles it by writing all words in lower case.",
 )
 def target_words():
-    return [word for word in WORDS if word in ("de", "nada")]
+    tokenizer = trained.translator()[1]
+    return decode(tokenizer, encode(tokenizer, "De Nada")).split()
+
+
+@overview.case(
+    (66, 66),
+    "Training and inference are one process but for details",
+    formula="scores of the next word, with the target given and with the words written one by one",
+    printed="alike, seen from above",
+    note="The same network in both: in training the right words stand in front of each place, in inference those that "
+    "it has written itself.",
+)
+def two_modes():
+    model, _, (source, target) = trained.translator()
+    given = model(source[:1], target[:1, :-1]).data[0]
+    writer = Writer(model, source[:1], 1, len(given))
+    written = [writer.write(np.array([token]))[0] for token in target[0, : len(given)]]
+    difference = largest_difference(given, written)
+    return Claim(difference < 1e-12, f"the scores differ by up to {difference:.1g}")
 
 
 @overview.case((76, 76), "A start token stands in front of the target", printed=["<start>", "de", "nada"])

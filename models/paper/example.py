@@ -37,13 +37,19 @@ def source_as_written():
     return tensor(X) + waves(range(3), WRITTEN)
 
 
-@section.case((378, 390), "The three matrices are square here", formula="d_{model} × d_{k}", printed=digits("4 4 4"))
+@section.case(
+    (378, 390),
+    "The three matrices are square here",
+    formula="d_{model} × d_{k}",
+    printed="four rows and four columns each",
+)
 def square():
-    return [linear(weight)(tensor(X_PE)).shape[1] for weight in (W_Q, W_K, W_V)]
+    shapes = [tensor(weight).shape for weight in (W_Q, W_K, W_V)]
+    return Claim(shapes == [(4, 4)] * 3, f"W_{{Q}}, W_{{K}} and W_{{V}}: {', '.join(map(str, shapes))}")
 
 
 @section.case(
-    (392, 404),
+    (392, 472),
     "Q, K and V from X alone",
     formula="Q = X W_{Q}, and so K and V",
     printed=Q_TEXT,
@@ -62,13 +68,14 @@ def d_k():
 @section.case(
     (428, 430),
     "X + PE as sines and cosines",
-    formula="X + PE, as line 430 writes it",
-    printed=X_PE,
+    formula="X + PE as line 430 writes it, against line 221",
+    printed="one matrix, X + PE",
     note="Line 430 has sin(1/10000^{2}) = 0.00000001 in the third column and line 221 has 0.0001, so 0.1 against "
     "0.1001. Two versions of one matrix; the formulas of line 130 give neither.",
 )
 def source_in_two_versions():
-    return source_as_written()
+    difference = largest_difference(source_as_written(), X_PE)
+    return Claim(difference < 5e-5, f"the two differ by up to {difference:.2g}")
 
 
 @section.case((430, 430), "Its first row", formula="X_{0} + PE_{0}", printed=digits("0.1 1.2 -0.1 1.4"))
@@ -245,6 +252,6 @@ def printed_row_sums():
     return tensor(WEIGHTS).sum(axis=-1)
 
 
-@section.case((524, 526), "Weights times V is the output", formula="weights × V", printed=ATTENTION)
+@section.case((522, 530), "Weights times V is the output", formula="weights × V", printed=ATTENTION)
 def weights_times_v():
     return attention_weights(Q, K) @ tensor(V)

@@ -3,9 +3,11 @@
 import numpy as np
 
 import autotx
+from autotx.models.classifier import Classifier
 from autotx.models.data import random_blocks
 from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.embeddings import cut
 from autotx.models.paper.sizes import gpt_parameters, transformer_parameters
 from autotx.models.paper.steps import (
     attention,
@@ -48,6 +50,27 @@ def unlabeled():
 
 
 @differences.case(
+    (1097, 1097),
+    "Labelled data fits a GPT to a task",
+    formula="texts labelled right by what a head reads off the last token",
+    printed="labelled data enhances it",
+    note="The small GPT of above, and a head that has to tell texts that begin with 'I' from those that begin with "
+    "'love'. autotx finetune does the same with the labelled lines of a file.",
+)
+def labelled():
+    gpt, _ = _learn_sentence()
+    model = Classifier(gpt, 2, np.random.default_rng(0)).astype(np.float64)
+    ids, lengths, labels = np.array([[1, 2], [0, 2], [0, 1], [1, 1]]), np.full(4, 2), np.array([0, 1, 1, 0])
+    optimizer, right = Adam(model.parameters(), lr=0.01), []
+    for _ in range(100):
+        right.append((model(ids, lengths).data.argmax(axis=-1) == labels).sum())
+        model.losses(ids, lengths, labels)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return Claim(right[-1] == 4 > right[0], f"{right[0]} of 4 texts before, {right[-1]} after {len(right)} steps")
+
+
+@differences.case(
     (1103, 1105),
     "No encoders, many decoders",
     printed="only stacked decoders",
@@ -63,9 +86,9 @@ def stacked():
 
 @differences.case(
     (1106, 1107),
-    "GPT models have exponentially more parameters than the original transformer",
+    "Every GPT has far more parameters than the first transformer",
     formula="GPT / large transformer of 2017, in parameters",
-    printed="all of them",
+    printed="exponentially more",
     note="Not the first GPT: it has about half as many as the larger of the two transformers of 2017 (width 1024). "
     "Growth by a factor from model to model came later.",
 )
@@ -116,8 +139,8 @@ differences.quote(
 differences.quote(
     "training_sets",
     (1106, 1107),
-    "GPT models use exponentially larger training sets",
-    printed="than the original transformer",
+    "Every GPT learns from far more text than the first transformer",
+    printed="exponentially larger",
     note="No sizes are given here. Their authors name some 7,000 books for the first GPT (Radford et al., 2018) and "
     "300 billion tokens for GPT-3 (Brown et al., 2020).",
 )
@@ -132,7 +155,7 @@ differences.quote(
 
 @example.case((1121, 1121), "The sentence, cut into words", printed=["I", "love", "AI"])
 def words():
-    return "I love AI".replace(",", "").split(" ")
+    return cut("I love AI")
 
 
 @example.case((1123, 1123), "The embeddings", formula="U", printed=U)
@@ -190,10 +213,11 @@ def same_attention():
     (1151, 1151),
     "The weights of 'love' are a distribution",
     formula="0.1 + 0.9 + 0",
-    printed=digits("1", places=12),
+    printed="0.1 for 'I', 0.9 for itself, 0 for 'AI'",
 )
 def weights_sum():
-    return tensor([0.1, 0.9, 0.0]).sum()
+    total = tensor([0.1, 0.9, 0.0]).sum().item()
+    return Claim(abs(total - 1) < 1e-15, f"their sum is {total:.15g}")
 
 
 @example.case(
@@ -307,7 +331,7 @@ training.quote(
     (1176, 1176),
     "The example 'roses are red'",
     printed="from the passage",
-    note="The passage is in the cited thesis; this paper has no such example, nor does its text say what it is.",
+    note="No such example stands in this paper: the passage that is meant is in the thesis that it cites.",
 )
 
 
@@ -324,6 +348,19 @@ def _block():
 
 
 @training.case(
+    (1179, 1179),
+    "Tokens become dense vectors",
+    printed="words, tokenized and embedded",
+    note="What such vectors come to say of words is shown in 'Word Embeddings'.",
+)
+def dense_vectors():
+    model, _ = _learn_sentence()
+    vectors = model.wte(np.array([WORDS.index(word) for word in cut("I love AI")]))
+    filled = np.abs(vectors.data).min()
+    return Claim(vectors.shape == (3, 8) and filled > 0, f"3 words, 8 numbers each, the smallest {filled:.2g} from 0")
+
+
+@training.case(
     (1182, 1182),
     "The objective L_{1}",
     formula="L_{1} = Σ_{i} log P(u_{i} | u_{i-k}, …, u_{i-1})",
@@ -337,7 +374,8 @@ def objective():
     logits, _ = model(ids[:, :-1])
     p = logits.softmax().data[0, np.arange(4), ids[0, 1:]]
     loss = autotx.cross_entropy(logits, ids[:, 1:], reduction="sum").item()
-    return Claim(abs(np.log(p).sum() + loss) < 1e-12, f"L_1 = {np.log(p).sum():.6f}, summed cross entropy {loss:.6f}")
+    likelihood = np.log(p).sum()
+    return Claim(abs(likelihood + loss) < 1e-12, f"L_{{1}} = {likelihood:.6f}, summed cross entropy {loss:.6f}")
 
 
 @training.case(

@@ -58,12 +58,13 @@ def linear_combination():
     (547, 547),
     "Joined heads are multiplied with a weight vector",
     formula="(n × h d_{v}) times W_{O}",
-    printed=digits("3"),
+    printed="a weight vector",
     note="A vector would leave one number for each token. The feed-forward net takes n of them, so W_{O} is a matrix, "
     "h d_{v} × d_{model}, as the formula of line 552 and the example have it: 3 x 4 numbers come out.",
 )
 def weight_vector():
-    return (concat() @ tensor(W_O)).shape
+    vector, matrix = (concat() @ tensor(W_O)[:, 0]).shape, (concat() @ tensor(W_O)).shape
+    return Claim(vector == (3, 4), f"a vector makes {vector} of the three tokens, the matrix {matrix}")
 
 
 @section.case(
@@ -85,7 +86,7 @@ def trained_apart():
         gradients.append(rows.grad[:2].copy())
         layer.zero_grad()
     difference = largest_difference(*gradients)
-    return Claim(difference == 0, f"with W_V of head 2 doubled, it changes by up to {difference:.2g}")
+    return Claim(difference == 0, f"W_{{V,2}} doubled: the gradient of W_{{Q,1}} changes by up to {difference:.2g}")
 
 
 @section.case(
@@ -107,9 +108,10 @@ def layer_is_formula():
     return Claim(difference < 1e-14, f"largest difference {difference:.1g}")
 
 
-@section.case((563, 563), "The second head has the shape of the first", printed=digits("3 4"))
+@section.case((557, 563), "The second head has the shape of the first", printed="made exactly as the first head was")
 def head_2():
-    return tensor(HEAD_2).shape
+    first, second = tensor(ATTENTION).shape, tensor(HEAD_2).shape
+    return Claim(first == second, f"{first} and {second}")
 
 
 @section.case((565, 569), "Both heads side by side", formula="Concat(head_{1}, head_{2})", printed=CONCAT)
@@ -136,12 +138,16 @@ def w_o_halves():
 @section.case(
     (571, 583),
     "The result, had W_{O} been 0.5 throughout",
-    formula=f"{MULTI_HEAD}, W_{{O}} = 0.5",
-    printed=M,
-    note="Every entry of a row would be half the row's sum: 5.9295, 6.0202 and 5.6900. M does not belong to line 572.",
+    formula=f"{MULTI_HEAD}, W_{{O}} = 0.5, against M",
+    printed="W_{O} filled with 0.5, for simplicity",
+    note="Every entry of a row would be half the row's sum. The M that the example goes on with has four different "
+    "numbers in each row: it does not belong to line 572.",
 )
 def result_with_halves():
-    return concat() @ tensor(np.full((8, 4), 0.5))
+    result = concat() @ tensor(np.full((8, 4), 0.5))
+    rows = " ".join(f"{row:.4f}" for row in result[:, 0].data)
+    difference = largest_difference(result, M)
+    return Claim(difference < 1e-8, f"rows of {rows}, four times each; M differs by up to {difference:.2f}")
 
 
 @section.case(
@@ -157,7 +163,7 @@ def final_output():
 
 @section.case(
     (585, 585),
-    "Heads run in parallel, completely independently",
+    "Heads do not depend on each other and run side by side",
     printed="no head waits for another",
     note="Each head's result, computed alone, is the same to the last bit.",
 )
@@ -194,10 +200,10 @@ def shorter_chain():
     (587, 587),
     "Speed and the length of the input",
     formula="scores for 1,000 tokens / scores for 500 tokens",
-    printed=digits("1"),
+    printed="1,000 words or 500, the same speed",
     note="Attention is not independent of the length: 1,000 words make four times the scores of 500. The text's own "
     "lines 1190 and 1204 say n^{2}.",
 )
 def independent_of_length():
     many, few = (attention_weights(np.zeros((n, 4)), np.zeros((n, 4))).size for n in (1000, 500))
-    return many / few
+    return Claim(many == few, f"{many:,} scores and {few:,}: {many / few:g} times as many")

@@ -1,7 +1,7 @@
 """'Matrix Multiplication' to 'Calculate Layer Normalization': the listings behind the encoder's numbers."""
 
 import autotx
-from autotx.models.paper.case import Section, digits
+from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import (
     ATTENTION,
     CONCAT,
@@ -21,7 +21,15 @@ from autotx.models.paper.constants import (
     X,
 )
 from autotx.models.paper.example import source_as_written
-from autotx.models.paper.steps import attention, layer_norm, layer_norm_eps_outside, linear, tensor
+from autotx.models.paper.steps import (
+    attention,
+    attention_weights,
+    largest_difference,
+    layer_norm,
+    layer_norm_eps_outside,
+    linear,
+    tensor,
+)
 
 products = Section("matrix-multiplication", "Matrix Multiplication", (1314, 1464))
 targets = Section("calculating-y", "Calculating Y", (1466, 1534))
@@ -73,7 +81,7 @@ def q_1_4():
 
 
 @products.case(
-    (1344, 1349),
+    (1344, 1385),
     "The second row of Q, entry by entry",
     formula="Q[2,j] = Σ_{k} (X + PE)[2,k] W_{Q}[k,j]",
     printed=digits("1.34147098 1.59995001 2.29995 0.64147099", places=8),
@@ -84,7 +92,7 @@ def second_row():
 
 
 @products.case(
-    (1351, 1356),
+    (1351, 1386),
     "The third row of Q, entry by entry",
     formula="Q[3,j] = Σ_{k} (X + PE)[3,k] W_{Q}[k,j]",
     printed=digits("2.40929743 0.89980003 1.79980001 1.50929745", places=8),
@@ -191,20 +199,30 @@ def target_v():
     return linear(W_V)(tensor(Y_PE))
 
 
-@scores.case((1543, 1545), "The scores before the scale", formula="Q K^{T}", printed=digits("3 3"))
-def unscaled():
-    return (tensor(Q) @ tensor(K).T).shape
+@scores.case(
+    (1545, 1551),
+    "The scores, scaled after the product",
+    formula="softmax((Q K^{T}) / √d_{k})",
+    printed="product first, then the scale, then the softmax",
+    note="It could as well be Q that is divided, before the product.",
+)
+def scaled_after():
+    after = (tensor(Q) @ tensor(K).T / 2.0).softmax()
+    before = ((tensor(Q) / 2.0) @ tensor(K).T).softmax()
+    difference = max(largest_difference(after, attention_weights(Q, K)), largest_difference(after, before))
+    return Claim(difference < 1e-14, f"either way, and by the formula of line 518: largest difference {difference:.1g}")
 
 
 @scores.case(
     (1544, 1544),
     "d_{k} taken from the columns of Q",
     formula="d_{k}",
-    printed=digits("4"),
-    note="Q and K have equally many columns, so it does not matter whose are counted.",
+    printed="the last size of Q",
+    note="Q and K have equally many columns, or there is no product: it does not matter whose are counted.",
 )
 def d_k():
-    return tensor(Q).shape[-1]
+    sizes = tensor(Q).shape[-1], tensor(K).shape[-1]
+    return Claim(sizes[0] == sizes[1], f"Q has {sizes[0]} columns, K has {sizes[1]}")
 
 
 @scores.case((1538, 1585), "Listing: attention", formula="softmax(Q K^{T} / √d_{k}) V", printed=ATTENTION)

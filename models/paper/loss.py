@@ -47,11 +47,14 @@ section.quote(
 @section.case(
     (867, 867),
     "Logits are unnormalized log probabilities",
-    formula="softmax(log p) = p",
-    printed=digits("0.7 0.1 0.1 0.1", places=12),
+    formula="softmax(log p + c) = p for any c",
+    printed="unnormalized log probabilities",
+    note="A constant added to all logits changes nothing: that is what unnormalized means.",
 )
 def log_probabilities():
-    return tensor(np.log(GOOD)).softmax()
+    logits = tensor(GOOD).log() + 3.0
+    difference = largest_difference(logits.softmax(), GOOD)
+    return Claim(difference < 1e-15, f"p from log p + 3: largest difference {difference:.1g}")
 
 
 @section.case(
@@ -127,7 +130,7 @@ def iterations():
     (882, 882),
     "Adam and RMSprop are optimizers too",
     printed="both make training converge",
-    note="100 steps of each on the poor prediction, with rate 0.1. (Dropout, named beside them, is nn.Dropout.)",
+    note="100 steps of each on the poor prediction, with rate 0.1.",
 )
 def optimizers():
     losses = {}
@@ -142,6 +145,22 @@ def optimizers():
         losses[kind.__name__] = loss.item()
     after = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
     return Claim(max(losses.values()) < 2.303, f"loss 2.303 before, after 100 steps: {after}")
+
+
+@section.case(
+    (882, 882),
+    "Dropout",
+    formula="each number 0 with probability p, else divided by 1 - p",
+    printed="a technique against overfitting",
+    note="The paper only names it. nn.Dropout drops numbers while training, keeps their mean, and does nothing "
+    "afterwards; autotx train has it as --dropout.",
+)
+def dropout():
+    x, layer = tensor(np.ones(100_000)), nn.Dropout(0.1)
+    dropped, kept = layer(x, np.random.default_rng(0)), layer(x)
+    share, mean = (dropped.data == 0).mean(), dropped.mean().item()
+    holds = abs(share - 0.1) < 0.01 and abs(mean - 1) < 0.01 and largest_difference(kept, x) == 0
+    return Claim(holds, f"with p = 0.1, {share:.1%} of 100,000 ones become 0, and their mean is {mean:.3f}")
 
 
 @section.case(
@@ -166,9 +185,10 @@ def true_distribution():
     return autotx.embedding(tensor(np.eye(4)), np.array([WORDS.index("mat")]))[0]
 
 
-@section.case((904, 912), "The good prediction is a distribution", formula="Σ p", printed=digits("1", places=12))
+@section.case((904, 912), "The good prediction is a distribution", formula="Σ p", printed="a probability distribution")
 def good_sum():
-    return tensor(GOOD).sum()
+    total = tensor(GOOD).sum().item()
+    return Claim(abs(total - 1) < 1e-15 and min(GOOD) >= 0, f"four shares whose sum is {total:.15g}")
 
 
 @section.case(
@@ -181,9 +201,10 @@ def good_loss():
     return cross_entropy(GOOD)
 
 
-@section.case((925, 927), "The poor prediction is a distribution", formula="Σ p", printed=digits("1", places=12))
+@section.case((925, 927), "The poor prediction is a distribution", formula="Σ p", printed="a probability distribution")
 def poor_sum():
-    return tensor(POOR).sum()
+    total = tensor(POOR).sum().item()
+    return Claim(abs(total - 1) < 1e-15 and min(POOR) >= 0, f"four shares whose sum is {total:.15g}")
 
 
 @section.case(
@@ -204,16 +225,17 @@ def higher():
 
 @section.case(
     (942, 942),
-    "The gradient with respect to the model's predictions",
-    formula="∂L/∂P_{i} = -y_{i} / P_{i}",
-    printed=digits("-0.9 0.1 0.1 0.7"),
-    note="The predictions are the probabilities P, not the logits, and their gradient is -10, 0, 0, 0. P - y, "
-    "computed below, is the gradient with respect to the logits Z.",
+    "The model's predictions are what softmax is given",
+    formula="∂L/∂P_{i} = -y_{i} / P_{i},  ∂L/∂Z_{i} = P_{i} - y_{i}",
+    printed="predictions and logits are one",
+    note="The predictions of lines 867, 912 and 927 are the probabilities P, which softmax gives; it is given the "
+    "logits Z. The gradient P - y, worked out below, is that of the logits.",
 )
 def gradient_of_predictions():
     p = tensor(POOR, requires_grad=True)
     cross_entropy(p).backward()
-    return p.grad
+    of_p, of_z = (" ".join(f"{v:z.1f}" for v in g) for g in (p.grad, gradient(POOR)))
+    return Claim(largest_difference(p.grad, gradient(POOR)) < 1e-9, f"gradient of P: {of_p}; of Z: {of_z}")
 
 
 @section.case((944, 944), "The loss, said again", formula="-log 0.1", printed=digits("2.303"))
@@ -222,7 +244,7 @@ def loss_again():
 
 
 @section.case(
-    (948, 950),
+    (944, 950),
     "The softmax",
     formula="P_{i} = e^{Z_{i}} / Σ_{k} e^{Z_{k}}",
     printed=digits("0.1 0.1 0.1 0.7"),
@@ -233,7 +255,7 @@ def softmax():
 
 
 @section.case(
-    (952, 956),
+    (952, 973),
     "The gradient",
     formula="∂L/∂Z_{i} = P_{i} - y_{i}",
     printed=digits("-0.9 0.1 0.1 0.7", places=12),
@@ -318,7 +340,7 @@ def update_of_weights():
 
 
 @section.case(
-    (1005, 1012),
+    (1005, 1021),
     "The step on the logits",
     formula=f"{STEP}, α = 0.1",
     printed=digits("0.09 -0.01 -0.01 -0.07"),

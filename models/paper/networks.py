@@ -56,12 +56,13 @@ def line():
 
 @regression.case(
     (1689, 1693),
-    "Parameters of the 10-10-1 network",
-    formula="(1+1)·10 + (10+1)·10 + (10+1)·1",
-    printed=digits("141"),
+    "The widths of the deep network's layers",
+    formula="10-10-1",
+    printed=digits("10 10 1"),
+    note="Its parameters are (1+1)·10 + (10+1)·10 + (10+1)·1 = 141; the line has two.",
 )
-def parameters():
-    return MLP((1, 10, 10, 1), rng=np.random.default_rng(0)).num_parameters()
+def widths():
+    return [layer.weight.shape[0] for layer in MLP((1, 10, 10, 1), rng=np.random.default_rng(0)).layers]
 
 
 @regression.case((1695, 1696), "Epochs of training", printed=digits("1000"))
@@ -129,8 +130,8 @@ def output():
 
 
 @sigmoid.case(
-    (1834, 1834),
-    "The other inputs",
+    (1771, 1834),
+    "All four inputs",
     formula="y for 00, 01, 10, 11",
     printed=digits("0 1 1 0"),
     note="0.0000454, 0.9999546, 0.9999546, 0.0000454.",
@@ -189,9 +190,10 @@ def truth_table_again():
     return (a - b).abs()
 
 
-@relu.case((1857, 1861), "ReLU", formula="max(0, z)", printed=digits("0 0 3"))
+@relu.case((1857, 1861), "ReLU", formula="max(0, z)", printed="the larger of 0 and z")
 def relu_formula():
-    return tensor([-2.0, 0, 3]).relu()
+    out = tensor([-2.0, 0, 3]).relu().data.tolist()
+    return Claim(out == [0, 0, 3], "-2, 0, 3 become " + ", ".join(f"{v:g}" for v in out))
 
 
 @relu.case((1851, 1855), "Two inputs, two hidden neurons, one output", printed=digits("2 2 1"))
@@ -240,7 +242,7 @@ def listing():
 relu.quote(
     "most_common",
     (1840, 1840),
-    "ReLU is the most common activation",
+    "Among activations ReLU is the commonest",
     printed="for deep learning",
     note="A count over other people's networks. GPT models use GELU.",
 )

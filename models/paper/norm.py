@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 
+import autotx
 from autotx import nn
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import CONCAT, LN_M, W_O, M
 from autotx.models.paper.steps import largest_difference, layer_norm, layer_norm_eps_outside, tensor
+from autotx.optim import SGD
 
 section = Section("layer-norm", "Layer Normalization", (592, 637))
 
@@ -31,6 +33,31 @@ def scale_shift():
     answers = [(tensor(features) @ tensor([1.0, 0.0])).data > 0.5 for features in (x, stretched)]
     before, after = ((answer == label).mean() for answer in answers)
     return Claim(after < before, f"right before: {before:.0%}, after: {after:.0%}")
+
+
+@section.case(
+    (603, 603),
+    "With such a feature training may diverge",
+    formula="10 steps of gradient descent on a squared error, rate 0.5",
+    printed="it might fail to train",
+    note="A linear layer, once on the features in [0, 1] and once with the first of them in [0, 1000]. The gradient "
+    "grows with the square of the feature, so that the same learning rate overshoots further with every step.",
+)
+def diverges():
+    x, label, stretched = shifted_features(np.random.default_rng(0))
+    losses = []
+    for features in (x, stretched):
+        layer = nn.Linear(2, 1, rng=np.random.default_rng(1)).astype(np.float64)
+        optimizer = SGD(layer.parameters(), lr=0.5)
+        for _ in range(10):
+            loss = autotx.mse_loss(layer(tensor(features))[:, 0], label.astype(np.float64))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+    holds = losses[9] < losses[0] and losses[19] > losses[10]
+    before, after = (f"from {losses[i]:.2g} to {losses[i + 9]:.2g}" for i in (0, 10))
+    return Claim(holds, f"the loss goes {before}, stretched {after}")
 
 
 @section.case(
@@ -85,7 +112,7 @@ def beyond_one():
     (607, 607),
     "There is no hard limit on the results",
     formula="|x - μ| / σ ≤ √(n - 1)",
-    printed="no hard constraint on the range",
+    printed="the range has no firm bounds",
     note="There is one, before γ and β: n numbers of variance 1 and mean 0 cannot exceed √(n - 1), here √3 = 1.732.",
 )
 def hard_limit():
@@ -169,9 +196,10 @@ def gamma_and_beta():
 @section.case(
     (627, 627),
     "What ε is for",
-    formula="LN of a row of equal numbers",
-    printed=digits("0 0 0 0"),
-    note="Without ε this row would be 0 / 0.",
+    formula="LN of 3 3 3 3: (3 - 3) / √(0 + ε)",
+    printed="numerical stability",
+    note="Without ε a row of equal numbers would be 0 / 0.",
 )
 def epsilon():
-    return layer_norm([[3.0, 3, 3, 3]])[0]
+    row = layer_norm([[3.0, 3, 3, 3]], eps=1e-6)[0].data
+    return Claim(bool((row == 0).all()), f"with ε = 1e-6 it is {' '.join(f'{v:g}' for v in row)}")

@@ -43,9 +43,9 @@ PICTURES = {
     "complexity": (
         pictures.complexity,
         "Measured while this page was made: forward only, one thread, float64; the exponents are fitted to the larger "
-        "sizes. O(l n^{2} d) would be 2 for tokens and 1 for layers and width. The whole model stays below 2 in n and "
-        "above 1 in d: that is the term n d^{2}, which the paper leaves out. Attention alone grows less with d, as its "
-        "softmax costs n^{2} whatever the width.",
+        "sizes. Dashed is O(l n^{2} d): 2 for tokens and 1 for layers and width. The whole model stays below 2 in n "
+        "and above 1 in d: that is the term n d^{2}, which the paper leaves out. Attention alone grows less with d, as "
+        "its softmax costs n^{2} whatever the width.",
     ),
     "plot-xor": (
         pictures.xor_points,

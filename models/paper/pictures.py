@@ -12,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from autotx import no_grad
 from autotx.models.paper import timing, trained
@@ -178,9 +179,13 @@ def word_trainer():
 
 @drawn
 def complexity():
-    """Measured time against tokens, layers and width, with the fitted exponents."""
+    """Measured time against tokens, layers and width, with the fitted exponents, and the slope that the paper says."""
     figure, panels = _figure(3, width=11, height=3.6)
     for axes, sweep in zip(panels, timing.sweeps()):
+        power = {"n": 2, "l": 1, "d": 1}[sweep.letter]
+        sizes = np.array(sweep.fitted_sizes, dtype=float)
+        slope = 1e3 * sweep.times["whole model"][-1] * (sizes / sizes[-1]) ** power
+        axes.loglog(sizes, slope, "--", color="#999999", label=f"paper: ${sweep.letter}^{power}$")
         for (label, times), colour in zip(sweep.times.items(), (BLUE, ORANGE)):
             exponent, fit = timing.fitted(sweep.sizes, times)
             axes.loglog(sweep.sizes, np.multiply(times, 1e3), "o", color=colour)
@@ -189,6 +194,8 @@ def complexity():
         axes.set(title=sweep.title, xlabel=sweep.letter)
         axes.set_xticks(sweep.sizes, [str(s) for s in sweep.sizes])
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, loc="upper left")
     panels[0].set_ylabel("milliseconds of one core")

@@ -124,7 +124,7 @@ def indices():
     return sorted({column // 2 for column in range(4)})
 
 
-@section.case((146, 146), "d_model of the example", printed=digits("4"))
+@section.case((146, 146), "d_{model} of the example", printed=digits("4"))
 def d_model():
     return tensor(X).shape[-1]
 
@@ -233,8 +233,8 @@ def position_2():
     "The matrix as its own sines and cosines are written",
     formula="columns: sin(pos), cos(pos/10000^{0.5}), sin(pos/10000^{2}), cos(pos/10000^{2.5})",
     printed=PE,
-    note="sin(1/10000^{2}) is 0.00000001, which rounds to 0.0000 and not to 0.0001: the printed numbers do not follow "
-    "from the terms beside them either.",
+    note="sin(1/10000^{2}) is 0.00000001 and sin(2/10000^{2}) is 0.00000002. Both round to 0.0000 where 0.0001 and "
+    "0.0002 are printed: the numbers do not follow from the terms beside them either.",
 )
 def as_written():
     return waves(range(3), WRITTEN)
@@ -326,7 +326,7 @@ def batches():
 @section.case(
     (237, 237),
     "The shape stays until the output layer",
-    printed=digits("1 3 4; 1 3 4; 1 3 4; 1 3 4"),
+    printed="one shape throughout",
     formula="(B, T, C) after attention, layer norm, feed-forward, layer norm",
     note="Between blocks. Inside them the example is wider: 8 columns after joining heads, 6 in the hidden layer.",
 )
@@ -336,4 +336,4 @@ def shape_stays():
     for part in (block.attn, block.ln_1, block.mlp, block.ln_2):
         x = part(x)
         shapes.append(x.shape)
-    return shapes
+    return Claim(set(shapes) == {(1, 3, 4)}, "(1, 3, 4) goes in; out come " + ", ".join(map(str, shapes)))

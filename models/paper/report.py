@@ -133,7 +133,6 @@ def as_objects(cases):
             "lines": list(case.lines),
             "section": case.section,
             "title": plain(case.title),
-            "formula": plain(case.formula),
             "printed": _plain_if_text(case.printed_values),
             "computed": _plain_if_text(as_text(case.result.computed)),
             "verdict": case.result.verdict,
