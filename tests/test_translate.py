@@ -4,11 +4,12 @@ import dataclasses
 import itertools
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
 
-from autotx.checkpoint import load_tensors
+from autotx.checkpoint import load_tensors, save_tensors
 from autotx.models.cli import main
 from autotx.models.commands import translate
 from autotx.models.config import TransformerTrainConfig
@@ -261,6 +262,13 @@ def test_what_cannot_be_translated(trained, fails, tmp_path):
     fails([*model, "one", "--attention", tmp_path / "a.txt"], "a.txt ends in .txt; give a picture a name")
     fails([*model, "one", "two", "--attention", tmp_path / "a.png"], "--attention draws one sentence; give one")
     fails(["translate", "--model", tmp_path, "one"], "there is no trained model")
+    other = shutil.copytree(trained, tmp_path / "other")
+    weights, _ = load_tensors(other / "model.safetensors")
+    save_tensors(other / "model.safetensors", {**weights, "wte.weight": weights["wte.weight"][:, :8], "x": np.ones(2)})
+    fails(
+        ["translate", "--model", other, "one"],
+        f"is not of the model that {other} describes: unexpected x (and 1 more); restore it",
+    )
     fails(["generate", "--model", trained], "holds a transformer, not a gpt")
 
 
