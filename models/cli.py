@@ -90,7 +90,8 @@ def _top_parser():
 
 
 def _fail(name, message):
-    print(f"autotx {name}: {' '.join(message.split())}", file=sys.stderr)
+    message = " ".join(message.split()).removeprefix(f"{name}: ")  # some commands are called as what they call
+    print(f"autotx {name}: {message}", file=sys.stderr)
     return 2
 
 

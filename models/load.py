@@ -90,7 +90,12 @@ def _with_weights(model, folder):
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{path}: {name} holds NaN or Inf")
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except ValueError as error:
+        first, *others = str(error).removeprefix("load_state_dict: ").split("; ")[:-1]
+        more = f" (and {len(others)} more)" if others else ""
+        raise ValueError(f"{path} is not of the model that {folder} describes: {first}{more}; restore it") from error
     return model
 
 

@@ -191,7 +191,7 @@ def log_probabilities(model, source, ids):
 
 @pytest.mark.parametrize("changes", KINDS)
 def test_cached_equals_uncached(rng, changes):
-    """Every score that the writer computes for three tokens, one at a time, is that of the whole model."""
+    """Every score that the writer computes for five tokens, one at a time, is that of the whole model."""
     model = tiny(rng, **changes)
     writer = search.Writer(model, SOURCE, 1, 5)
     for t in range(5):
@@ -199,6 +199,34 @@ def test_cached_equals_uncached(rng, changes):
         expected = model(SOURCE, TARGET[:, : t + 1]).data[:, -1]
         rows = TARGET[:, : t + 1].all(axis=1)  # the writer never writes PAD, the model does not look at it
         np.testing.assert_allclose(scores[rows], expected[rows], rtol=1e-4, atol=1e-4)
+
+
+class Uncached:
+    """What Writer does, by the whole model, for all tokens anew."""
+
+    def __init__(self, model, source, beam, size):
+        self.model, self.source = model, np.repeat(source, beam, axis=0)
+        self.ids = np.empty((len(self.source), 0), int)
+
+    def write(self, tokens):
+        self.ids = np.column_stack([self.ids, tokens])
+        return self.model(self.source, self.ids).data[:, -1]
+
+    def keep(self, rows):
+        self.ids = self.ids[rows]
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+@pytest.mark.parametrize("changes", KINDS)
+def test_cached_translations_equal_uncached_ones(rng, monkeypatch, beam, changes):
+    model = tiny(rng, **changes)
+    cached = search.translate(model, SOURCE, beam=beam, n_best=beam)
+    monkeypatch.setattr(search, "Writer", Uncached)
+    uncached = search.translate(model, SOURCE, beam=beam, n_best=beam)
+    assert [[t.ids for t in found] for found in cached] == [[t.ids for t in found] for found in uncached]
+    np.testing.assert_allclose(
+        [[t.score for t in found] for found in cached], [[t.score for t in found] for found in uncached], rtol=1e-4
+    )
 
 
 def test_kept_rows_go_on_with_what_they_were_given(rng):

@@ -4,11 +4,12 @@ import dataclasses
 import itertools
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
 
-from autotx.checkpoint import load_tensors
+from autotx.checkpoint import load_tensors, save_tensors
 from autotx.models.cli import main
 from autotx.models.commands import translate
 from autotx.models.config import TransformerTrainConfig
@@ -187,6 +188,9 @@ def test_given_vectors_are_trained_further_or_frozen(config, tmp_path, frozen, c
     assert cosine == pytest.approx(expected, abs=1e-5)
     assert train(config) == 0
     assert f"3 words begin with those of {path}, {'frozen' if frozen else 'trained further'}" in capsys.readouterr().out
+    path.rename(tmp_path / "moved")
+    assert train(dataclasses.replace(config, resume=True, steps=config.steps + 1)) == 0
+    (tmp_path / "moved").rename(path)
     after = load_tensors(tmp_path / "run" / "model.safetensors")[0]["wte.weight"]
     assert np.array_equal(after, before) == frozen
     again = ["train", "--pairs", config.pairs, "--n-embd", "20", "--embeddings", path, "--out", tmp_path / "other"]
@@ -229,6 +233,8 @@ def test_the_score_is_sacrebleus(trained, tmp_path, capsys):
     written = [best[0].text for best in translations(model, tokenizer, [a for a, _ in pairs], beam=2)]
     score = sacrebleu.corpus_bleu(written, [[b for _, b in pairs]]).score
     assert shown.startswith(f"BLEU {score:.2f} (beam 2), 30 sentences in ")
+    right = sum(a == b for a, (_, b) in zip(written, pairs))
+    assert shown.endswith(f" s, {right} of them to the letter\n")
     assert score > 50
 
 
@@ -247,11 +253,22 @@ def test_what_cannot_be_translated(trained, fails, tmp_path):
     fails([*model, " ".join(["one"] * 200)], "a sentence of 200 tokens is longer than --block-size 128")
     fails([*model, "one", "--beam", "0"], "--beam 0 should be at least 1")
     fails([*model, "one", "--n-best", "2"], "--n-best 2 should be from 1 to --beam 1")
+    (tmp_path / "long.tsv").write_text(f"one\teins\n{'one ' * 200}\teins\n")
+    long = [*model, "--pairs", tmp_path / "long.tsv"]
+    fails(long, "long.tsv, line 2: a sentence of 200 tokens is longer than --block-size 128")
+    fails([*long, "--beam", "2", "--n-best", "2"], "--n-best is for sentences")
     fails([*model, "one", "--length-penalty", "-1"], "--length-penalty -1.0 should be 0 or a positive number")
     fails(model, "give sentences to translate, in quotes, or a file of pairs")
     fails([*model, "one", "--attention", tmp_path / "a.txt"], "a.txt ends in .txt; give a picture a name")
     fails([*model, "one", "two", "--attention", tmp_path / "a.png"], "--attention draws one sentence; give one")
     fails(["translate", "--model", tmp_path, "one"], "there is no trained model")
+    other = shutil.copytree(trained, tmp_path / "other")
+    weights, _ = load_tensors(other / "model.safetensors")
+    save_tensors(other / "model.safetensors", {**weights, "wte.weight": weights["wte.weight"][:, :8], "x": np.ones(2)})
+    fails(
+        ["translate", "--model", other, "one"],
+        f"is not of the model that {other} describes: unexpected x (and 1 more); restore it",
+    )
     fails(["generate", "--model", trained], "holds a transformer, not a gpt")
 
 

@@ -5,8 +5,9 @@ import sys
 import time
 
 from autotx.models.commands import maps
+from autotx.models.data import read_columns
 from autotx.models.load import load_transformer
-from autotx.models.pairs import encode, read_pairs, spaced
+from autotx.models.pairs import encode, spaced
 from autotx.models.search import translations
 from autotx.viz import style
 
@@ -73,14 +74,20 @@ def _need_library():
 
 
 def _score(model, tokenizer, args):
+    """A file may hold words that the model has not learned, as any new text does: they count as what they are."""
     _need_library()
-    pairs = read_pairs(args.pairs)
+    places, sources, targets = zip(*read_columns("--pairs", args.pairs, ("source", "target")))
+    for place, source in zip(places, sources):
+        _check_length(f"{place}: ", source, tokenizer, model.config.block_size)
     begun = time.perf_counter()
-    written = [b[0].text for b in translations(model, tokenizer, [s for s, _ in pairs], args.beam, args.length_penalty)]
+    written = [best[0].text for best in translations(model, tokenizer, sources, args.beam, args.length_penalty)]
     seconds = time.perf_counter() - begun
-    score = bleu(written, [target for _, target in pairs])
+    score, right = bleu(written, targets), sum(map(str.__eq__, written, targets))
+    new = sum(bool(tokenizer.unknown(spaced(source))) for source in sources)
     how = f"beam {args.beam}" if args.beam > 1 else "greedy"
-    print(f"BLEU {score:.2f} ({how}), {len(pairs):,} sentences in {seconds:.1f} s")
+    print(f"BLEU {score:.2f} ({how}), {len(sources):,} sentences in {seconds:.1f} s, {right:,} of them to the letter")
+    if new:
+        print(f"{new:,} of the sources have words that the pairs the model learned do not")
 
 
 def _check_sentence(sentence, tokenizer, block_size):
@@ -90,9 +97,15 @@ def _check_sentence(sentence, tokenizer, block_size):
     unknown = tokenizer.unknown(spaced(sentence))
     if unknown:
         raise ValueError(f"the pairs that the model learned have no {', '.join(map(repr, unknown))}; leave that out")
+    _check_length("", sentence, tokenizer, block_size)
+
+
+def _check_length(place, sentence, tokenizer, block_size):
     count = len(encode(tokenizer, sentence))
     if count > block_size:
-        raise ValueError(f"a sentence of {count} tokens is longer than --block-size {block_size} of the run; cut it")
+        raise ValueError(
+            f"{place}a sentence of {count} tokens is longer than --block-size {block_size} of the run; cut it"
+        )
 
 
 def _check(args):
@@ -107,6 +120,8 @@ def _check(args):
             raise ValueError(f"{name} {getattr(args, name[2:].replace('-', '_'))} should {rule}")
     if bool(args.sentences) == bool(args.pairs):
         raise ValueError("give sentences to translate, in quotes, or a file of pairs to score by --pairs")
+    if args.pairs and args.n_best > 1:
+        raise ValueError("--n-best is for sentences; the score of --pairs is that of the best translations")
     if args.attention:
         style.checked_path(args.attention)
         if len(args.sentences) != 1:

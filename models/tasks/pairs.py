@@ -33,7 +33,9 @@ class PairsTask(Task):
             if not part.pairs:
                 raise ValueError(f"no pair is left to {name} within --block-size {config.block_size}; give more")
         self.model = make_transformer(config, self.tokenizer, rng)
-        self.found = self._take_embeddings(rng) if config.embeddings else None
+        # In a resumed run they are in the checkpoint, and their file may be gone.
+        self.found = self._take_embeddings(rng) if config.embeddings and not folder else None
+        self.model.wte.weight.requires_grad = not config.freeze_embeddings
         self.per_epoch = len(self._epoch_batches(0))
 
     def _read(self):
@@ -50,8 +52,7 @@ class PairsTask(Task):
         """Begin the source's table (the only one, when tied) with given vectors. Returns how many words have one."""
         words, C = [None] * SPECIALS + words_of(self.tokenizer), self.config.n_embd
         table, found = load_embedding(self.config.embeddings, words, C, rng=rng, std=C**-0.5)
-        weight = self.model.wte.weight
-        weight.data, weight.requires_grad = table.weight.data, not self.config.freeze_embeddings
+        self.model.wte.weight.data = table.weight.data
         return found
 
     def batches(self, step, rng):
@@ -108,7 +109,9 @@ class PairsTask(Task):
                 written = self._translate([source for source, _ in pairs])
                 # A source may have several translations, each of which is right.
                 right = sum((source, target) in set(pairs) for (source, _), target in zip(pairs, written))
-                print(f"Of {len(pairs):,} names {name}, {right:,} are translated to the letter.")
+                new = sum(bool(self.tokenizer.unknown(spaced(" ".join(pair)))) for pair in pairs)
+                note = f"; {new:,} have a word that is in no learned one" if new else ""
+                print(f"Of {len(pairs):,} names {name}, {right:,} are translated to the letter{note}.")
         print("\nSome that it has not seen:")
         for (source, target), written in zip(held_out[:SHOWN], self._translate([s for s, _ in held_out[:SHOWN]])):
             print(f"  {source}\n    {written}\n    (held-out translation: {target})")
