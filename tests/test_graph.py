@@ -20,7 +20,7 @@ from autotx import Tensor, nn, viz
 from autotx.models import GPT, MLP, GPTConfig, Transformer, TransformerConfig
 from autotx.models.cli import main
 from autotx.models.commands.graph import example
-from autotx.viz import dot, folding, labels, primitives
+from autotx.viz import dot, folding, labels, primitives, titles
 from autotx.viz.graph import _LOOKS
 from autotx.viz.trace import trace
 
@@ -399,6 +399,34 @@ def test_no_edge_crosses_the_title_of_an_open_module(loss, depth):
         x, y = title["pt"]
         box = Bbox.from_extents(x, y - 2, x + title["width"], y + 9)
         assert not any(_bezier_path(points).intersects_bbox(box, filled=False) for points in curves), title["text"]
+
+
+@pytest.mark.parametrize("loss", [gpt_loss, lambda: transformer_loss(3)])
+def test_labels_of_edges_lie_on_no_node_and_on_no_other_label(loss):
+    laid = json.loads(dot.lay_out(viz.graph(loss(), depth=9, max_nodes=500).source, "json"))
+    labels_ = [Bbox.from_extents(*titles._text(edge)) for edge in laid["edges"] if titles._text(edge)]
+    nodes = [Bbox.from_extents(*_box(o)) for o in laid["objects"] if "pos" in o]
+    assert len(labels_) > 40
+    for i, box in enumerate(labels_):
+        assert box.count_overlaps(labels_[:i] + nodes) == 0
+
+
+def _box(node):
+    (x, y), w, h = map(float, node["pos"].split(",")), float(node["width"]) * 72, float(node["height"]) * 72
+    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+
+
+def test_no_line_strikes_through_the_label_of_an_edge(tmp_path):
+    svg = svg_of(leaf([1.0], "x") * 2, tmp_path)
+    (edge,) = (g for g in svg.iter("{http://www.w3.org/2000/svg}g") if g.get("class") == "edge")
+    shapes = [e for e in edge.iter() if e.tag.endswith(("path", "polygon", "text"))]
+    assert [e.get("fill") for e in shapes[-2:]] == ["white", "#333333"], "a plate above the line, the text on it"
+
+
+def test_a_matrix_stands_in_columns(tmp_path):
+    svg = svg_of(leaf([[1.0, -0.25], [10.5, 3.0]], "x") * 2, tmp_path)
+    places = {e.text: float(e.get("x")) for e in svg.iter("{http://www.w3.org/2000/svg}text")}
+    assert places["10.5"] < places["1"] < places["−0.25"] < places["3"]
 
 
 def _bezier_path(points):
