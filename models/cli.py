@@ -90,7 +90,8 @@ def _top_parser():
 
 
 def _fail(name, message):
-    print(f"autotx {name}: {' '.join(message.split())}", file=sys.stderr)
+    message = " ".join(message.split()).removeprefix(f"{name}: ")  # an op or a picture may have the command's name
+    print(f"autotx {name}: {message}", file=sys.stderr)
     return 2
 
 

@@ -343,7 +343,10 @@ def test_the_legend_has_the_kinds_that_are_there(tmp_path):
     assert "Legend" not in texts(svg_of(xor_loss(), tmp_path, legend=False))
 
 
-@pytest.mark.parametrize("name", ['a<b>"c" & d', "back\\n\\lslash", "{a|b}", "<i>x</i>", "tab\tand\nline", "ü ∂"])
+NAMES = ['a<b>"c" & d', "back\\n\\lslash", "\\N of \\G", "\\", "{a|b}", "<i>x</i>", "tab\tand\nline", "ü ∂"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_names_are_escaped(tmp_path, name):
     svg = svg_of((leaf([1.0], name) * 2).sum(), tmp_path)
     assert "".join(c if c.isprintable() else " " for c in name) in texts(svg)
@@ -568,5 +571,5 @@ def test_the_command_refuses_in_one_line(capsys):
     for flag in ("--out", "--json"):
         assert "no/g.svg: there is no folder no; make it" in refused(capsys, "--model", "mlp", flag, "no/g.svg")
     assert "--model nowhere: there is no such folder; give gpt" in refused(capsys, "--model", "nowhere")
-    assert "--max-nodes is 1; give 3 or more" in refused(capsys, "--model", "mlp", "--max-nodes", "1")
+    assert "autotx graph: max_nodes is 1; give 3" in refused(capsys, "--model", "mlp", "--max-nodes", "1")
     assert list(Path().iterdir()) == []

@@ -48,7 +48,7 @@ def graph(tensor, depth=None, expand=(), values=None, grads=None, formulas=False
     formulas: whether ops show their formula, and that of each gradient (in an .svg the mouse shows them anyway).
     fused: names of ops to show opened into the primitives they are composed of: ["layer_norm"].
     max_nodes: with more, more is folded, and the picture says so. legend: whether it explains its shapes.
-    ValueError: no graph, a freed graph, an unknown path or op.
+    ValueError: no graph, a freed graph, an unknown path or op, a depth below 0, a max_nodes below 3.
     """
     fused = [fused] if isinstance(fused, str) else fused
     traced = _traced(tensor, grads, fused)

@@ -176,5 +176,5 @@ def shortened(text, most=_SHORT):
 
 
 def escaped(text):
-    """A text as it stands in an HTML-like label of Graphviz."""
-    return html.escape("".join(c if c.isprintable() else " " for c in str(text)))
+    """A text as it stands in an HTML-like label of Graphviz, which would write a name in the place of "\\N"."""
+    return html.escape("".join(c if c.isprintable() else " " for c in str(text))).replace("\\", "\\\\")
