@@ -32,7 +32,10 @@ _LOOKS = {
 }
 _RULE = ("", False)  # a row of a node that is a line across it
 _LINE = '<TR><TD HEIGHT="4"></TD></TR><HR/><TR><TD HEIGHT="4"></TD></TR>'
-_PLATE = '<<TABLE BORDER="0" CELLSPACING="0" BGCOLOR="white" STYLE="ROUNDED"><TR><TD>{}</TD></TR></TABLE>>'
+_PLATE = (  # below the label of an edge, a little beside the edge
+    '<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0"><TR><TD></TD>'
+    '<TD BGCOLOR="white" STYLE="ROUNDED">{}</TD></TR></TABLE>>'
+)
 _SMALL = 12  # ops up to which values are drawn when nobody says
 _DISPLAYED = 40  # nodes up to which a tensor shows itself as a picture in a notebook
 
@@ -363,10 +366,10 @@ class _Drawing:
 
 def _small(text):
     """A text, or a matrix (a list of lists of text), for an HTML-like label. A table whose size is not fixed would be
-    widened to that of the node; no character of 9 points is wider than 5.3 or higher than 12."""
+    widened to that of the node; in 9 points a number is at most 5.8 a letter wide, and 12 high."""
     if isinstance(text, str):
         return labels.escaped(text)
-    width = round(5.3 * max(len(number) for row in text for number in row)) + 6
+    width = round(5.8 * max(len(number) for row in text for number in row)) + 6
     rows = ("".join(f'<TD ALIGN="RIGHT" WIDTH="{width}">{number}</TD>' for number in row) for row in text)
     rows = "".join(f"<TR>{row}</TR>" for row in rows)
     size = f'FIXEDSIZE="TRUE" WIDTH="{width * len(text[0])}" HEIGHT="{14 * len(text)}"'
