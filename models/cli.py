@@ -90,7 +90,7 @@ def _top_parser():
 
 
 def _fail(name, message):
-    message = " ".join(message.split()).removeprefix(f"{name}: ")  # some commands are called as what they call
+    message = " ".join(message.split()).removeprefix(f"{name}: ")  # an op or a picture may have the command's name
     print(f"autotx {name}: {message}", file=sys.stderr)
     return 2
 

@@ -22,7 +22,8 @@ from autotx.models.run import LOG
 from autotx.models.train import train
 from autotx.models.transformer import PAD, START, Transformer, TransformerConfig
 from autotx.viz import style
-from autotx.viz.attention import AttentionMap, check_size, most_tokens
+from autotx.viz.attention import LARGEST, AttentionMap, _Plan, most_tokens
+from autotx.viz.curves import _running_mean
 from autotx.viz.embeddings import nearest, pca
 from autotx.viz.modules import named_modules
 from autotx.viz.steps import op_times
@@ -143,6 +144,24 @@ def test_a_map_shows_tokens_masks_and_who_wrote_them(rng):
     assert overlaps(figure) == []
 
 
+def test_many_heads_stand_in_lines(rng):
+    heads, tokens = 12, 20
+    figure, axes = viz.attention({"a": rng.random((heads, tokens, tokens))}, ["token"] * tokens)
+    lefts, lows = ({round(a.get_position().bounds[i], 4) for a in axes[0]} for i in (0, 1))
+    assert (len(lefts), len(lows)) == (4, 3)
+    assert [any(t.get_text() for t in a.get_yticklabels()) for a in axes[0]] == [i % 4 == 0 for i in range(heads)]
+    assert overlaps(figure) == []
+
+
+def test_there_is_room_for_as_many_tokens_as_is_said(rng):
+    for heads, layers in ((4, 4), (16, 3), (12, 12)):
+        tokens = most_tokens(heads, layers)
+        assert 20 < tokens <= 64
+        longest = ["W" * 30] * tokens
+        bare = AttentionMap(np.zeros((heads, tokens, tokens)), np.ones((tokens, tokens), bool))
+        assert _Plan(dict.fromkeys(map(str, range(layers)), bare), longest, longest, "").height < LARGEST
+
+
 def test_maps_of_a_translation_have_their_own_tokens(rng):
     class Tokenizer:
         kind, pieces = "word", [b" you", b" are", b" welcome", b" de", b" nada"]
@@ -161,9 +180,8 @@ def test_attention_refuses_what_cannot_be_read(rng):
         viz.attention({"a": np.ones((1, 2, 2))}, ["x", "y", "z"])
     with pytest.raises(ValueError, match=r"weights have shape \(2, 2\); give \(H, T, S\)"):
         viz.attention({"a": np.ones((2, 2))}, ["x", "y"])
-    with pytest.raises(ValueError, match="70 tokens are too many for a readable map of 2 heads, at most 64 fit"):
-        check_size(70, 2)
-    assert most_tokens(12) < most_tokens(4)
+    with pytest.raises(ValueError, match="70 tokens are too many for a readable map, at most 64 fit"):
+        viz.attention({"a": np.ones((1, 70, 70))}, ["x"] * 70)
     with pytest.raises(ValueError, match="Linear computed no attention"):
         viz.attention_maps(nn.Linear(2, 2, rng=rng), np.ones((1, 2), np.float32))
 
@@ -252,6 +270,28 @@ def test_curves_of_several_runs_with_any_keys():
         viz.curves({"a": []})
 
 
+def test_a_lost_step_leaves_a_gap_and_a_lost_run_says_so():
+    values = [4.0, 2.0, math.nan, 6.0, math.inf, 2.0]
+    np.testing.assert_equal(_running_mean(np.array(values), 3), [4, 3, np.nan, 4, np.nan, 4])
+    _, axes = viz.curves({"lost": [{"step": s, "loss": math.nan, "lr": 1.0} for s in range(1, 9)]})
+    assert [[t.get_text() for t in a.texts] for a in axes] == [["every value is NaN or Inf"], []]
+
+
+def test_a_single_step_is_seen():
+    _, axes = viz.curves({"a": records(2)})
+    assert all(any(line.get_marker() != "None" for line in a.lines) for a in axes)
+
+
+def test_many_runs_are_told_apart_below_the_curves():
+    runs = {f"a/very/long/path/to/the/folder/of/a/run/{i}": records(30) for i in range(9)}
+    figure, _ = viz.curves(runs)
+    named = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert len(set(named)) == 9 + 2
+    lines = figure.legends[0].get_lines()[:9]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 9
+    assert overlaps(figure) == []
+
+
 def test_a_legend_names_what_is_there_and_a_covered_line_is_seen():
     rows = [{"step": i, "loss": 5 / i} for i in range(1, 40)]
     runs = {"below": rows, "above": [r | {"loss": r["loss"] + 1e-4} for r in rows], "apart": rows[:20]}
@@ -259,6 +299,7 @@ def test_a_legend_names_what_is_there_and_a_covered_line_is_seen():
     assert [t.get_text() for t in axes[0].get_legend().get_texts()] == ["below", "above", "apart"], "no validation"
     widths = {line.get_label(): line.get_linewidth() for line in axes[0].lines}
     assert widths["below"] > 2 * widths["above"] == 2 * widths["apart"]
+    runs.pop("apart")
     _, axes = viz.curves(runs | {"more": [rows[0] | {"val_loss": 1.0}]})
     assert [t.get_text() for t in axes[0].get_legend().get_texts()][-2:] == ["training", "validation"]
 
@@ -402,6 +443,9 @@ def test_labels_are_fit_to_be_drawn():
     assert style.label("x" * 30) == "x" * 13 + "…"
     assert style.label("a b", plain=True) == "a b"
     assert style.label("\U0010ffff") == "U+10FFFF"
+    assert style.label("\U0010ffff" * 5) == "U+10FFFF…"
+    assert style.label("$" * 14) == r"\$" * 14
+    assert style.label("a/long/path/to/a/run", ending=True) == "…path/to/a/run"
 
 
 @pytest.mark.parametrize("look", [style.LIGHT, style.DARK])

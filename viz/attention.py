@@ -19,9 +19,10 @@ from autotx.tensor import no_grad, unwatch, watch
 from autotx.viz import style
 from autotx.viz.modules import named_modules, wrapped
 
-LARGEST = 40.0  # inches: a picture that is wider or higher cannot be looked at
+LARGEST = 80.0  # inches: a picture that is higher cannot be looked at
+MOST_TOKENS, MOST_LETTERS = 64, 24  # in a map, in a token
 SMALLEST_CELL, LARGEST_CELL = 0.125, 0.5  # inches; below the smallest, the tokens could not be read
-WIDE = 15.0  # inches; blocks stand side by side up to there
+WIDTHS = 15.0, 24.0, 40.0  # inches: panels stand side by side up to there, the first that leaves it not too high
 PANEL = 1.6  # inches, the smallest panel where cells may grow
 GAP, LINE, FOOT = 0.22, 0.19, 1.0  # inches between panels, a line of text, colour bar and legend
 _EXPLAINED = "Each row is a token that looks, its columns are the tokens it looks at."
@@ -122,7 +123,7 @@ def _softmax(scores, allowed):
 
 
 def attention(maps, rows, columns=None, title=None, given=None, note="", dark=False):
-    """Draw attention maps: a row of panels for each attention, a panel a head. Returns (Figure, Axes (L, H) array).
+    """Draw attention maps: a block of panels for each attention, a panel a head. Returns (Figure, Axes (L, H) array).
 
     maps: dict of name -> AttentionMap, or weights (H, T, S). rows: the T tokens that look, a list of str; columns: the
     S tokens that are looked at, by default the same. Where maps differ, as in an encoder-decoder, rows and columns are
@@ -141,7 +142,8 @@ def attention(maps, rows, columns=None, title=None, given=None, note="", dark=Fa
         axes = np.full((len(maps), plan.heads), None)
         for i, name in enumerate(maps):
             corner = (plan.lefts[i] + 0.1) / plan.width, (plan.height - plan.tops[i]) / height
-            figure.text(*corner, style.label(name, 60, plain=True), va="top", fontsize=9, fontweight="bold")
+            words = style.label(name, 60, plain=True, ending=True)
+            figure.text(*corner, words, va="top", fontsize=9, fontweight="bold")
             for h in range(len(maps[name].weights)):
                 axes[i, h] = figure.add_axes(plan.box(i, h, height))
                 _panel(axes[i, h], maps[name], h, plan, i, look)
@@ -150,19 +152,42 @@ def attention(maps, rows, columns=None, title=None, given=None, note="", dark=Fa
     return figure, axes
 
 
-def most_tokens(heads):
-    """How many tokens a readable map of so many heads has room for."""
-    return min(64, int(((LARGEST - 1.5) / heads - GAP) / SMALLEST_CELL))
+def most_tokens(heads, layers):
+    """How many tokens a readable picture of so many heads and layers has room for, however long the tokens are."""
+    for tokens in range(MOST_TOKENS, 0, -1):
+        cell = _cell(tokens)
+        label = _length(["x" * MOST_LETTERS], _font(cell))
+        lines, _ = _lines(heads, tokens, cell, label, WIDTHS[-1])
+        if layers * _high(lines, tokens, cell, label) + FOOT + 1 <= LARGEST:
+            return tokens
+    return 0
 
 
-def check_size(tokens, heads):
-    """ValueError, saying how many tokens fit, when a map of so many tokens and heads could not be read."""
-    most = most_tokens(heads)
-    if tokens > most:
-        raise ValueError(
-            f"attention: {tokens} tokens are too many for a readable map of {heads} heads, at most {most} fit; "
-            "give a shorter text"
-        )
+def _cell(tokens):
+    """The inches of a cell."""
+    return float(np.clip(PANEL / tokens, SMALLEST_CELL, LARGEST_CELL))
+
+
+def _font(cell):
+    """The size of tokens, in points."""
+    return min(9.0, cell * 72 * 0.72)
+
+
+def _length(tokens, font):
+    """The inches of the longest token; a character is 0.68 of the font's size wide, or less."""
+    return max(len(t.replace("\\", "")) for t in tokens) * font / 72 * 0.68 + 0.1
+
+
+def _lines(heads, columns, cell, label, wide):
+    """In how many lines the panels of an attention stand, and how many in each."""
+    fit = max(1, int((wide - 0.35 - label) / (columns * cell + GAP)))
+    lines = math.ceil(heads / fit)
+    return lines, math.ceil(heads / lines)
+
+
+def _high(lines, rows, cell, label):
+    """The inches of an attention: its name, and in each line the heads' names, the panels and the columns' tokens."""
+    return LINE + lines * (LINE + rows * cell + label + 0.1) + 0.1
 
 
 class _Plan:
@@ -179,49 +204,57 @@ class _Plan:
                     f"attention: {name} has weights {(H, T, S)}, there are {len(row)} row and {len(column)} column "
                     "tokens; give T and S of them"
                 )
-            check_size(max(T, S), H)
         self.heads = max(H for H, _, _ in self.shapes)
         longest = max(max(T, S) for _, T, S in self.shapes)
-        self.cell = float(np.clip(PANEL / longest, SMALLEST_CELL, LARGEST_CELL))
-        self.font = min(9.0, self.cell * 72 * 0.72)
-        self._place(list(maps))
-
-    def _place(self, names):
-        """The left and top of each block, and the size of all. A block is its name, its panels and their tokens."""
-        self.lefts, self.tops, self.indents = [], [], []
-        x = y = high = self.width = 0.0
-        for name, (H, T, S), row, column in zip(names, self.shapes, self.rows, self.columns):
-            indent = 0.25 + self._length(row)
-            width = max(indent + H * (S * self.cell + GAP), 0.085 * len(name)) + 0.1
-            if x and x + width > WIDE:
-                x, y, high = 0.0, y + high, 0.0
-            self.lefts.append(x)
-            self.tops.append(y)
-            self.indents.append(indent)
-            x += width
-            high = max(high, 2 * LINE + T * self.cell + self._length(column) + 0.2)
-            self.width = max(self.width, x, 5.4)
-        self.height = y + high + self.foot
-        if self.height > 2 * LARGEST:
+        if longest > MOST_TOKENS:
             raise ValueError(
-                f"attention: {len(names)} layers of so many tokens make a picture that is {self.height:.0f} inches "
+                f"attention: {longest} tokens are too many for a readable map, at most {MOST_TOKENS} fit; "
+                "give a shorter text"
+            )
+        self.cell = _cell(longest)
+        self.font = _font(self.cell)
+        for wide in WIDTHS:
+            self._place(list(maps), wide)
+            if self.height <= 2 * wide:
+                break
+        if self.height > LARGEST:
+            raise ValueError(
+                f"attention: {len(maps)} layers of so many tokens make a picture that is {self.height:.0f} inches "
                 "high; give fewer tokens, or draw some of the maps"
             )
 
-    def _length(self, tokens):
-        """The inches of the longest token; a character is 0.68 of the font's size wide, or less."""
-        return max(len(t.replace("\\", "")) for t in tokens) * self.font / 72 * 0.68 + 0.1
+    def _place(self, names, wide):
+        """The left and top of each block, and the size of all. A block is its name, its panels and their tokens."""
+        self.lefts, self.tops, self.indents, self.in_line = [], [], [], []
+        x = y = high = self.width = 0.0
+        for name, (H, T, S), row, column in zip(names, self.shapes, self.rows, self.columns):
+            left, below = _length(row, self.font), _length(column, self.font)
+            lines, in_line = _lines(H, S, self.cell, left, wide)
+            width = max(0.25 + left + in_line * (S * self.cell + GAP), 0.085 * len(name)) + 0.1
+            if x and x + width > wide:
+                x, y, high = 0.0, y + high, 0.0
+            self.lefts.append(x)
+            self.tops.append(y)
+            self.indents.append(0.25 + left)
+            self.in_line.append(in_line)
+            x += width
+            high = max(high, _high(lines, T, self.cell, below))
+            self.width = max(self.width, x, 5.4)
+        self.height = y + high + self.foot
 
     def box(self, i, h, height):
         """Left, bottom, width and height of a panel, as shares of the picture."""
         _, T, S = self.shapes[i]
-        left, wide, high = self.lefts[i] + self.indents[i] + h * (S * self.cell + GAP), S * self.cell, T * self.cell
-        bottom = self.height - self.tops[i] - 2 * LINE - high
+        line, place = divmod(h, self.in_line[i])
+        wide, high = S * self.cell, T * self.cell
+        left = self.lefts[i] + self.indents[i] + place * (wide + GAP)
+        above = _high(line, T, self.cell, _length(self.columns[i], self.font)) - 0.1 + LINE
+        bottom = self.height - self.tops[i] - above - high
         return left / self.width, bottom / height, wide / self.width, high / height
 
 
 def _tokens_of(tokens, name):
-    return [style.label(t, 24) for t in (tokens[name] if isinstance(tokens, dict) else tokens)]
+    return [style.label(t, MOST_LETTERS) for t in (tokens[name] if isinstance(tokens, dict) else tokens)]
 
 
 def _bare(weights):
@@ -249,9 +282,9 @@ def _panel(axes, m, h, plan, i, look):
 
 
 def _tokens(axes, plan, i, h, given, look):
-    """The tokens along the axes: those that look at the left of the first panel, the others below."""
+    """The tokens along the axes: those that look at the left of each line's first panel, the others below."""
     axes.tick_params(length=2, pad=2, labelsize=plan.font, color=look.faint)
-    axes.set_yticks(range(len(plan.rows[i])), plan.rows[i] if h == 0 else [])
+    axes.set_yticks(range(len(plan.rows[i])), plan.rows[i] if h % plan.in_line[i] == 0 else [])
     upright = 0 if max(map(len, plan.columns[i])) == 1 else 90
     axes.set_xticks(range(len(plan.columns[i])), plan.columns[i], rotation=upright)
     if given is not None:

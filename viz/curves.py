@@ -38,7 +38,7 @@ def curves(runs, title=None, dark=False):
         for panel, key in zip(axes, keys):
             _panel(panel, key, runs, look)
         axes[0].set_title("Training" if title is None else style.label(title, 90, plain=True))
-        _legend(axes[0], runs, keys[0], look)
+        _legend(figure, axes[0], runs, keys[0], look)
     return figure, np.array(axes)
 
 
@@ -74,20 +74,24 @@ def _panel(axes, key, runs, look):
     for i, (name, records) in enumerate(runs.items()):
         colour = look.lines[i % len(look.lines)]
         steps, values = series[i]
-        wider = 2.4 * sum(_covers(over, series[i]) for over in series[i + 1 :])  # so that it is seen below the other
+        mark = "." if len(values) < 20 else None
+        below = sum(_covers(over, series[i]) for over in series[i + 1 :])
+        wider = 2.4 * min(below, 3)  # so that it is seen below the others
         if key in _SMOOTHED and len(values):
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
             mean = _running_mean(values, max(1, len(values) // 50))
-            axes.plot(steps, mean, color=colour, linewidth=1.7 + wider, label=name)
+            axes.plot(steps, mean, color=colour, linewidth=1.7 + wider, label=name, marker=mark)
         elif len(values):
-            mark = "." if len(values) < 20 else None
             axes.plot(steps, values, color=colour, linewidth=1.4 + wider, label=name, marker=mark)
         val_steps, val = _series(records, f"val_{key}")
         if len(val):
-            of_run = {"color": look.lines[1] if len(runs) == 1 else colour, "marker": _MARKS[i % len(_MARKS)]}
+            of_run = {"color": look.lines[1] if len(runs) == 1 else colour, "marker": _mark(i)}
             axes.plot(val_steps, val, **of_run, **_VALIDATION, markeredgecolor=look.paper)
         everything += [values, val]
-    axes.set_ylim(*_limits(np.concatenate(everything), key))
+    everything = np.concatenate(everything)
+    if len(everything) and not np.isfinite(everything).any():
+        axes.text(0.5, 0.5, "every value is NaN or Inf", transform=axes.transAxes, ha="center")
+    axes.set_ylim(*_limits(everything, key))
     axes.set(xlabel="step", ylabel=_LABELS.get(key, style.label(key.replace("_", " "), 30, plain=True)))
     axes.grid(True)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 6))
@@ -113,9 +117,14 @@ _VALIDATION = {"markersize": 4.5, "linestyle": "--", "linewidth": 1.3}
 _MARKS = "osD^vP*"
 
 
-def _legend(axes, runs, key, look):
-    """What the lines are."""
-    handles = []
+def _mark(i):
+    """Of the i-th run: when the colours begin anew, they have other marks."""
+    return _MARKS[(i + i // len(style.LIGHT.lines)) % len(_MARKS)]
+
+
+def _legend(figure, axes, runs, key, look):
+    """What the lines are: in the corner, where a loss seldom is, or, of more runs than have room there, below."""
+    handles, many = [], len(runs) > 3
     for i, (name, records) in enumerate(runs.items()):
         last = _series(records, f"val_{key}")[1]
         ending = f"validation {last[-1]:.4g} at last" if len(last) else ""
@@ -124,22 +133,26 @@ def _legend(axes, runs, key, look):
             if ending:
                 handles.append(Line2D([], [], color=look.lines[1], marker=_MARKS[0], **_VALIDATION, label=ending))
         else:
-            mark = _MARKS[i % len(_MARKS)] if ending else None
+            mark = _mark(i) if ending else None
             look_of_run = {"color": look.lines[i % len(look.lines)], "marker": mark}
-            text = f"{style.label(name, 40, plain=True)}: {ending}".rstrip(": ")
+            text = f"{style.label(name, 26 if many else 40, plain=True, ending=True)}: {ending}".rstrip(": ")
             handles.append(Line2D([], [], **look_of_run, markersize=4.5, label=text))
     if len(runs) > 1 and any(len(_series(records, f"val_{key}")[1]) for records in runs.values()):
         handles.append(Line2D([], [], color=look.ink, linewidth=1.5, label="training"))
         handles.append(Line2D([], [], color=look.ink, **_VALIDATION, label="validation"))
-    axes.legend(handles=handles, loc="upper right")
+    if many:
+        figure.legend(handles=handles, loc="outside lower left", ncols=2)
+    else:
+        axes.legend(handles=handles, loc="upper right")
 
 
 def _running_mean(values, width):
-    """The mean of each value and the width - 1 before it (fewer at the start)."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
+    """The mean of each value and the width - 1 before it (fewer at the start) that are finite; NaN where it is not."""
+    finite = np.isfinite(values)
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - width, 0)
-    return (total[ends] - total[starts]) / (ends - starts)
+    totals, counts = (np.concatenate([[0.0], np.cumsum(a)]) for a in (np.where(finite, values, 0), finite))
+    return np.where(finite, (totals[ends] - totals[starts]) / np.maximum(counts[ends] - counts[starts], 1), np.nan)
 
 
 def _limits(values, key):

@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-import sysconfig
+from importlib import metadata
 from pathlib import Path
 
 import graphviz
@@ -12,7 +12,7 @@ from autotx.viz import style
 
 TYPES = (".svg", ".png", ".pdf", ".dot")
 FONT = "Arial"
-_FONTS = "Arial, 'Liberation Sans', Arimo, Helvetica, sans-serif"  # all as wide as Arial, but for the last
+_FONTS = "Arial, 'Liberation Sans', Arimo, Helvetica, 'DejaVu Sans Condensed', sans-serif"  # all as wide, but the last
 
 
 class Digraph(graphviz.Digraph):
@@ -65,7 +65,12 @@ def _program(type_):
             "render: a .pdf needs Graphviz' own program dot, which is not installed (on Debian: apt install "
             "graphviz); a .svg or a .png needs nothing"
         )
-    pure = shutil.which("graphviz-pure", path=sysconfig.get_path("scripts")) or shutil.which("graphviz-pure")
+    try:
+        files = metadata.files("graphviz-pure") or ()
+    except metadata.PackageNotFoundError:
+        files = ()
+    installed = (file.locate() for file in files if file.stem == "graphviz-pure")
+    pure = next((str(path) for path in installed if path.is_file()), None) or shutil.which("graphviz-pure")
     if pure:
         return pure
     raise ValueError("render: neither dot nor graphviz-pure is installed; pip install graphviz-pure")

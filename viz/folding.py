@@ -41,8 +41,10 @@ def view(trace, depth=None, expand=(), max_nodes=60, comfortable=30):
     depth: how many levels of modules are open; None: as many as leave it comfortable, equal blocks stay closed.
     expand: paths of groups to open besides, "blocks.0"; "blocks" opens the one block that stands for all.
     max_nodes: when more would be shown, less deep levels are tried, and at last the middle is left out.
-    ValueError: an unknown path; a depth below 0.
+    ValueError: an unknown path; a depth below 0; a max_nodes below 3.
     """
+    if max_nodes < 3:
+        raise ValueError(f"graph: max_nodes is {max_nodes}; give 3 (a beginning, what is left out, an end) or more")
     if depth is not None and depth < 0:
         raise ValueError(f"graph: depth is {depth}; give 0 (every module closed) or more")
     folding = _Folding(trace, expand)

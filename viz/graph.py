@@ -32,6 +32,10 @@ _LOOKS = {
 }
 _RULE = ("", False)  # a row of a node that is a line across it
 _LINE = '<TR><TD HEIGHT="4"></TD></TR><HR/><TR><TD HEIGHT="4"></TD></TR>'
+_PLATE = (  # below the label of an edge, a little beside the edge
+    '<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0"><TR><TD></TD>'
+    '<TD BGCOLOR="white" STYLE="ROUNDED">{}</TD></TR></TABLE>>'
+)
 _SMALL = 12  # ops up to which values are drawn when nobody says
 _DISPLAYED = 40  # nodes up to which a tensor shows itself as a picture in a notebook
 
@@ -47,7 +51,7 @@ def graph(tensor, depth=None, expand=(), values=None, grads=None, formulas=False
     formulas: whether ops show their formula, and that of each gradient (in an .svg the mouse shows them anyway).
     fused: names of ops to show opened into the primitives they are composed of: ["layer_norm"].
     max_nodes: with more, more is folded, and the picture says so. legend: whether it explains its shapes.
-    ValueError: no graph, a freed graph, an unknown path or op.
+    ValueError: no graph, a freed graph, an unknown path or op, a depth below 0, a max_nodes below 3.
     """
     fused = [fused] if isinstance(fused, str) else fused
     traced = _traced(tensor, grads, fused)
@@ -234,11 +238,9 @@ class _Drawing:
         rows.append((f"{node.dtype} · {labels.memory(node.nbytes)}", False))
         rows += self._formulas(node)
         if self.values or (self.unasked and node.kind == "input" and node.dtype.kind in "iub"):
-            rows += [(row, False) for row in labels.numbers(node.value)]
+            rows += self._numbers("value", node.value)
         if self.grads and node.grad is not None:
-            found = labels.numbers(node.grad)
-            found = [f"gradient {found[0]}"] if len(found) == 1 else ["gradient", *found]
-            rows += [(row, False) for row in found]
+            rows += self._numbers("gradient", node.grad)
         if node.forward_seconds is not None:
             rows.append((self._times(node.forward_seconds, node.backward_seconds), False))
         return self._lines(rows), _LOOKS[node.kind][1], _tooltip(node, self.nodes)
@@ -249,8 +251,14 @@ class _Drawing:
             return []
         backward = dict.fromkeys(f"backward: {text}" for text in node.gradients.values() if text)
         wrapped = [row for text in (f"forward: {node.formula}", *backward) for row in labels.wrapped(text)]
-        value = [("value", False)] if self.values and node.value.ndim else []
-        return [_RULE, *((row, False) for row in wrapped), _RULE, *value]
+        return [_RULE, *((row, False) for row in wrapped), _RULE]
+
+    @staticmethod
+    def _numbers(name, array):
+        """The rows of an array's numbers, on one line with its name, or below it."""
+        found = labels.numbers(array)
+        rows = [f"{name} {found[0]}"] if len(found) == 1 and isinstance(found[0], str) else [name, *found]
+        return [(row, False) for row in rows]
 
     def _group(self, item):
         run = self.view.runs.get(item.id)
@@ -298,9 +306,10 @@ class _Drawing:
 
     @staticmethod
     def _lines(rows):
-        """An HTML-like label of lines, the strong ones large. A table, for its rows keep apart whatever their size."""
+        """An HTML-like label of lines, the strong ones large, and matrices. A table, for its rows keep apart whatever
+        their size."""
         cells = (
-            f"<B>{labels.escaped(text)}</B>" if strong else f'<FONT POINT-SIZE="9">{labels.escaped(text)}</FONT>'
+            f"<B>{labels.escaped(text)}</B>" if strong else f'<FONT POINT-SIZE="9">{_small(text)}</FONT>'
             for text, strong in rows
             if text
         )
@@ -338,7 +347,7 @@ class _Drawing:
                 drawn_ones.add((source, target, text))
                 formula = consumer.gradients.get(name)
                 told = graphviz.escape(f"{name} of {labels.title(consumer)}{f': {formula}' if formula else ''}")
-                text = graphviz.escape(f" {text} ")
+                text = _PLATE.format(labels.escaped(text))  # no line strikes through it
                 drawn.edge(_id(source), _id(target), label=text, tooltip=told, labeltooltip=told)
 
     def _draw_legend(self, drawn):
@@ -351,9 +360,20 @@ class _Drawing:
             for kind in shown:
                 words, look = _LOOKS[kind]
                 legend.node(f"legend_{kind}", label=words, **look | small)
-            for i, kind in enumerate(shown):  # below the last node, in rows of three
-                above = _id(self.view.root) if i < 3 else f"legend_{shown[i - 3]}"
-                drawn.edge(above, f"legend_{kind}", style="invis", weight="0")
+            for kind in shown:  # below the last node
+                drawn.edge(_id(self.view.root), f"legend_{kind}", style="invis", weight="0")
+
+
+def _small(text):
+    """A text, or a matrix (a list of lists of text), for an HTML-like label. A table whose size is not fixed would be
+    widened to that of the node; in 9 points a number is at most 5.8 a letter wide, and 12 high."""
+    if isinstance(text, str):
+        return labels.escaped(text)
+    width = round(5.8 * max(len(number) for row in text for number in row)) + 6
+    rows = ("".join(f'<TD ALIGN="RIGHT" WIDTH="{width}">{number}</TD>' for number in row) for row in text)
+    rows = "".join(f"<TR>{row}</TR>" for row in rows)
+    size = f'FIXEDSIZE="TRUE" WIDTH="{width * len(text[0])}" HEIGHT="{14 * len(text)}"'
+    return f'<TABLE {size} BORDER="0" CELLSPACING="0" CELLPADDING="1">{rows}</TABLE>'
 
 
 def _id(key):

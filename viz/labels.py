@@ -131,12 +131,13 @@ def number(value):
 
 
 def numbers(array):
-    """A small array whole, in lines; a large one as its statistics, in lines."""
+    """A small array whole, a large one as its statistics, in lines; that of a matrix is one list, of its rows."""
     array = np.asarray(array)
     if array.size == 0:
         return ["empty"]
     if array.size <= 12 and (array.ndim < 2 or array.size // array.shape[-1] <= 4):
-        return _rows(array)
+        rows = [[number(v) for v in row] for row in array.reshape(-1, array.shape[-1] if array.ndim else 1)]
+        return [rows] if len(rows) > 1 else [" ".join(rows[0])]
     if array.dtype.kind in "iub":
         if array.ndim <= 2 and (array.ndim < 2 or len(array) == 1):
             return [shortened(" ".join(number(v) for v in array.reshape(-1)[:20]))]
@@ -145,13 +146,6 @@ def numbers(array):
         mean, std = array.mean(dtype=np.float64), array.std(dtype=np.float64)
     extent = f"from {number(array.min())} to {number(array.max())}"
     return [f"mean {number(mean)}, std {number(std)}", extent]
-
-
-def _rows(array):
-    if array.ndim == 0:
-        return [number(array[()])]
-    rows = array.reshape(-1, array.shape[-1])
-    return [" ".join(number(v) for v in row) for row in rows]
 
 
 def memory(nbytes):
@@ -182,5 +176,5 @@ def shortened(text, most=_SHORT):
 
 
 def escaped(text):
-    """A text as it stands in an HTML-like label of Graphviz."""
-    return html.escape("".join(c if c.isprintable() else " " for c in str(text)))
+    """A text as it stands in an HTML-like label of Graphviz, which would write a name in the place of "\\N"."""
+    return html.escape("".join(c if c.isprintable() else " " for c in str(text))).replace("\\", "\\\\")

@@ -1,6 +1,7 @@
 """The table of positions as a heat map, and how much alike two places are."""
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from autotx.viz import style
 
@@ -27,7 +28,9 @@ def positions(tables, dark=False):
 
 
 def _map(figure, axes, values, look, most, name):
-    image = axes.imshow(values, cmap=look.diverging, vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
+    image = axes.imshow(values, cmap=look.diverging, vmin=-most, vmax=most, aspect="auto")  # many rows share a pixel
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     bar = figure.colorbar(image, ax=axes, shrink=0.92, pad=0.02)
     bar.set_label(name)
     bar.outline.set_visible(False)

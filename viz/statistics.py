@@ -96,7 +96,8 @@ def layer_statistics(records, title="Activations and gradients of every layer", 
             table = np.array([[r[kind].get(name, np.nan) for r in records] for name in layers], float)
             absent = np.array([[name not in r[kind] for r in records] for name in layers])
             shown |= _heat(figure, panel, table, absent, [r["step"] for r in records], look)
-        axes[0].set_yticks(range(len(layers)), [style.label(n, 40, plain=True) for n in layers], fontsize=8)
+        names = [style.label(name, 40, plain=True, ending=True) for name in layers]
+        axes[0].set_yticks(range(len(layers)), names, fontsize=8)
         axes[0].set_title("Activations: size of what the layer returns")
         axes[1].set_title("Gradients: size of the parameters' gradient")
         figure.suptitle(style.label(title, 90, plain=True), x=0.01, ha="left")

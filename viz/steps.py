@@ -11,7 +11,7 @@
 import numpy as np
 
 from autotx.viz import style
-from autotx.viz.labels import op_title
+from autotx.viz.labels import op_title, seconds
 
 
 def op_times(records):
@@ -50,14 +50,16 @@ def step_times(records, steps=1, most=14, title="Where the time of a step goes",
         backward = {"left": times[0], "hatch": "////", "edgecolor": look.paper, "linewidth": 0}
         label = f"backward, {times[1].sum():.3g} ms in all"
         axes.barh(places, times[1], color=look.lines[1], height=0.7, label=label, **backward)
-        for place, (ahead, back) in enumerate(times.T):
-            share = (ahead + back) / times.sum()
-            text, beside = f"{ahead + back:.3g} ms, {share:.0%}", {"xytext": (4, 0), "textcoords": "offset points"}
-            axes.annotate(text, (ahead + back, place), **beside, va="center", fontsize=8)
+        whole = times.sum() or 1
+        for place, time in enumerate(times.sum(axis=0)):
+            share = "<1%" if 0 < time < 0.005 * whole else f"{time / whole:.0%}"
+            text, beside = f"{seconds(time / 1e3)}, {share}", {"xytext": (4, 0), "textcoords": "offset points"}
+            axes.annotate(text, (time, place), **beside, va="center", fontsize=8)
         calls = [f"{style.label(op_title(op), 34, plain=True)} × {count / steps:g}" for op, count, *_ in rows]
         axes.set_yticks(places, calls)
         axes.invert_yaxis()
-        axes.margins(x=0.16, y=0.02)
+        axes.margins(y=0.02)
+        axes.set_xlim(0, 1.18 * (times.sum(axis=0).max() or 1))  # room for the text beside the longest
         axes.set(title=style.label(title, 80, plain=True), xlabel="milliseconds of a step")
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)

@@ -122,11 +122,15 @@ def save(picture, path, dpi=DPI):
 _VISIBLE = {" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "$": r"\$"}  # a plain dollar would begin a formula
 
 
-def label(text, most=14, plain=False):
-    """A token as it is drawn: at most so many characters, each one in a font at hand; spaces and line ends visible, or
-    with `plain`, for titles and names, spaces as they are."""
-    text = text if len(text) <= most else text[: most - 1] + "…"
-    return "".join(c if plain and c == " " else _visible(c) for c in text) or "∅"
+def label(text, most=14, plain=False, ending=False):
+    """A text as it is drawn: at most so many characters, each one in a font at hand; spaces and line ends visible, or
+    with `plain`, for titles and names, spaces as they are. With `ending` its end is kept, which tells paths apart."""
+    beginning = text[::-1][: most + 1] if ending else text[: most + 1]
+    pieces = [c if plain and c == " " else _visible(c) for c in beginning]
+    lengths = [1 if piece == _VISIBLE["$"] else len(piece) for piece in pieces]  # a character without a font is a code
+    if sum(lengths) > most:
+        pieces = [piece for piece, end in zip(pieces, np.cumsum(lengths)) if end < most] + ["…"]
+    return "".join(reversed(pieces) if ending else pieces) or "∅"
 
 
 def checked_table(who, name, table):

@@ -6,7 +6,7 @@ from autotx import kernels
 
 
 def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=0.0, rng=None):
-    """O = P V, P = softmax(Q K^T / sqrt(D)) row by row: each query takes a weighted mean of the values.
+    """O = P V, P = softmax(A) row by row, A = Q K^T / sqrt(D): each query takes a weighted mean of the values.
 
     q: (..., T, D), k: (..., S, D), v: (..., S, Dv), leading axes equal (or broadcasting), O: (..., T, Dv).
     mask: booleans that broadcast to (..., T, S), True where a query may attend; or floats, added to the scores.

@@ -53,7 +53,7 @@ def layer_norm(x, gamma, beta, /, eps=1e-5):
     beta: dbeta = sum of g over the rows. gamma: dgamma = sum of g xhat over the rows.
     x: let h = g gamma be the gradient of xhat. Through r: dr = sum_c h_c (x_c - m), and dr/dv = -r^3 / 2,
     dv/dx_c = 2 (x_c - m) / C, which gives -xhat_c r mean(h xhat). Through m: -r mean(h). Directly: h r. Together
-    dx = r (h - mean(h) - xhat mean(h xhat)), means over the row.
+    dx = r (h - mean(h) - xhat mean(h xhat)), h = g gamma, means over the row.
     Source: Ba, Kiros and Hinton, 2016, "Layer Normalization"; the whitepaper's section of that name.
     """
     C = x.shape[-1] if x.ndim else 0

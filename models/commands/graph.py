@@ -53,8 +53,6 @@ def add_arguments(parser):
 
 def run(args):
     """Write the picture and say where. Returns the exit status."""
-    if args.max_nodes < 3:
-        raise ValueError(f"--max-nodes is {args.max_nodes}; give 3 or more")
     dot.checked_path(args.out)  # before anything is computed
     if args.json:
         style.checked_path(args.json, None)

@@ -9,7 +9,7 @@ from autotx.viz.attention import most_tokens
 
 def check_room(count, prompt, config):
     """ValueError when a map of `count` new tokens after a prompt of `prompt` could not be drawn for a GPT."""
-    most = min(most_tokens(config.n_head), config.block_size)
+    most = min(most_tokens(config.n_head, config.n_layer), config.block_size)
     if prompt + count > most:
         cure = f"give --max-new-tokens {most - prompt} or less" if prompt < most else "give a shorter prompt"
         raise ValueError(
