@@ -8,6 +8,7 @@ const DIGITS = { f2: 3, f4: 5, f8: 6, i4: 10 }; // significant digits that are s
 const TABLE = { columns: 10, cells: 160, panels: 8 }; // what is larger becomes a heat map
 const HEAT = { panels: 16, width: 560, height: 300, cell: 16, gap: 6 };
 const LETTERS = { font: "11px ui-monospace, monospace", line: 12, pad: 5 }; // of the tokens beside a heat map
+const LONGEST = 8192; // side of a picture, in pixels: browsers have limits
 const MINUS = "\u2212";
 
 class Kept {
@@ -45,6 +46,14 @@ class Kept {
           )
         ]
       : null;
+  }
+
+  // The size at which a colour is full: all but the largest hundredth of the numbers are below
+  get limit() {
+    const sizes = Float64Array.from(this.values, Math.abs).filter(Number.isFinite).sort();
+    const limit = sizes[Math.floor(0.99 * (sizes.length - 1))] || sizes[sizes.length - 1] || 1;
+    Object.defineProperty(this, "limit", { value: limit }); // sorted once
+    return limit;
   }
 
   // The indices of the kept numbers of largest size: what is worth looking at first
@@ -125,10 +134,10 @@ function el(tag, attributes = {}, ...children) {
 }
 
 // An array on the page. pick(index) chooses an element, mark(indices) frames those that a sum was made of. names: for
-// each axis what its places are called, or null; or null in all.
+// each axis what its places are called, or null; or null in all. room: the width that there is, in pixels.
 class ArrayView {
-  constructor(array, { name, names, note = "", onPick = null }) {
-    Object.assign(this, { array, name, onPick, picked: null, marked: [] });
+  constructor(array, { name, names, note = "", onPick = null, room = HEAT.width }) {
+    Object.assign(this, { array, name, onPick, picked: null, marked: [], room: Math.min(room, HEAT.width) });
     this.names = names || array.shape.map(() => null);
     this.reading = el("output", { class: "reading", "aria-live": "polite" });
     this.panels = panelsOf(array, this.names);
@@ -261,22 +270,23 @@ class ArrayView {
   // Where the panels of a heat map stand: cell sizes, margins for the tokens, how many panels in a line, all in pixels.
   // Tokens are left out where a cell is smaller than a line of text.
   planned() {
-    const { count, rows, columns, rowNames, columnNames, panelNames } = this.panels;
+    const { count, rows, columns, rowNames, columnNames } = this.panels;
     const gap = count > 1 ? HEAT.gap : 0;
     const left = rowNames && rows * LETTERS.line <= 2 * HEAT.height ? widest(rowNames) + LETTERS.pad : 0;
-    const room = HEAT.width - left;
+    const room = this.room - left;
     const fits = columnNames && columns * LETTERS.line <= room;
     const perLine = fits ? clamp(Math.floor((room + gap) / (columns * LETTERS.line + gap)), 1, count) : count;
-    const cellWidth = clamp((room - gap * (perLine - 1)) / (columns * perLine), 0.25, HEAT.cell);
-    const least = left ? LETTERS.line : 0.25;
+    const cellWidth = Math.min((room - gap * (perLine - 1)) / (columns * perLine), HEAT.cell);
+    const least = left ? LETTERS.line : 0;
     const cellHeight = clamp(HEAT.height / rows, least, Math.max(least, cellWidth < 4 ? 8 : cellWidth));
     const turned = fits && widest(columnNames) > cellWidth;
     const bottom = fits ? LETTERS.pad + (turned ? widest(columnNames) : LETTERS.line) : 0;
-    const top = panelNames && widest(panelNames) <= columns * cellWidth + gap ? LETTERS.line + 2 : 0;
+    const panelNames = this.panels.panelNames.find((texts) => widest(texts) <= columns * cellWidth);
+    const top = panelNames ? LETTERS.line + 2 : 0;
     const [wide, high] = [columns * cellWidth + gap, top + rows * cellHeight + bottom + gap];
     const width = Math.ceil(left + perLine * wide - gap);
     const height = Math.max(8, Math.ceil(Math.ceil(count / perLine) * high - gap));
-    return { cellWidth, cellHeight, left, top, bottom, turned, perLine, wide, high, width, height };
+    return { cellWidth, cellHeight, left, top, bottom, turned, perLine, wide, high, width, height, panelNames };
   }
 
   // The left upper corner of a panel
@@ -301,16 +311,17 @@ class ArrayView {
   paintHeatMap() {
     const { count, rows, columns } = this.panels;
     const { cellWidth, cellHeight, width, height } = this.place;
-    const pen = this.canvas.getContext("2d");
+    const pen = this.canvas.getContext("2d", { willReadFrequently: true });
     pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     pen.clearRect(0, 0, width, height);
     pen.imageSmoothingEnabled = cellWidth < 1 || cellHeight < 1;
-    this.image = this.image || this.panelImages();
+    this.image = this.image || this.makeImage();
+    const part = this.image.height / count;
     const places = this.marked.filter((index) => this.array.keeps(index)).map((index) => this.panels.placeOf(index));
     pen.strokeStyle = pen.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--ink");
     for (let panel = 0; panel < count; panel++) {
       const [x, y] = this.corner(panel);
-      pen.drawImage(this.image[panel], x, y, columns * cellWidth, rows * cellHeight);
+      pen.drawImage(this.image, 0, panel * part, this.image.width, part, x, y, columns * cellWidth, rows * cellHeight);
       this.write(pen, panel);
       pen.lineWidth = 1;
       const here = places.filter((place) => place[0] === panel);
@@ -322,8 +333,8 @@ class ArrayView {
 
   // The tokens around a panel
   write(pen, panel) {
-    const { rows, rowNames, columnNames, panelNames } = this.panels;
-    const { cellWidth, cellHeight, left, top, bottom, turned, perLine } = this.place;
+    const { rows, rowNames, columnNames } = this.panels;
+    const { cellWidth, cellHeight, left, bottom, turned, perLine, panelNames } = this.place;
     const [x, y] = this.corner(panel);
     const write = (text, atX, atY, align, upright = true) => {
       pen.save();
@@ -335,7 +346,7 @@ class ArrayView {
     };
     pen.font = LETTERS.font;
     pen.textBaseline = "middle";
-    if (top) write(panelNames[panel], x, y - LETTERS.line / 2, "left");
+    if (panelNames) write(panelNames[panel], x, y - LETTERS.line / 2, "left");
     if (left && panel % perLine === 0)
       rowNames.forEach((text, row) => write(text, left - LETTERS.pad, y + (row + 0.5) * cellHeight, "right"));
     if (!bottom) return;
@@ -360,33 +371,26 @@ class ArrayView {
     pen.strokeRect(left - margin, top - margin, w + 2 * margin, h + 2 * margin);
   }
 
-  // One picture for each panel, a pixel for each kept number
-  panelImages() {
+  // One picture of all panels, below each other: a pixel for each kept number, or every 2nd, 3rd, .. of a long row
+  makeImage() {
     const { count, rows, columns } = this.panels;
-    const values = this.array.values;
-    const colour = diverging(this.limit());
-    return Array.from({ length: count }, (_, panel) => {
-      const canvas = el("canvas", { width: columns, height: rows });
-      const pen = canvas.getContext("2d");
-      const image = pen.createImageData(columns, rows);
-      const start = panel * rows * columns;
-      for (let i = 0; i < rows * columns; i++) image.data.set(colour(values[start + i]), 4 * i);
-      pen.putImageData(image, 0, 0);
-      return canvas;
-    });
-  }
-
-  // The size at which the colour is full: all but the largest hundredth of the numbers are below
-  limit() {
-    const sizes = Array.from(this.array.values, Math.abs)
-      .filter(Number.isFinite)
-      .sort((a, b) => a - b);
-    const last = sizes[sizes.length - 1] || 1;
-    return sizes[Math.floor(0.99 * (sizes.length - 1))] || last;
+    const [every, tall] = [Math.ceil(columns / LONGEST), Math.ceil((count * rows) / LONGEST)];
+    const [width, height] = [Math.ceil(columns / every), Math.ceil((count * rows) / tall)];
+    const canvas = el("canvas", { width, height });
+    const pen = canvas.getContext("2d", { willReadFrequently: true }); // in memory: the graphics card is slower to ask
+    const image = pen.createImageData(width, height);
+    const pixels = new Uint32Array(image.data.buffer);
+    const colour = diverging(this.array.limit);
+    const { values } = this.array;
+    for (let row = 0; row < height; row++)
+      for (let column = 0; column < width; column++)
+        pixels[row * width + column] = colour(values[row * tall * columns + column * every]);
+    pen.putImageData(image, 0, 0);
+    return canvas;
   }
 
   makeLegend() {
-    const limit = formatNumber(this.limit(), 3);
+    const limit = formatNumber(this.array.limit, 3);
     const scale = el("span", { class: "scale" }, `${MINUS}${limit}`, el("i", { "aria-hidden": "true" }), limit);
     const every = this.array.keep.flatMap((k, axis) => (k > 1 ? [`every ${ordinal(k)} place of axis ${axis}`] : []));
     return el("p", { class: "legend" }, scale, every.length ? ` shown: ${every.join(", ")}` : "");
@@ -420,6 +424,9 @@ function panelsOf(array, names) {
       .map((i, axis) => names[axis]?.[i])
       .filter(Boolean)
       .join(" ");
+  const label = (panel) =>
+    count > 1 ? `[${[...leading(panel), "…"].join(", ")}]${named ? ` ${quoted(nameOf(panel))}` : ""}` : "";
+  const each = (text) => Array.from({ length: count }, (_, panel) => text(panel));
   return {
     isTable,
     count,
@@ -427,7 +434,7 @@ function panelsOf(array, names) {
     columns,
     columnNames: kept.length ? called(-1) : null,
     rowNames: kept.length > 1 && !merged ? called(-2) : null,
-    panelNames: named ? Array.from({ length: count }, (_, panel) => nameOf(panel)) : null,
+    panelNames: count > 1 ? [each(label), ...(named ? [each(nameOf)] : [])] : [], // the first that there is room for
     indexOf: (panel, row, column) =>
       unflatten((panel * rows + row) * columns + column, kept).map((i, axis) => i * array.keep[axis]),
     placeOf(index) {
@@ -437,8 +444,7 @@ function panelsOf(array, names) {
       );
       return unflatten(flat, [count, rows, columns]);
     },
-    label: (panel) =>
-      count > 1 ? `[${[...leading(panel), "…"].join(", ")}]${named ? ` ${quoted(nameOf(panel))}` : ""}` : "",
+    label,
   };
 }
 
@@ -449,17 +455,15 @@ function widest(texts) {
   return Math.max(...texts.map((text) => pen.measureText(text).width));
 }
 
-// Blue below zero, orange above, the paper's own colour at zero
+// A function from a number to a pixel: blue below zero, orange above, the paper's own colour at zero
 function diverging(limit) {
   const style = getComputedStyle(document.documentElement);
   const rgb = (name) => style.getPropertyValue(name).split(",").map(Number);
   const [low, zero, high] = [rgb("--cold"), rgb("--zero"), rgb("--warm")];
-  return (value) => {
-    if (Number.isNaN(value)) return [200, 0, 200, 255];
-    const share = Math.min(Math.abs(value) / limit, 1);
-    const end = value < 0 ? low : high;
-    return [...zero.map((z, i) => Math.round(z + share * (end[i] - z))), 255];
-  };
+  const mixed = (k) => zero.map((z, i) => z + (Math.abs(k) / 127) * ((k < 0 ? low : high)[i] - z));
+  const pixels = new Uint32Array(new Uint8ClampedArray(range(256).flatMap((k) => [...mixed(k - 127), 255])).buffer);
+  const notANumber = new Uint32Array(new Uint8Array([200, 0, 200, 255]).buffer)[0];
+  return (value) => (Number.isNaN(value) ? notANumber : pixels[127 + Math.round(127 * clamp(value / limit, -1, 1))]);
 }
 
 function statistics(array) {

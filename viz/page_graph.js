@@ -263,7 +263,7 @@ class Graph {
     this.openAtFirst();
     this.draw();
     this.listen();
-    new ResizeObserver(() => this.reveal(this.current)).observe(element);
+    new ResizeObserver(() => this.state && this.reveal(this.layout.visible(this.state.op))).observe(element);
   }
 
   // Level by level, as long as all modules of a level can be open and the graph stays small. Equal blocks stay folded.
@@ -282,12 +282,22 @@ class Graph {
 
   toggle(id) {
     if (!this.open.delete(id)) this.open.add(id);
+    const holdsCurrent = this.layout.around(this.state.op).includes(id);
     this.draw();
     this.show(this.state);
-    this.reveal(this.current, true);
+    this.focus(`group ${id}`);
+    this.reveal(holdsCurrent ? this.layout.visible(this.state.op) : `group ${id}`, true);
     this.onToggle();
-    const box = this.boxes.get(`group ${id}`);
-    if (box) box.focus({ preventScroll: true });
+  }
+
+  // One box at a time is a stop of the Tab key; arrows lead to the others
+  focus(key) {
+    this.makeStop(key);
+    this.boxes.get(key).focus({ preventScroll: true });
+  }
+
+  makeStop(key) {
+    for (const [other, box] of this.boxes) box.setAttribute("tabindex", other === key ? 0 : -1);
   }
 
   draw() {
@@ -295,6 +305,11 @@ class Graph {
     this.boxes = new Map(); // key -> element
     this.places = new Map(); // key -> {x, y, width, height}
     this.paths = []; // {element, pairs}
+    this.members = new Map(); // key -> the ops that it stands for
+    this.ops.forEach((_, i) => {
+      for (const key of [`op ${i}`, ...this.layout.around(i).map((id) => `group ${id}`)])
+        this.members.set(key, [...(this.members.get(key) || []), i]);
+    });
     this.canvas.replaceChildren();
     this.drawLevel(this.layout.top, 0, 0, BOX.gapY / 2);
   }
@@ -326,14 +341,16 @@ class Graph {
       if (last && node.port) points.push([middle, y + node.rowBottom + BOX.frame]);
     });
     if (line.back) points.reverse();
-    const target = line.chain[line.back ? 0 : line.chain.length - 1];
-    const path = svg("path", { d: curve(points), class: target.port || target.inside ? "line" : "line end" });
+    const ends = [line.chain[0], line.chain.at(-1)];
+    if (line.back) ends.reverse();
+    const atBox = ends.map((node) => !node.port && !node.inside); // else the line goes on, inside or outside of a frame
+    const path = svg("path", { d: curve(points), class: `line${atBox[0] ? " begin" : ""}${atBox[1] ? " end" : ""}` });
     this.paths.push({ element: path, pairs: line.pairs });
     this.canvas.append(path);
   }
 
   drawBox(node, x, y) {
-    const attributes = { transform: `translate(${x} ${y})`, tabindex: 0, role: "button" };
+    const attributes = { transform: `translate(${x} ${y})`, tabindex: -1, role: "button" };
     const rect = svg("rect", { width: node.width, height: node.height, rx: node.group ? 10 : 4 });
     if (node.inside) return this.drawFrame(node, attributes, rect);
     const box = svg("g", { ...attributes, class: node.group ? "box closed" : "box" }, rect);
@@ -369,14 +386,10 @@ class Graph {
   // What has happened, and what happens now. state: {op, direction, done: a function from an op to "", "f" or "b"}
   show(state) {
     this.state = state;
-    this.current = state.op;
     const now = this.layout.visible(state.op);
     const around = new Set(this.layout.around(state.op).map((id) => `group ${id}`));
     for (const [key, box] of this.boxes) {
-      const [kind, id] = key.split(" ");
-      const inside =
-        kind === "op" ? [Number(id)] : range(this.ops.length).filter((op) => this.layout.around(op).includes(id));
-      const marks = inside.map(state.done);
+      const marks = this.members.get(key).map(state.done);
       const frame = box.classList.contains("frame");
       box.classList.toggle("forward", !frame && marks.some((m) => m === "f") && state.direction === "forward");
       box.classList.toggle("backward", !frame && marks.some((m) => m === "b"));
@@ -401,7 +414,8 @@ class Graph {
       );
       element.classList.toggle("going-back", state.direction === "backward");
     }
-    this.reveal(state.op);
+    if (!this.element.contains(document.activeElement)) this.makeStop(now);
+    this.reveal(now);
   }
 
   // Moving about
@@ -410,12 +424,11 @@ class Graph {
     return { width: this.element.clientWidth || 1, height: this.element.clientHeight || 1 };
   }
 
-  // Bring the box of an op into view when it is not
-  reveal(op, always = false) {
-    if (op === undefined) return;
+  // Bring a box into view when it is not; of one that is too large, its upper end
+  reveal(key, always = false) {
     const { width, height } = this.size;
     if (!this.fitted && width > 1) this.fit();
-    const place = this.places.get(this.layout.visible(op));
+    const place = this.places.get(key);
     const { x, y, scale } = this.view;
     const [left, top] = [place.x * scale + x, place.y * scale + y];
     const [right, bottom] = [left + place.width * scale, top + place.height * scale];
@@ -423,7 +436,8 @@ class Graph {
     if (!always && left >= 0 && right <= width && top >= margin && bottom <= height - margin) return;
     const { width: w, height: h } = this.layout.top;
     this.view.x = within(width / 2 - (place.x + place.width / 2) * scale, width, w * scale);
-    this.view.y = within(height / 2 - (place.y + place.height / 2) * scale, height, h * scale);
+    const middle = Math.min(place.height / 2, height / scale / 2 - 30);
+    this.view.y = within(height / 2 - (place.y + middle) * scale, height, h * scale);
     this.move(true);
   }
 
@@ -431,7 +445,7 @@ class Graph {
   fit() {
     const { width, height } = this.size;
     const { width: w, height: h } = this.layout.top;
-    const scale = clamp(Math.min((width - 32) / w, (height - 32) / h), Math.min(0.62, (width - 16) / 320), 1.15);
+    const scale = clamp(Math.min((width - 32) / w, (height - 32) / h), Math.min(0.85, (width - 16) / 320), 1.15);
     this.view = { scale, x: (width - w * scale) / 2, y: Math.max(20, (height - h * scale) / 2) };
     this.fitted = true;
     this.move(true);
@@ -463,8 +477,19 @@ class Graph {
     this.canvas.style.transform = `translate(${this.view.x}px, ${this.view.y}px) scale(${this.view.scale})`;
   }
 
-  // Drag to move, wheel or two fingers to zoom
+  // Up and down lead from box to box; drag to move, wheel or two fingers to zoom
   listen() {
+    this.element.addEventListener("keydown", (event) => {
+      const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+      const keys = [...this.boxes.keys()];
+      const at = keys.findIndex((key) => this.boxes.get(key) === document.activeElement);
+      if (!by || at < 0) return;
+      event.preventDefault();
+      event.stopPropagation();
+      const key = keys[clamp(at + by, 0, keys.length - 1)];
+      this.focus(key);
+      this.reveal(key);
+    });
     const pointers = new Map();
     const at = (event) => {
       const box = this.element.getBoundingClientRect();
