@@ -39,6 +39,8 @@ async function start() {
     onToggle: showModuleButton,
   });
   listen();
+  $("signs").hidden = !Object.keys(data.groups).length && !page.ops.some((op) => op.texts.length > 2);
+  $("modules").hidden = !Object.keys(data.groups).length;
   go(0);
   document.body.classList.add("ready");
 }
@@ -220,10 +222,12 @@ function showDetail(opIndex, direction) {
 // Where a pass begins, what it is
 function introduction() {
   const words = {
-    0: "Each box is one op of the model, with the numbers that it really had. Step on from here: first forward, from "
-      + "top to bottom, up to the last number; then backward, with the gradients.",
-    [page.ops.length]: "From here the way goes back. Each op is given the gradient of its result (how much the last "
-      + "number changes with it), and passes on the gradients of what it was made of.",
+    0:
+      "Each box is one op that was computed, with its real numbers. Step on from here: first forward, from top to " +
+      "bottom, up to the last number; then backward, with the gradients.",
+    [page.ops.length]:
+      "From here the way goes back. Each op is given the gradient of its result (how much the last number changes " +
+      "with it), and passes on the gradients of what it was made of.",
   }[page.step];
   return words && el("p", { class: "introduction" }, words);
 }
@@ -245,6 +249,7 @@ function formula(text) {
   const line = el("p", { class: "formula" });
   text = text
     .replace(/\bsum(?=_)/g, "Σ")
+    .replace(/\bsqrt\((\w+)\)/g, "√$1")
     .replace(/\bsqrt\(/g, "√(")
     .replaceAll(" - ", ` ${MINUS} `);
   let at = 0;
@@ -297,7 +302,7 @@ function forwardArrays(op) {
     shown("out", op.out, op.names, op.symbol, "click an element to see where it comes from", target),
     ...(op.inner.length ? [el("h3", {}, "On the way")] : []),
     ...op.inner.map((inner) =>
-      shown(inner.name, inner.array, inner.names, inner.name, "the weights: a row for each query"),
+      shown(inner.name, inner.array, inner.names, inner.name, inner.note),
     ),
     el("h3", {}, "Made of"),
     ...op.inputs.map((input, k) => shown(`input ${k}`, input.array, input.names, input.name, inputNote(input))),
@@ -364,6 +369,10 @@ function choose(opIndex, direction) {
     : target.view.isTable
       ? [unflatten(Math.max(0, target.array.values.findIndex(Boolean)), target.array.shape)]
       : target.array.largest(12);
+  if (op.op === "scaled_dot_product_attention" && !before) {
+    const last = (index) => replaced(index, index.length - 2, target.array.shape.at(-2) - 1); // it has read all
+    candidates.unshift(...candidates.map((index) => target.view.snapped(last(index))));
+  }
   const good = (index) => arithmetic(op, direction, target.view.snapped(index), target.argument, target.array).complete;
   target.view.pick(candidates.find(good) || candidates[0]);
 }

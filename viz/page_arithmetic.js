@@ -18,6 +18,7 @@ class Context {
     this.shapes = step.inputs.map((input) => input.array.shape);
     this.used = new Map(); // array's role on the page -> indices that were read
     this.missing = false; // whether a number was needed that the page does not keep
+    this.wrong = false; // whether a sum is not what the engine has: a setting is not known, such as what was dropped
     this.value = target.at(index);
     const name = argument === null ? step.symbol : `d${step.inputs[argument].name}`;
     this.own = name + formatIndex(index); // what the element is called: "y[0, 1]"
@@ -66,6 +67,11 @@ class Context {
     const shape = this.shapes[k];
     const from = index.length - shape.length;
     return shape.map((n, axis) => (n === 1 ? 0 : index[from + axis]));
+  }
+
+  // Whether a number that was worked out here is the engine's, as far as the digits go
+  check(found, value, size = Math.abs(value)) {
+    if (Math.abs(found - value) > (figures > 3 ? 1e-4 : 1e-2) * Math.max(size, Math.abs(value)) + 1e-9) this.wrong = true;
   }
 
   equals(expression, value = this.value) {
@@ -125,6 +131,7 @@ function sumOfProducts(c, terms, total = c.value) {
   const known = terms.filter((term) => term.every((f) => f !== null));
   const size = (term) => Math.abs(product(term));
   const nonzero = known.filter((term) => size(term) > 0);
+  if (known.length === terms.length) c.check(sumOf(known.map(product)), total, sumOf(known.map(size)));
   let shown = nonzero.length ? nonzero : known.slice(0, 1);
   if (shown.length > MOST_TERMS) {
     const least = shown.map(size).sort((a, b) => b - a)[MOST_TERMS - 3];
@@ -277,8 +284,10 @@ const MOVES = {
 };
 for (const op of ["reshape", "squeeze", "unsqueeze", "permute", "transpose", "getitem"]) {
   MOVES[op] = (c, index) => {
-    if (!c.step.source) return null;
-    const [first, ...steps] = c.step.source;
+    const { source, places } = c.step;
+    if (places) return unflatten(places[flatIndex(index, c.step.out.shape)], c.shapes[0]);
+    if (!source) return null;
+    const [first, ...steps] = source;
     return unflatten(first + sumOf(index.map((i, axis) => i * steps[axis])), c.shapes[0]);
   };
 }
@@ -489,7 +498,7 @@ BACKWARD.cumsum = (c) => {
 // Products of two or more arrays. The axes of each have letters, as in einsum: a product runs over the letters that
 // are not the result's. On the way back g, with the letters of the result, takes the argument's place.
 
-const DOTS = "ABCDEFGHIJKL"; // leading axes
+const DOTS = "αβγδεζηθικλμ"; // leading axes
 
 const PRODUCTS = {
   matmul: ([x, y]) => {
@@ -502,10 +511,13 @@ const PRODUCTS = {
     return [[`${rows}i`, "oi"], `${rows}o`];
   },
   einsum: (shapes, { subscripts }) => {
-    if (!subscripts || subscripts.includes(".")) return null;
+    if (!subscripts) return null;
     const [left, given] = subscripts.replaceAll(" ", "").split("->");
-    const alone = [...left].filter((l) => l !== "," && left.split(l).length === 2).sort();
-    return [left.split(","), given ?? alone.join("")];
+    const alone = [...left].filter((l) => !",.".includes(l) && left.split(l).length === 2).sort();
+    const counts = left.split(",").map((own, k) => shapes[k].length - own.replace("...", "").length);
+    const named = (own, count) => own.replace("...", DOTS.slice(DOTS.length - count));
+    const result = given ?? (left.includes("...") ? "..." : "") + alone.join("");
+    return [left.split(",").map((own, k) => named(own, counts[k])), named(result, Math.max(...counts))];
   },
 };
 
@@ -554,6 +566,7 @@ function arithmetic(step, direction, index, argument, target) {
   const c = new Context(step, index, argument, target);
   const rule = (direction === "forward" ? FORWARD : BACKWARD)[step.op];
   const lines = rule ? rule(c) : null;
+  if (c.wrong) return { complete: false, lines: null, used: new Map() };
   if (c.missing) {
     return {
       complete: false,
