@@ -361,7 +361,7 @@ function choose(opIndex, direction) {
   const key = `${opIndex} ${direction}`;
   const before = page.picks.get(key);
   const target = page.targets[before ? before.target : 0];
-  if (!target) return;
+  if (!target || !target.array.size) return;
   const op = page.ops[opIndex];
   for (const other of page.targets) other.view.grid = pickGrid(op, direction, other.argument, other.array);
   const candidates = before

@@ -129,7 +129,7 @@ function token(names, axis, i) {
 // terms: [factor, factor, ...] each; null factors are not kept. Zero products are left out, of many the largest stay.
 function sumOfProducts(c, terms, total = c.value) {
   const known = terms.filter((term) => term.every((f) => f !== null));
-  const size = (term) => Math.abs(product(term));
+  const size = (term) => (Number.isNaN(product(term)) ? Infinity : Math.abs(product(term)));
   const nonzero = known.filter((term) => size(term) > 0);
   if (known.length === terms.length) c.check(sumOf(known.map(product)), total, sumOf(known.map(size)));
   let shown = nonzero.length ? nonzero : known.slice(0, 1);

@@ -297,7 +297,9 @@ class Graph {
   }
 
   makeStop(key) {
-    for (const [other, box] of this.boxes) box.setAttribute("tabindex", other === key ? 0 : -1);
+    this.boxes.get(this.stop)?.setAttribute("tabindex", -1);
+    this.boxes.get(key).setAttribute("tabindex", 0);
+    this.stop = key;
   }
 
   draw() {
@@ -388,34 +390,34 @@ class Graph {
     this.state = state;
     const now = this.layout.visible(state.op);
     const around = new Set(this.layout.around(state.op).map((id) => `group ${id}`));
+    const mark = state.direction === "forward" ? "f" : "b";
     for (const [key, box] of this.boxes) {
-      const marks = this.members.get(key).map(state.done);
+      const ops = this.members.get(key);
+      const share = ops.filter((op) => state.done(op) === mark).length / ops.length;
       const frame = box.classList.contains("frame");
-      box.classList.toggle("forward", !frame && marks.some((m) => m === "f") && state.direction === "forward");
-      box.classList.toggle("backward", !frame && marks.some((m) => m === "b"));
-      box.classList.toggle("ahead", !frame && state.direction === "backward" && marks.every((m) => m !== "b"));
-      box.classList.toggle("now", key === now);
-      box.classList.toggle("holds", frame && around.has(key));
-      box.classList.toggle("going-back", state.direction === "backward");
-      const progress = box.querySelector(".progress");
-      if (progress)
-        progress.setAttribute(
-          "width",
-          (this.places.get(key).width * marks.filter((m) => m === (state.direction === "forward" ? "f" : "b")).length) /
-            marks.length,
-        );
-      if (key === now) box.setAttribute("aria-current", "step");
-      else box.removeAttribute("aria-current");
+      const signs = { [state.direction]: !frame && share > 0, now: key === now, holds: frame && around.has(key) };
+      this.markBox(box, Object.keys(signs).filter((sign) => signs[sign]), share);
     }
     for (const { element, pairs } of this.paths) {
       element.classList.toggle(
         "hot",
         pairs.some(([, d]) => d === state.op),
       );
-      element.classList.toggle("going-back", state.direction === "backward");
     }
     if (!this.element.contains(document.activeElement)) this.makeStop(now);
     this.reveal(now);
+  }
+
+  // signs: the classes that a box has now. Most boxes stay as they were, and are not touched.
+  markBox(box, signs, share) {
+    const shown = `${signs} ${share}`;
+    if (box.shown === shown) return;
+    box.shown = shown;
+    for (const sign of ["forward", "backward", "now", "holds"]) box.classList.toggle(sign, signs.includes(sign));
+    const progress = box.querySelector(".progress");
+    if (progress) progress.setAttribute("width", this.places.get(box.dataset.key).width * share);
+    if (signs.includes("now")) box.setAttribute("aria-current", "step");
+    else box.removeAttribute("aria-current");
   }
 
   // Moving about
