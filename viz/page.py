@@ -2,8 +2,7 @@
 
 `page(loss, "replay.html")` needs no network and no server: style, script and numbers are inside. This module gathers
 what the page shows, from trace.py, and keeps as much of each array as the size of the file allows. axes.py says where
-tokens stand. What is done with it stands in page.html, page.css and the five scripts page_arrays.js,
-page_arithmetic.js, page_layers.js, page_graph.js and page.js.
+tokens stand. What is done with it stands in page.html, the STYLES and the SCRIPTS.
 """
 
 import base64
@@ -25,7 +24,9 @@ from autotx.viz import axes, folding, style
 from autotx.viz.trace import trace
 
 HERE = Path(__file__).parent
-SCRIPTS = ("page_arrays.js", "page_arithmetic.js", "page_layers.js", "page_graph.js", "page.js")
+STYLES = ("page_graph.css", "page_detail.css", "page.css")  # the last has the rules for small screens
+_PARTS = ("numbers", "arrays", "arithmetic", "ops", "layers", "layout", "graph")
+SCRIPTS = (*(f"page_{part}.js" for part in _PARTS), "page.js")
 MAX_OPS = 2000
 MAX_BYTES = 1_950_000  # of the file: below 2 MB
 MOST_NAMES = 2000  # rows of a table that has them written beside it
@@ -43,10 +44,10 @@ def page(tensor, file, title="Replay", about="", rows=None, grad=None, max_ops=M
 
     The numbers are the engine's: exact for arrays of up to 1,024 elements, else with 3 digits and, where the file would
     exceed 2 MB, for every 2nd, 4th, ... place.
-    TypeError: no Tensor. ValueError: no graph, a freed one, more ops than `max_ops`, rows that do not fit, a folder
-    that is not there. OSError: `file` cannot be written.
+    TypeError: no Tensor. ValueError: no graph, a freed one, more ops than `max_ops`, rows that do not fit, a name that
+    does not end in .html, a folder that is not there. OSError: `file` cannot be written.
     """
-    file = style.checked_path(file, None)
+    file = checked_path(file)
     recorded = trace(tensor)
     count = sum(node.op is not None for node in recorded.nodes)
     if count > max_ops:
@@ -62,18 +63,30 @@ def page(tensor, file, title="Replay", about="", rows=None, grad=None, max_ops=M
     write_atomically(file, _document(title, data, numbers).encode())
 
 
+def checked_path(file):
+    """The path of a page, before there is work in it. ValueError for a name that no browser takes for a page, or a
+    folder that is not there; PermissionError where nothing can be written."""
+    if Path(file).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{file}: the page is an HTML file; give it a name that ends in .html")
+    return style.checked_path(file, None)
+
+
 def _document(title, data, numbers):
     """The whole page as a str. Nothing in the data can end the script that it stands in."""
     parts = {
         "title": html.escape(title),
         "about": html.escape(data["about"]),
-        "style": (HERE / "page.css").read_text(encoding="utf-8"),
-        "script": "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        "style": _joined(STYLES),
+        "script": _joined(SCRIPTS),
         "data": json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"),
         "numbers": base64.b64encode(numbers).decode(),
     }
     pieces = (HERE / "page.html").read_text(encoding="utf-8").split("@@")  # @@name@@ is where a part goes
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+def _joined(names):
+    return "\n".join((HERE / name).read_text(encoding="utf-8") for name in names)
 
 
 # What happened

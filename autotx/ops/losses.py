@@ -46,7 +46,8 @@ def cross_entropy(logits, /, targets, ignore_index=None, label_smoothing=0.0, re
 def nll_loss(log_probs, /, targets, ignore_index=None, reduction="mean"):
     """L = -log_probs[target]: cross entropy of probabilities that are already logarithms.
 
-    log_probs: (..., V), targets: (...). dlog_probs = -g / n at the target, else 0, n places in the mean; n = 1 for a sum.
+    log_probs: (..., V), targets: (...). dlog_probs = -g / n at the target, else 0, for the mean over n places; n = 1
+    for a sum.
     """
     targets, counted = _checked_targets("nll_loss", log_probs, targets, ignore_index, reduction)
     targets = np.where(targets == _IGNORED, 0, targets)[..., None]
