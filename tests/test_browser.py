@@ -215,7 +215,7 @@ def test_a_heat_map_is_picked_from_by_mouse_and_keys(browser, gpt_page):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize(("width", "height"), [(1280, 860), (800, 1100), (360, 640)])
+@pytest.mark.parametrize(("width", "height"), [(1280, 860), (800, 1100), (360, 640), (640, 360)])
 def test_nothing_overflows_and_text_has_contrast(width, height, dark, browser, gpt_page, tmp_path):
     replays.write("encoder", tmp_path / "encoder.html")
     for number, file in enumerate((gpt_page, tmp_path / "encoder.html")):
