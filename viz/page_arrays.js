@@ -249,7 +249,7 @@ class ArrayView {
     const [every, tall] = [Math.ceil(columns / LONGEST), Math.ceil((count * rows) / LONGEST)];
     const [width, height] = [Math.ceil(columns / every), Math.ceil((count * rows) / tall)];
     const canvas = el("canvas", { width, height });
-    const pen = canvas.getContext("2d", { willReadFrequently: true }); // in memory: the graphics card is slower to ask
+    const pen = canvas.getContext("2d", { willReadFrequently: true }); // in memory, not on a graphics card
     const image = pen.createImageData(width, height);
     const pixels = new Uint32Array(image.data.buffer);
     const colour = diverging(this.array.limit);
