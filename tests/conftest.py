@@ -1,9 +1,10 @@
 """What every test file shares: one seeded source of randomness, hypothesis drawing the same examples every time,
-and a command line that has to fail.
+a browser, and a command line that has to fail.
 """
 
 import re
 
+import browsing
 import hypothesis
 import numpy as np
 import pytest
@@ -17,6 +18,13 @@ hypothesis.settings.load_profile("repeatable")
 @pytest.fixture
 def rng():
     return np.random.default_rng(20261123)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    driver = browsing.started(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture

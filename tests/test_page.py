@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 
+import autotx
 from autotx import Tensor, viz
 from autotx.models import GPT, GPTConfig, cli
 from autotx.models.paper import replays
@@ -82,6 +83,23 @@ def test_large_arrays_are_kept_to_three_digits_with_exact_statistics(rng, tmp_pa
     assert record["std"] == pytest.approx(values.std(dtype=np.float64), rel=1e-6)
     assert (record["min"], record["max"]) == pytest.approx((values.min(), values.max()), rel=1e-6)
     assert all(k == 1 for r in data["arrays"] for k in r["keep"] if np.prod(r["shape"]) <= EXACT)
+
+
+def test_of_an_embeddings_gradient_every_row_is_kept(rng, tmp_path):
+    weight, ids = Tensor(rng.standard_normal((400, 128)), requires_grad=True), np.array([3, 77, 3])
+    viz.page(autotx.embedding(weight, ids).sum(), tmp_path / "page.html")
+    data, array = opened(tmp_path / "page.html")
+    kept, record = array(data["ops"][0]["inputs"][0]["grad"])
+    assert (record["keep"][0], np.flatnonzero(kept[:, 0]).tolist()) == (1, [3, 77])
+
+
+def test_what_rounding_leaves_of_a_mean_is_0(tmp_path):
+    x = Tensor([0.1, 0.2, -0.3], requires_grad=True, dtype=np.float64)
+    viz.page(x * 3.0, tmp_path / "page.html", grad=[1, 1, 1])
+    data, array = opened(tmp_path / "page.html")
+    values, record = array(data["ops"][0]["out"])
+    assert values.mean() != 0
+    assert record["mean"] == 0
 
 
 def test_numbers_that_are_not_finite_are_counted(tmp_path):
@@ -226,6 +244,8 @@ def test_errors_of_the_function(small, tmp_path):
         viz.page(loss, file, max_ops=3)
     with pytest.raises(ValueError, match=r"page\.html: there is no folder .*nowhere; make it first"):
         viz.page(loss, tmp_path / "nowhere" / "page.html")
+    with pytest.raises(ValueError, match=r"page\.png: the page is an HTML file; give it a name that ends in \.html"):
+        viz.page(loss, tmp_path / "page.png")
     loss.backward()
     with pytest.raises(ValueError, match="was freed by backward; call backward"):
         viz.page(loss, file)
@@ -271,6 +291,8 @@ def test_replay_of_a_gpt(run, tmp_path, capsys):
         (["--prompt", "2 × 3"], "--prompt: the model has never seen '×'; leave that out"),
         (["--prompt", "2 times 2 is 4.\n2 times"], "--prompt: 23 tokens are more than the 17 that the model reads"),
         (["--prompt", "2 times", "--target", "3"], "--target is for a translator"),
+        (["--prompt", "2 times", "--target", ""], "--target: an empty text gives nothing to replay"),
+        (["--prompt", "2 times", "--out", "page.txt"], "page.txt: the page is an HTML file"),
         (["--prompt", "2 times", "--out", "nowhere/page.html"], "nowhere/page.html: there is no folder nowhere"),
         (["--prompt", "2 times", "--model", "nowhere"], "nowhere: there is no trained model"),
     ],

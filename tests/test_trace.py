@@ -270,7 +270,7 @@ def test_formulas_of_a_few():
         "y = x W^T + b",
         {"x": "dx = g W", "weight": "dweight = g^T x", "bias": "dbias = sum of g over the rows"},
     )
-    assert formulas(OPS["cross_entropy"])[1] == {"logits": "dlogits = g (P - y)"}
+    assert formulas(OPS["cross_entropy"])[1] == {"logits": "dlogits = g (P - y) / n for the mean over n places"}
     assert formulas(OPS["gelu"])[1]["x"] == "dx = g (P(x) + x p(x))"
     assert formulas(OPS["gelu"], {"approximate": "tanh"})[0].startswith("y = x (1 + tanh u) / 2")
 

@@ -90,7 +90,7 @@ def _moved(node, source, rule):
 
 def _looked_up(node, recorded, found):
     """Rows by their ids: the tokens of a sentence, when there is one."""
-    table, ids = (next(a.node for a in node.parents if a.name == name) for name in ("weight", "ids"))
+    table, ids = (next((a.node for a in node.parents if a.name == name), None) for name in ("weight", "ids"))
     texts, ids = found[table][0], recorded.nodes[ids]
     names = [None] * node.value.ndim
     if texts and ids.value.ndim and ids.value.size == ids.shape[-1]:  # else every sentence has others

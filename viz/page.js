@@ -39,6 +39,8 @@ async function start() {
     onToggle: showModuleButton,
   });
   listen();
+  $("signs").hidden = !Object.keys(data.groups).length && !page.ops.some((op) => op.texts.length > 2);
+  $("modules").hidden = !Object.keys(data.groups).length;
   go(0);
   document.body.classList.add("ready");
 }
@@ -137,6 +139,8 @@ function listen() {
   const keys = {
     ArrowRight: () => go(page.step + 1),
     ArrowLeft: () => go(page.step - 1),
+    ArrowDown: () => $("detail").scrollBy(0, 90),
+    ArrowUp: () => $("detail").scrollBy(0, -90),
     PageDown: () => leap(1),
     PageUp: () => leap(-1),
     Home: () => go(0),
@@ -152,7 +156,8 @@ function listen() {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const onControl = event.target.closest("button, summary, a");
-    if (!keys[event.key] || (onControl && event.key === " ")) return;
+    const moves = event.target === $("slider") && ["ArrowUp", "ArrowDown"].includes(event.key);
+    if (!keys[event.key] || moves || (onControl && event.key === " ")) return;
     event.preventDefault();
     keys[event.key]();
   });
@@ -169,6 +174,9 @@ function listen() {
   };
   for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => go(page.step));
+  addEventListener("resize", () => {
+    if (roomForArrays() !== page.room) go(page.step);
+  });
 }
 
 // What happens at a step
@@ -177,7 +185,9 @@ function showDetail(opIndex, direction) {
   const op = page.ops[opIndex];
   const backward = direction === "backward";
   page.views = [];
+  page.room = roomForArrays();
   const parts = [
+    introduction(),
     el(
       "p",
       { class: "path" },
@@ -187,10 +197,10 @@ function showDetail(opIndex, direction) {
     ),
     el("h2", {}, titled(op), el("small", {}, formatShape(op.out.shape))),
     ...formulaLines(op, backward),
+    el("section", { id: "arithmetic", "aria-live": "polite" }),
     ...op.lines.map(([file, number, text]) =>
       el("p", { class: "source" }, el("code", {}, text), el("small", {}, `${file}:${number}`)),
     ),
-    el("section", { id: "arithmetic", "aria-live": "polite" }),
     ...(backward ? backwardArrays(op) : forwardArrays(op)),
   ];
   const doc = data.docs[op.op];
@@ -209,6 +219,25 @@ function showDetail(opIndex, direction) {
   choose(opIndex, direction);
 }
 
+// Where a pass begins, what it is
+function introduction() {
+  const words = {
+    0:
+      "Each box is one op that was computed, with its real numbers. Step on from here: first forward, from top to " +
+      "bottom, up to the last number; then backward, with the gradients.",
+    [page.ops.length]:
+      "From here the way goes back. Each op is given the gradient of its result (how much the last number changes " +
+      "with it), and passes on the gradients of what it was made of.",
+  }[page.step];
+  return words && el("p", { class: "introduction" }, words);
+}
+
+// The width of the detail, inside its margins
+function roomForArrays() {
+  const style = getComputedStyle($("detail"));
+  return $("detail").clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+}
+
 function formulaLines(op, backward) {
   if (!backward) return op.formula ? [formula(op.formula)] : [];
   const found = op.inputs.filter((input) => input.grad !== undefined).map((input) => input.gradient);
@@ -220,6 +249,7 @@ function formula(text) {
   const line = el("p", { class: "formula" });
   text = text
     .replace(/\bsum(?=_)/g, "Σ")
+    .replace(/\bsqrt\((\w+)\)/g, "√$1")
     .replace(/\bsqrt\(/g, "√(")
     .replaceAll(" - ", ` ${MINUS} `);
   let at = 0;
@@ -252,7 +282,8 @@ function showModuleButton() {
 
 // An array with a heading, under the role by which the arithmetic knows it. names: the tokens along its axes
 function shown(role, array, names, name, note = "", target = null) {
-  const view = new ArrayView(array, { name, names, note, onPick: target && ((index) => calculate(target, index)) });
+  const onPick = target && ((index) => calculate(target, index));
+  const view = new ArrayView(array, { name, names, note, onPick, room: page.room });
   page.views.push([role, view]);
   if (target) target.view = view;
   return view.element;
@@ -271,7 +302,7 @@ function forwardArrays(op) {
     shown("out", op.out, op.names, op.symbol, "click an element to see where it comes from", target),
     ...(op.inner.length ? [el("h3", {}, "On the way")] : []),
     ...op.inner.map((inner) =>
-      shown(inner.name, inner.array, inner.names, inner.name, "the weights: a row for each query"),
+      shown(inner.name, inner.array, inner.names, inner.name, inner.note),
     ),
     el("h3", {}, "Made of"),
     ...op.inputs.map((input, k) => shown(`input ${k}`, input.array, input.names, input.name, inputNote(input))),
@@ -324,19 +355,24 @@ function backwardArrays(op) {
   ];
 }
 
-// Pick what was picked here before; else the first element, or of a heat map the largest whose sum can be written out
+// Pick what was picked here before; else the first element that is not 0, or of a heat map the largest whose sum can be
+// written out
 function choose(opIndex, direction) {
   const key = `${opIndex} ${direction}`;
   const before = page.picks.get(key);
   const target = page.targets[before ? before.target : 0];
-  if (!target) return;
+  if (!target || !target.array.size) return;
   const op = page.ops[opIndex];
   for (const other of page.targets) other.view.grid = pickGrid(op, direction, other.argument, other.array);
   const candidates = before
     ? [before.index]
     : target.view.isTable
-      ? [target.array.shape.map(() => 0)]
+      ? [unflatten(Math.max(0, target.array.values.findIndex(Boolean)), target.array.shape)]
       : target.array.largest(12);
+  if (op.op === "scaled_dot_product_attention" && !before) {
+    const last = (index) => replaced(index, index.length - 2, target.array.shape.at(-2) - 1); // it has read all
+    candidates.unshift(...candidates.map((index) => target.view.snapped(last(index))));
+  }
   const good = (index) => arithmetic(op, direction, target.view.snapped(index), target.argument, target.array).complete;
   target.view.pick(candidates.find(good) || candidates[0]);
 }
@@ -348,9 +384,8 @@ function calculate(target, index) {
   for (const other of page.targets) if (other !== target) other.view.unpick();
   const { lines, used } = arithmetic(page.ops[opIndex], direction, index, target.argument, target.array);
   const name = `${target.name}${formatIndex(index)}`;
-  const shownLines = lines || [
-    `${name} = ${formatNumber(target.array.at(index), target.array.digits)}: the formula above says how`,
-  ];
+  const why = page.ops[opIndex].formula ? ": the formula above says how" : "";
+  const shownLines = lines || [`${name} = ${formatNumber(target.array.at(index), target.array.digits)}${why}`];
   $("arithmetic").replaceChildren(
     el("h3", {}, target.array.size > 1 ? `One element written out: ${name}` : "Written out"),
     ...shownLines.map((line) => el("p", { class: "calculation" }, line)),

@@ -2,8 +2,7 @@
 
 `page(loss, "replay.html")` needs no network and no server: style, script and numbers are inside. This module gathers
 what the page shows, from trace.py, and keeps as much of each array as the size of the file allows. axes.py says where
-tokens stand. What is done with it stands in page.html, page.css and the five scripts page_arrays.js,
-page_arithmetic.js, page_layers.js, page_graph.js and page.js.
+tokens stand. What is done with it stands in page.html, the STYLES and the SCRIPTS.
 """
 
 import base64
@@ -25,7 +24,9 @@ from autotx.viz import axes, folding, style
 from autotx.viz.trace import trace
 
 HERE = Path(__file__).parent
-SCRIPTS = ("page_arrays.js", "page_arithmetic.js", "page_layers.js", "page_graph.js", "page.js")
+STYLES = ("page_graph.css", "page_detail.css", "page.css")  # the last has the rules for small screens
+_PARTS = ("numbers", "arrays", "arithmetic", "ops", "layers", "layout", "graph")
+SCRIPTS = (*(f"page_{part}.js" for part in _PARTS), "page.js")
 MAX_OPS = 2000
 MAX_BYTES = 1_950_000  # of the file: below 2 MB
 MOST_NAMES = 2000  # rows of a table that has them written beside it
@@ -43,10 +44,10 @@ def page(tensor, file, title="Replay", about="", rows=None, grad=None, max_ops=M
 
     The numbers are the engine's: exact for arrays of up to 1,024 elements, else with 3 digits and, where the file would
     exceed 2 MB, for every 2nd, 4th, ... place.
-    TypeError: no Tensor. ValueError: no graph, a freed one, more ops than `max_ops`, rows that do not fit, a folder
-    that is not there. OSError: `file` cannot be written.
+    TypeError: no Tensor. ValueError: no graph, a freed one, more ops than `max_ops`, rows that do not fit, a name that
+    does not end in .html, a folder that is not there. OSError: `file` cannot be written.
     """
-    file = style.checked_path(file, None)
+    file = checked_path(file)
     recorded = trace(tensor)
     count = sum(node.op is not None for node in recorded.nodes)
     if count > max_ops:
@@ -62,18 +63,30 @@ def page(tensor, file, title="Replay", about="", rows=None, grad=None, max_ops=M
     write_atomically(file, _document(title, data, numbers).encode())
 
 
+def checked_path(file):
+    """The path of a page, before there is work in it. ValueError for a name that no browser takes for a page, or a
+    folder that is not there; PermissionError where nothing can be written."""
+    if Path(file).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{file}: the page is an HTML file; give it a name that ends in .html")
+    return style.checked_path(file, None)
+
+
 def _document(title, data, numbers):
     """The whole page as a str. Nothing in the data can end the script that it stands in."""
     parts = {
         "title": html.escape(title),
         "about": html.escape(data["about"]),
-        "style": (HERE / "page.css").read_text(encoding="utf-8"),
-        "script": "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        "style": _joined(STYLES),
+        "script": _joined(SCRIPTS),
         "data": json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"),
         "numbers": base64.b64encode(numbers).decode(),
     }
     pieces = (HERE / "page.html").read_text(encoding="utf-8").split("@@")  # @@name@@ is where a part goes
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+def _joined(names):
+    return "\n".join((HERE / name).read_text(encoding="utf-8") for name in names)
 
 
 # What happened
@@ -130,7 +143,7 @@ def _steps(recorded, groups, names, grad, arrays):
         for i, argument in enumerate(recorded.nodes[step.node].parents):
             if argument.position in step.outgoing:
                 of_parameter = recorded.nodes[argument.node].kind == "parameter"
-                op["inputs"][i]["grad"] = arrays.add(step.outgoing[argument.position], of_parameter)
+                op["inputs"][i]["grad"] = arrays.add(step.outgoing[argument.position], of_parameter, op["op"] in _ROWS)
         backward.append(place[step.node])
         totals.update(step.totals)
     inputs = [i for op in ops for i in op["inputs"] if "grad" in i and i["leaf"] is not None]
@@ -170,10 +183,10 @@ def _op(node, recorded, place, arrays, tokens):
         "inputs": inputs,
         "out": arrays.add(node.value),
         "names": tokens.along(tokens.of[node.id]),
-        "source": _source(node, recorded),
+        **_taken(node, recorded),
         "inner": [
-            {"name": name, "array": arrays.add(value), "names": tokens.along(names)}
-            for name, value, names in _inner(node, recorded, tokens.of)
+            {"name": name, "note": note, "array": arrays.add(value), "names": tokens.along(names)}
+            for name, note, value, names in _inner(node, recorded, tokens.of)
         ],
     }
 
@@ -212,26 +225,24 @@ def _derivation(node):
     return inspect.cleandoc(function.__doc__) if function and function.__doc__ else None
 
 
+_ROWS = ("embedding",)  # the gradient of its argument is one of single rows: which, is what there is to see
 _SAME_ORDER = ("reshape", "squeeze", "unsqueeze")
 _MOVED = ("getitem", "permute", "transpose")
+
+
+def _taken(node, recorded):
+    """From where the page is told that the elements were taken: by a rule, or, of a few, one by one."""
+    source, places = _source(node, recorded), _places(node, recorded)
+    listed = source is None and places is not None and places.size <= EXACT
+    return {"source": source} | ({"places": places.ravel().tolist()} if listed else {})
 
 
 def _source(node, recorded):
     """For an op that only moves elements: from where element (i, j, ..) of the result was taken, in the flat order of
     the argument, as [a, b, c, ..] for a + b i + c j + ... None where there is no such rule."""
-    if node.op not in _SAME_ORDER + _MOVED or not node.value.size:
+    places = _places(node, recorded)
+    if places is None:
         return None
-    shape = recorded.nodes[node.parents[0].node].shape
-    places = np.arange(math.prod(shape)).reshape(shape)
-    if node.op in _SAME_ORDER:
-        places = places.reshape(node.shape)
-    else:
-        names = inspect.signature(getattr(functional, node.op).op).parameters
-        settings = {name: value for name, value in node.settings.items() if name in names}
-        try:
-            places = np.asarray(getattr(functional, node.op).op(places, **settings)[0])
-        except TypeError:  # a setting that the pullback did not remember
-            return None
     first = int(places.flat[0])
     units = np.eye(places.ndim, dtype=int)
     steps = [int(places[tuple(unit)]) - first if n > 1 else 0 for unit, n in zip(units, places.shape)]
@@ -239,11 +250,28 @@ def _source(node, recorded):
     return [first, *steps] if np.array_equal(np.broadcast_to(rule, places.shape), places) else None
 
 
+def _places(node, recorded):
+    """For an op that only moves elements: from where each was taken, in the flat order of the argument. None where that
+    is not known."""
+    if node.op not in _SAME_ORDER + _MOVED or not node.value.size:
+        return None
+    shape = recorded.nodes[node.parents[0].node].shape
+    places = np.arange(math.prod(shape)).reshape(shape)
+    if node.op in _SAME_ORDER:
+        return places.reshape(node.shape)
+    names = inspect.signature(getattr(functional, node.op).op).parameters
+    settings = {name: value for name, value in node.settings.items() if name in names}
+    try:
+        return np.asarray(getattr(functional, node.op).op(places, **settings)[0])
+    except TypeError:  # a setting that the pullback did not remember
+        return None
+
+
 def _inner(node, recorded, names):
-    """What a fused op computes on its way and does not keep: (name, array, the names along its axes)."""
+    """What a fused op computes on its way and does not keep: (name, note, array, the names along its axes)."""
     if node.op != "scaled_dot_product_attention":
         return []
-    q, k = (recorded.nodes[argument.node].value for argument in node.parents[:2])
+    q, k, v = (recorded.nodes[argument.node].value for argument in node.parents[:3])
     mask = next((recorded.nodes[a.node].value for a in node.parents if a.name == "mask"), None)
     with no_grad():
         scores = functional.matmul(q, np.swapaxes(k, -1, -2)) / math.sqrt(q.shape[-1])
@@ -252,8 +280,12 @@ def _inner(node, recorded, names):
         if node.settings.get("causal"):
             T, S = scores.shape[-2:]
             scores = scores.masked_fill(~np.tri(T, S, S - T, dtype=bool), -np.inf)
-        of_q, of_k = (names[argument.node] for argument in node.parents[:2])
-        return [("P", scores.softmax().data, (*of_q[:-1], of_k[-2]))]
+        weights = scores.softmax().data
+    of_q, of_k = (names[argument.node] for argument in node.parents[:2])
+    note = "the weights: a row for each query"
+    if not np.allclose(weights @ v, node.value, rtol=1e-3, atol=1e-4 * np.abs(v).max(initial=0)):
+        note += ", before some were dropped"
+    return [("P", note, weights, (*of_q[:-1], of_k[-2]))]
 
 
 # What is kept of the numbers
@@ -264,17 +296,19 @@ class _Arrays:
 
     def __init__(self):
         self.records, self.values, self._known = [], [], {}
-        self.shares = []  # the limit is divided by these
+        self.shares, self.rows = [], []  # the limit is divided by these; whether rows matter more than columns
 
-    def add(self, array, parameter=False):
-        """The number under which the page finds an array. Of parameters less is kept: they are many, and large."""
+    def add(self, array, parameter=False, rows=False):
+        """The number under which the page finds an array. Of parameters less is kept: they are many, and large. rows:
+        whether it is of interest which rows are 0."""
         array = np.asarray(array)
         key = array.shape, array.dtype.str, hashlib.blake2b(array.tobytes()).digest()
         if key not in self._known:
             self._known[key] = len(self.records)
             self.records.append({"shape": array.shape, "dtype": str(array.dtype), **_statistics(array)})
-            self.shares.append(16 if parameter else 1)
-            self.values.append(_sampled(array, _strides(array.shape, LIMITS[0])))
+            self.shares.append(16 if parameter and not rows else 1)
+            self.rows.append(rows)
+            self.values.append(_sampled(array, _strides(array.shape, LIMITS[0], rows)))
         return self._known[key]
 
     def packed(self, room):
@@ -289,35 +323,35 @@ class _Arrays:
 
     def _size(self, limit):
         """About how many bytes there are when at most `limit` elements of each large array are kept."""
-        shapes = ((record["shape"], limit // share) for record, share in zip(self.records, self.shares))
-        kept = ([math.ceil(n / k) for n, k in zip(shape, _strides(shape, most))] for shape, most in shapes)
-        return 2 * sum(map(math.prod, kept))
+        shapes = ((r["shape"], limit // share, rows) for r, share, rows in zip(self.records, self.shares, self.rows))
+        return 2 * sum(math.prod(map(math.ceil, np.divide(shape, _strides(shape, *how)))) for shape, *how in shapes)
 
     def _kept(self, limit):
         """The bytes of all numbers; the records learn where they are."""
         blob = bytearray()
-        for record, values, share in zip(self.records, self.values, self.shares):
+        for record, values, share, rows in zip(self.records, self.values, self.shares, self.rows):
             shape = record["shape"]
-            record["keep"] = keep = _strides(shape, limit // share)
-            values = _sampled(values, [k // before for k, before in zip(keep, _strides(shape, LIMITS[0]))])
+            record["keep"] = keep = _strides(shape, limit // share, rows)
+            values = _sampled(values, [k // before for k, before in zip(keep, _strides(shape, LIMITS[0], rows))])
             record["kind"], record["scale"], content = _encoded(values, math.prod(shape) <= EXACT)
             record["offset"] = len(blob)
             blob += content
         return bytes(blob)
 
 
-def _strides(shape, limit):
+def _strides(shape, limit, rows=False):
     """For each axis, that every 1st, 2nd, 4th, ... place is kept, so that at most `limit` elements are.
 
     Rows are thinned out first, the longest axis of them, and the last axis only when a single row is too long: sums run
-    over it, and are shown whole.
+    over it, and are shown whole. rows: the other way round, so that no row is missed.
     """
     keep = [1] * len(shape)
     if math.prod(shape) <= EXACT:
         return keep
     while math.prod(kept := [math.ceil(n / k) for n, k in zip(shape, keep)]) > limit:
         longest = max(range(len(shape) - 1), key=kept.__getitem__, default=None)
-        axis = longest if longest is not None and kept[longest] > 1 else len(shape) - 1
+        whole = longest is None or kept[longest] == 1 or (rows and kept[-1] > 1)
+        axis = len(shape) - 1 if whole else longest
         keep[axis] *= 2
     return keep
 
@@ -348,4 +382,6 @@ def _statistics(array):
     if not numbers.size:
         return {"mean": None, "std": None, "min": None, "max": None, "bad": array.size}
     found = {name: float(f"{getattr(numbers, name)():.7g}") for name in ("mean", "std", "min", "max")}
+    if abs(found["mean"]) < 1e-15 * max(-found["min"], found["max"]):  # what rounding leaves of 0
+        found["mean"] = 0.0
     return found | {"bad": array.size - numbers.size}

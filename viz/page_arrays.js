@@ -1,134 +1,15 @@
-// Arrays: how one is read from the page, and how it is shown, as a table when it is small and as a heat map when not.
-//
-// A large array is kept in part: along an axis, every keep[axis]-th place. Its numbers then have half precision
-// (3 digits). Its statistics were computed from all of it, in full precision.
+// Arrays: how one is shown, as a table when it is small and as a heat map when not.
 
-const BYTES = { f2: 2, f4: 4, f8: 8, i4: 4 };
-const DIGITS = { f2: 3, f4: 5, f8: 6, i4: 10 }; // significant digits that are shown
 const TABLE = { columns: 10, cells: 160, panels: 8 }; // what is larger becomes a heat map
 const HEAT = { panels: 16, width: 560, height: 300, cell: 16, gap: 6 };
 const LETTERS = { font: "11px ui-monospace, monospace", line: 12, pad: 5 }; // of the tokens beside a heat map
-const MINUS = "\u2212";
-
-class Kept {
-  // record: {shape, dtype, kind, offset, keep, scale, mean, std, min, max, bad}; numbers: the page's ArrayBuffer
-  constructor(record, numbers) {
-    Object.assign(this, record);
-    this.numbers = numbers;
-    this.whole = this.keep.every((k) => k === 1);
-    this.keptShape = this.shape.map((n, axis) => Math.ceil(n / this.keep[axis]));
-    this.size = product(this.shape);
-    this.digits = DIGITS[this.kind];
-  }
-
-  get values() {
-    const count = product(this.keptShape);
-    const bytes = this.numbers.slice(this.offset, this.offset + count * BYTES[this.kind]);
-    const read = { f4: Float32Array, f8: Float64Array, i4: Int32Array, f2: Uint16Array }[this.kind];
-    let values = new read(bytes);
-    if (this.kind === "f2") values = Float32Array.from(values, (bits) => fromHalf(bits) * this.scale);
-    Object.defineProperty(this, "values", { value: values }); // decoded once
-    return values;
-  }
-
-  keeps(index) {
-    return index.every((i, axis) => i % this.keep[axis] === 0);
-  }
-
-  // The number at an index; null when the page does not keep it
-  at(index) {
-    return this.keeps(index)
-      ? this.values[
-          flatIndex(
-            index.map((i, axis) => i / this.keep[axis]),
-            this.keptShape,
-          )
-        ]
-      : null;
-  }
-
-  // The indices of the kept numbers of largest size: what is worth looking at first
-  largest(count) {
-    const order = [...this.values.keys()].sort((a, b) => Math.abs(this.values[b]) - Math.abs(this.values[a]));
-    return order.slice(0, count).map((flat) => unflatten(flat, this.keptShape).map((i, axis) => i * this.keep[axis]));
-  }
-}
-
-function product(sizes) {
-  return sizes.reduce((a, b) => a * b, 1);
-}
-
-function flatIndex(index, shape) {
-  return index.reduce((flat, i, axis) => flat * shape[axis] + i, 0);
-}
-
-function unflatten(flat, shape) {
-  const index = [];
-  for (let axis = shape.length - 1; axis >= 0; axis--) {
-    index.unshift(flat % shape[axis]);
-    flat = Math.floor(flat / shape[axis]);
-  }
-  return index;
-}
-
-function fromHalf(bits) {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
-}
-
-// Words for numbers, indices and shapes
-
-function formatNumber(value, digits = 4) {
-  if (value === null || value === undefined) return "?";
-  if (!Number.isFinite(value)) return Number.isNaN(value) ? "NaN" : value > 0 ? "∞" : MINUS + "∞";
-  const size = Math.abs(value);
-  let text;
-  if (Number.isInteger(value) && size < 1e7) text = String(size);
-  else if (size < 1e-4 || size >= 1e7) text = size.toExponential(Math.min(digits, 5) - 1).replace(/\.?0+e/, "e");
-  else
-    text = size
-      .toPrecision(digits)
-      .replace(/(\.\d*?)0+$/, "$1")
-      .replace(/\.$/, "");
-  if (text.includes("e")) text = text.replace("e+", "e").replace("e-", "e" + MINUS);
-  return value < 0 ? MINUS + text : text;
-}
-
-function formatIndex(index) {
-  return index.length ? `[${index.join(", ")}]` : "";
-}
-
-// A token; some are in such brackets already, as ‹start›
-function quoted(text) {
-  return text.startsWith("‹") ? text : `‹${text}›`;
-}
-
-function formatShape(shape) {
-  if (shape.length < 2) return shape.length ? `${shape[0]} number${shape[0] === 1 ? "" : "s"}` : "one number";
-  return shape.join("×");
-}
-
-// A small helper: an element with attributes and children. Text goes in as text, so no name can become markup.
-function el(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
-    else if (value !== null && value !== undefined && value !== false)
-      node.setAttribute(key, value === true ? "" : value);
-  }
-  node.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
-  return node;
-}
+const LONGEST = 8192; // side of a picture, in pixels: browsers have limits
 
 // An array on the page. pick(index) chooses an element, mark(indices) frames those that a sum was made of. names: for
-// each axis what its places are called, or null; or null in all.
+// each axis what its places are called, or null; or null in all. room: the width that there is, in pixels.
 class ArrayView {
-  constructor(array, { name, names, note = "", onPick = null }) {
-    Object.assign(this, { array, name, onPick, picked: null, marked: [] });
+  constructor(array, { name, names, note = "", onPick = null, room = HEAT.width }) {
+    Object.assign(this, { array, name, onPick, picked: null, marked: [], room: Math.min(room, HEAT.width) });
     this.names = names || array.shape.map(() => null);
     this.reading = el("output", { class: "reading", "aria-live": "polite" });
     this.panels = panelsOf(array, this.names);
@@ -261,22 +142,23 @@ class ArrayView {
   // Where the panels of a heat map stand: cell sizes, margins for the tokens, how many panels in a line, all in pixels.
   // Tokens are left out where a cell is smaller than a line of text.
   planned() {
-    const { count, rows, columns, rowNames, columnNames, panelNames } = this.panels;
+    const { count, rows, columns, rowNames, columnNames } = this.panels;
     const gap = count > 1 ? HEAT.gap : 0;
     const left = rowNames && rows * LETTERS.line <= 2 * HEAT.height ? widest(rowNames) + LETTERS.pad : 0;
-    const room = HEAT.width - left;
+    const room = this.room - left;
     const fits = columnNames && columns * LETTERS.line <= room;
     const perLine = fits ? clamp(Math.floor((room + gap) / (columns * LETTERS.line + gap)), 1, count) : count;
-    const cellWidth = clamp((room - gap * (perLine - 1)) / (columns * perLine), 0.25, HEAT.cell);
-    const least = left ? LETTERS.line : 0.25;
+    const cellWidth = Math.min((room - gap * (perLine - 1)) / (columns * perLine), HEAT.cell);
+    const least = left ? LETTERS.line : 0;
     const cellHeight = clamp(HEAT.height / rows, least, Math.max(least, cellWidth < 4 ? 8 : cellWidth));
     const turned = fits && widest(columnNames) > cellWidth;
     const bottom = fits ? LETTERS.pad + (turned ? widest(columnNames) : LETTERS.line) : 0;
-    const top = panelNames && widest(panelNames) <= columns * cellWidth + gap ? LETTERS.line + 2 : 0;
+    const panelNames = this.panels.panelNames.find((texts) => widest(texts) <= columns * cellWidth);
+    const top = panelNames ? LETTERS.line + 2 : 0;
     const [wide, high] = [columns * cellWidth + gap, top + rows * cellHeight + bottom + gap];
     const width = Math.ceil(left + perLine * wide - gap);
     const height = Math.max(8, Math.ceil(Math.ceil(count / perLine) * high - gap));
-    return { cellWidth, cellHeight, left, top, bottom, turned, perLine, wide, high, width, height };
+    return { cellWidth, cellHeight, left, top, bottom, turned, perLine, wide, high, width, height, panelNames };
   }
 
   // The left upper corner of a panel
@@ -301,16 +183,17 @@ class ArrayView {
   paintHeatMap() {
     const { count, rows, columns } = this.panels;
     const { cellWidth, cellHeight, width, height } = this.place;
-    const pen = this.canvas.getContext("2d");
+    const pen = this.canvas.getContext("2d", { willReadFrequently: true });
     pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     pen.clearRect(0, 0, width, height);
     pen.imageSmoothingEnabled = cellWidth < 1 || cellHeight < 1;
-    this.image = this.image || this.panelImages();
+    this.image = this.image || this.makeImage();
+    const part = this.image.height / count;
     const places = this.marked.filter((index) => this.array.keeps(index)).map((index) => this.panels.placeOf(index));
     pen.strokeStyle = pen.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--ink");
     for (let panel = 0; panel < count; panel++) {
       const [x, y] = this.corner(panel);
-      pen.drawImage(this.image[panel], x, y, columns * cellWidth, rows * cellHeight);
+      pen.drawImage(this.image, 0, panel * part, this.image.width, part, x, y, columns * cellWidth, rows * cellHeight);
       this.write(pen, panel);
       pen.lineWidth = 1;
       const here = places.filter((place) => place[0] === panel);
@@ -322,8 +205,8 @@ class ArrayView {
 
   // The tokens around a panel
   write(pen, panel) {
-    const { rows, rowNames, columnNames, panelNames } = this.panels;
-    const { cellWidth, cellHeight, left, top, bottom, turned, perLine } = this.place;
+    const { rows, rowNames, columnNames } = this.panels;
+    const { cellWidth, cellHeight, left, bottom, turned, perLine, panelNames } = this.place;
     const [x, y] = this.corner(panel);
     const write = (text, atX, atY, align, upright = true) => {
       pen.save();
@@ -335,7 +218,7 @@ class ArrayView {
     };
     pen.font = LETTERS.font;
     pen.textBaseline = "middle";
-    if (top) write(panelNames[panel], x, y - LETTERS.line / 2, "left");
+    if (panelNames) write(panelNames[panel], x, y - LETTERS.line / 2, "left");
     if (left && panel % perLine === 0)
       rowNames.forEach((text, row) => write(text, left - LETTERS.pad, y + (row + 0.5) * cellHeight, "right"));
     if (!bottom) return;
@@ -360,33 +243,26 @@ class ArrayView {
     pen.strokeRect(left - margin, top - margin, w + 2 * margin, h + 2 * margin);
   }
 
-  // One picture for each panel, a pixel for each kept number
-  panelImages() {
+  // One picture of all panels, below each other: a pixel for each kept number, or every 2nd, 3rd, .. of a long row
+  makeImage() {
     const { count, rows, columns } = this.panels;
-    const values = this.array.values;
-    const colour = diverging(this.limit());
-    return Array.from({ length: count }, (_, panel) => {
-      const canvas = el("canvas", { width: columns, height: rows });
-      const pen = canvas.getContext("2d");
-      const image = pen.createImageData(columns, rows);
-      const start = panel * rows * columns;
-      for (let i = 0; i < rows * columns; i++) image.data.set(colour(values[start + i]), 4 * i);
-      pen.putImageData(image, 0, 0);
-      return canvas;
-    });
-  }
-
-  // The size at which the colour is full: all but the largest hundredth of the numbers are below
-  limit() {
-    const sizes = Array.from(this.array.values, Math.abs)
-      .filter(Number.isFinite)
-      .sort((a, b) => a - b);
-    const last = sizes[sizes.length - 1] || 1;
-    return sizes[Math.floor(0.99 * (sizes.length - 1))] || last;
+    const [every, tall] = [Math.ceil(columns / LONGEST), Math.ceil((count * rows) / LONGEST)];
+    const [width, height] = [Math.ceil(columns / every), Math.ceil((count * rows) / tall)];
+    const canvas = el("canvas", { width, height });
+    const pen = canvas.getContext("2d", { willReadFrequently: true }); // in memory, not on a graphics card
+    const image = pen.createImageData(width, height);
+    const pixels = new Uint32Array(image.data.buffer);
+    const colour = diverging(this.array.limit);
+    const { values } = this.array;
+    for (let row = 0; row < height; row++)
+      for (let column = 0; column < width; column++)
+        pixels[row * width + column] = colour(values[row * tall * columns + column * every]);
+    pen.putImageData(image, 0, 0);
+    return canvas;
   }
 
   makeLegend() {
-    const limit = formatNumber(this.limit(), 3);
+    const limit = formatNumber(this.array.limit, 3);
     const scale = el("span", { class: "scale" }, `${MINUS}${limit}`, el("i", { "aria-hidden": "true" }), limit);
     const every = this.array.keep.flatMap((k, axis) => (k > 1 ? [`every ${ordinal(k)} place of axis ${axis}`] : []));
     return el("p", { class: "legend" }, scale, every.length ? ` shown: ${every.join(", ")}` : "");
@@ -395,10 +271,6 @@ class ArrayView {
 
 function ordinal(n) {
   return n === 2 ? "2nd" : `${n}th`; // only powers of two occur
-}
-
-function clamp(x, low, high) {
-  return Math.min(Math.max(x, low), high);
 }
 
 // The kept numbers as panels of rows and columns: how many, how large, where an index is, and what they are called
@@ -420,6 +292,9 @@ function panelsOf(array, names) {
       .map((i, axis) => names[axis]?.[i])
       .filter(Boolean)
       .join(" ");
+  const label = (panel) =>
+    count > 1 ? `[${[...leading(panel), "…"].join(", ")}]${named ? ` ${quoted(nameOf(panel))}` : ""}` : "";
+  const each = (text) => Array.from({ length: count }, (_, panel) => text(panel));
   return {
     isTable,
     count,
@@ -427,7 +302,7 @@ function panelsOf(array, names) {
     columns,
     columnNames: kept.length ? called(-1) : null,
     rowNames: kept.length > 1 && !merged ? called(-2) : null,
-    panelNames: named ? Array.from({ length: count }, (_, panel) => nameOf(panel)) : null,
+    panelNames: count > 1 ? [each(label), ...(named ? [each(nameOf)] : [])] : [], // the first that there is room for
     indexOf: (panel, row, column) =>
       unflatten((panel * rows + row) * columns + column, kept).map((i, axis) => i * array.keep[axis]),
     placeOf(index) {
@@ -437,8 +312,7 @@ function panelsOf(array, names) {
       );
       return unflatten(flat, [count, rows, columns]);
     },
-    label: (panel) =>
-      count > 1 ? `[${[...leading(panel), "…"].join(", ")}]${named ? ` ${quoted(nameOf(panel))}` : ""}` : "",
+    label,
   };
 }
 
@@ -449,17 +323,15 @@ function widest(texts) {
   return Math.max(...texts.map((text) => pen.measureText(text).width));
 }
 
-// Blue below zero, orange above, the paper's own colour at zero
+// A function from a number to a pixel: blue below zero, orange above, the paper's own colour at zero
 function diverging(limit) {
   const style = getComputedStyle(document.documentElement);
   const rgb = (name) => style.getPropertyValue(name).split(",").map(Number);
   const [low, zero, high] = [rgb("--cold"), rgb("--zero"), rgb("--warm")];
-  return (value) => {
-    if (Number.isNaN(value)) return [200, 0, 200, 255];
-    const share = Math.min(Math.abs(value) / limit, 1);
-    const end = value < 0 ? low : high;
-    return [...zero.map((z, i) => Math.round(z + share * (end[i] - z))), 255];
-  };
+  const mixed = (k) => zero.map((z, i) => z + (Math.abs(k) / 127) * ((k < 0 ? low : high)[i] - z));
+  const pixels = new Uint32Array(new Uint8ClampedArray(range(256).flatMap((k) => [...mixed(k - 127), 255])).buffer);
+  const notANumber = new Uint32Array(new Uint8Array([200, 0, 200, 255]).buffer)[0];
+  return (value) => (Number.isNaN(value) ? notANumber : pixels[127 + Math.round(127 * clamp(value / limit, -1, 1))]);
 }
 
 function statistics(array) {

@@ -227,15 +227,23 @@ function prediction(c, place) {
   return { z, sum: sumOf(z.map(Math.exp)), target: k === null ? null : c.inputs[k].array.at(place) };
 }
 
+// The target distribution y at a class, smoothed or not
+function wanted(c, target, i) {
+  const a = c.settings.label_smoothing || 0;
+  return (target === i ? 1 - a : 0) + a / c.shapes[0].at(-1);
+}
+
+const isIgnored = (c, target) => target < 0 || target === c.settings.ignore_index;
+
 FORWARD.cross_entropy = (c) => {
-  if (c.setting("targets") === null || c.settings.label_smoothing) return null;
+  if (c.setting("targets") === null) return null;
   const places = lossPlaces(c, c.shapes[0].slice(0, -1));
   const logs = places.map((place) => {
     const { z, sum, target } = prediction(c, place);
     if (target === null || z.includes(null)) return null; // not kept
-    if (target < 0 || target === c.settings.ignore_index) return 0;
+    if (isIgnored(c, target)) return 0;
     c.read(0, [...place, target]);
-    return Math.log(sum) - z[target];
+    return Math.log(sum) - sumOf(z.map((v, i) => wanted(c, target, i) * v));
   });
   const { z, sum, target } = prediction(c, places[0]);
   if (z.includes(null)) return null; // more words than the page keeps
@@ -245,8 +253,13 @@ FORWARD.cross_entropy = (c) => {
     const word = `class ${target}${token(c.inputs[0].names, -1, target)}`;
     lines.push(`${places.length > 1 ? "at the first place " : ""}${word} is the true one`);
     lines.push(`P = exp(${c.n(z[target])}) / (${expSum(c, z, 4)}) = ${formatNumber(P, figures)}`);
-    lines.push(`${MINUS}ln P = ${MINUS}ln(${formatNumber(P, figures)}) = ${formatNumber(logs[0], figures)}`);
+    const loss = formatNumber(logs[0], figures);
+    const [own, other] = [target, target + 1].map((i) => formatNumber(wanted(c, target, i), figures));
+    if (c.settings.label_smoothing) lines.push(`y is ${own} there, ${other} elsewhere: ${MINUS}Σ y ln P = ${loss}`);
+    else lines.push(`${MINUS}ln P = ${MINUS}ln(${formatNumber(P, figures)}) = ${loss}`);
   }
+  if (places.length === 1) c.check(logs[0], c.value);
+  if (!lines.length && places.length === 1) return c.isZero("this place does not count");
   return places.length > 1
     ? [
         ...lines,
@@ -261,16 +274,19 @@ FORWARD.cross_entropy = (c) => {
 BACKWARD.cross_entropy = (c) => {
   const [place, i] = [c.index.slice(0, -1), c.index.at(-1)];
   const { z, sum, target } = prediction(c, place);
-  if (z.includes(null) || target === null || c.settings.label_smoothing) return null;
+  if (z.includes(null) || target === null) return null;
+  if (isIgnored(c, target)) return c.isZero("this place does not count");
   const g = lossGradient(c, place);
   const P = Math.exp(c.need(c.read(0, c.index))) / sum;
   c.read(c.setting("targets"), place);
-  const y = target === i ? 1 : 0;
+  const y = wanted(c, target, i);
   const n = Math.round((g * (P - y)) / c.value) || 1;
+  c.check((g * (P - y)) / n, c.value);
+  const shownY = formatNumber(y, figures);
   const lines = [
     `P = exp(${c.n(z[i])}) / (${expSum(c, z, 4)}) = ${formatNumber(P, figures)}`,
-    `y = ${y}, as class ${i}${token(c.inputs[0].names, -1, i)} is ${y ? "" : "not "}the true one`,
-    `P ${MINUS} y = ${formatNumber(P, figures)} ${MINUS} ${y} = ${formatNumber(P - y, figures)}`,
+    `y = ${shownY}, as class ${i}${token(c.inputs[0].names, -1, i)} is ${target === i ? "" : "not "}the true one`,
+    `P ${MINUS} y = ${formatNumber(P, figures)} ${MINUS} ${shownY} = ${formatNumber(P - y, figures)}`,
   ];
   if (g !== 1 || n > 1) lines.push(c.equals(`${bracket(P - y)} × ${bracket(g)}${n > 1 ? ` / ${n}` : ""}`));
   return lines;

@@ -142,7 +142,7 @@ class Trace:
         formula, gradients = formulas(op, settings)
         gradients = {a.name: gradients.get(a.name) or gradients.get("*") for a in parents}
         for name, value in settings.items():
-            if isinstance(value, np.ndarray) and value.ndim:
+            if isinstance(value, np.ndarray) and (value.ndim or value.dtype.kind == "i"):
                 parents.append(Argument(self._leaf(value, ids, names, name), name, None))
         kind = "loss" if is_root and t.size == 1 else "op"
         node = Node(len(self.nodes), kind, t._op, t.name, t.data, _view(t.grad), True, group, "", parents, settings)

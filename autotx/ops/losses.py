@@ -20,7 +20,8 @@ def cross_entropy(logits, /, targets, ignore_index=None, label_smoothing=0.0, re
         d(sum_i y_i z_i)/dz_j = y_j
         dL/dz_j = P_j - y_j
     With one-hot y: the probability itself for every wrong word, and P - 1 for the right one. So the gradient adds up to
-    0 over the vocabulary, and is 0 only when P = y. Then dlogits = g (P - y), and g / n for the mean over n places.
+    0 over the vocabulary, and is 0 only when P = y. Then dlogits = g (P - y) / n for the mean over n places; n = 1 for
+    a sum.
 
     label_smoothing a: y = (1 - a) one-hot + a / V, which adds up to 1 too, so the same lines hold.
     Source: the whitepaper's "Loss Function and Back-Propagation"; Szegedy et al., 2016 (label smoothing).
@@ -45,7 +46,8 @@ def cross_entropy(logits, /, targets, ignore_index=None, label_smoothing=0.0, re
 def nll_loss(log_probs, /, targets, ignore_index=None, reduction="mean"):
     """L = -log_probs[target]: cross entropy of probabilities that are already logarithms.
 
-    log_probs: (..., V), targets: (...). dL/dlog_probs = -1 at the target, else 0; times g, and 1 / n for the mean.
+    log_probs: (..., V), targets: (...). dlog_probs = -g / n at the target, else 0, for the mean over n places; n = 1
+    for a sum.
     """
     targets, counted = _checked_targets("nll_loss", log_probs, targets, ignore_index, reduction)
     targets = np.where(targets == _IGNORED, 0, targets)[..., None]
@@ -113,7 +115,7 @@ def binary_cross_entropy_with_logits(x, y, /, reduction="mean"):
 
     With -ln s(x) = ln(1 + e^-x) and -ln(1 - s(x)) = x + ln(1 + e^-x):
     L = max(x, 0) - x y + ln(1 + e^-|x|), which cannot overflow.
-    dL/dx = s(x) - y (P - y again, for two classes); dL/dy = -x. Times g, and 1 / n for the mean over n elements.
+    dx = g (s(x) - y) / n (P - y again, for two classes); dy = -g x / n; n elements in the mean, n = 1 for a sum.
     """
     name = "binary_cross_entropy_with_logits"
     if reduction not in ("mean", "sum", "none"):

@@ -11,7 +11,7 @@ from autotx.models.load import load_gpt, load_transformer, trained_config
 from autotx.models.pairs import decode, encode
 from autotx.models.search import translate
 from autotx.models.transformer import END, SPECIALS, START
-from autotx.viz import style
+from autotx.viz.page import checked_path
 
 
 def add_arguments(parser):
@@ -23,9 +23,10 @@ def add_arguments(parser):
 
 def run(args):
     """Write the page. Returns the exit status, 0. ValueError and OSError for what cannot be read or written."""
-    style.checked_path(args.out, None)
-    if not args.prompt.strip():
-        raise ValueError("--prompt: an empty text gives nothing to replay; give a few words")
+    checked_path(args.out)
+    for flag, text in (("--prompt", args.prompt), ("--target", args.target)):
+        if text is not None and not text.strip():
+            raise ValueError(f"{flag}: an empty text gives nothing to replay; give a few words")
     if isinstance(trained_config(args.model), TransformerTrainConfig):
         loss, shown = of_translator(*load_transformer(args.model), args.prompt, args.target)
     else:

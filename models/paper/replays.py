@@ -20,9 +20,9 @@ PAGES = {
         "example",
         "step through the encoder, forward and backward",
         "The encoder reads “You are welcome”",
-        "A row for each word, a column for each of the four features. All numbers are those that the paper prints, its "
-        "second head too. The paper has no loss here; so that there is something to go backward from, the last op asks "
-        "how far the last norm moved the numbers, in the mean of squares.",
+        "A row for each word, a column for each of the four features. The numbers are those that the paper prints, its "
+        "second head too (after the first norm to five digits: there the paper has ε outside the root). It has no loss "
+        "here; so that there is a way back, the last op asks how far the last norm moved the numbers.",
     ),
     "p-minus-y": (
         "loss",
