@@ -53,7 +53,7 @@ GENERATION, OPEN, INSIDE, TASK, ARGUMENTS, BUSY, WORKERS, ASLEEP = (LINE * i for
 SPINS = 20_000  # looks without success after which a worker goes to sleep: about half a millisecond,
 CROWDED = 1_000  # or so many, for the next LATER tasks, when somebody else was seen at work on its core
 LATER = 300
-LOST = 200_000  # cycles between two looks: the system has let somebody else run
+LOST = 200_000  # cycles between two looks in which something else must have happened
 POOL = types.Array(types.int64, 1, "C")
 
 
@@ -113,10 +113,10 @@ def _start():
 
 def _work(shared, worker, bell):
     """The life of a worker."""
-    serve = _compiled(_serve)
+    serve, usage = _compiled(_serve), np.zeros(USAGE, np.int64)
     while True:
         _leave_core()
-        serve(shared, worker)
+        serve(shared, worker, usage)
         if shared[GENERATION] < 0:
             return
         bell.acquire()
@@ -337,10 +337,30 @@ def _wake(shared, worker):
     return slept
 
 
+# How often a thread had to leave its core because another one wanted it, as Linux counts it (man getrusage). A virtual
+# machine that is itself made to wait does not count: then nobody would use the core who could be left it.
+RUSAGE_THREAD, INVOLUNTARY, USAGE = 1, 17, 18  # whose, the place in the struct, and its size, in numbers of 64 bits
+
+if sys.platform == "linux":
+    _getrusage = types.ExternalFunction("getrusage", types.int32(types.int32, types.intp))
+
+    @kernel
+    def _evictions(usage):
+        _getrusage(RUSAGE_THREAD, usage.ctypes.data)
+        return usage[INVOLUNTARY]
+
+else:
+
+    @kernel
+    def _evictions(usage):
+        usage[INVOLUNTARY] += 1
+        return usage[INVOLUNTARY]
+
+
 @kernel
-def _serve(shared, worker):
+def _serve(shared, worker, usage):
     """Work at every task that is put up. Returns when there was none for a while: then a bell will ring."""
-    seen, crowded = 0, ASLEEP + LINE * worker + 1
+    seen, crowded, evictions = 0, ASLEEP + LINE * worker + 1, _evictions(usage)
     while True:
         now, spins, clock = _get(shared, GENERATION), 0, _clock()
         patience = CROWDED if shared[crowded] > 0 else SPINS
@@ -349,7 +369,9 @@ def _serve(shared, worker):
             _pause()
             now, spins, before, clock = _get(shared, GENERATION), spins + 1, clock, _clock()
             if clock - before > LOST:
-                shared[crowded] = LATER
+                before_that, evictions = evictions, _evictions(usage)
+                if evictions > before_that:
+                    shared[crowded] = LATER
         if now < 0:
             return
         if now == seen:
@@ -371,8 +393,8 @@ def _serve(shared, worker):
 @functools.cache
 def _compiled(function):
     """One of the two above, compiled."""
-    result = types.boolean if function is _wake else types.void
-    return function if numba.config.DISABLE_JIT else compile_for(function, result(POOL, types.int64))
+    signature = types.boolean(POOL, types.int64) if function is _wake else types.void(POOL, types.int64, POOL)
+    return function if numba.config.DISABLE_JIT else compile_for(function, signature)
 
 
 @kernel
