@@ -16,11 +16,11 @@ class Matrix:
     def __init__(self, weight, bias=None):
         self.weight, self.bias = weight, bias
 
-    def __call__(self, x):
-        """x: (M, in) -> x W^T + b: (M, out)."""
+    def __call__(self, x, activation=None, onto=None):
+        """x: (M, in) -> f(x W^T + b): (M, out). activation: f, as kernels.gemm.matmul takes it. onto: added to."""
         if len(x) <= kernels.gemv.FEW:
-            return kernels.gemv.linear(x, self.weight, self.bias)
-        return kernels.gemm.matmul(x, self.weight.T, bias=self.bias)
+            return finish(kernels.gemv.linear(x, self.weight, self.bias), activation, onto)
+        return kernels.gemm.matmul(x, self.weight.T, onto, onto is not None, self.bias, activation)
 
     def rows(self, ids):
         """The rows with these numbers: ids.shape + (in,)."""
@@ -29,6 +29,14 @@ class Matrix:
     @property
     def nbytes(self):
         return self.weight.nbytes
+
+
+def finish(y, activation, onto):
+    """What a Matrix does in the end, where the kernel does not."""
+    if onto is None:
+        return kernels.gemm.activate(y, activation)
+    onto += y
+    return onto
 
 
 class Weights:
@@ -90,8 +98,8 @@ class Decoder:
             else:
                 y, _ = kernels.attention.attention(q, keys[:, :, :end], values[:, :, :end], causal=True)
                 y = y.transpose(0, 2, 1, 3)
-            x += block.attn_proj(y.reshape(B * T, C))
-            x += block.mlp_proj(kernels.gelu.gelu(block.fc(block.ln_2(x)), "tanh"))
+            block.attn_proj(y.reshape(B * T, C), onto=x)
+            block.mlp_proj(block.fc(block.ln_2(x), "gelu_tanh"), onto=x)
         return w.ln_f(x).reshape(B, T, C)
 
     def scores(self, x):

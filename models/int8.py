@@ -2,7 +2,7 @@
 
 import autotx
 from autotx import kernels
-from autotx.models.decoder import Decoder, Matrix, Weights
+from autotx.models.decoder import Decoder, Matrix, Weights, finish
 from autotx.models.gpt import GPT
 
 MANY = 64  # rows: for more it is faster to make a float32 matrix of the int8 one and let the tile multiply
@@ -15,10 +15,11 @@ class Int8Matrix(Matrix):
         self.weight, self.scale = kernels.gemv.quantize(weight)
         self.bias = bias
 
-    def __call__(self, x):
+    def __call__(self, x, activation=None, onto=None):
         if len(x) <= MANY:
-            return kernels.gemv.linear_int8(x, self.weight, self.scale, self.bias)
-        return kernels.gemm.matmul(x, (self.weight * self.scale[:, None]).T, bias=self.bias)
+            return finish(kernels.gemv.linear_int8(x, self.weight, self.scale, self.bias), activation, onto)
+        weight = self.weight * self.scale[:, None]
+        return kernels.gemm.matmul(x, weight.T, onto, onto is not None, self.bias, activation)
 
     def rows(self, ids):
         return self.weight[ids] * self.scale[ids][..., None]

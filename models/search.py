@@ -199,7 +199,7 @@ class _Block:
         return x + f(norm(x)) if self.pre_norm else norm(x + f(x))
 
     def feed_forward(self, x):
-        return self.mlp_proj(np.maximum(self.fc(x), 0))
+        return self.mlp_proj(self.fc(x, "relu"))
 
 
 def log_softmax(scores):

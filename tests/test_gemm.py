@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import pytest
 
-from autotx.kernels import gemm, jit, threads, tile
+from autotx.kernels import gelu, gemm, jit, threads, tile
 from autotx.kernels.gemm import matmul
 
 ROWS, COLS = tile.ROWS, tile.COLS
@@ -76,6 +76,14 @@ def test_more_than_one_block_of_each_axis():
     _check(matmul(a, b, bias=bias), a, b, bias)
 
 
+ACTIVATIONS = {
+    None: lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": gelu.gelu,  # in float64 NumPy computes it
+    "gelu_tanh": lambda x: gelu.gelu(x, "tanh"),
+}
+
+
 @pytest.mark.parametrize("M", [1, gemm.FEW, gemm.FEW + 1, 40])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_bias_and_accumulate(M, transposed):
@@ -87,6 +95,23 @@ def test_bias_and_accumulate(M, transposed):
     out = np.full((M, 150), 3, np.float32)
     assert matmul(a, b, out, accumulate=True) is out
     _check(out, a, b, 3.0)
+    assert matmul(a, b, out, accumulate=True, bias=bias) is out
+    _check(out - matmul(a, b), a, b, 3.0 + bias)
+
+
+@pytest.mark.parametrize(("M", "N", "K"), [(1, 150, 45), (3 * ROWS + 2, COLS + 3, 45), (61, 67, gemm.DEPTH + 9)])
+@pytest.mark.parametrize(("activation", "f"), ACTIVATIONS.items())
+def test_activation(M, N, K, activation, f):
+    rng = np.random.default_rng(9)
+    a, b, bias = _matrix(rng, M, K), _matrix(rng, N, K).T, _matrix(rng, N)
+    want = f(np.matmul(a.astype(np.float64), b.astype(np.float64)) + bias)
+    whole = np.full((M, N + 4), 7, np.float32)
+    matmul(a, b, whole[:, 2:-2], bias=bias, activation=activation)
+    np.testing.assert_allclose(whole[:, 2:-2], want, rtol=0, atol=1e-6 * K)
+    assert (whole[:, :2] == 7).all()
+    assert (whole[:, -2:] == 7).all()
+    a[0, 0] = np.nan
+    assert np.isnan(matmul(a, b, activation=activation)[0]).all()
 
 
 def test_into_a_piece_of_an_array_and_nowhere_else():

@@ -60,13 +60,23 @@ A, B, B3 = np.float32(2 * ROOT), np.float32(2 * ROOT * CUBE), np.float32(6 * ROO
 PEAK = np.float32(DENSITY)
 
 
+@kernel(fastmath={"contract"})
+def gelu_of(x):
+    return x * normal_cdf(x)
+
+
+@kernel(fastmath={"contract"})
+def gelu_tanh_of(x):
+    return x / (ONE + exp(-x * (A + B * x * x)))
+
+
 @shared(IN1, OUT1)
 @kernel(fastmath={"contract"})
 def _exact(x, y, worker, task):
     chunk = part(task, CHUNK)
     x, y = x[chunk], y[chunk]
     for i in range(x.size):
-        y[i] = x[i] * normal_cdf(x[i])
+        y[i] = gelu_of(x[i])
 
 
 @shared(IN1, IN1, OUT1)
@@ -85,7 +95,7 @@ def _tanh(x, y, worker, task):
     chunk = part(task, CHUNK)
     x, y = x[chunk], y[chunk]
     for i in range(x.size):
-        y[i] = x[i] / (ONE + exp(-x[i] * (A + B * x[i] * x[i])))
+        y[i] = gelu_tanh_of(x[i])
 
 
 @shared(IN1, IN1, OUT1)

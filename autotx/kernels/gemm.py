@@ -48,9 +48,13 @@ import numba
 import numpy as np
 from numba import types
 
-from autotx.kernels.jit import kernel
+from autotx.kernels import gelu
+from autotx.kernels.exp import ZERO
+from autotx.kernels.gelu import gelu_of, gelu_tanh_of
+from autotx.kernels.jit import apart, kernel
+from autotx.kernels.rows import floats
 from autotx.kernels.threads import get_num_threads, shared
-from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, aligned, multiply, pack, panel_size
+from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, address_of, aligned, multiply, pack, panel_size
 
 DEPTH = 384  # the longest piece of K in a block
 WIDTH = 512  # the longest piece of N in a block
@@ -60,11 +64,12 @@ TASK = 50_000  # and starting a task as long as this many
 SMALL = 2**18  # multiply-adds: a product of at most so many is NumPy's
 
 
-def matmul(a, b, out=None, accumulate=False, bias=None):
-    """out = a @ b, or out += a @ b.
+def matmul(a, b, out=None, accumulate=False, bias=None, activation=None):
+    """out = f(a @ b + bias), or out += a @ b + bias.
 
     a: (..., M, K), b: (..., K, N), the same leading axes, any strides. out: (..., M, N), a new array if None; it must
-    not overlap a or b. accumulate: add into `out`. bias: (N,), added to every row.
+    not overlap a or b. accumulate: add into `out`, a gradient or a residual. bias: (N,), added to every row.
+    activation: f, "relu", "gelu", or "gelu_tanh"; None for none. It is applied while the results are still near.
 
     float32 products of more than SMALL multiply-adds are computed here. All others are np.matmul's, and all under
     NUMBA_DISABLE_JIT=1: up to that size OpenBLAS works in the calling thread and is done within microseconds; above it,
@@ -76,20 +81,24 @@ def matmul(a, b, out=None, accumulate=False, bias=None):
     if a.shape[:-2] != b.shape[:-2] or b.shape[-2] != K or (out is not None and out.shape != shape):
         given = f"{a.shape} and {b.shape}" + ("" if out is None else f" into {out.shape}")
         raise ValueError(f"matmul: shapes {given}; give (..., M, K) and (..., K, N), into (..., M, N)")
-    if accumulate and (out is None or bias is not None):
-        raise ValueError("matmul: accumulate adds to what is in `out`; give `out`, and no bias")
+    if accumulate and (out is None or activation is not None):
+        raise ValueError("matmul: accumulate adds to what is in `out`; give `out`, and no activation")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"matmul: activation is {activation!r}; give one of {', '.join(map(repr, ACTIVATIONS))}")
     if out is None:
         out = np.empty(shape, np.result_type(a, b))
     if out.size * K <= SMALL or not _kernel_takes(a, b, out):
-        return _matmul_numpy(a, b, out, accumulate, bias)
+        return _matmul_numpy(a, b, out, accumulate, bias, activation)
     if bias is not None:
         bias = np.array(bias, np.float32)  # a copy: contiguous, and may be written
     if M <= FEW and out.ndim == 2 and b.flags.f_contiguous and out.flags.c_contiguous:
         if not accumulate:
-            out[...] = 0 if bias is None else bias
+            out[...] = 0
+        if bias is not None:
+            out += bias
         _add_dots(-(-N // CHUNK), np.ascontiguousarray(a), b.T, out)
-        return out
-    _matmul_kernel(_stack(a), _stack(b), _stack(out), accumulate, bias)
+        return activate(out, activation)
+    _matmul_kernel(_stack(a), _stack(b), _stack(out), accumulate, bias, activation)
     return out
 
 
@@ -104,14 +113,23 @@ def _kernel_takes(a, b, out):
     )
 
 
-def _matmul_numpy(a, b, out, accumulate, bias):
+def _matmul_numpy(a, b, out, accumulate, bias, activation):
     """The same in NumPy."""
     if accumulate:
         out += np.matmul(a, b)
-        return out
-    np.matmul(a, b, out=out)
+    else:
+        np.matmul(a, b, out=out)
     if bias is not None:
         out += bias
+    return activate(out, activation)
+
+
+def activate(out, activation):
+    """The activation that `matmul` names so, in place. Returns `out`."""
+    if activation == "relu":
+        np.maximum(out, 0, out=out)
+    elif activation:
+        out[...] = gelu.gelu(out, "tanh" if activation == "gelu_tanh" else "none")
     return out
 
 
@@ -120,8 +138,8 @@ def _stack(x):
     return x[None] if x.ndim == 2 else x if x.ndim == 3 else x.reshape(-1, *x.shape[-2:])
 
 
-def _matmul_kernel(a, b, c, accumulate, bias):
-    """c = a b + bias, or c += a b, for stacks of float32 matrices (three axes each)."""
+def _matmul_kernel(a, b, c, accumulate, bias, activation):
+    """c = f(a b + bias), or c += a b + bias, for stacks of float32 matrices (three axes each)."""
     stack, M, K = a.shape
     threads = get_num_threads()
     tasks, blocks, b_at, size = _plan(stack, M, c.shape[2], K, threads)
@@ -132,8 +150,11 @@ def _matmul_kernel(a, b, c, accumulate, bias):
         start, steps = bias[None, None], (0, 0, 1)
     else:
         start, steps = ZEROS[None, None], (0, 0, 0)
+    finish = ADD_BIAS if accumulate and bias is not None else ACTIVATIONS[activation]
     scratch, packed = _scratch(threads, size)
-    _block_of_c(tasks, a, b, c, start, steps, blocks, scratch, b_at, packed)
+    _block_of_c(
+        tasks, a, b, c, start, steps, blocks, finish, ZEROS if bias is None else bias, scratch, b_at, packed
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4096)
@@ -187,12 +208,13 @@ def _scratch(threads, size):
 
 GIVEN, WRITTEN = types.Array(types.float32, 3, "A", readonly=True), types.Array(types.float32, 3, "A")
 THREE = types.UniTuple(types.intp, 3)
+BIAS = types.Array(types.float32, 1, "C")
 SCRATCH, PACKED = types.Array(types.float32, 2, "C"), types.Array(types.int64, 2, "C")
 
 
-@shared(GIVEN, GIVEN, WRITTEN, WRITTEN, THREE, THREE, SCRATCH, types.intp, PACKED)
+@shared(GIVEN, GIVEN, WRITTEN, WRITTEN, THREE, THREE, types.intp, BIAS, SCRATCH, types.intp, PACKED)
 @kernel
-def _block_of_c(a, b, c, start, steps, blocks, scratch, b_at, packed, worker, task):
+def _block_of_c(a, b, c, start, steps, blocks, finish, bias, scratch, b_at, packed, worker, task):
     """Compute block number `task` of C. Blocks of the same columns follow each other."""
     M, N = c.shape[1:]
     K = a.shape[2]
@@ -208,17 +230,18 @@ def _block_of_c(a, b, c, start, steps, blocks, scratch, b_at, packed, worker, ta
         if columns != packed[worker, 0] or k_block < K:  # else the block of B is still there from the last task
             pack(b[matrix, depth, j].T, COLS, panels, b_at)
             packed[worker, 0] = columns
-        c_at = matrix * c_steps[0] + row * c_steps[1] + column
+        c_at, N = matrix * c_steps[0] + row * c_steps[1] + column, j.stop - column
+        last = finish if depth.stop == K else 0
         if k == 0:
-            start_at = matrix * steps[0] + row * steps[1] + column * steps[2]
-            _block(a[matrix, i, depth], panels, b_at, start, start_at, steps[1:], c, c_at, c_steps[1], j.stop - column)
+            at = matrix * steps[0] + row * steps[1] + column * steps[2]
+            _block(a[matrix, i, depth], panels, b_at, start, at, steps[1:], c, c_at, c_steps[1], N, last, bias, column)
         else:
-            _block(a[matrix, i, depth], panels, b_at, c, c_at, c_steps[1:], c, c_at, c_steps[1], j.stop - column)
+            _block(a[matrix, i, depth], panels, b_at, c, c_at, c_steps[1:], c, c_at, c_steps[1], N, last, bias, column)
 
 
 @kernel
-def _block(a, scratch, b_at, start, start_at, steps, c, c_at, c_step, N):
-    """A block of C = start + A B, with a: (M, depth) as it is, B: (depth, N) packed at `b_at`."""
+def _block(a, scratch, b_at, start, start_at, steps, c, c_at, c_step, N, finish, bias, bias_at):
+    """A block of C = start + A B, with a: (M, depth) as it is, B: (depth, N) packed at `b_at`; then `_finish`."""
     M, depth = a.shape
     a_size, b_size = panel_size(ROWS, depth), panel_size(COLS, depth)
     for i in range(0, M, STRIP):
@@ -226,6 +249,31 @@ def _block(a, scratch, b_at, start, start_at, steps, c, c_at, c_step, N):
         pack(a[i:last], ROWS, scratch, 0)
         from_, to = start_at + i * steps[0], c_at + i * c_step
         multiply(depth, scratch, 0, a_size, scratch, b_at, b_size, start, from_, steps, c, to, c_step, last - i, N)
+        if finish:
+            _finish(finish, address_of(c, to), c_step, last - i, N, address_of(bias, bias_at))
+
+
+ADD_BIAS, RELU, GELU, GELU_TANH = 1, 2, 3, 4
+ACTIVATIONS = {None: 0, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH}
+
+
+@apart(*6 * [types.int64])
+def _finish(what, c, step, rows, cols, bias):
+    """What is left to do to finished rows of C, while they are in the cache. c, bias: addresses."""
+    for i in range(rows):
+        row, added = floats(c + 4 * i * step, cols), floats(bias, cols)
+        if what == ADD_BIAS:
+            for j in range(cols):
+                row[j] += added[j]
+        elif what == RELU:
+            for j in range(cols):
+                row[j] = ZERO if row[j] < ZERO else row[j]
+        elif what == GELU:
+            for j in range(cols):
+                row[j] = gelu_of(row[j])
+        else:
+            for j in range(cols):
+                row[j] = gelu_tanh_of(row[j])
 
 
 # ---- few rows: a vector times a matrix --------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def _pointers(builder, *addresses):
 
 
 @intrinsic
-def _at(typing, array, offset):
+def address_of(typing, array, offset):
     """The address of the float that is `offset` floats after the array's first."""
 
     def generate(context, builder, signature, arguments):
@@ -153,10 +153,9 @@ def multiply(depth, a, a_at, a_size, b, b_at, b_size, start, start_at, start_ste
     of B begin on a cache line. start, c: float32 arrays, from float number `start_at`, `c_at` on. start_steps: how
     many floats it is from row to row and from column to column, (0, 0) for ZEROS; c_step: from row to row.
     """
-    start_at, c_at = _at(start, start_at), _at(c, c_at)
-    _multiply(
-        depth, _at(a, a_at), a_size, _at(b, b_at), b_size, start_at, *start_steps, c_at, c_step, rows, cols
-    )  # fmt: skip
+    a_at, b_at, c_at = address_of(a, a_at), address_of(b, b_at), address_of(c, c_at)
+    start_at = address_of(start, start_at)
+    _multiply(depth, a_at, a_size, b_at, b_size, start_at, *start_steps, c_at, c_step, rows, cols)
 
 
 @apart(*12 * [types.int64])
@@ -269,7 +268,7 @@ def pack(x, width, panels, at):
     pack them one by one, in the order of their places.
     """
     lines, depth = x.shape
-    _pack(_at(x, 0), lines, depth, x.strides[0] // 4, x.strides[1] // 4, width, _at(panels, at))
+    _pack(address_of(x, 0), lines, depth, x.strides[0] // 4, x.strides[1] // 4, width, address_of(panels, at))
 
 
 @apart(*7 * [types.int64])
