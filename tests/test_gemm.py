@@ -206,6 +206,11 @@ def test_blocks_cover_whole_tiles(n, stack, M, N, K):
 # ---- packing and processors -------------------------------------------------------------------------------------
 
 
+@jit.kernel(from_python=True)
+def pack(x, width, panels, at):
+    tile.pack(x, width, panels, at)
+
+
 @needs_jit
 @pytest.mark.parametrize("width", [ROWS, COLS])
 @pytest.mark.parametrize("lines", [1, ROWS, COLS + 1, 3 * COLS + 5])
@@ -215,7 +220,7 @@ def test_pack(width, lines):
         x = layout(_matrix(rng, lines, depth))
         size, count = tile.panel_size(width, depth), -(-lines // width)
         panels = np.full(5 + count * size + 5, 7, np.float32)
-        tile.pack(x, width, panels, 5)
+        pack(x, width, panels, 5)
         for p in range(count):
             part = x[p * width : (p + 1) * width]
             panel = panels[5 + p * size :][: width * depth].reshape(depth, width)
@@ -269,7 +274,7 @@ def test_avx2():
 
 @needs_jit
 def test_kept_kernels_are_found_again(tmp_path):
-    code = "import numpy as np; from autotx.kernels import tile; print(tile.panel_size(4, 8))"
+    code = "import numpy as np; from autotx.kernels import sums; print(sums.sum_rows(np.ones((400, 100), np.float32)))"
     first, said = _python(code, NUMBA_CACHE_DIR=str(tmp_path))
     assert f"autotx: compiling kernels (once; kept in {tmp_path / 'autotx'})\n" == said
     kept = list((tmp_path / "autotx").iterdir())
@@ -284,11 +289,11 @@ def test_kept_kernels_are_found_again(tmp_path):
 def test_one_warning_where_no_folder_can_be_written(tmp_path, monkeypatch):
     code = """
 import pathlib, warnings
-from autotx.kernels import jit, tile
+from autotx.kernels import jit
 pathlib.Path.mkdir = lambda *a, **k: (_ for _ in ()).throw(PermissionError())
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    tile.panel_size(4, 8), jit.kernel(lambda x: x + 1)(2)
+    jit.kernel(lambda x: x + 1, from_python=True)(2), jit.kernel(lambda x: x - 1, from_python=True)(2)
 print(len(caught), caught[0].message)
 """
     printed, said = _python(code)
@@ -300,3 +305,26 @@ def test_the_name_of_a_kept_kernel_depends_on_the_modules_it_imports():
     gemm_sources = jit._source_hash(jit.Path(gemm.__file__))
     assert gemm_sources == jit._source_hash(jit.Path(gemm.__file__))
     assert gemm_sources != jit._source_hash(jit.Path(tile.__file__))
+
+
+@needs_jit
+def test_a_kernel_for_kernels_is_not_called_from_python():
+    with pytest.raises(TypeError, match="multiply: only kernels call this kernel; declare it with @kernel"):
+        tile.multiply(1)
+
+
+@needs_jit
+def test_what_is_apart_is_compiled_once_and_kept(tmp_path):
+    code = """
+import numpy as np
+from autotx.kernels import attention, gemm
+gemm.SMALL = 0
+x = np.ones((40, 40), np.float32)
+assert (gemm.matmul(x, x) == 40).all()
+attention.attention(x[None], x[None], x[None])
+"""
+    for times in ("once", "from the cache"):
+        _, said = _python(code, NUMBA_CACHE_DIR=str(tmp_path))
+        assert bool(said) == (times == "once")
+        assert len(list(tmp_path.rglob("tile._multiply-*.kernel"))) == 1
+        assert len(list(tmp_path.rglob("tile._pack-*.kernel"))) == 1

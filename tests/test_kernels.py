@@ -57,7 +57,7 @@ def layouts(x):
 # ---- float32 functions ------------------------------------------------------------------------------------------
 
 
-@kernel
+@kernel(from_python=True)
 def all_values(x, e, ln, cdf):
     for i in range(x.size):
         e[i], ln[i], cdf[i] = exp.exp(x[i]), exp.log(x[i]), exp.normal_cdf(x[i])

@@ -37,22 +37,41 @@ memory.keep_freed_memory()
 _compiling = threading.RLock()
 
 
-# Numba makes an entry for callers in C too, which nobody uses: a twelfth of the time to compile
-OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False, "no_cfunc_wrapper": True}
+# An entry for callers in C and one for Python take a third of the time to compile, and hardly a kernel needs either.
+OPTIONS = {
+    "nogil": True, "error_model": "numpy", "boundscheck": False, "no_cfunc_wrapper": True, "no_cpython_wrapper": True,
+}  # fmt: skip
 
 
-def kernel(function=None, *, fastmath=False):
-    """Compile `function` with Numba when it is first called.
+def kernel(function=None, *, fastmath=False, from_python=False):
+    """Compile `function` with Numba when it is first needed.
 
-    fastmath: a set of LLVM's flags (for example {"contract", "reassoc"}) or True.
+    fastmath: a set of LLVM's flags (for example {"contract", "reassoc"}) or True. from_python: whether Python calls it,
+    not just other kernels, or `threads.shared`.
     """
     if function is None:
-        return lambda f: kernel(f, fastmath=fastmath)
-    compiled = numba.njit(**OPTIONS, fastmath=fastmath)(function)
-    if not numba.config.DISABLE_JIT:  # then `compiled` is the plain function
-        flags = sorted(fastmath) if isinstance(fastmath, set) else fastmath  # a set's order changes from run to run
-        compiled._cache = _Cache(function, repr({**OPTIONS, "fastmath": flags}))
-    return compiled
+        return lambda f: kernel(f, fastmath=fastmath, from_python=from_python)
+    options = {**OPTIONS, "no_cpython_wrapper": not from_python}
+    compiled = numba.njit(**options, fastmath=fastmath)(function)
+    if numba.config.DISABLE_JIT:
+        return compiled  # the plain function
+    flags = sorted(fastmath) if isinstance(fastmath, set) else fastmath  # a set's order changes from run to run
+    compiled._cache = _Cache(function, repr({**options, "fastmath": flags}), outermost=from_python)
+    return compiled if from_python else _Inner(compiled)
+
+
+class _Inner:
+    """A kernel that has no entry for Python: called there all the same, it would take the process down."""
+
+    def __init__(self, dispatcher):
+        functools.update_wrapper(self, dispatcher.py_func)
+        self.dispatcher, self._numba_type_ = dispatcher, types.Dispatcher(dispatcher)
+
+    def __call__(self, *arguments):
+        raise TypeError(f"{self.__name__}: only kernels call this kernel; declare it with @kernel(from_python=True)")
+
+    def __getattr__(self, name):
+        return getattr(self.dispatcher, name)
 
 
 def compile_for(compiled, signature):
@@ -107,7 +126,8 @@ def _link(source):
 class _Cache(NullCache):
     """What Numba asks before it compiles one function for new types, and tells afterwards."""
 
-    def __init__(self, function, options):
+    def __init__(self, function, options, outermost=False):
+        self.outermost = outermost  # not compiled for another kernel
         self.source = Path(function.__code__.co_filename)
         self._name = f"{self.source.stem}.{function.__qualname__}".replace("<locals>.", "")
         self._options = options
@@ -120,6 +140,8 @@ class _Cache(NullCache):
     def load_overload(self, signature, target):
         """The machine code for this signature, or None: then Numba compiles."""
         target.refresh()
+        if self.outermost:
+            _link(self.source)
         path = self._path(signature, target.codegen())
         data = _read(path) if path else None
         if data is None:

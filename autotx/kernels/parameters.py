@@ -96,7 +96,7 @@ def _adamw_twin(p, g, m, v, keep, size, spread, beta1, rest1, beta2, rest2, eps)
 TABLE, NUMBERS = types.Array(types.int64, 2, "C"), types.Array(types.float32, 2, "C")
 
 
-@kernel
+@kernel(from_python=True)
 def _address(x):
     return x.ctypes.data
 

@@ -328,7 +328,7 @@ def _run(typing, code, arguments, worker):
     return types.void(types.int64, types.int64, types.int64), generate
 
 
-@kernel
+@kernel(from_python=True)
 def _wake(shared, worker):
     """Whether this worker slept. It is awake from now on: a bell is promised to it."""
     slept = _swap(shared, ASLEEP + LINE * worker, 0) == 1
@@ -357,7 +357,7 @@ else:
         return usage[INVOLUNTARY]
 
 
-@kernel
+@kernel(from_python=True)
 def _serve(shared, worker, usage):
     """Work at every task that is put up. Returns when there was none for a while: then a bell will ring."""
     seen, crowded, evictions = 0, ASLEEP + LINE * worker + 1, _evictions(usage)
@@ -397,7 +397,7 @@ def _compiled(function):
     return function if numba.config.DISABLE_JIT else compile_for(function, signature)
 
 
-@kernel
+@kernel(from_python=True)
 def _launch(shared, kernel, tasks, arguments):
     share(shared, kernel, tasks, arguments)
 
@@ -405,7 +405,7 @@ def _launch(shared, kernel, tasks, arguments):
 @functools.cache
 def _launcher(signature):
     """_launch for arguments of these types."""
-    launch = kernel(_launch.py_func)
+    launch = kernel(_launch.py_func, from_python=True)
     return compile_for(launch, types.void(POOL, types.intp, types.int64, types.BaseTuple.from_types(signature)))
 
 

@@ -42,7 +42,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from autotx.kernels.jit import apart, kernel
 
@@ -79,7 +79,7 @@ def aligned(size):
     return whole[skip : skip + size]
 
 
-@kernel
+@register_jitable
 def panel_size(width, depth):
     """Floats that a panel of `width` lines takes: whole squares of LANES x LANES, a vector more, whole cache lines."""
     depth = (depth + LANES - 1) // LANES * LANES
