@@ -10,8 +10,8 @@ before, and finds them in its own cache (2 to 4 % of a step of size S). In short
 
 A worker that is late is never waited for: the caller does what nobody else takes, and nothing is lost while a worker
 wakes up. A worker that spins gives its core to nobody, though, and what it has used up it lacks when there is work. So
-it goes to sleep at once as long as others want that core: BLAS' threads spin too, for some 20 ms after each product. A
-step of size S after one took 1.8 times as long before, and takes 1.15 to 1.3 times as long now.
+it goes to sleep at once as long as others want that core. Beside a thread that spins all the time, as BLAS' do unless
+they are told otherwise (see blas.py), a step of size S took 1.8 times as long before, and takes 1.4 times as long now.
 
 A launch takes half a microsecond, with Numba's own pools 1.5 to 11 (TBB) or 250 (its own layer); and without Numba's
 parallel loops, which are slow to compile, the first step of size S from an empty cache comes a fifth sooner.
