@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,13 +168,13 @@ def test_ids_that_do_not_fit(rng):
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_scores_and_gradients_are_pytorchs(rng, pre_norm):
     torch = pytest.importorskip("torch")
-    from autotx.models.bench.translation import Twin
+    from autotx.models.bench.training import TransformerTwin
 
     model = Transformer(TransformerConfig(**{**vars(TINY), "n_embd": 16, "pre_norm": pre_norm}), rng)
-    twin, words = Twin(model), TARGET[:, :-1] != PAD
+    twin, words = TransformerTwin(model), TARGET[:, :-1] != PAD
     theirs = twin(torch.from_numpy(SOURCE), torch.from_numpy(TARGET[:, :-1])).detach().numpy()
     np.testing.assert_allclose(model(SOURCE, TARGET[:, :-1]).data[words], theirs[words], rtol=1e-4, atol=1e-5)
-    twin.loss(SOURCE, TARGET, label_smoothing=0.1).backward()
+    twin.loss((SOURCE, TARGET), SimpleNamespace(label_smoothing=0.1)).backward()
     model.loss(SOURCE, TARGET, label_smoothing=0.1).backward()
     assert len(twin.pairs) == len(model.parameters())
     for ours, their in twin.pairs:

@@ -9,7 +9,8 @@ from torch import nn
 
 from autotx.models.bench import inputs
 
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+if "OMP_NUM_THREADS" in os.environ:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 OPS = {
     "layer_norm": lambda x, gamma, beta: F.layer_norm(x, gamma.shape, gamma, beta),
