@@ -516,9 +516,9 @@ def _as_constants(args, data):
 
 
 def _own(value):
-    """A setting as the op gets it: Tensors and arrays as arrays of its own, for the caller may write into his."""
-    if value.__class__ is tuple:
-        return tuple(map(_own, value))
+    """A setting as the op gets it: Tensors, arrays and lists as its own, for the caller may write into his."""
+    if value.__class__ in (tuple, list):
+        return value.__class__(map(_own, value))
     return np.array(value) if isinstance(value, Tensor | np.ndarray) else value
 
 
@@ -528,7 +528,7 @@ def _plain(x):
         return x._data
     if isinstance(x, np.generic):
         return x.item()  # as a Python number it takes on the type of the arrays beside it: x * np.sqrt(2) stays float32
-    return x if isinstance(x, np.ndarray | float | int) else _as_data(x)
+    return x if x.__class__ is _ndarray or isinstance(x, float | int) else _as_data(x)
 
 
 def _as_data(data, dtype=None):

@@ -21,6 +21,7 @@ SHAPES = [
     (1, 2, 1, 50, 33),
     (1, 1, 257, 257, 64),
     (1, 1, 513, 340, 16),
+    (2, 9, 200, 33, 3),
 ]
 
 
@@ -135,6 +136,16 @@ def test_nan_reaches_the_output():
     assert np.isnan(out[0, 0, 5]).all()
     assert np.isnan(lse[0, 0, 5])
     assert np.isfinite(np.delete(out, 5, axis=2)).all()
+
+
+def test_nan_reaches_the_gradients():
+    rng = np.random.default_rng(0)
+    g, q, k, v = inputs(rng, 1, 1, 40, 40, 16)
+    k = k.copy()
+    k[0, 0, 5, 3] = np.nan  # so every weight of every query is NaN
+    out, lse = attention(q, k, v)
+    for gradient in attention_backward(g, q, k, v, out, lse):
+        assert np.isnan(gradient).all()
 
 
 def test_later_tokens_do_not_change_earlier_outputs_by_one_bit():

@@ -312,6 +312,17 @@ def test_writing_into_a_constant_that_a_gradient_needs_is_an_error_too():
         loss.backward()
 
 
+def test_the_caller_may_write_into_what_he_gave(tmp_path):
+    """Arrays beside Tensors, and settings, are kept as they were."""
+    x, ids = leaf([1.0, 2.0, 3.0]), [0, 1]
+    factors = np.memmap(tmp_path / "factors", np.float64, "w+", shape=3)
+    factors[:] = 2
+    loss = (x * factors).sum() + x[ids].sum()
+    factors[:], ids[0] = 9, 2
+    loss.backward()
+    np.testing.assert_array_equal(x.grad, [3, 3, 2])
+
+
 def test_writing_before_or_after_the_walk_is_fine():
     w = leaf(2.0)
     w.writable()[...] = 3

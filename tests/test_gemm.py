@@ -328,3 +328,53 @@ attention.attention(x[None], x[None], x[None])
         assert bool(said) == (times == "once")
         assert len(list(tmp_path.rglob("tile._multiply-*.kernel"))) == 1
         assert len(list(tmp_path.rglob("tile._pack-*.kernel"))) == 1
+
+
+ELSEWHERE = """
+import autotx.kernels.tile as t
+from numba import types
+from autotx.kernels.jit import kernel
+from autotx.kernels.threads import shared
+
+@shared(types.float32[:, ::1], types.float32[::1])
+@kernel
+def f(x, panels, worker, task):
+    t.pack(x, 1, panels, 0)
+    panels[0] += NUMBER
+"""
+CALL = """
+import numpy as np, pathlib, elsewhere
+file = pathlib.Path(elsewhere.__file__)
+file.write_text(file.read_text().replace("+= 1", "+= 2"))  # after it was imported, before it is compiled
+panels = np.zeros(64, np.float32)
+elsewhere.f(1, np.full((1, 1), 5, np.float32), panels)
+print(panels[0])
+"""
+
+
+@needs_jit
+def test_a_kernel_elsewhere_is_linked_and_kept_under_the_text_that_was_imported(tmp_path):
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE.replace("NUMBER", "1"))
+    folders = {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    assert [_python(CALL, **folders)[0] for _ in range(2)] == ["6.0", "7.0"]
+
+
+INTERRUPTED = """
+import numpy as np
+from numba.core.ccallback import CFunc
+from autotx.kernels import gemm
+def interrupt(compiled):
+    CFunc.compile = compile
+    raise KeyboardInterrupt
+compile, CFunc.compile, gemm.SMALL = CFunc.compile, interrupt, 0
+x = np.ones((40, 40), np.float32)
+try:
+    gemm.matmul(x, x)
+except KeyboardInterrupt:
+    print(gemm.matmul(x, x)[0, 0])
+"""
+
+
+@needs_jit
+def test_after_a_ctrl_c_while_compiling_a_product_is_computed_again():
+    assert _python(INTERRUPTED)[0] == "40.0"

@@ -1,6 +1,8 @@
 """Large arrays whose memory is used again."""
 
 import gc
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -51,3 +53,22 @@ def test_only_a_few_blocks_wait():
     arrays.clear()
     gc.collect()
     assert len(memory._blocks) <= memory.KEPT
+
+
+def test_threads_that_come_together_get_memory_of_their_own(monkeypatch):
+    monkeypatch.setattr(memory, "LARGE", 10)
+    before = sys.getswitchinterval()
+
+    def work(me):
+        for i in range(4000):
+            a = memory.empty((20 + 7 * i % 60,), np.uint8)
+            a[:] = me
+            assert (a == me).all()
+        return True
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(before)

@@ -207,6 +207,37 @@ def test_conventions(name, args, settings, result, gradients, dtype):
             np.testing.assert_allclose(t.grad, expected, rtol=1e-6, atol=1e-7)
 
 
+ZERO_BELOW = {  # 0 for x <= 0, else x, as six ops say it
+    "relu": lambda x: x.relu(),
+    "clip": lambda x: x.clip(min=1e-9) - 1e-9,
+    "maximum": lambda x: autotx.maximum(x, 0.0),
+    "minimum": lambda x: -autotx.minimum(0.0, -x),
+    "where": lambda x: autotx.where(x > 0, x, 0.0),
+    "masked_fill": lambda x: x.masked_fill(x <= 0, 0.0),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("f", ZERO_BELOW.values(), ids=ZERO_BELOW)
+def test_an_infinite_gradient_does_not_get_to_what_was_not_chosen(f, dtype):
+    x = Tensor([-1.0, 4.0], requires_grad=True, dtype=dtype)
+    f(x).sqrt().sum().backward()  # the root has an infinite slope at 0
+    np.testing.assert_allclose(x.grad, [0, 0.25], rtol=1e-6)
+    assert x.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("size", [5, 40_000])  # the second is large enough for kernels.add
+@pytest.mark.parametrize("index", [((0, 0, 1),), [0, 0, 1], range(3), True, (slice(None, None, -2),), -1], ids=str)
+@pytest.mark.parametrize("columns", [(), (2,)], ids=str)
+def test_every_kind_of_index_gives_its_gradient_back(size, index, columns):
+    x = f64(np.arange(2.0 * size).reshape(2, size).T if columns else np.arange(float(size)))
+    if size > 5 and isinstance(index, range):
+        index = range(size)
+    x[index].sum().backward()
+    places = np.bincount(x.data[index].astype(int).reshape(-1), minlength=x.size)
+    np.testing.assert_array_equal(x.grad.T.reshape(-1), places)
+
+
 # Cross entropy: the gradient is P - y
 
 WORDS = ["mat", "hat", "bat", "rat"]  # the whitepaper's "The cat sat on the ___."

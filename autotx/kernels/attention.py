@@ -238,7 +238,7 @@ def _places(kind, S, D, block):
         "k": keys, "k_channels": blocks * _panels(D, ROWS, block), "v": keys,
         "q": queries, "q_channels": channels, "g": queries, "g_channels": channels,
         "scores": scores, "weights": scores, "grads": scores, "mask": scores,
-        "weights_turned": turned, "grads_turned": turned, "dq": tall, "out": tall,
+        "weights_turned": turned, "grads_turned": turned, "dq": tall, "out": max(tall, queries),
         "lse": QUERIES, "e": QUERIES, "top": QUERIES, "factor": COLS, "shift": COLS, "rows": COLS * _up(D, LANES),
     }  # fmt: skip
     if kind is Forward:
@@ -526,7 +526,7 @@ def _pack_queries(g, q, out, lse, at, scratch):
         scratch[at.e + t : at.e + t + COLS] = ZERO
         for j in range(t, t + COLS):
             # a query that sees nothing, or is not there: its weights e^(score - inf) are 0
-            scratch[at.lse + j] = lse[j] if j < n and lse[j] > -INFINITY else INFINITY
+            scratch[at.lse + j] = lse[j] if j < n and lse[j] != -INFINITY else INFINITY
         _add_lines(scratch, place, D, at.e + t)
     scratch[at.dq : at.dq + _up(n, COLS) * _up(D, 4)] = ZERO
 

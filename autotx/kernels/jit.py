@@ -116,11 +116,22 @@ _waiting = {}  # source file -> the functions that are apart there, and that no 
 
 
 def _link(source):
-    """Compile what is apart in the modules that this source depends on: its kernels are about to be linked."""
-    for path in _sources(source):
-        for name, compiled in _waiting.pop(path, []):
-            compiled.compile()
-            llvmlite.binding.add_symbol(name, compiled.address)
+    """Compile what is apart in the modules that this source depends on: its kernels are about to be linked.
+
+    What a source elsewhere imports is not known, so all that is apart may be meant. A function that stays without its
+    symbol, as after a Ctrl-C, would take the process down: it waits on.
+    """
+    for path in _sources(source) if source.parent == Path(__file__).parent else list(_waiting):
+        waiting = _waiting.pop(path, [])
+        try:
+            while waiting:
+                name, compiled = waiting[-1]
+                compiled.compile()
+                llvmlite.binding.add_symbol(name, compiled.address)
+                waiting.pop()
+        finally:
+            if waiting:
+                _waiting[path] = waiting
 
 
 class _Cache(NullCache):
@@ -132,6 +143,7 @@ class _Cache(NullCache):
         self._name = f"{self.source.stem}.{function.__qualname__}".replace("<locals>.", "")
         self._options = options
         self._closed = function.__closure__ is not None  # values from around the function, which no name can tell apart
+        _text(self.source)  # now: when it is compiled, the file may have been edited
 
     @property
     def cache_path(self):
@@ -164,14 +176,20 @@ class _Cache(NullCache):
 
 
 @functools.cache
+def _text(path):
+    """A source file's text as it was when this was first asked, or None where there is no file."""
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+@functools.cache
 def _sources(source):
     """A source file and the kernel modules that it imports, directly or not, with their texts."""
     folder, waiting, texts = Path(__file__).parent, [source], {}
     while waiting:
         path = waiting.pop()
-        if path in texts or not path.exists():  # `from autotx.kernels.tile import multiply`: there is no multiply.py
+        if path in texts or _text(path) is None:  # `from autotx.kernels.tile import multiply`: there is no multiply.py
             continue
-        texts[path] = path.read_text(encoding="utf-8")
+        texts[path] = _text(path)
         for node in ast.walk(ast.parse(texts[path])):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("autotx.kernels"):
                 names = [node.module.rpartition(".")[2], *(alias.name for alias in node.names)]

@@ -23,7 +23,7 @@ LARGE = 32 * 2**20  # bytes; smaller arrays are glibc's
 HUGE = 8  # arrays of LARGE bytes whose memory is asked for in huge pages
 KEPT = 4  # large blocks that wait for the next array, at most
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
-_blocks = []  # those that wait
+_blocks = {}  # those that wait, by their ids: to take one is a single step, whatever other threads do meanwhile
 
 
 def keep_freed_memory():
@@ -59,16 +59,14 @@ class _Lease:
         self.__array_interface__ = block.__array_interface__
 
     def __del__(self):
-        _blocks.append(self.block)
-        if len(_blocks) > KEPT:
-            _blocks.pop(0)
+        _blocks[id(self.block)] = self.block
+        for oldest in list(_blocks)[:-KEPT]:
+            _blocks.pop(oldest, None)
 
 
 def _fitting(size):
     """A waiting block of at least this size, at most twice as large, or None."""
-    for block in sorted(_blocks, key=len):
-        if size <= len(block) <= 2 * size:
-            ours = [i for i, b in enumerate(_blocks) if b is block]
-            if ours:  # no other thread took it meanwhile
-                return _blocks.pop(ours[0])
+    for block in sorted(_blocks.values(), key=len):
+        if size <= len(block) <= 2 * size and _blocks.pop(id(block), None) is not None:
+            return block
     return None

@@ -39,16 +39,19 @@ def unsqueeze(x, /, axis):
     return np.expand_dims(x, axis), (lambda g: np.reshape(g, x.shape),)
 
 
+_SIMPLE = {int, np.int64, slice, type(None), type(...)}  # of these alone, an index makes a view
+
+
 def getitem(x, /, index):
     """y = x[index]: slices, integers, None, ..., masks, index arrays.   dx = g at the places taken, else 0.
 
     A place that an index array takes more than once gets the sum of its gradients.
     """
     parts = index if isinstance(index, tuple) else (index,)
-    repeats = any(isinstance(p, np.ndarray | list) for p in parts)
+    view = all(p.__class__ in _SIMPLE for p in parts)
 
     def add_into(dx, g):
-        if repeats:
+        if not view:  # dx[index] is a copy, in which a place may come twice
             np.add.at(dx, index, g)
         elif g.size > kernels.LARGE:
             part = dx[index]
