@@ -37,20 +37,22 @@ corresponding inputs do: (B, T, H, D) when heads lie nearer than tokens, so that
 Memory, beside the results: each thread keeps the packed K and V of one head, 2 S D floats forward and 3 S D backward,
 and up to 0.5 MB of blocks. T = 4,096 and D = 64 take 2.4 and 3.7 MB a thread; the scores would take 67 MB a head.
 
-Measured against torch 2.13's scaled_dot_product_attention(is_causal=True), forward and backward, in alternation, as
-its time over ours; Zen 4 with AVX-512, shared with other work. Measured alone, one thread had fewer heads to do. The
-rates count the visible half of the two and five products.
+Measured against torch 2.13's scaled_dot_product_attention(is_causal=True), forward and backward together, in turns, by
+two threads on two Zen 4 cores (`autotx bench --only attention`); the rate counts the visible half of the products, and
+the tile alone reaches 225 GFLOP/s there:
 
-| B, H, T, D       | one thread, fastest run | two threads, medians | GFLOP/s, one thread, forward, backward |
-|------------------|-------------------------|----------------------|----------------------------------------|
-| 12, 4, 64, 32    | 1.1                     | 4 to 8               | 20, 27                                 |
-| 16, 6, 256, 64   | 1.5                     | 1.5 to 1.6           | 44, 52                                 |
-| 4, 12, 1024, 64  | 1.6                     | 1.7                  | 68, 74                                 |
-| 1, 12, 4096, 64  | 1.3                     | 1.4                  | 71, 80                                 |
+| B, H, T, D       | torch's time / ours | GFLOP/s |
+|------------------|---------------------|---------|
+| 12, 4, 64, 32    | 1.81                | 49      |
+| 16, 6, 256, 64   | 1.81                | 99      |
+| 4, 12, 1024, 64  | 1.73                | 142     |
+| 1, 4, 4096, 64   | 1.30                | 152     |
 
-(The tile alone makes 100 to 110 on that machine. Two threads of torch lose time to waiting when others want the
-cores.) Of a block's time forward, the two products take 86 %, the softmax 14 %. Blocks of 112 to 224 keys and 128 or
-256 queries are equally fast. Up to FEW queries, as in generation, there is nothing to use twice, and packing the keys
+Of a head of 64 tokens and 32 channels, 10 microseconds forward and 19 backward, the products take half, at the tile's
+own speed; packing, the softmax and writing back the rest. Blocks of 112 to 224 keys and 128 or 256 queries are equally
+fast.
+
+Up to FEW queries, as in generation, there is nothing to use twice, and packing the keys
 would cost more than the products: NumPy does those, 3 to 5 times as fast. So do the twins below serve float64,
 dropout, values of another width than keys, and NUMBA_DISABLE_JIT=1.
 

@@ -37,7 +37,7 @@ memory.keep_freed_memory()
 _compiling = threading.RLock()
 
 
-# An entry for callers in C and one for Python take a third of the time to compile, and hardly a kernel needs either.
+# An entry for callers in C and one for Python took a quarter of the time to compile, and hardly a kernel needs either.
 OPTIONS = {
     "nogil": True, "error_model": "numpy", "boundscheck": False, "no_cfunc_wrapper": True, "no_cpython_wrapper": True,
 }  # fmt: skip

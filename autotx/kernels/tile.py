@@ -17,21 +17,24 @@ core it runs at 102 to 106 GFLOP/s from L1 and L2, where OpenBLAS's whole produc
 
 How to use it, in any `@kernel` function:
 
-    a_panel = aligned(panel_size(ROWS, depth))         # made outside of the kernel, float32, on a cache line
-    b_panel = aligned(panel_size(COLS, depth))
-    pack(a, ROWS, a_panel, 0)                          # a: (rows, depth), any strides; here rows <= ROWS: one panel
-    pack(b.T, COLS, b_panel, 0)                        # b: (depth, cols), any strides; more lines, more panels
-    multiply(depth, a_panel, 0, b_panel, 0, start, 0, 0, c, 0, row_step, rows, cols)
+    a_size, b_size = panel_size(ROWS, depth), panel_size(COLS, depth)
+    a_panels = aligned(a_size * -(-rows // ROWS))      # made outside of the kernel, float32, on a cache line
+    b_panels = aligned(b_size * -(-cols // COLS))
+    pack(a, ROWS, a_panels, 0)                         # a: (rows, depth), any strides
+    pack(b.T, COLS, b_panels, 0)                       # b: (depth, cols), any strides
+    multiply(depth, a_panels, 0, a_size, b_panels, 0, b_size, start, 0, (row_step, 1), c, 0, row_step, rows, cols)
 
-`pack` lays a panel out in the order in which the tile reads it: all lines at depth 0, all lines at depth 1, and so on,
-with zeros for the lines that are missing at an edge. `multiply` then computes
+`pack` lays panels of ROWS or COLS lines out in the order in which the tile reads them: all lines at depth 0, all lines
+at depth 1, and so on, with zeros for the lines that are missing at an edge. `multiply` then computes, tile by tile,
 
     C[i, j] = start[i, j] + sum over k of A[i, k] B[k, j]         for i < rows, j < cols
 
-where `start` is C itself to add into it, a row of biases (step 0), or ZEROS (step 0). Places are given as an array and
-the number of floats from the array's first element, so C may be any piece of a larger array whose last axis is
-contiguous. Nothing outside of the rows x cols piece is written. The sum runs in the order of k, by one fused
+where `start` is C itself to add into it, a row of biases (steps 0 and 1), or ZEROS (0 and 0). Places are given as an
+array and the number of floats from the array's first element, so C may be any piece of a larger array whose last axis
+is contiguous. Nothing outside of the rows x cols piece is written. The sum runs in the order of k, by one fused
 multiply-add a step: an element does not depend on the tile, or the place in it, that it is computed in.
+
+Both are compiled once, apart from the kernels that call them (jit.apart).
 
 To bring another tile (bfloat16 on AMX), replace this module: the same names, another shape and another panel.
 """
