@@ -12,7 +12,7 @@ import pytest
 from numba import types
 
 import autotx
-from autotx.kernels import threads
+from autotx.kernels import gelu, threads
 from autotx.kernels.jit import kernel
 
 if numba.config.DISABLE_JIT:
@@ -165,3 +165,20 @@ def test_blas_threads_go_to_sleep():
         [sys.executable, "-c", BLAS], env=environment, capture_output=True, text=True, check=True
     )  # fmt: skip
     assert float(done.stdout) < 50  # ms of work for a product of 3 ms; a thread that goes on spinning adds 100
+
+
+AT_EXIT = """
+import atexit, time
+import numpy as np
+x = np.ones((600, 600), np.float32)
+atexit.register(lambda: print((gelu.gelu(x) == before).all()))  # before the pool's own: what comes last is called first
+from autotx.kernels import gelu
+before = gelu.gelu(x)
+time.sleep(0.05)  # the worker goes to sleep
+"""
+
+
+def test_a_kernel_may_be_called_when_the_workers_have_gone():
+    gelu.gelu(np.ones((600, 600), np.float32))  # compiled here, so that the process below has nothing to say
+    done = subprocess.run([sys.executable, "-c", AT_EXIT], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")

@@ -142,8 +142,9 @@ def _leave_core():
 
 
 def _leave():
-    """Send the workers home, before Python takes itself to pieces."""
-    _shared[GENERATION] = -1
+    """Send the workers home, before Python takes itself to pieces. What is launched later the caller does alone."""
+    _shared[WORKERS] = 0
+    _shared[GENERATION] = -(2**62)  # so far below 0 that later tasks do not raise it to 0
     for bell in _bells:
         if bell.locked():
             bell.release()
