@@ -70,7 +70,7 @@ class Run:
     def alone(self):
         """Make the folder, and keep it to this process. A folder that was made and is left empty is taken away again.
 
-        ValueError when another one trains here: the checkpoints of two would be mixed.
+        ValueError when another one trains here: two would move each other's checkpoints away.
         """
         made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
