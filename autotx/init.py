@@ -8,12 +8,14 @@ import math
 
 import numpy as np
 
+from autotx.ops.layers import checked_rng
+
 SQRT2 = math.sqrt(2)
 
 
 def normal(shape, rng, mean=0.0, std=1.0, dtype=np.float32):
     """Numbers from the normal distribution with this mean and standard deviation, of this shape."""
-    x = rng.standard_normal(shape, dtype=dtype)
+    x = checked_rng("normal", rng).standard_normal(shape, dtype=dtype)
     x *= std
     x += mean
     return x
@@ -21,7 +23,7 @@ def normal(shape, rng, mean=0.0, std=1.0, dtype=np.float32):
 
 def uniform(shape, rng, low=0.0, high=1.0, dtype=np.float32):
     """Numbers spread evenly from low to below high, of this shape."""
-    x = rng.random(shape, dtype=dtype)
+    x = checked_rng("uniform", rng).random(shape, dtype=dtype)
     x *= high - low
     x += low
     return x

@@ -79,7 +79,7 @@ class Module:
 
     def __repr__(self):
         rows = [f"  {name} {p.shape}" for name, p in self.named_parameters()]
-        return "\n".join([f"{type(self).__name__}({self.num_parameters():,} parameters)", *rows])
+        return "\n".join([f"{type(self).__name__}(num_parameters={self.num_parameters():,})", *rows])
 
 
 def _walk(attributes, prefix, seen):
@@ -186,7 +186,12 @@ class MultiHeadAttention(Module):
 
         mask: booleans (True: may attend) or floats (added to the scores) that broadcast to (B, H, T, S); for a padding
         mask (B, S) give mask[:, None, None, :]. causal: token t sees the tokens up to itself.
+        ValueError for inputs of another shape.
         """
+        C = self.proj.weight.shape[0]
+        for x in (q_input, q_input if kv_input is None else kv_input):
+            if x.ndim != 3 or x.shape[2] != C:
+                raise ValueError(f"MultiHeadAttention: an input of shape {x.shape}; give (batch, tokens, {C})")
         if kv_input is None:
             q, k, v = self._heads(q_input, 0, 3)
         else:

@@ -26,7 +26,8 @@ class Optimizer:
 
     params: Tensors, or groups {"params": [...], "weight_decay": x}; a group without the second takes weight_decay.
     lr: the learning rate, 0 or more; assign `optimizer.lr` to change it.
-    ValueError: no parameters, one given twice, unknown group keys, numbers out of range. TypeError: not Tensors.
+    ValueError: no parameters, one given twice, the result of an op, unknown group keys, numbers out of range.
+    TypeError: not Tensors.
     """
 
     buffers = ()
@@ -236,6 +237,8 @@ def _checked(name, value, good, wanted):
 
 def _flattened(params, weight_decay):
     """Every parameter, and the weight decay of each."""
+    if isinstance(params, Tensor) or not hasattr(params, "__iter__"):  # a Tensor would be taken for its rows
+        raise TypeError(f"optimizer: params is a {type(params).__name__}; give a list, such as model.parameters()")
     params = list(params)
     groups = params if params and isinstance(params[0], dict) else [{"params": params}]
     flat, decays = [], []
@@ -249,6 +252,8 @@ def _flattened(params, weight_decay):
     for p in flat:
         if not isinstance(p, Tensor):
             raise TypeError(f"optimizer: a parameter is a {type(p).__name__}; give Tensors, such as model.parameters()")
+        if p._op is not None:
+            raise ValueError(f"optimizer: a parameter is a result of {p._op}; give tensors that were made by hand")
     if not flat or len({id(p) for p in flat}) < len(flat):
         raise ValueError("optimizer: no parameters, or one given twice; give each once, such as model.parameters()")
     return flat, decays

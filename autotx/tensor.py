@@ -467,7 +467,7 @@ def lift(op):
         try:
             out, pullback = op(*data, **settings)
         except (ValueError, IndexError, TypeError) as error:
-            raise _explained(error, name, data) from error
+            raise _explained(error, name, data, settings_names) from error
         if out.__class__ not in _DATA:
             out = np.asarray(out)
         if requires_grad and _modes.recording:
@@ -549,12 +549,14 @@ def _as_data(data, dtype=None):
     return array if array.ndim else array[()]
 
 
-def _explained(error, name, data):
+def _explained(error, name, data, settings_names):
     """NumPy's complaint as one line that names the op and the shapes; our own pass through."""
     if str(error).startswith(f"{name}:"):
         return error
     shapes = " and ".join(str(np.shape(a)) for a in data if a is not None)
-    if "broadcast" in str(error):
+    if "unexpected keyword" in str(error):
+        text = f"no setting {str(error).split()[-1]}; there is {', '.join(settings_names) or 'none'}"
+    elif "broadcast" in str(error):
         text = f"shapes {shapes} do not broadcast; from the right, sizes must be equal or 1 (reshape or unsqueeze one)"
     else:
         text = f"{error} (shapes {shapes})"

@@ -70,7 +70,7 @@ def main(argv=None):
     except OSError as error:
         return _fail(name, describe(error))
     except MemoryError as error:
-        return _fail(name, f"not enough memory: {error or 'the model or the batch is too large'}")
+        return _fail(name, f"not enough memory; make the model or the batch smaller ({error})")
     except ValueError as error:
         return _fail(name, str(error))
 

@@ -14,6 +14,7 @@ The weights, the optimizer and the state are one checkpoint: they are replaced t
 import contextlib
 import io
 import json
+import os
 import time
 from pathlib import Path
 
@@ -21,6 +22,11 @@ from autotx.checkpoint import STATE, load_checkpoint, recover_checkpoint, save_c
 from autotx.models import config as configs
 from autotx.models import tokenizers
 from autotx.viz.curves import loss_curve
+
+try:
+    import fcntl
+except ImportError:  # Windows has other locks
+    fcntl = None
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -61,19 +67,30 @@ class Run:
         return (self.folder / STATE).is_file()
 
     @contextlib.contextmanager
-    def beginning(self):
-        """Make the folder. If what is done inside fails, everything is taken away again."""
+    def alone(self):
+        """Make the folder, and keep it to this process. A folder that was made and is left empty is taken away again.
+
+        ValueError when another one trains here: two would move each other's checkpoints away.
+        """
         made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with _locked(self.folder):
+                yield
+        finally:
+            for path in made:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+
+    @contextlib.contextmanager
+    def beginning(self):
+        """If what is done inside fails, every file is taken away again."""
+        try:
             yield
         except BaseException:  # after a Ctrl-C too
             for name in _ALL:
                 with contextlib.suppress(OSError):
                     (self.folder / name).unlink(missing_ok=True)
-            for path in made:
-                with contextlib.suppress(OSError):
-                    path.rmdir()
             raise
 
     def write_config(self, config):
@@ -136,6 +153,24 @@ class Log:
 
     def __exit__(self, *error):
         self._file.close()
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """A lock that leaves no file behind, and goes with the process, however that ends."""
+    if fcntl is None:
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"--out {folder}: a run is going on there; wait, or give another folder") from None
+        yield
+    finally:
+        os.close(opened)
 
 
 def read_log(path, last_step):

@@ -25,6 +25,7 @@ from autotx.models.tasks.pairs import PairsTask
 from autotx.models.tasks.text import TextTask
 from autotx.models.tasks.words import WordsTask
 from autotx.optim import AdamW, clip_grad_norm, decay_groups, warmup_cosine
+from autotx.viz.labels import counted
 from autotx.viz.statistics import LayerStatistics
 
 INTERRUPTED = 130  # the exit status after Ctrl-C, as every shell has it
@@ -150,6 +151,11 @@ def train(config):
     """
     run = Run(config.out)
     run.check_there() if config.resume else run.check_free()
+    with run.alone():
+        return _train(config, run)
+
+
+def _train(config, run):
     go_on = config.resume and run.has_checkpoint()
     trainer = Trainer(config, run.folder if go_on else None)
     if go_on:
@@ -215,7 +221,7 @@ def _introduce(trainer):
 def _finish(trainer):
     """What it learned, where it all is, and what can be done next."""
     config = trainer.config
-    print(f"\nAll {trainer.step} steps are done.", end=" ")
+    print(f"\nDone: {counted(trainer.step, 'step')}.", end=" ")
     trainer.task.show()
     out = shlex.quote(config.out)
     print(f"\n{config.out} holds the model (model.safetensors), the log (log.jsonl, loss.png), all to go on from.")

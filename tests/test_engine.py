@@ -742,7 +742,7 @@ def test_arguments_by_name_and_by_position():
         autotx.softmax(x, 0, 1)
     with error(TypeError, "linear: weight is missing, what comes after it was given by name"):
         autotx.linear(x, bias=b)
-    with pytest.raises(TypeError, match=r"^softmax: .*unexpected keyword argument 'dim'"):
+    with pytest.raises(TypeError, match=r"^softmax: no setting 'dim'; there is axis$"):
         autotx.softmax(x, dim=1)
     with pytest.raises(TypeError, match=r"^mul: .*missing 1 required positional argument"):
         autotx.mul(x)
@@ -965,6 +965,18 @@ ERRORS = [
         lambda: autotx.stack([z(2), z(3)]),
         ValueError,
         "stack: all input arrays must have the same shape (shapes (2,) and (3,))",
+    ),
+    (lambda: z(2, 3).sum(dim=1), TypeError, "sum: no setting 'dim'; there is axis, keepdims"),
+    (
+        lambda: autotx.dropout(z(3), 0.5, 0),
+        TypeError,
+        "dropout: rng is 0; give a numpy.random.Generator, such as numpy.random.default_rng(0)",
+    ),
+    (lambda: autotx.init.normal((2,), 7), TypeError, "normal: rng is 7; give a numpy.random.Generator"),
+    (
+        lambda: autotx.nn.MultiHeadAttention(6, 2, rng=None)(z(3, 6)),
+        ValueError,
+        "MultiHeadAttention: an input of shape (3, 6); give (batch, tokens, 6)",
     ),
     (lambda: autotx.softmax(3.0), ValueError, "softmax: a number has no axis to work along; reshape it to (1,)"),
 ]

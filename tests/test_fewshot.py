@@ -120,7 +120,7 @@ def test_the_command_trains_and_measures(tmp_path, monkeypatch, capsys):
     assert call("fewshot", "--out", out, "--steps", 2, "--prompts", 8) == 0
     shown = capsys.readouterr().out
     assert [row for row, _ in table(shown)] == list("01234")
-    assert "All 2 steps are done" in shown
+    assert "Done: 2 steps." in shown
     assert f"autotx fewshot --model {out} --seed 1337" in shown
     assert call("fewshot", "--model", out, "--prompts", 8) == 0
     assert table(capsys.readouterr().out) == table(shown)

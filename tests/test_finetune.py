@@ -189,7 +189,7 @@ def test_it_learns_and_says_how_well(config, capsys):
     assert train(dataclasses.replace(config, steps=60, batch_size=16, lr=0.01, dropout=0.0)) == 0
     shown = capsys.readouterr().out
     assert re.search(r"48 texts to learn from, 12 held out; 2 labels: \w+ \(\d+\), \w+ \(\d+\)", shown)
-    right, share = re.search(r"Of 12 held-out texts, (\d+) get the right label \((.*)%\)", shown).groups()
+    right, share = re.search(r"The label is right for (\d+) of 12 held-out texts \((.*)%\)", shown).groups()
     _, _, log = contents(config.out)
     assert log[-1]["val_accuracy"] == int(right) / 12 == pytest.approx(float(share) / 100, abs=6e-4)
     assert log[-1]["val_accuracy"] > 0.9
@@ -314,7 +314,7 @@ def test_a_file_of_held_out_lines(config, tmp_path, capsys):
     assert train(dataclasses.replace(config, held_out=str(tmp_path / "held.tsv"))) == 0
     shown = capsys.readouterr().out
     assert "60 texts to learn from, 11 held out" in shown
-    assert "1 of the held-out texts are also among those to learn from" in shown
+    assert "of those held out, also among those to learn from: 1" in shown
 
 
 def test_long_texts_are_cut_and_counted(config, capsys, folder):
@@ -322,7 +322,7 @@ def test_long_texts_are_cut_and_counted(config, capsys, folder):
         file.write(f"{'red ' * 30}\tcolour\n{'red ' * 30}fox\tcolour\nred  \tcolour\nred\tcolour\n")
     assert train(config) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"\d+ are longer than 16 tokens; their ends are cut off", shown)
+    assert re.search(r"longer than 16 tokens, so that the end is cut off: \d+", shown)
     model, tokenizer, _ = load_classifier(config.out)
     a, b = predict(model, tokenizer, ["red " * 30, "red " * 4])
     np.testing.assert_allclose(a, b, rtol=1e-5)

@@ -573,3 +573,7 @@ def test_the_command_refuses_in_one_line(capsys):
     assert "--model nowhere: there is no such folder; give gpt" in refused(capsys, "--model", "nowhere")
     assert "autotx graph: max_nodes is 1; give 3" in refused(capsys, "--model", "mlp", "--max-nodes", "1")
     assert list(Path().iterdir()) == []
+
+
+def test_one_has_no_plural():
+    assert [labels.counted(n, "layer") for n in (0, 1, 2, 1024)] == ["0 layers", "1 layer", "2 layers", "1,024 layers"]

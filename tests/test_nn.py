@@ -34,7 +34,7 @@ def test_parameters_are_found_in_order_and_once(rng):
     assert len(net.parameters()) == len(NAMES)
     assert net.num_parameters() == 12 + 4 + 16 + 4 + 4 + 4 + 20 + 2
     assert "first.weight (4, 3)" in repr(net)
-    assert "Net(66 parameters)" in repr(net)
+    assert "Net(num_parameters=66)" in repr(net)
 
 
 def test_state_goes_out_and_in_bit_for_bit(rng):

@@ -185,7 +185,7 @@ def test_table(capsys):
     assert f"[ 1/{len(paper.SECTIONS)}] How Transformers Work" in out
     assert "row 2, column 2: printed 0.99995, computed 0.54030" in out
     counts = [sum(case.result.verdict == v for case in CASES) for v in VERDICTS]
-    assert f"{len(CASES)} cases: {', '.join(f'{n} {v}' for n, v in zip(counts, VERDICTS))}" in out
+    assert f"{len(CASES)} cases: {', '.join(f'{v} {n}' for n, v in zip(counts, VERDICTS))}" in out
     assert max(map(len, out.splitlines())) <= report.WIDTH
     assert "{" not in out
 

@@ -159,12 +159,22 @@ def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(config, monkeypatch):
 def test_more_steps_can_be_added(config, capsys):
     train(config)
     assert resume(config) == 0
-    assert "All 8 steps are done" in capsys.readouterr().out
+    assert "Done: 8 steps." in capsys.readouterr().out
     assert resume(config, steps=10) == 0
     assert [r["step"] for r in contents(config.out)[2]] == list(range(1, 11))
     assert read_config(config.out).steps == 10
     with pytest.raises(ValueError, match=r"--steps 4: the run in .* is at step 10 already"):
         resume(config, steps=4)
+
+
+def test_two_cannot_train_in_one_folder(config, at_step):
+    def resume_as_well(_):
+        with pytest.raises(ValueError, match=r"--out .*run: a run is going on there; wait, or give another folder"):
+            resume(config)
+
+    at_step(2, resume_as_well)
+    assert train(config) == 0
+    assert resume(config, steps=9) == 0  # the lock is gone
 
 
 def test_killed_before_the_first_checkpoint_it_begins_again(config, straight):

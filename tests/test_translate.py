@@ -187,7 +187,7 @@ def test_given_vectors_are_trained_further_or_frozen(config, tmp_path, frozen, c
     expected = rows["one"] @ rows["two"] / np.linalg.norm(rows["one"]) / np.linalg.norm(rows["two"])
     assert cosine == pytest.approx(expected, abs=1e-5)
     assert train(config) == 0
-    assert f"3 words begin with those of {path}, {'frozen' if frozen else 'trained further'}" in capsys.readouterr().out
+    assert f"3 words from {path}, {'frozen' if frozen else 'trained further'}" in capsys.readouterr().out
     path.rename(tmp_path / "moved")
     assert train(dataclasses.replace(config, resume=True, steps=config.steps + 1)) == 0
     (tmp_path / "moved").rename(path)
@@ -234,7 +234,7 @@ def test_the_score_is_sacrebleus(trained, tmp_path, capsys):
     score = sacrebleu.corpus_bleu(written, [[b for _, b in pairs]]).score
     assert shown.startswith(f"BLEU {score:.2f} (beam 2), 30 sentences in ")
     right = sum(a == b for a, (_, b) in zip(written, pairs))
-    assert shown.endswith(f" s, {right} of them to the letter\n")
+    assert shown.endswith(f" s, {right} to the letter\n")
     assert score > 50
 
 

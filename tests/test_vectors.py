@@ -249,7 +249,7 @@ def test_nearest_says_that_words_come_twice(tmp_path, capsys):
     assert main(["nearest", "--vectors", str(tmp_path / "v"), "a"]) == 0
     shown = capsys.readouterr()
     assert shown.out == "a\n   0.800  b\n"
-    assert shown.err == "autotx nearest: 1 words come again in the file; the first counts\n"
+    assert shown.err == "autotx nearest: 1 repeated word in the file; the first of each counts\n"
 
 
 @pytest.mark.parametrize(

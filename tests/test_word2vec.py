@@ -152,7 +152,7 @@ def test_training_finds_like_words_and_writes_them_down(text, tmp_path, capsys):
     out = tmp_path / "run"
     assert train(text, out) == 0
     shown = capsys.readouterr().out
-    assert "12 different ones that occur 5 times or more" in shown
+    assert "12 different ones (--min-count 5)" in shown
     assert f"All vectors are in {out / 'vectors.txt'}" in shown
     assert "king        queen" in shown
     vectors, (weights, _) = load_vectors(out / "vectors.txt"), load_tensors(out / "model.safetensors")

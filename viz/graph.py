@@ -266,7 +266,7 @@ class _Drawing:
         rows = [(labels.shortened(words), True) for words in self._heading(item.id) if words]
         count = self.parameters.get(item.id, 0)
         if count:
-            rows.append((f"{count:,} parameters{' each' if run else ''}", False))
+            rows.append((f"{labels.counted(count, 'parameter')}{' each' if run else ''}", False))
         out = self._results(item)
         rows += [(f"{labels.shape(self.nodes[n])} · {self.nodes[n].dtype}", False) for n in out[:2]]
         timed = [n for n in self._members(item, run) if n.forward_seconds is not None]
@@ -274,10 +274,11 @@ class _Drawing:
             backward = [n.backward_seconds for n in timed if n.backward_seconds is not None]
             forward = sum(n.forward_seconds for n in timed)
             rows.append((self._times(forward, sum(backward) if backward else None), False))
-        return self._lines(rows), _LOOKS["group"][1], f"{group.path}: {group.module}, {len(item.nodes)} nodes"
+        nodes = labels.counted(len(item.nodes), "node")
+        return self._lines(rows), _LOOKS["group"][1], f"{group.path}: {group.module}, {nodes}"
 
     def _rest(self, item):
-        return self._lines([(f"{len(item.nodes):,} nodes more", True)]), _LOOKS["rest"][1], "left out"
+        return self._lines([(f"{labels.counted(len(item.nodes), 'node')} more", True)]), _LOOKS["rest"][1], "left out"
 
     def _members(self, item, run):
         """The nodes of a closed group, or of all the blocks that are folded into it."""

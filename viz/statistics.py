@@ -13,6 +13,7 @@ The records are numbers that JSON can hold, so they may be kept and drawn later.
 """
 
 import contextlib
+import math
 
 import numpy as np
 from matplotlib.patches import Patch
@@ -124,7 +125,7 @@ def _heat(figure, axes, table, absent, steps, look):
     hatched = dict(zip(_HATCHES, (table == 0, ~np.isfinite(table) & ~absent, absent)))
     for kind, cells in hatched.items():
         axes.add_collection(style.cells(cells, **_hatch(kind, look)))
-    at = np.unique(np.linspace(0, len(steps) - 1, 6).round().astype(int))
+    at = np.arange(0, len(steps), math.ceil(len(steps) / 6))
     axes.set_xticks(at, [str(steps[i]) for i in at])
     axes.set_xlabel("step")
     axes.tick_params(length=2)

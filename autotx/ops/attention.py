@@ -3,6 +3,7 @@
 import numpy as np
 
 from autotx import kernels
+from autotx.ops.layers import kept
 
 
 def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=0.0, rng=None):
@@ -38,7 +39,7 @@ def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=
     mask = _checked_mask(name, mask, scores)
     keep = None
     if rng is not None and dropout_p:
-        keep = (rng.random(scores, dtype=np.float32) >= dropout_p) * q.dtype.type(1 / (1 - dropout_p))
+        keep = kept(name, scores, dropout_p, rng, q.dtype)
     out, lse = kernels.attention.attention(q, k, v, mask, causal, keep)
     return out, lambda g: kernels.attention.attention_backward(g, q, k, v, out, lse, mask, causal, keep)
 

@@ -74,8 +74,20 @@ def dropout(x, /, p, rng=None):
         raise ValueError(f"dropout: p is {p}; give a probability from 0 to below 1")
     if rng is None or p == 0:
         return x, (lambda g: g,)
-    keep = (rng.random(x.shape, dtype=np.float32) >= p) * x.dtype.type(1 / (1 - p))
+    keep = kept("dropout", x.shape, p, rng, x.dtype)
     return x * keep, (lambda g: g * keep,)
+
+
+def kept(name, shape, p, rng, dtype):
+    """What dropout multiplies by: 0 with probability p, else 1 / (1 - p)."""
+    return (checked_rng(name, rng).random(shape, dtype=np.float32) >= p) * dtype.type(1 / (1 - p))
+
+
+def checked_rng(name, rng):
+    """The rng. TypeError for anything but a Generator, such as a seed."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"{name}: rng is {rng!r}; give a numpy.random.Generator, such as numpy.random.default_rng(0)")
+    return rng
 
 
 def embedding(weight, /, ids):

@@ -9,6 +9,7 @@ from pathlib import Path
 from autotx.models.bench import picture, results, startup
 from autotx.models.bench.cases import SECTIONS
 from autotx.models.bench.turns import FULL, QUICK, Arena, Contestant, Effort, race
+from autotx.viz.labels import counted
 
 NAMES = [*SECTIONS, "startup"]
 LIMIT = Contestant("limit", "limit")
@@ -50,8 +51,9 @@ def run(args):
 
 def _print_machine(facts):
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    print(f"{facts['processor']}, {facts['cores']} cores, {facts['memory'] or 'unknown'} of memory, {facts['system']}")
-    print(f"Python {facts['python']}, {versions}; {facts['threads']} threads for each; load {facts['load']}")
+    memory = f"{facts['memory'] or 'unknown'} of memory"
+    print(f"{facts['processor']}, {counted(facts['cores'], 'core')}, {memory}, {facts['system']}")
+    print(f"Python {facts['python']}, {versions}; {counted(facts['threads'], 'thread')} for each; load {facts['load']}")
     if (facts["load"] or 0) > 0.5 * facts["cores"]:
         print("Other programs are using this machine: do not quote what follows.")
     print("ratio = the peer's time / autotx's time, medians of turns: above 1, autotx is faster", flush=True)

@@ -4,6 +4,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from autotx.models.bench.results import geometric_mean, peer_names
+from autotx.viz.labels import counted
 
 COLOURS = {
     "torch": "#d9772b",
@@ -38,7 +39,8 @@ def ratios(rows, facts):
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("time of the peer / time of autotx: right of 1, autotx is faster")
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in COLOURS if name in facts["versions"])
-    axes.set_title(f"{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads; {versions}", fontsize=10)
+    machine = f"{facts['processor']}, {counted(facts['cores'], 'core')}, {counted(facts['threads'], 'thread')}"
+    axes.set_title(f"{machine}; {versions}", fontsize=10)
     if bars:
         figure.legend(loc="outside lower right", frameon=False, ncols=4)  # beside the plot, where no bar ends
     return figure

@@ -15,6 +15,7 @@ from autotx.models.data import load_data, random_blocks, read_text
 from autotx.models.gpt import stream_text
 from autotx.models.load import load_gpt
 from autotx.tensor import no_grad
+from autotx.viz.labels import counted
 from autotx.viz.style import checked_path
 
 
@@ -76,7 +77,7 @@ def run(args):
 def _draw_attention(args, model, tokenizer, ids):
     """The picture of --attention. ids: all tokens, the prompt's and the new ones."""
     given, name = len(ids) - args.max_new_tokens, Path(args.model).name
-    title = f"Attention of {name}: a prompt of {given} tokens, and the {args.max_new_tokens} that it wrote"
+    title = f"Attention of {name}: a prompt of {counted(given, 'token')}, and the {args.max_new_tokens} that it wrote"
     figure, _ = maps.of_text(model, tokenizer, ids, given, title)
     viz.save(figure, args.attention)
     print(f"autotx generate: {args.attention} shows what every head looked at", file=sys.stderr)

@@ -4,6 +4,7 @@ import sys
 
 from autotx.models.load import load_word_vectors
 from autotx.models.vectors import load_vectors
+from autotx.viz.labels import counted
 
 
 def add_arguments(parser):
@@ -20,7 +21,8 @@ def run(args):
         raise ValueError(f"--n {args.n} should be at least 1")
     vectors = load_vectors(args.vectors) if args.vectors else load_word_vectors(args.model)
     if vectors.repeated:
-        print(f"autotx nearest: {vectors.repeated} words come again in the file; the first counts", file=sys.stderr)
+        again = counted(vectors.repeated, "repeated word")
+        print(f"autotx nearest: {again} in the file; the first of each counts", file=sys.stderr)
     found = [vectors.nearest(word, args.n) for word in args.word]
     for word, near in zip(args.word, found):
         print(word)

@@ -10,6 +10,7 @@ from autotx.models.load import load_transformer
 from autotx.models.pairs import encode, spaced
 from autotx.models.search import translations
 from autotx.viz import style
+from autotx.viz.labels import counted
 
 try:
     import sacrebleu
@@ -85,9 +86,9 @@ def _score(model, tokenizer, args):
     score, right = bleu(written, targets), sum(map(str.__eq__, written, targets))
     new = sum(bool(tokenizer.unknown(spaced(source))) for source in sources)
     how = f"beam {args.beam}" if args.beam > 1 else "greedy"
-    print(f"BLEU {score:.2f} ({how}), {len(sources):,} sentences in {seconds:.1f} s, {right:,} of them to the letter")
+    print(f"BLEU {score:.2f} ({how}), {counted(len(sources), 'sentence')} in {seconds:.1f} s, {right:,} to the letter")
     if new:
-        print(f"{new:,} of the sources have words that the pairs the model learned do not")
+        print(f"sources with words that the model has not learned: {new:,}")
 
 
 def _check_sentence(sentence, tokenizer, block_size):

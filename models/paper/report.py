@@ -5,6 +5,7 @@ import textwrap
 import numpy as np
 
 from autotx.models.paper.case import VERDICTS, Digits, as_text
+from autotx.viz.labels import counted
 
 WIDTH = 112
 _COLOURS = {"exact": "32", "rounding": "33", "erratum": "31;1", "external": "36"}
@@ -121,8 +122,8 @@ def plain(text):
 
 def summary(counts):
     """The last line: how many cases have each verdict."""
-    parts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return f"{sum(counts.values())} cases: {parts}"
+    parts = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
+    return f"{counted(sum(counts.values()), 'case')}: {parts}"
 
 
 def as_objects(cases):

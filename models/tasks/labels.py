@@ -17,6 +17,7 @@ from autotx.models.load import load_gpt, make_classifier
 from autotx.models.run import LABELS
 from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import load_tokenizer
+from autotx.viz.labels import counted
 
 SHOWN = 5  # held-out texts that are shown with their labels at the end
 
@@ -128,13 +129,13 @@ class LabelsTask(Task):
         config, gpt = self.config, self.model.gpt
         repeated = len({line.text for line in self.texts} & {line.text for line in self.held_out_texts})
         notes = [
-            f"{len(self.texts):,} texts to learn from, {len(self.held_out_texts):,} held out; "
+            f"{counted(len(self.texts), 'text')} to learn from, {len(self.held_out_texts):,} held out; "
             f"{len(self.labels)} labels: {_counts(self.texts)}"
         ]
         if self.cut:
-            notes.append(f"{self.cut:,} are longer than {self.block_size} tokens; their ends are cut off")
+            notes.append(f"longer than {counted(self.block_size, 'token')}, so that the end is cut off: {self.cut:,}")
         if repeated:
-            notes.append(f"{repeated:,} of the held-out texts are also among those to learn from")
+            notes.append(f"of those held out, also among those to learn from: {repeated:,}")
         begin = "random weights" if config.from_scratch else f"the weights of {config.pretrained}"
         return [
             ("labels", config.labels),
@@ -142,7 +143,7 @@ class LabelsTask(Task):
             (
                 "model",
                 f"GPT of {gpt.num_parameters():,} parameters from {begin}, and a head of "
-                f"{self.model.head.weight.size:,}; blocks of {self.block_size} tokens",
+                f"{self.model.head.weight.size:,}; blocks of {counted(self.block_size, 'token')}",
             ),
         ]
 
@@ -151,7 +152,7 @@ class LabelsTask(Task):
         common = Counter(line.label for line in self.texts).most_common(1)[0][0]
         guessed = sum(line.label == common for line in self.held_out_texts)
         print(
-            f"Of {len(right):,} held-out texts, {sum(right):,} get the right label ({np.mean(right):.1%}).\n"
+            f"The label is right for {sum(right):,} of {counted(len(right), 'held-out text')} ({np.mean(right):.1%}).\n"
             f'The commonest label of training, "{common}", for all would be right for {guessed:,} '
             f"({guessed / len(right):.1%})."
         )

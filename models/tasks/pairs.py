@@ -12,6 +12,7 @@ from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import load_tokenizer, make_tokenizer
 from autotx.models.transformer import PAD, SPECIALS
 from autotx.models.vectors import load_embedding, words_of
+from autotx.viz.labels import counted
 
 SHOWN = 5  # held-out sentences that are shown translated at the end
 
@@ -82,16 +83,17 @@ class PairsTask(Task):
 
     def introduction(self):
         config, left_out = self.config, self.training.left_out + self.held_out.left_out
-        longer = f"; {left_out} longer than --block-size {config.block_size} are left out" if left_out else ""
+        longer = f"; left out as longer than --block-size {config.block_size}: {left_out:,}" if left_out else ""
         return [
             ("pairs", config.pairs or "the names of emoji, English and Spanish (give your own with --pairs FILE)"),
             ("", f"{len(self.training.pairs):,} to learn from, {len(self.held_out.pairs):,} to validate on{longer}"),
-            ("", f"{self.per_epoch} batches an epoch; {self.tokenizer.describe()}"),
+            ("", f"batches an epoch: {self.per_epoch:,}; {self.tokenizer.describe()}"),
             *self._vectors(),
             (
                 "model",
-                f"Transformer of {self.model.num_parameters():,} parameters: {config.n_layer} layers on each side, "
-                f"{config.n_head} heads, {config.n_embd} channels",
+                f"Transformer of {self.model.num_parameters():,} parameters: "
+                f"{counted(config.n_layer, 'layer')} on each side, {counted(config.n_head, 'head')}, "
+                f"{config.n_embd} channels",
             ),
         ]
 
@@ -99,7 +101,7 @@ class PairsTask(Task):
         if self.found is None:
             return []
         how = "frozen" if self.config.freeze_embeddings else "trained further"
-        return [("vectors", f"{self.found:,} words begin with those of {self.config.embeddings}, {how}")]
+        return [("vectors", f"{counted(self.found, 'word')} from {self.config.embeddings}, {how}")]
 
     def show(self):
         held_out = self.texts[1]
@@ -111,7 +113,7 @@ class PairsTask(Task):
                 right = sum((source, target) in set(pairs) for (source, _), target in zip(pairs, written))
                 new = sum(bool(self.tokenizer.unknown(spaced(" ".join(pair)))) for pair in pairs)
                 note = f"; {new:,} have a word that is in no learned one" if new else ""
-                print(f"Of {len(pairs):,} names {name}, {right:,} are translated to the letter{note}.")
+                print(f"Of {len(pairs):,} names {name} it translates {right:,} to the letter{note}.")
         print("\nSome that it has not seen:")
         for (source, target), written in zip(held_out[:SHOWN], self._translate([s for s, _ in held_out[:SHOWN]])):
             print(f"  {source}\n    {written}\n    (held-out translation: {target})")

@@ -9,6 +9,7 @@ from autotx.models.gpt import stream_text
 from autotx.models.load import make_gpt
 from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import load_tokenizer, make_tokenizer
+from autotx.viz.labels import counted
 
 SAMPLE_TOKENS = 300
 
@@ -48,13 +49,14 @@ class TextTask(Task):
             ("text", ", ".join(config.text) or "Python's own manual (give your own with --text FILE)"),
             (
                 "",
-                f"{len(data.training):,} tokens to learn from, {len(data.validation):,} to validate on; "
+                f"{counted(len(data.training), 'token')} to learn from, {len(data.validation):,} to validate on; "
                 + data.tokenizer.describe(),
             ),
             (
                 "model",
-                f"GPT of {self.model.num_parameters():,} parameters: {config.n_layer} layers, "
-                f"{config.n_head} heads, {config.n_embd} channels, blocks of {config.block_size} tokens",
+                f"GPT of {self.model.num_parameters():,} parameters: {counted(config.n_layer, 'layer')}, "
+                f"{counted(config.n_head, 'head')}, {counted(config.n_embd, 'channel')}, "
+                f"blocks of {counted(config.block_size, 'token')}",
             ),
         ]
 

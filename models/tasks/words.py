@@ -12,6 +12,7 @@ from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import WordTokenizer
 from autotx.models.vectors import WordVectors
 from autotx.models.word2vec import PairSampler, SkipGram
+from autotx.viz.labels import counted
 
 BLOCK = 128  # words of running text; no pair of neighbours reaches from one block into another
 SHOWN = 10  # words whose neighbours are shown at the end
@@ -85,12 +86,12 @@ class WordsTask(Task):
             (
                 "",
                 f"{len(self.training):,} words to learn from, {len(self.held_out):,} to validate on; "
-                f"{len(self.words):,} different ones that occur {config.min_count} times or more",
+                f"{len(self.words):,} different ones (--min-count {config.min_count})",
             ),
             (
                 "model",
-                f"word2vec, skip-gram: vectors of {config.dim} numbers, neighbours up to {config.window} words away, "
-                f"{config.negatives} drawn words a pair",
+                f"word2vec, skip-gram: vectors of {counted(config.dim, 'number')}, neighbours up to "
+                f"{counted(config.window, 'word')} away, {counted(config.negatives, 'drawn word')} a pair",
             ),
         ]
 
