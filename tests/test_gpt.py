@@ -157,15 +157,14 @@ def test_dropout_only_with_an_rng_and_repeatable(rng):
 
 
 def test_dropout_is_at_every_place_where_gpt_2_has_it(rng):
-    class Recorder:
-        def __init__(self):
-            self.shapes = []
+    class Recorder(np.random.Generator):
+        shapes = []  # noqa: RUF012
 
         def random(self, size, dtype):
             self.shapes.append(size)
-            return rng.random(size, dtype=dtype)
+            return super().random(size, dtype=dtype)
 
-    recorder = Recorder()
+    recorder = Recorder(np.random.PCG64(0))
     tiny(rng, dropout=0.1)(tokens(rng), rng=recorder)
     x, weights = (3, 8, 8), (3, 2, 8, 8)
     assert recorder.shapes == [x, weights, x, x, weights, x, x]
