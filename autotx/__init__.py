@@ -32,6 +32,7 @@ from autotx.functional import (
     minimum,
     mse_loss,
     mul,
+    multi_head_attention,
     neg,
     nll_loss,
     pad,

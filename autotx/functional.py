@@ -55,6 +55,7 @@ layer_norm = lift(layers.layer_norm)
 dropout = lift(layers.dropout)
 embedding = lift(layers.embedding)
 scaled_dot_product_attention = lift(attention.scaled_dot_product_attention)
+multi_head_attention = lift(attention.multi_head_attention)
 
 cross_entropy = lift(losses.cross_entropy)
 nll_loss = lift(losses.nll_loss)

@@ -193,21 +193,16 @@ class MultiHeadAttention(Module):
             if x.ndim != 3 or x.shape[2] != C:
                 raise ValueError(f"MultiHeadAttention: an input of shape {x.shape}; give (batch, tokens, {C})")
         if kv_input is None:
-            q, k, v = self._heads(q_input, 0, 3)
+            packed = (self.qkv(q_input),)
         else:
-            (q,), (k, v) = self._heads(q_input, 0, 1), self._heads(kv_input, 1, 3)
-        out = functional.scaled_dot_product_attention(q, k, v, mask, causal, self.dropout.p, rng)
-        return self.proj(out.transpose(1, 2).reshape(q_input.shape))
+            packed = self._linear(q_input, slice(C)), self._linear(kv_input, slice(C, 3 * C))
+        settings = {"n_head": self.n_head, "mask": mask, "causal": causal, "dropout_p": self.dropout.p, "rng": rng}
+        return self.proj(functional.multi_head_attention(*packed, **settings))
 
-    def _heads(self, x, start, stop):
-        """Numbers start .. stop - 1 of Q, K, V for x (B, T, C), each (B, H, T, D): views of one product, not copies."""
-        C, H, count = self.proj.weight.shape[0], self.n_head, stop - start
+    def _linear(self, x, rows):
+        """The part of `qkv` that these rows of its weight are."""
         weight, bias = self.qkv.weight, self.qkv.bias
-        if count < 3:
-            rows = slice(start * C, stop * C)
-            weight, bias = weight[rows], None if bias is None else bias[rows]
-        packed = functional.linear(x, weight, bias).reshape(*x.shape[:2], count, H, C // H)
-        return [packed[:, :, i].transpose(1, 2) for i in range(count)]
+        return functional.linear(x, weight[rows], None if bias is None else bias[rows])
 
 
 class Sequential(Module):

@@ -72,7 +72,7 @@ from numba.extending import register_jitable
 
 from autotx.kernels.exp import exp, larger, log
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import plain
+from autotx.kernels.rows import floats, plain
 from autotx.kernels.threads import get_num_threads, shared
 from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, aligned, multiply, pack, panel_size
 
@@ -95,34 +95,38 @@ def attention(q, k, v, mask=None, causal=False, keep=None):
         return _attention_twin(q, k, v, mask, causal, keep)
     q4, k4, v4 = _four_axes(q), _four_axes(k), _four_axes(v)
     (B, H, T, D), S = q4.shape, k4.shape[2]
-    out, out_flat, out_steps = _empty_like(q4)
-    lse = np.empty((B, H, T), np.float32)
+    out, lse = _empty_like(q4), np.empty((B, H, T), np.float32)
     block = _key_block(S)
     piece = T if B * H >= 16 else min(T, PIECE)
     at = _places(Forward, S, D, block)
     tasks = B * H * -(-T // piece)
     _forward(
-        tasks, q4, k4, v4, _added(mask, q, k), mask is not None, causal, out_flat, out_steps, lse, block, piece,
-        at, *_scratch(at.end),
+        tasks, q4, k4, v4, _added(mask, q, k), mask is not None, causal, out, lse, block, piece, at, *_scratch(at.end)
     )  # fmt: skip
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])
 
 
-def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None):
-    """dq, dk, dv of the shapes of q, k, v, from the gradient `g` of O and what `attention` returned."""
+def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None, into=None):
+    """dq, dk, dv of the shapes of q, k, v, from the gradient `g` of O and what `attention` returned.
+
+    into: three arrays of the shapes of q, k, v with contiguous rows, which then are the results; None for new ones.
+    """
     if keep is not None or not _use_kernel(q, k, v, g, out, lse):
-        return _attention_backward_twin(g, q, k, v, out, lse, mask, causal, keep)
+        results = _attention_backward_twin(g, q, k, v, out, lse, mask, causal, keep)
+        for result, given in zip(results, into or ()):
+            given[...] = result
+        return into or results
     g4, q4, k4, v4, out4 = (_four_axes(x) for x in (g, q, k, v, out))
     D, S = q4.shape[3], k4.shape[2]
-    (dq, dq_flat, dq_steps), (dk, dk_flat, dk_steps), (dv, dv_flat, dv_steps) = (_empty_like(x) for x in (q4, k4, v4))
+    dq, dk, dv = map(_four_axes, into) if into else (_empty_like(x) for x in (q4, k4, v4))
     block = _key_block(S)
     at = _places(Backward, S, D, block)
     tasks = g4.shape[0] * g4.shape[1]
     _backward(
         tasks, g4, q4, k4, v4, out4, plain(lse).reshape(q4.shape[:3]), _added(mask, q, k), mask is not None, causal,
-        dq_flat, dq_steps, dk_flat, dk_steps, dv_flat, dv_steps, block, at, *_scratch(at.end),
+        dq, dk, dv, block, at, *_scratch(at.end),
     )  # fmt: skip
-    return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)
+    return into or (dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape))
 
 
 # ---- NumPy twins ------------------------------------------------------------------------------------------------
@@ -191,14 +195,11 @@ def _added(mask, q, k):
 
 
 def _empty_like(x):
-    """(array, its memory as one axis, steps) of the shape (B, H, T, D) of x, tokens or heads outermost as in x."""
+    """An array of the shape (B, H, T, D) of x, tokens or heads outermost as in x."""
     B, H, T, D = x.shape
     if x.strides[1] < x.strides[2]:
-        memory = np.empty((B, T, H, D), np.float32)
-        array = memory.transpose(0, 2, 1, 3)
-    else:
-        array = memory = np.empty((B, H, T, D), np.float32)
-    return array, memory.reshape(-1), tuple(step // 4 for step in array.strides[:3])
+        return np.empty((B, T, H, D), np.float32).transpose(0, 2, 1, 3)
+    return np.empty((B, H, T, D), np.float32)
 
 
 def _key_block(S):
@@ -222,8 +223,7 @@ def _panels(lines, width, depth):
 Forward = namedtuple("Forward", "k v q scores mask out top factor shift rows end")
 Backward = namedtuple(
     "Backward",
-    "k k_channels v q q_channels g g_channels weights grads mask weights_turned grads_turned dq lse e out rows "
-    "end",
+    "k k_channels v q q_channels g g_channels weights grads mask weights_turned grads_turned dq lse e out rows end",
 )
 
 
@@ -264,26 +264,32 @@ def _scratch(size):
 
 
 IN3, IN4 = (types.Array(types.float32, ndim, "A", readonly=True) for ndim in (3, 4))
+OUT4 = types.Array(types.float32, 4, "A")
 OUT1, OUT3 = (types.Array(types.float32, ndim, "C") for ndim in (1, 3))
 READ1, READ3 = (types.Array(types.float32, ndim, "C", readonly=True) for ndim in (1, 3))
-FLAT, TABLE = types.float32[::1], types.float32[:, ::1]
-FLAG, NUMBER, STEPS = types.boolean, types.intp, types.UniTuple(types.intp, 3)
+TABLE = types.float32[:, ::1]
+FLAG, NUMBER = types.boolean, types.intp
 AT = {kind: types.NamedUniTuple(types.intp, len(kind._fields), kind) for kind in (Forward, Backward)}
 
 
 # ---- forward ----------------------------------------------------------------------------------------------------
 
 
-@shared(IN4, IN4, IN4, IN4, FLAG, FLAG, FLAT, STEPS, OUT3, NUMBER, NUMBER, AT[Forward], TABLE, IN3)
 @kernel
-def _forward(
-    q, k, v, mask, masked, causal, out, steps, lse, block, piece, at, scratch, lines, worker, task
-):  # fmt: skip
+def _tokens(x, b, h):
+    """Where the tokens of one head of x lie: floats that begin with its first row, and how many to the next row."""
+    step = x.strides[2] // 4
+    return floats(x.ctypes.data + b * x.strides[0] + h * x.strides[1], (x.shape[2] - 1) * step + x.shape[3]), step
+
+
+@shared(IN4, IN4, IN4, IN4, FLAG, FLAG, OUT4, OUT3, NUMBER, NUMBER, AT[Forward], TABLE, IN3)
+@kernel
+def _forward(q, k, v, mask, masked, causal, out, lse, block, piece, at, scratch, lines, worker, task):
     """A task is a piece of the queries of one head of one sequence: first to last."""
     (H, T, D), S = q.shape[1:], k.shape[2]
     pieces = (T + piece - 1) // piece
     b, h, first = task // pieces // H, task // pieces % H, task % pieces * piece
-    last, place = min(first + piece, T), b * steps[0] + h * steps[1]
+    last, (out, step) = min(first + piece, T), _tokens(out, b, h)
     q, k, v, mask, lse = q[b, h], k[b, h], v[b, h], mask[b, h], lse[b, h]
     scratch, lines = scratch[worker], lines[worker]
     ahead = S - T if causal else S  # query t sees the keys before t + ahead + 1
@@ -313,7 +319,7 @@ def _forward(
             _normalisers(scratch, out_at + D * COLS, at.top + t - q0, at.factor)
             for j in range(count):
                 lse[t + j] = scratch[at.top + t - q0 + j]
-            _write(out_at, D, count, at, scratch, lines, at.factor, out, place + t * steps[2], steps[2])
+            _write(out_at, D, count, at, scratch, lines, at.factor, out, t * step, step)
 
 
 @kernel
@@ -446,26 +452,22 @@ def _write(x, D, count, at, scratch, lines, factor, out, place, step):
 # ---- backward ---------------------------------------------------------------------------------------------------
 
 
-@shared(*5 * [IN4], READ3, IN4, FLAG, FLAG, *3 * [FLAT, STEPS], NUMBER, AT[Backward], TABLE, IN3)
+@shared(*5 * [IN4], READ3, IN4, FLAG, FLAG, *3 * [OUT4], NUMBER, AT[Backward], TABLE, IN3)
 @kernel
 def _backward(
-    g, q, k, v, out, lse, mask, masked, causal, dq, dq_steps, dk, dk_steps, dv, dv_steps, block,
-    at, scratch, lines, worker, task,
+    g, q, k, v, out, lse, mask, masked, causal, dq, dk, dv, block, at, scratch, lines, worker, task
 ):  # fmt: skip
     """A task is one head, so that its dk and dv have one owner."""
     (H, T, D), S = q.shape[1:], k.shape[2]
     b, h = task // H, task % H
     g, q, k, v, out, lse, mask = g[b, h], q[b, h], k[b, h], v[b, h], out[b, h], lse[b, h], mask[b, h]
     scratch, lines = scratch[worker], lines[worker]
-    # The row of token t starts at dq[dq_at + t * dq_step]; dk, dv likewise
-    dq_at, dq_step = b * dq_steps[0] + h * dq_steps[1], dq_steps[2]
-    dk_at, dk_step = b * dk_steps[0] + h * dk_steps[1], dk_steps[2]
-    dv_at, dv_step = b * dv_steps[0] + h * dv_steps[1], dv_steps[2]
+    (dq, dq_step), (dk, dk_step), (dv, dv_step) = _tokens(dq, b, h), _tokens(dk, b, h), _tokens(dv, b, h)
     ahead = S - T if causal else S  # query t sees the keys before t + ahead + 1
     _pack_both(k, v, block, at, scratch)
     for s in range(S):
-        dk[dk_at + s * dk_step : dk_at + s * dk_step + D] = ZERO
-        dv[dv_at + s * dv_step : dv_at + s * dv_step + D] = ZERO
+        dk[s * dk_step : s * dk_step + D] = ZERO
+        dv[s * dv_step : s * dv_step + D] = ZERO
     for q0 in range(0, T, QUERIES):
         q1 = min(q0 + QUERIES, T)
         _pack_queries(g[q0:q1], q[q0:q1], out[q0:q1], lse[q0:q1], at, scratch)
@@ -488,14 +490,13 @@ def _backward(
                     _turn(lines, at.grads, n, at, scratch, at.grads_turned + (t - q0) * ROWS)
             n = min(keys, q1 + ahead - s)
             hidden = s - ahead - q0  # so many queries of this block do not see the first key
-            dv_row, dk_row = dv_at + s * dv_step, dk_at + s * dk_step
-            _collect(scratch, at.weights_turned, at.g_channels, n, keys, hidden, q1 - q0, D, dv, dv_row, dv_step)
-            _collect(scratch, at.grads_turned, at.q_channels, n, keys, hidden, q1 - q0, D, dk, dk_row, dk_step)
+            _collect(scratch, at.weights_turned, at.g_channels, n, keys, hidden, q1 - q0, D, dv, s * dv_step, dv_step)
+            _collect(scratch, at.grads_turned, at.q_channels, n, keys, hidden, q1 - q0, D, dk, s * dk_step, dk_step)
         for j in range(COLS):
             scratch[at.mask + j] = _scale(D)
         for t in range(q0, q1, COLS):
             x, count = at.dq + (t - q0) // COLS * _up(D, 4) * COLS, min(COLS, q1 - t)
-            _write(x, D, count, at, scratch, lines, at.mask, dq, dq_at + t * dq_step, dq_step)
+            _write(x, D, count, at, scratch, lines, at.mask, dq, t * dq_step, dq_step)
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention as one op."""
+"""Scaled dot-product attention as one op, and that of many heads side by side."""
 
 import numpy as np
 
@@ -31,17 +31,71 @@ def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=
         raise ValueError(
             f"{name}: q {q.shape}, k {k.shape}, v {v.shape}: q and k need the same last axis, k and v as many tokens"
         )
-    if not 0 <= dropout_p < 1:
-        raise ValueError(f"{name}: dropout_p is {dropout_p}; give a probability from 0 to below 1")
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     q, k, v = (np.broadcast_to(a, lead + a.shape[-2:]) if a.shape[:-2] != lead else a for a in (q, k, v))
-    scores = (*lead, q.shape[-2], k.shape[-2])
-    mask = _checked_mask(name, mask, scores)
-    keep = None
-    if rng is not None and dropout_p:
-        keep = kept(name, scores, dropout_p, rng, q.dtype)
+    mask, keep = _checked(name, mask, (*lead, q.shape[-2], k.shape[-2]), dropout_p, rng, q.dtype)
     out, lse = kernels.attention.attention(q, k, v, mask, causal, keep)
     return out, lambda g: kernels.attention.attention_backward(g, q, k, v, out, lse, mask, causal, keep)
+
+
+def multi_head_attention(x, kv=None, /, *, n_head, mask=None, causal=False, dropout_p=0.0, rng=None):
+    """The attentions of n_head heads, each on its own D = C / n_head channels of every token; results side by side.
+
+    x: (B, T, 3 C), the queries, keys and values of one sequence beside each other; or, with kv (B, S, 2 C), the keys
+    and values of another sequence, x: (B, T, C), the queries alone. Result: (B, T, C). Head h has the channels from
+    h D to (h + 1) D of the queries, of the keys and of the values.
+    mask: as in scaled_dot_product_attention, for scores (B, n_head, T, S); causal, dropout_p, rng: as there.
+
+    A head is a view of x, and so is its gradient a view of dx: dQ, dK and dV of scaled_dot_product_attention, written
+    where Q, K and V are in x and kv. No number is in two heads, so nothing is added up, and nothing is copied.
+    Source: Vaswani et al., 2017, "Attention Is All You Need", 3.2.2; the whitepaper's "Multi-Head Attention".
+    """
+    q, k, v = heads(n_head, x, kv)
+    mask, keep = _checked("multi_head_attention", mask, (*q.shape[:-1], k.shape[-2]), dropout_p, rng, q.dtype)
+    out, lse = kernels.attention.attention(q, k, v, mask, causal, keep)
+    y = np.swapaxes(out, 1, 2).reshape(*x.shape[:2], -1)
+
+    def gradients(g):
+        dx, dkv = (None if a is None else np.empty(a.shape, a.dtype) for a in (x, kv))
+        (g_heads,) = _heads(g, 1, n_head)
+        kernels.attention.attention_backward(
+            g_heads, q, k, v, out, lse, mask, causal, keep, into=heads(n_head, dx, dkv)
+        )
+        return dx, dkv
+
+    return y, gradients
+
+
+def heads(n_head, x, kv=None):
+    """The queries, keys and values in x and kv, views (B, n_head, T, D). ValueError for shapes that do not fit."""
+    parts = 3 if kv is None else 1  # of as many channels, in x
+    C = x.shape[-1] // parts if np.ndim(x) == 3 else 0
+    if not C or n_head < 1 or C % n_head or x.shape[2] != parts * C:
+        raise ValueError(
+            f"multi_head_attention: x {np.shape(x)}; give (batch, tokens, {'3 C' if parts == 3 else 'C'}), C a multiple "
+            f"of the {n_head} heads"
+        )
+    if kv is None:
+        return tuple(_heads(x, 3, n_head))
+    if np.ndim(kv) != 3 or kv.shape[0] != x.shape[0] or kv.shape[2] != 2 * C:
+        raise ValueError(
+            f"multi_head_attention: kv {np.shape(kv)} for x {x.shape}; give ({x.shape[0]}, tokens, {2 * C})"
+        )
+    return (*_heads(x, 1, n_head), *_heads(kv, 2, n_head))
+
+
+def _heads(x, count, n_head):
+    """x (B, T, count C) as (count, B, n_head, T, D)."""
+    B, T, channels = x.shape
+    return x.reshape(B, T, count, n_head, channels // (count * n_head)).transpose(2, 0, 3, 1, 4)
+
+
+def _checked(name, mask, scores, dropout_p, rng, dtype):
+    """The mask as an array, and what dropout multiplies the weights by; None for none. Errors as in the docstrings."""
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"{name}: dropout_p is {dropout_p}; give a probability from 0 to below 1")
+    keep = kept(name, scores, dropout_p, rng, dtype) if rng is not None and dropout_p else None
+    return _checked_mask(name, mask, scores), keep
 
 
 def _checked_mask(name, mask, scores):
