@@ -7,15 +7,15 @@ of arrays, cut by their sizes alone.
 An element of AdamW costs 28 bytes of traffic and hardly any arithmetic, so bandwidth is the limit.
 """
 
+import ctypes
 import functools
-import itertools
 import math
 
 import numpy as np
 from numba import types
 
-from autotx.kernels.jit import compile_for, kernel
-from autotx.kernels.rows import CHUNK, IN1, REAL, flat, floats, plain, use_numba
+from autotx.kernels.jit import kernel
+from autotx.kernels.rows import CHUNK, REAL, floats, use_numba
 from autotx.kernels.threads import shared
 
 
@@ -27,11 +27,14 @@ def adamw(params, grads, ms, vs, lr, beta1, beta2, eps, decays, steps):
     Source: Loshchilov and Hutter, 2019, "Decoupled Weight Decay Regularization".
     """
     betas = beta1, 1 - beta1, beta2, 1 - beta2, eps
-    numbers = [
-        (1 - lr * decay, lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)) for decay, step in zip(decays, steps)
-    ]
+    pairs = list(zip(decays, steps))  # most arrays have the same two
+    of_pair = {
+        (decay, step): (1 - lr * decay, lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step))
+        for decay, step in set(pairs)
+    }
+    numbers = [of_pair[pair] for pair in pairs]
     if use_numba(*params, *grads, *ms, *vs):
-        _for_all(_adamw, (params, grads, ms, vs), np.array(numbers, np.float32), *betas)
+        _for_all(_adamw, [params, ms, vs], [grads], np.array(numbers, np.float32), *betas)
     else:
         for *arrays, own in zip(params, grads, ms, vs, numbers):
             _adamw_twin(*arrays, *own, *betas)
@@ -42,30 +45,43 @@ def sum_of_squares(arrays):
     if not use_numba(*arrays):
         return sum(float(np.square(x, dtype=np.float64).sum()) for x in arrays)
     sums = np.zeros(len(_pieces(_sizes(arrays))))
-    _for_all(_sum_of_squares, (arrays,), sums)
+    _for_all(_sum_of_squares, [], [arrays], sums)
     return float(sums.sum())
 
 
 def scale(arrays, factor):
     """Multiply each array of a list by the factor, in place."""
     if use_numba(*arrays):
-        _for_all(_scale, (arrays,), factor)
+        _for_all(_scale, [arrays], [], factor)
     else:
         for x in arrays:
             x *= factor
 
 
-def _for_all(function, lists, *settings):
-    """Call a kernel for lists of arrays. It is given a table of where they lie: an address for each list and array."""
+def _for_all(function, written, read, *settings):
+    """Call a kernel for lists of arrays: those that it writes, and those that it only reads.
+
+    It is given a table of where they lie: an address for each list and array. An array that does not lie in one piece
+    is copied, and copied back if it was written.
+    """
+    lists, copies = written + read, []
     if not lists[0]:
         return
-    flats = [[flat(x) for x in arrays] for arrays in lists]
-    table = np.array([[_compiled_address()(x) for x in arrays] for arrays in flats], np.int64)
+    table = np.array([[_address(x, copies) for x in arrays] for arrays in lists], np.int64)
     pieces = _pieces(_sizes(lists[0]))
     function(len(pieces), table, pieces, *settings)
-    for x, copy in zip(itertools.chain(*lists), itertools.chain(*flats)):
-        if plain(x) is not x:  # then the kernel has worked on a copy
-            x[...] = copy.reshape(x.shape)
+    for x, copy in copies:
+        if any(x is y for arrays in written for y in arrays):
+            x[...] = copy
+
+
+def _address(x, copies):
+    """Where the elements of x lie, or those of a copy, which is noted with x."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(x))  # of several ways by far the quickest
+    except (TypeError, ValueError):  # with gaps, read-only, or empty
+        copies.append((x, np.array(x, order="C")))
+        return copies[-1][1].ctypes.data
 
 
 def _sizes(arrays):
@@ -96,16 +112,6 @@ def _adamw_twin(p, g, m, v, keep, size, spread, beta1, rest1, beta2, rest2, eps)
 TABLE, NUMBERS = types.Array(types.int64, 2, "C"), types.Array(types.float32, 2, "C")
 
 
-@kernel(from_python=True)
-def _address(x):
-    return x.ctypes.data
-
-
-@functools.cache
-def _compiled_address():
-    return compile_for(_address, types.int64(IN1))
-
-
 @kernel
 def _floats(table, pieces, task, which):
     """The task's piece of an array of this list."""
@@ -115,8 +121,8 @@ def _floats(table, pieces, task, which):
 @shared(TABLE, TABLE, NUMBERS, *[REAL] * 5)
 @kernel(fastmath={"contract"})
 def _adamw(table, pieces, numbers, beta1, rest1, beta2, rest2, eps, worker, task):
-    p, g = _floats(table, pieces, task, 0), _floats(table, pieces, task, 1)
-    m, v = _floats(table, pieces, task, 2), _floats(table, pieces, task, 3)
+    p, m = _floats(table, pieces, task, 0), _floats(table, pieces, task, 1)
+    v, g = _floats(table, pieces, task, 2), _floats(table, pieces, task, 3)
     row = numbers[pieces[task, 0]]
     keep, size, spread = row[0], row[1], row[2]
     for i in range(p.size):
