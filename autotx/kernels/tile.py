@@ -11,6 +11,10 @@ there are registers left give the most arithmetic for a load:
 | AVX2 with FMA  | 8     | 16        | 6 x 16           | 96 / 22 = 4.4                |
 | NEON           | 4     | 32        | 14 x 8           | 112 / 22 = 5.1               |
 
+Where rows run out, the last tile computes zeros for those that are missing. So there are two smaller ones beside it, of
+HALF and QUARTER rows, for the last rows: of 128 rows, the tile of 14 would spend 9 % on zeros, and of the 32 channels
+of a head 24 %. A step of size S takes 2 % less time with them.
+
 No compiler finds this in plain loops, so the tile is written as an `intrinsic`: a Python function that Numba calls
 while it compiles, and that emits the instructions (LLVM's, not the processor's: LLVM picks the registers). On a Zen 4
 core it runs at 102 to 106 GFLOP/s from L1 and L2, where OpenBLAS's whole product makes 95.
@@ -69,6 +73,7 @@ def tile_shape(features):
 
 
 LANES, ROWS, COLS = tile_shape(host_features())
+HALF, QUARTER = (ROWS + 2) // 2, (ROWS + 2) // 4
 ZEROS = np.zeros(COLS, np.float32)
 
 FLOAT, INT, BIT = ir.FloatType(), ir.IntType(64), ir.IntType(1)
@@ -169,36 +174,48 @@ def _multiply(depth, a, a_size, b, b_size, start, start_row, start_col, c, c_ste
         for j in range(0, cols, COLS):
             b_panel = b + 4 * (j // COLS * b_size)
             start_tile, c_tile = start + 4 * (i * start_row + j * start_col), c + 4 * (i * c_step + j)
-            _tile(depth, a_panel, b_panel, start_tile, start_row, c_tile, c_step, rows - i, cols - j)
+            if rows - i > HALF:
+                _tile(depth, a_panel, b_panel, start_tile, start_row, c_tile, c_step, rows - i, cols - j)
+            elif rows - i > QUARTER:
+                _half_tile(depth, a_panel, b_panel, start_tile, start_row, c_tile, c_step, rows - i, cols - j)
+            else:
+                _quarter_tile(depth, a_panel, b_panel, start_tile, start_row, c_tile, c_step, rows - i, cols - j)
 
 
-@intrinsic
-def _tile(typing, depth, a, b, start, start_step, c, c_step, rows, cols):
-    """C[i, j] = start[i, j] + sum over k < depth of A[k, i] B[k, j], for i < ROWS and j < COLS that are there."""
-    def generate(context, builder, signature, arguments):
-        depth, a, b, start, start_step, c, c_step, rows, cols = arguments
-        a_panel, b_panel, start, c = _pointers(builder, a, b, start, c)
-        base, target = _Rows(builder, start, start_step), _Rows(builder, c, c_step)
-        for i, j in np.ndindex(ROWS, 2):
-            target.prefetch(i, j)
-        sums = _sum_over_depth(builder, depth, a_panel, b_panel)
-        whole = builder.and_(
-            builder.icmp_signed(">=", rows, INT(ROWS)), builder.icmp_signed(">=", cols, INT(COLS))
-        )
-        with builder.if_else(whole) as (all_of_it, a_part):
-            with all_of_it:
-                for i, j in np.ndindex(ROWS, 2):
-                    target.store(i, j, builder.fadd(sums[i][j], base.load(i, j)))
-            with a_part:
-                masks = [_first_lanes(builder, builder.sub(cols, INT(j * LANES))) for j in range(2)]
-                for i in range(ROWS):
-                    with builder.if_then(builder.icmp_signed("<", INT(i), rows)):
-                        for j in range(2):
-                            old = _masked_load(builder, base.place(i, j), masks[j])
-                            _masked_store(builder, builder.fadd(sums[i][j], old), target.place(i, j), masks[j])
-        return context.get_dummy_value()
+def _tile_of(height):
+    """The tile, `height` rows of it: C[i, j] = start[i, j] + sum over k < depth of A[k, i] B[k, j], for i < height and
+    j < COLS that are there."""
 
-    return types.void(*9 * [types.int64]), generate
+    def tile(typing, depth, a, b, start, start_step, c, c_step, rows, cols):
+        def generate(context, builder, signature, arguments):
+            depth, a, b, start, start_step, c, c_step, rows, cols = arguments
+            a_panel, b_panel, start, c = _pointers(builder, a, b, start, c)
+            base, target = _Rows(builder, start, start_step), _Rows(builder, c, c_step)
+            for i, j in np.ndindex(height, 2):
+                target.prefetch(i, j)
+            sums = _sum_over_depth(builder, height, depth, a_panel, b_panel)
+            whole = builder.and_(
+                builder.icmp_signed(">=", rows, INT(height)), builder.icmp_signed(">=", cols, INT(COLS))
+            )
+            with builder.if_else(whole) as (all_of_it, a_part):
+                with all_of_it:
+                    for i, j in np.ndindex(height, 2):
+                        target.store(i, j, builder.fadd(sums[i][j], base.load(i, j)))
+                with a_part:
+                    masks = [_first_lanes(builder, builder.sub(cols, INT(j * LANES))) for j in range(2)]
+                    for i in range(height):
+                        with builder.if_then(builder.icmp_signed("<", INT(i), rows)):
+                            for j in range(2):
+                                old = _masked_load(builder, base.place(i, j), masks[j])
+                                _masked_store(builder, builder.fadd(sums[i][j], old), target.place(i, j), masks[j])
+            return context.get_dummy_value()
+
+        return types.void(*9 * [types.int64]), generate
+
+    return intrinsic(tile)
+
+
+_tile, _half_tile, _quarter_tile = map(_tile_of, (ROWS, HALF, QUARTER))
 
 
 class _Rows:
@@ -224,8 +241,8 @@ class _Rows:
         _call(self.builder, "llvm.prefetch.p0", ir.VoidType(), byte, number(1), number(3), number(1))
 
 
-def _sum_over_depth(builder, depth, a_panel, b_panel):
-    """Emit the loop over k. Returns sums[i][j], ROWS x 2 vectors that live in registers throughout."""
+def _sum_over_depth(builder, height, depth, a_panel, b_panel):
+    """Emit the loop over k. Returns sums[i][j], height x 2 vectors that live in registers throughout."""
     before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
     zeros = ir.Constant(VECTOR, [0.0] * LANES)
     some = builder.icmp_signed(">", depth, INT(0))
@@ -233,12 +250,12 @@ def _sum_over_depth(builder, depth, a_panel, b_panel):
 
     builder.position_at_end(loop)
     k = builder.phi(INT)
-    sums = [[builder.phi(VECTOR) for _ in range(2)] for _ in range(ROWS)]
+    sums = [[builder.phi(VECTOR) for _ in range(2)] for _ in range(height)]
     b_row = builder.gep(b_panel, [builder.mul(k, INT(COLS))])
     a_column = builder.gep(a_panel, [builder.mul(k, INT(ROWS))])
     b = [builder.load(_as_vector(builder, builder.gep(b_row, [INT(j * LANES)])), align=4 * LANES) for j in range(2)]
     new = []
-    for i in range(ROWS):
+    for i in range(height):
         a = _splat(builder, builder.load(builder.gep(a_column, [INT(i)]), align=4))
         new.append([_fma(builder, a, b[j], sums[i][j]) for j in range(2)])
     k_next = builder.add(k, INT(1))
@@ -248,12 +265,12 @@ def _sum_over_depth(builder, depth, a_panel, b_panel):
 
     builder.position_at_end(after)
     results = []
-    for i in range(ROWS):
+    for i in range(height):
         for j in range(2):
             sums[i][j].add_incoming(zeros, before)
             sums[i][j].add_incoming(new[i][j], loop)
         results.append([builder.phi(VECTOR) for _ in range(2)])
-    for i, j in np.ndindex(ROWS, 2):
+    for i, j in np.ndindex(height, 2):
         results[i][j].add_incoming(zeros, before)
         results[i][j].add_incoming(new[i][j], loop)
     return results

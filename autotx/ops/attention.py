@@ -71,10 +71,8 @@ def heads(n_head, x, kv=None):
     parts = 3 if kv is None else 1  # of as many channels, in x
     C = x.shape[-1] // parts if np.ndim(x) == 3 else 0
     if not C or n_head < 1 or C % n_head or x.shape[2] != parts * C:
-        raise ValueError(
-            f"multi_head_attention: x {np.shape(x)}; give (batch, tokens, {'3 C' if parts == 3 else 'C'}), C a multiple "
-            f"of the {n_head} heads"
-        )
+        wanted = f"(batch, tokens, {'C' if parts == 1 else '3 C'})"
+        raise ValueError(f"multi_head_attention: x {np.shape(x)}; give {wanted}, C a multiple of the {n_head} heads")
     if kv is None:
         return tuple(_heads(x, 3, n_head))
     if np.ndim(kv) != 3 or kv.shape[0] != x.shape[0] or kv.shape[2] != 2 * C:
