@@ -955,6 +955,21 @@ ERRORS = [
         TypeError,
         "scaled_dot_product_attention: the mask has type int64; give booleans (True: may attend) or floats (added)",
     ),
+    (
+        lambda: autotx.multi_head_attention(z(2, 3, 8), n_head=2),
+        ValueError,
+        "multi_head_attention: x (2, 3, 8); give (batch, tokens, 3 C), C a multiple of the 2 heads",
+    ),
+    (
+        lambda: autotx.multi_head_attention(z(2, 3, 4), z(2, 5, 4), n_head=2),
+        ValueError,
+        "multi_head_attention: kv (2, 5, 4) for x (2, 3, 4); give (2, tokens, 8)",
+    ),
+    (
+        lambda: autotx.multi_head_attention(z(2, 3, 12), n_head=3),
+        ValueError,
+        "multi_head_attention: x (2, 3, 12); give (batch, tokens, 3 C), C a multiple of the 3 heads",
+    ),
     (lambda: z(3) + "abc", TypeError, "Tensor: data of type <U3 are not real numbers"),
     (
         lambda: autotx.concat([z(2, 3), z(2, 4)]),

@@ -384,7 +384,7 @@ def test_nodes_do_not_overlap():
         [dot._program("svg"), "-Tplain"], input=source.encode(), capture_output=True, check=True
     ).stdout.decode()
     boxes = [tuple(map(float, row.split()[2:6])) for row in plain.splitlines() if row.startswith("node ")]
-    assert len(boxes) > 40
+    assert len(boxes) > 30
     for i, (x, y, w, h) in enumerate(boxes):
         for other_x, other_y, other_w, other_h in boxes[:i]:
             assert abs(x - other_x) >= (w + other_w) / 2 - 0.01 or abs(y - other_y) >= (h + other_h) / 2 - 0.01
@@ -409,7 +409,7 @@ def test_labels_of_edges_lie_on_no_node_and_on_no_other_label(loss):
     laid = json.loads(dot.lay_out(viz.graph(loss(), depth=9, max_nodes=500).source, "json"))
     labels_ = [Bbox.from_extents(*titles._text(edge)) for edge in laid["edges"] if titles._text(edge)]
     nodes = [Bbox.from_extents(*_box(o)) for o in laid["objects"] if "pos" in o]
-    assert len(labels_) > 40
+    assert len(labels_) > 30
     for i, box in enumerate(labels_):
         assert box.count_overlaps(labels_[:i] + nodes) == 0
 

@@ -330,6 +330,13 @@ def _attention(q, k, v, mask=None, causal=False, dropout_p=0.0, rng=None):
     return _dropout(weights, dropout_p, rng) @ v
 
 
+def _multi_head_attention(x, kv=None, *, n_head, **settings):
+    C = x.shape[2] // (3 if kv is None else 1)
+    parts = x.split(C, axis=-1) if kv is None else [x, *kv.split(C, axis=-1)]
+    q, k, v = (part.reshape(*part.shape[:2], n_head, C // n_head).transpose(1, 2) for part in parts)
+    return _attention(q, k, v, **settings).transpose(1, 2).reshape(*x.shape[:2], C)
+
+
 def _reduced(losses, counted, reduction):
     if reduction == "none":
         return losses
@@ -367,6 +374,7 @@ COMPOSED = {
     "linear": lambda x, weight, bias=None: x @ weight.T + (0 if bias is None else bias),
     "embedding": lambda weight, ids: autotx.getitem(weight, ids),
     "scaled_dot_product_attention": _attention,
+    "multi_head_attention": _multi_head_attention,
     "cross_entropy": _cross_entropy,
     "nll_loss": _nll_loss,
     "mse_loss": lambda x, y, reduction="mean": _reduced((x - y) ** 2, np.ones(x.shape), reduction),
@@ -423,6 +431,11 @@ def _torch_ops(torch):
             mask = past if mask is None else mask & past
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
+    def many_heads(x, kv=None, *, n_head, **settings):
+        parts = x.chunk(3, -1) if kv is None else (x, *kv.chunk(2, -1))
+        q, k, v = (part.unflatten(-1, (n_head, -1)).transpose(1, 2) for part in parts)
+        return attention(q, k, v, **settings).transpose(1, 2).flatten(2)
+
     def classes(f):
         def loss(x, targets, ignore_index=None, reduction="mean", **settings):
             flat = torch.as_tensor(np.asarray(targets)).reshape(-1)
@@ -472,6 +485,7 @@ def _torch_ops(torch):
         "layer_norm": lambda x, gamma, beta, eps=1e-5: F.layer_norm(x, x.shape[-1:], gamma, beta, eps),
         "embedding": lambda weight, ids: F.embedding(torch.from_numpy(ids.astype(np.int64)), weight),
         "scaled_dot_product_attention": attention,
+        "multi_head_attention": many_heads,
         "cross_entropy": classes(F.cross_entropy),
         "nll_loss": classes(F.nll_loss),
         "mse_loss": F.mse_loss,

@@ -135,14 +135,15 @@ def test_modules_lines_and_settings(rng, tmp_path):
     blocks = [group for group in data["groups"].values() if group["module"] == "Block"]
     assert [data["groups"][str(block["parent"])] for block in blocks] == [fold, fold]
     assert "blocks.0.ln_1" not in names, "a module of one op is that op"
-    attention = next(op for op in data["ops"] if op["op"] == "scaled_dot_product_attention")
+    attention = next(op for op in data["ops"] if op["op"] == "multi_head_attention")
     assert data["groups"][str(attention["group"])]["name"] == "blocks.0.attn"
     (file, number, text), (inner_file, _, inner_text) = attention["lines"]
     assert (file, inner_file) == ("models/gpt.py", "autotx/nn.py")
     assert number > 0
     assert "self.attn(" in text
-    assert "scaled_dot_product_attention(q, k, v" in inner_text
-    weights, _ = array(attention["inner"][0]["array"])
+    assert "multi_head_attention(" in inner_text
+    assert [inner["name"] for inner in attention["inner"]] == ["Q", "K", "V", "P"]
+    weights, _ = array(attention["inner"][3]["array"])
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-6)
     assert not np.triu(weights[0, 0], 1).any(), "the mask is causal"
     last = data["ops"][-1]
@@ -159,13 +160,14 @@ def test_tokens_are_followed_through_the_graph(rng, tmp_path):
     def named(part):
         return part["names"] and [None if k is None else data["names"][k] for k in part["names"]]
 
-    first, places, attention, last = (data["ops"][i] for i in (0, 1, 12, -1))
+    first, places, attention, last = (data["ops"][i] for i in (0, 1, 5, -1))
     assert named(first) == [None, sentence, None]
     assert [named(i) for i in first["inputs"]] == [[vocabulary, None], [None, sentence]]
     assert named(places) is None
-    assert attention["op"] == "scaled_dot_product_attention"
-    assert [named(i) for i in attention["inputs"]] == [[None, None, sentence, None]] * 3
-    assert named(attention["inner"][0]) == [None, None, sentence, sentence]
+    assert attention["op"] == "multi_head_attention"
+    assert [named(i) for i in attention["inputs"]] == [[None, sentence, None]]
+    assert [named(i) for i in attention["inner"][:3]] == [[None, None, sentence, None]] * 3
+    assert named(attention["inner"][3]) == [None, None, sentence, sentence]
     assert named(last["inputs"][0]) == [None, sentence, vocabulary]
     for op in data["ops"][2:-1]:
         assert sentence in named(op), op["op"]

@@ -15,6 +15,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Patch
 
 from autotx import nn
+from autotx.ops.attention import heads
 from autotx.tensor import no_grad, unwatch, watch
 from autotx.viz import style
 from autotx.viz.modules import named_modules, wrapped
@@ -41,7 +42,7 @@ class AttentionMap(NamedTuple):
 def attention_maps(model, *inputs, index=0, **settings):
     """Run model(*inputs, **settings) and return its attention weights: dict of module name -> AttentionMap.
 
-    Every call of `scaled_dot_product_attention` counts, self-attention and cross-attention, in the order of the calls.
+    Every call of the two attention ops counts, self-attention and cross-attention, in the order of the calls.
     Those of a nn.MultiHeadAttention have its dotted name, such as "blocks.0.attn"; others are "attention 1", ...
     index: which sentence of the batch. ValueError when the model made no attention.
     """
@@ -77,11 +78,12 @@ class _Recorder:
         return recorded
 
     def result(self, op, t, data, settings):
-        if op == "scaled_dot_product_attention":
+        if op in ("scaled_dot_product_attention", "multi_head_attention"):
+            q, k = (data if op == "scaled_dot_product_attention" else heads(settings["n_head"], *data))[:2]
             name = self.name or "attention"
             names = (name, *(f"{name} {i}" for i in range(2, 10_000)))  # called twice: the second one is "... 2"
             free = next(n for n in names if n not in self.maps)
-            self.maps[free] = _one_sentence(*data[:2], settings.get("mask"), settings.get("causal", False), self.index)
+            self.maps[free] = _one_sentence(q, k, settings.get("mask"), settings.get("causal", False), self.index)
 
     def begin(self):
         """Nothing is noted before an op, nor of backward, which does not happen here."""

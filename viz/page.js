@@ -53,7 +53,8 @@ async function unpacked(text) {
 }
 
 function words(op) {
-  return op === "scaled_dot_product_attention" ? "attention" : op.replaceAll("_", " ");
+  const names = { scaled_dot_product_attention: "attention", multi_head_attention: "multi-head attention" };
+  return names[op] || op.replaceAll("_", " ");
 }
 
 // An op by the name of its result, if that has one
@@ -369,7 +370,7 @@ function choose(opIndex, direction) {
     : target.view.isTable
       ? [unflatten(Math.max(0, target.array.values.findIndex(Boolean)), target.array.shape)]
       : target.array.largest(12);
-  if (op.op === "scaled_dot_product_attention" && !before) {
+  if (words(op.op).endsWith("attention") && !before) {
     const last = (index) => replaced(index, index.length - 2, target.array.shape.at(-2) - 1); // it has read all
     candidates.unshift(...candidates.map((index) => target.view.snapped(last(index))));
   }

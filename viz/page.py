@@ -19,6 +19,7 @@ import numpy as np
 
 from autotx import functional
 from autotx.checkpoint import write_atomically
+from autotx.ops import attention
 from autotx.tensor import no_grad
 from autotx.viz import axes, folding, style
 from autotx.viz.trace import trace
@@ -269,23 +270,36 @@ def _places(node, recorded):
 
 def _inner(node, recorded, names):
     """What a fused op computes on its way and does not keep: (name, note, array, the names along its axes)."""
-    if node.op != "scaled_dot_product_attention":
+    if node.op not in ("scaled_dot_product_attention", "multi_head_attention"):
         return []
-    q, k, v = (recorded.nodes[argument.node].value for argument in node.parents[:3])
+    given = [recorded.nodes[a.node] for a in node.parents if a.position is not None]
+    values, of = [n.value for n in given], [names[n.id] for n in given]
+    if node.op == "scaled_dot_product_attention":
+        (q, k, v), out, (of_q, of_k) = values, node.value, of[:2]
+        shown = []
+    else:
+        q, k, v = attention.heads(node.settings["n_head"], *values)
+        (out,) = attention.side_by_side(node.value, 1, node.settings["n_head"])
+        of_q, of_k = ((None, None, along[1], None) for along in (of[0], of[-1]))
+        parts = ("Q", "queries", q, of_q), ("K", "keys", k, of_k), ("V", "values", v, of_k)
+        shown = [(name, f"the {what}, head by head", part, along) for name, what, part, along in parts]
     mask = next((recorded.nodes[a.node].value for a in node.parents if a.name == "mask"), None)
+    weights = _attention_weights(q, k, mask, node.settings.get("causal"))
+    note = "the weights: a row for each query"
+    if not np.allclose(weights @ v, out, rtol=1e-3, atol=1e-4 * np.abs(v).max(initial=0)):
+        note += ", before some were dropped"
+    return [*shown, ("P", note, weights, (*of_q[:-1], of_k[-2]))]
+
+
+def _attention_weights(q, k, mask, causal):
     with no_grad():
         scores = functional.matmul(q, np.swapaxes(k, -1, -2)) / math.sqrt(q.shape[-1])
         if mask is not None:
             scores = scores.masked_fill(~mask, -np.inf) if mask.dtype == bool else scores + mask
-        if node.settings.get("causal"):
+        if causal:
             T, S = scores.shape[-2:]
             scores = scores.masked_fill(~np.tri(T, S, S - T, dtype=bool), -np.inf)
-        weights = scores.softmax().data
-    of_q, of_k = (names[argument.node] for argument in node.parents[:2])
-    note = "the weights: a row for each query"
-    if not np.allclose(weights @ v, node.value, rtol=1e-3, atol=1e-4 * np.abs(v).max(initial=0)):
-        note += ", before some were dropped"
-    return [("P", note, weights, (*of_q[:-1], of_k[-2]))]
+        return scores.softmax().data
 
 
 # What is kept of the numbers

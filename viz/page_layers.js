@@ -137,28 +137,53 @@ BACKWARD.embedding = (c) => {
   ];
 };
 
-// Attention. P: the weights; A: the scores; lead: the sentence and the head
+// Attention. How to read one head: P: the weights, g: the incoming gradient, of: where an element of the result lies.
+// multi_head_attention has its heads side by side in the channels of x and kv, and Q, K and V on its way.
+
+const attentionOf = {
+  scaled_dot_product_attention: (c) => ({
+    names: [c.inputs[0].names, c.inputs[1].names],
+    q: (...place) => c.read(0, place),
+    k: (...place) => c.read(1, place),
+    v: (...place) => c.read(2, place),
+    shapes: c.shapes,
+    part: c.argument,
+    own: c.index,
+    of: (...place) => place,
+  }),
+  multi_head_attention: (c) => {
+    const inner = (name) => c.step.inner.find((i) => i.name === name);
+    const D = inner("Q").array.shape.at(-1);
+    const C = D * inner("Q").array.shape[1];
+    const [b, t, channel] = c.index;
+    const before = c.argument === 1 ? 1 : 0; // kv begins with the keys
+    return {
+      names: [inner("Q").names, inner("K").names],
+      q: (...place) => c.inner("Q", place),
+      k: (...place) => c.inner("K", place),
+      v: (...place) => c.inner("V", place),
+      shapes: ["Q", "K", "V"].map((name) => inner(name).array.shape),
+      part: c.argument === null ? null : before + Math.floor(channel / C),
+      own: [b, Math.floor((channel % C) / D), t, channel % D],
+      of: (b, h, t, d) => [b, t, h * D + d],
+    };
+  },
+};
 
 function attentionPlace(c) {
-  const [q, k, v] = c.shapes;
-  return {
-    lead: c.index.slice(0, -2),
-    i: c.index.at(-2),
-    d: c.index.at(-1),
-    T: q.at(-2),
-    S: k.at(-2),
-    D: q.at(-1),
-    V: v,
-  };
+  const a = attentionOf[c.step.op](c);
+  const [q, k] = a.shapes;
+  return { ...a, lead: a.own.slice(0, -2), i: a.own.at(-2), d: a.own.at(-1), T: q.at(-2), S: k.at(-2), D: q.at(-1) };
 }
 
-FORWARD.scaled_dot_product_attention = (c) => {
-  const { lead, i: t, d, S, D } = attentionPlace(c);
+FORWARD.scaled_dot_product_attention = FORWARD.multi_head_attention = (c) => {
+  const a = attentionPlace(c);
+  const { lead, i: t, d, S, D } = a;
   const weights = range(S).map((s) => c.need(c.inner("P", [...lead, t, s])));
   const most = weights.indexOf(Math.max(...weights));
-  const [query, key] = [`${t}${token(c.step.names, -2, t)}`, `${most}${token(c.inputs[1].names, -2, most)}`];
+  const [query, key] = [`${t}${token(a.names[0], -2, t)}`, `${most}${token(a.names[1], -2, most)}`];
   const lines = [`query ${query} gives key ${key} the most weight, ${c.n(weights[most])}, for its score q k / √D:`];
-  const terms = range(D).map((i) => [c.read(0, [...lead, t, i]), c.read(1, [...lead, most, i])]);
+  const terms = range(D).map((i) => [a.q(...lead, t, i), a.k(...lead, most, i)]);
   const dot = sumOf(terms.map(product));
   if (terms.flat().includes(null))
     lines.pop(); // that key is not kept
@@ -166,29 +191,30 @@ FORWARD.scaled_dot_product_attention = (c) => {
     lines.push(sumOfProducts(c, terms, dot));
     lines.push(c.equals(`${formatNumber(dot, figures)} / √${D}`, dot / Math.sqrt(D)));
   }
-  const values = weights.map((w, s) => [w, c.read(2, [...lead, s, d])]);
+  const values = weights.map((w, s) => [w, a.v(...lead, s, d)]);
   return [...lines, "all weights, a row of P, times the values:", sumOfProducts(c, values)];
 };
 
-BACKWARD.scaled_dot_product_attention = (c) => {
-  const { lead, i, d, T, S, D } = attentionPlace(c);
-  if (c.argument === 2) {
+BACKWARD.scaled_dot_product_attention = BACKWARD.multi_head_attention = (c) => {
+  const a = attentionPlace(c);
+  const { lead, i, d, T, S, D } = a;
+  if (a.part === 2) {
     return [
       sumOfProducts(
         c,
-        range(T).map((t) => [c.inner("P", [...lead, t, i]), c.gradient([...lead, t, d])]),
+        range(T).map((t) => [c.inner("P", [...lead, t, i]), c.gradient(a.of(...lead, t, d))]),
       ),
     ];
   }
-  const ofQuery = c.argument === 0; // dq is a sum over keys, dk one over queries
+  const ofQuery = a.part === 0; // dq is a sum over keys, dk one over queries
   const pairs = range(ofQuery ? S : T).map((j) => (ofQuery ? [i, j] : [j, i]));
-  const slopes = pairs.map(([t, s]) => slopeOfScore(c, lead, t, s));
+  const slopes = pairs.map(([t, s]) => slopeOfScore(c, a, t, s));
   const most = slopes.reduce((best, { dA }, j) => (Math.abs(dA) > Math.abs(slopes[best].dA) ? j : best), 0);
   const { p, dP, e, dA } = slopes[most];
   const [t, s] = pairs[most];
-  const [query, key] = [`${t}${token(c.step.names, -2, t)}`, `${s}${token(c.inputs[1].names, -2, s)}`];
-  const other = ofQuery ? 1 : 0;
-  const terms = slopes.map((slope, j) => [slope.dA, c.read(other, [...lead, j, d])]);
+  const [query, key] = [`${t}${token(a.names[0], -2, t)}`, `${s}${token(a.names[1], -2, s)}`];
+  const other = ofQuery ? a.k : a.q;
+  const terms = slopes.map((slope, j) => [slope.dA, other(...lead, j, d)]);
   const sum = c.value * Math.sqrt(D);
   return [
     `for query ${query} and key ${key}: dP = g v = ${c.n(dP)}, e = g O = ${c.n(e)}`,
@@ -200,12 +226,12 @@ BACKWARD.scaled_dot_product_attention = (c) => {
 };
 
 // How the loss changes with the score of query t and key s: dA = P (dP - e), dP = g_t v_s, e = g_t O_t
-function slopeOfScore(c, lead, t, s) {
-  const channels = range(c.shapes[2].at(-1));
-  const g = channels.map((i) => c.need(c.gradient([...lead, t, i])));
-  const dP = sumOf(channels.map((i) => g[i] * c.need(c.read(2, [...lead, s, i]))));
-  const e = sumOf(channels.map((i) => g[i] * c.need(c.result([...lead, t, i]))));
-  const p = c.need(c.inner("P", [...lead, t, s]));
+function slopeOfScore(c, a, t, s) {
+  const channels = range(a.shapes[2].at(-1));
+  const g = channels.map((i) => c.need(c.gradient(a.of(...a.lead, t, i))));
+  const dP = sumOf(channels.map((i) => g[i] * c.need(a.v(...a.lead, s, i))));
+  const e = sumOf(channels.map((i) => g[i] * c.need(c.result(a.of(...a.lead, t, i)))));
+  const p = c.need(c.inner("P", [...a.lead, t, s]));
   return { p, dP, e, dA: p * (dP - e) };
 }
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from autotx.functional import scaled_dot_product_attention
 from autotx.tensor import Tensor, lift
 from autotx.viz.trace import Argument, Group, Trace
 
@@ -53,6 +54,16 @@ def _attention(q, k, v, mask=None, causal=False):
     return scores.softmax() @ v
 
 
+def _multi_head_attention(x, kv=None, n_head=1, mask=None, causal=False):
+    def heads(x, count):
+        packed = x.reshape(*x.shape[:2], count, n_head, x.shape[2] // (count * n_head))
+        return [packed[:, :, i].transpose(1, 2) for i in range(count)]
+
+    q, k, v = heads(x, 3) if kv is None else heads(x, 1) + heads(kv, 2)
+    out = scaled_dot_product_attention(q, k, v, mask=mask, causal=causal).transpose(1, 2)
+    return out.reshape(*out.shape[:2], out.shape[2] * out.shape[3])
+
+
 def _cross_entropy(logits, targets, label_smoothing=0.0, reduction="mean"):
     V = logits.shape[-1]
     counted = np.asarray(targets) >= 0
@@ -75,12 +86,13 @@ def _binary_cross_entropy(x, y, reduction="mean"):
     return _reduced(-(y * s.log() + (1 - y) * (1 - s).log()), reduction)
 
 
-COMPOSED = {
+COMPOSED = {  # an op before those that it is composed of
     "linear": _linear,
     "layer_norm": _layer_norm,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "gelu": _gelu,
+    "multi_head_attention": _multi_head_attention,
     "scaled_dot_product_attention": _attention,
     "cross_entropy": _cross_entropy,
     "mse_loss": _mse_loss,
@@ -91,6 +103,7 @@ _KNOWN = {  # the settings that the functions above take
     "softmax": {"axis"},
     "log_softmax": {"axis"},
     "gelu": {"approximate"},
+    "multi_head_attention": {"n_head", "mask", "causal"},
     "scaled_dot_product_attention": {"mask", "causal"},
     "cross_entropy": {"targets", "label_smoothing", "reduction"},
     "mse_loss": {"reduction"},
@@ -107,9 +120,16 @@ def open_fused(trace, ops):
     for op in ops:
         if op not in COMPOSED:
             raise ValueError(f"graph: {op} is not known to be composed of others; known are {', '.join(COMPOSED)}")
+    for op in COMPOSED:
+        if op in ops:
+            _open(trace, op)
+
+
+def _open(trace, op):
+    """`open_fused` for one op."""
     nodes, place = [], {}  # place: old id -> new id
     for node in trace.nodes:
-        inner = _compose(trace, node) if node.op in ops else None
+        inner = _compose(trace, node) if node.op == op else None
         for argument in node.parents:
             argument.node = place[argument.node]
         if inner is None:

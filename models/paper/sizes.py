@@ -37,6 +37,8 @@ def counted_multiplications(result):
         if t._op == "scaled_dot_product_attention":
             q, k, v = parents[:3]
             of_pairs += q.size * k.shape[-2] + t.size * v.shape[-2]
+        if t._op == "multi_head_attention":  # the last of them holds the keys and values
+            of_pairs += 2 * t.size * parents[-1].shape[-2]
         for p in parents:
             if id(p) not in seen:
                 seen.add(id(p))
