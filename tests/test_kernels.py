@@ -249,6 +249,13 @@ def test_sum_of_squares(rng, shape):
     assert isinstance(parameters.sum_of_squares([x]), float)
 
 
+@pytest.mark.parametrize(("V", "C", "shape"), [(5, 3, (0,)), (7, 33, (2, 3)), (4, 300, (3, 71)), (9, 131, (500,))])
+def test_take_rows(rng, V, C, shape):
+    table, ids = normal(rng, V, C), rng.integers(0, V, shape)
+    for layout in (table, np.asfortranarray(table), table.astype(np.float64)):
+        np.testing.assert_array_equal(embedding.take_rows(layout, ids), table[ids])
+
+
 @pytest.mark.parametrize(("V", "C", "N"), [(5, 3, 0), (1, 1, 9), (7, 33, 50), (4, 300, 100), (3, 0, 4)])
 def test_add_rows_in_order(rng, V, C, N):
     buffer, ids, g = normal(rng, V, C), rng.integers(0, V, N), normal(rng, N, C, scale=1e3)

@@ -188,10 +188,13 @@ def _four_axes(x):
 def _added(mask, q, k):
     """The mask as floats to add, a (B, H, T, S) view in which broadcast axes take no memory. Not read for None."""
     if mask is None:
-        mask = ZEROS[:1]
+        return NO_MASK
     if mask.dtype == bool:
         mask = np.where(mask, ZERO, -INFINITY)
     return _four_axes(np.broadcast_to(mask.astype(np.float32, copy=False), (*q.shape[:-1], k.shape[-2])))
+
+
+NO_MASK = np.broadcast_to(ZERO, (1, 1, 1, 1))  # its steps are 0: the mask of every head is found there
 
 
 def _empty_like(x):

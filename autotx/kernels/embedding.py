@@ -1,12 +1,23 @@
-"""The gradient of an embedding table."""
+"""Rows of an embedding table: looking them up, and adding to them."""
 
 import numpy as np
 
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import CHUNK, IDS, IN2, INTEGER, OUT2, flat, part, rows, tasks, use_numba
+from autotx.kernels.rows import CHUNK, IDS, IN2, INTEGER, OUT2, flat, part, rows, rows_a_chunk, tasks, use_numba
 from autotx.kernels.threads import shared
 
 WIDTH = 128  # columns a thread takes at a time
+
+
+def take_rows(table, ids):
+    """table[ids], for checked ids. table: (V, C), ids: integers of any shape; returns ids.shape + (C,)."""
+    C = table.shape[1]
+    if ids.size * C <= CHUNK or not use_numba(table) or not (table.flags.c_contiguous and table.flags.aligned):
+        return table[ids]
+    out = np.empty((*ids.shape, C), np.float32)
+    step = rows_a_chunk(C)
+    _take_rows(tasks(ids.size, step), table, flat(ids), rows(out), step)
+    return out
 
 
 def add_rows(buffer, ids, g):
@@ -19,6 +30,17 @@ def add_rows(buffer, ids, g):
         _add_rows(tasks(g.shape[1], width), buffer, flat(ids.astype(np.int64, copy=False)), rows(g), width)
     else:
         np.add.at(buffer, ids, g)
+
+
+@shared(IN2, IDS, OUT2, INTEGER)
+@kernel
+def _take_rows(table, ids, out, step, worker, task):
+    chunk = part(task, step)
+    ids, out = ids[chunk], out[chunk]
+    for n in range(ids.size):
+        source, target = table[ids[n]], out[n]
+        for i in range(target.size):
+            target[i] = source[i]
 
 
 @shared(OUT2, IDS, IN2, INTEGER)

@@ -101,7 +101,7 @@ def embedding(weight, /, ids):
     def add_into(dweight, g):
         kernels.embedding.add_rows(dweight, ids.reshape(-1), g.reshape(-1, weight.shape[1]))
 
-    return weight[ids], (lambda g: lambda dweight: add_into(dweight, g),)
+    return kernels.embedding.take_rows(weight, ids), (lambda g: lambda dweight: add_into(dweight, g),)
 
 
 def checked_ids(name, ids, size, what):
