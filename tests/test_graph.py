@@ -472,6 +472,13 @@ def test_fused_ops_are_composed_of_primitives_that_give_the_same(name):
     assert all(n.grad is None or n.grad.shape == n.shape for n in opened.nodes)
 
 
+def test_what_an_op_is_composed_of_is_opened_too():
+    opened = trace(example("multi_head_attention")[0])
+    primitives.open_fused(opened, ["softmax", "scaled_dot_product_attention", "multi_head_attention"])
+    assert not {n.op for n in opened.nodes} & primitives.COMPOSED.keys()
+    assert [g.module for g in opened.groups[1:]] == ["multi_head_attention", "scaled_dot_product_attention", "softmax"]
+
+
 def test_an_op_that_cannot_be_opened_truly_stays_whole():
     q, k, v = (leaf(np.random.default_rng(i).normal(size=(3, 4))) for i in range(3))
     out = autotx.scaled_dot_product_attention(q, k, v, dropout_p=0.5, rng=np.random.default_rng(0))

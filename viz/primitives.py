@@ -89,12 +89,12 @@ def _binary_cross_entropy(x, y, reduction="mean"):
 COMPOSED = {  # an op before those that it is composed of
     "linear": _linear,
     "layer_norm": _layer_norm,
-    "softmax": _softmax,
-    "log_softmax": _log_softmax,
     "gelu": _gelu,
     "multi_head_attention": _multi_head_attention,
     "scaled_dot_product_attention": _attention,
     "cross_entropy": _cross_entropy,
+    "softmax": _softmax,
+    "log_softmax": _log_softmax,
     "mse_loss": _mse_loss,
     "binary_cross_entropy_with_logits": _binary_cross_entropy,
 }
