@@ -122,8 +122,8 @@ def test_arithmetic_needs_no_compiler():
 METHODS = """add sub mul div neg pow exp log sqrt tanh sigmoid relu gelu abs maximum minimum clip sum mean var max min
     logsumexp reshape transpose permute expand squeeze unsqueeze split pad masked_fill tril triu gather cumsum matmul
     softmax log_softmax dropout"""
-FUNCTIONS = """where getitem concat stack einsum linear embedding layer_norm scaled_dot_product_attention cross_entropy
-    mse_loss nll_loss binary_cross_entropy_with_logits"""
+FUNCTIONS = """where getitem concat stack einsum linear embedding layer_norm scaled_dot_product_attention
+    multi_head_attention cross_entropy mse_loss nll_loss binary_cross_entropy_with_logits"""
 REST = "Tensor no_grad detect_anomaly lift gradcheck GradcheckError"
 
 

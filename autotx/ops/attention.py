@@ -39,21 +39,23 @@ def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=
 
 
 def multi_head_attention(x, kv=None, /, *, n_head, mask=None, causal=False, dropout_p=0.0, rng=None):
-    """The attentions of n_head heads, each on its own D = C / n_head channels of every token; results side by side.
+    """O_h = P_h V_h, P_h = softmax(Q_h K_h^T / sqrt(D)) row by row, for each head h: attentions side by side.
 
     x: (B, T, 3 C), the queries, keys and values of one sequence beside each other; or, with kv (B, S, 2 C), the keys
-    and values of another sequence, x: (B, T, C), the queries alone. Result: (B, T, C). Head h has the channels from
-    h D to (h + 1) D of the queries, of the keys and of the values.
+    and values of another sequence, x: (B, T, C), the queries alone. O: (B, T, C). Head h has the D = C / n_head
+    channels from h D to (h + 1) D of the queries, of the keys, of the values and of O.
     mask: as in scaled_dot_product_attention, for scores (B, n_head, T, S); causal, dropout_p, rng: as there.
 
-    A head is a view of x, and so is its gradient a view of dx: dQ, dK and dV of scaled_dot_product_attention, written
-    where Q, K and V are in x and kv. No number is in two heads, so nothing is added up, and nothing is copied.
+    A head is a view of x, and its gradient one of dx: dQ, dK and dV of scaled_dot_product_attention, written where Q, K
+    and V are. No number is in two heads, so nothing is added up, and nothing is copied. With dA_h as there, per head:
+        dx = dA_h K_h / sqrt(D) at Q_h, and without kv dA_h^T Q_h / sqrt(D) at K_h, P_h^T g_h at V_h
+        dkv = dA_h^T Q_h / sqrt(D) at K_h, P_h^T g_h at V_h
     Source: Vaswani et al., 2017, "Attention Is All You Need", 3.2.2; the whitepaper's "Multi-Head Attention".
     """
     q, k, v = heads(n_head, x, kv)
     mask, keep = _checked("multi_head_attention", mask, (*q.shape[:-1], k.shape[-2]), dropout_p, rng, q.dtype)
     out, lse = kernels.attention.attention(q, k, v, mask, causal, keep)
-    y = np.swapaxes(out, 1, 2).reshape(*x.shape[:2], -1)
+    y = np.swapaxes(out, 1, 2).reshape(*x.shape[:2], n_head * q.shape[-1])
 
     def gradients(g):
         dx, dkv = (None if a is None else np.empty(a.shape, a.dtype) for a in (x, kv))
@@ -72,8 +74,8 @@ def heads(n_head, x, kv=None):
     C = x.shape[-1] // parts if np.ndim(x) == 3 else 0
     if not C or n_head < 1 or C % n_head or x.shape[2] != parts * C:
         raise ValueError(
-            f"multi_head_attention: x {np.shape(x)}; give (batch, tokens, {'3 C' if parts == 3 else 'C'}), C a multiple "
-            f"of the {n_head} heads"
+            f"multi_head_attention: x {np.shape(x)}; give (batch, tokens, {'3 C' if parts == 3 else 'C'}), C a "
+            f"multiple of the {n_head} heads"
         )
     if kv is None:
         return tuple(_heads(x, 3, n_head))
