@@ -12,6 +12,7 @@ from browsing import Page
 from autotx import Tensor, viz
 from autotx.models import GPT, MLP, GPTConfig
 from autotx.models.paper import replays
+from autotx.viz.labels import op_title
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_forward_to_the_end_and_back(browser, gpt_page):
     look += ".map((found) => found.length === 1 && found[0].textContent)"
     for op, direction in steps:
         title, shown_direction, box = page.run(look)
-        assert title.startswith("attention" if op.startswith("scaled") else op.replace("_", " "))
+        assert title.startswith(op_title(op))
         assert shown_direction == direction
         assert box, "one box is on"
         page.press("→")
@@ -71,7 +72,7 @@ def test_equal_blocks_are_folded_and_blocks_are_opened_and_closed(browser, gpt_p
     before = page.boxes()
     (fold,) = [key for key in before if key.startswith("group")]
     written = page.run("return document.querySelector(`[data-key='${arguments[0]}']`).textContent", fold)
-    assert written == "blocks.0 to blocks.1Block × 2 · 38 ops"
+    assert written == "blocks.0 to blocks.1Block × 2 · 20 ops"
     press = "document.querySelector(`[data-key='${arguments[0]}']`).dispatchEvent(new Event('click'))"
     page.run(press, fold)
     unfolded = page.boxes()

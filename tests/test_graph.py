@@ -379,7 +379,7 @@ def _xs(shape):
 
 
 def test_nodes_do_not_overlap():
-    source = viz.graph(gpt_loss(), depth=9).source
+    source = viz.graph(gpt_loss(), depth=9, fused=["multi_head_attention"]).source
     plain = subprocess.run(
         [dot._program("svg"), "-Tplain"], input=source.encode(), capture_output=True, check=True
     ).stdout.decode()
@@ -406,7 +406,8 @@ def test_no_edge_crosses_the_title_of_an_open_module(loss, depth):
 
 @pytest.mark.parametrize("loss", [gpt_loss, lambda: transformer_loss(3)])
 def test_labels_of_edges_lie_on_no_node_and_on_no_other_label(loss):
-    laid = json.loads(dot.lay_out(viz.graph(loss(), depth=9, max_nodes=500).source, "json"))
+    drawn = viz.graph(loss(), depth=9, fused=["multi_head_attention"], max_nodes=500)
+    laid = json.loads(dot.lay_out(drawn.source, "json"))
     labels_ = [Bbox.from_extents(*titles._text(edge)) for edge in laid["edges"] if titles._text(edge)]
     nodes = [Bbox.from_extents(*_box(o)) for o in laid["objects"] if "pos" in o]
     assert len(labels_) > 40
@@ -487,6 +488,25 @@ def test_opened_ops_inside_of_modules(tmp_path):
     seen = texts(svg_of(loss, tmp_path, fused=["layer_norm"], depth=9, max_nodes=200))
     assert seen.count("layer norm") == 3
     assert seen.count("√x") == 3
+
+
+def test_what_an_opened_op_is_made_of_is_opened_too():
+    """Many heads are reshapes around an attention, and that is made of others; a mask stays one node."""
+    rng = np.random.default_rng(0)
+    x, kv, mask = leaf(rng.normal(size=(2, 3, 4))), leaf(rng.normal(size=(2, 2, 8))), rng.random((3, 2)) < 0.5
+
+    def opened(*fused):
+        t = trace(autotx.multi_head_attention(x, kv, n_head=2, mask=mask))
+        primitives.open_fused(t, fused)
+        return [node.op or node.name for node in t.nodes]
+
+    heads = opened("multi_head_attention")
+    assert heads.count("scaled_dot_product_attention") == heads.count("mask") == 1
+    assert {"reshape", "getitem", "transpose"} < set(heads)
+    whole = opened("softmax", "scaled_dot_product_attention", "multi_head_attention")
+    assert whole.count("reshape") == heads.count("reshape") == 3
+    assert {"matmul", "masked_fill", "exp"} < set(whole)
+    assert not {"softmax", "scaled_dot_product_attention", "multi_head_attention"} & set(whole)
 
 
 def test_the_error_function():

@@ -135,16 +135,18 @@ def test_modules_lines_and_settings(rng, tmp_path):
     blocks = [group for group in data["groups"].values() if group["module"] == "Block"]
     assert [data["groups"][str(block["parent"])] for block in blocks] == [fold, fold]
     assert "blocks.0.ln_1" not in names, "a module of one op is that op"
-    attention = next(op for op in data["ops"] if op["op"] == "scaled_dot_product_attention")
+    attention = next(op for op in data["ops"] if op["op"] == "multi_head_attention")
     assert data["groups"][str(attention["group"])]["name"] == "blocks.0.attn"
     (file, number, text), (inner_file, _, inner_text) = attention["lines"]
     assert (file, inner_file) == ("models/gpt.py", "autotx/nn.py")
     assert number > 0
     assert "self.attn(" in text
-    assert "scaled_dot_product_attention(q, k, v" in inner_text
-    weights, _ = array(attention["inner"][0]["array"])
+    assert "functional.multi_head_attention(*packed" in inner_text
+    assert [inner["name"] for inner in attention["inner"]] == ["Q", "K", "V", "P"]
+    *_, v, weights = (array(inner["array"])[0] for inner in attention["inner"])
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-6)
     assert not np.triu(weights[0, 0], 1).any(), "the mask is causal"
+    np.testing.assert_allclose((weights @ v)[0, 1], array(attention["out"])[0][0, :, 8:], rtol=1e-5, atol=1e-7)
     last = data["ops"][-1]
     assert next(i for i in last["inputs"] if i["name"] == "targets")["setting"]
 
@@ -159,16 +161,29 @@ def test_tokens_are_followed_through_the_graph(rng, tmp_path):
     def named(part):
         return part["names"] and [None if k is None else data["names"][k] for k in part["names"]]
 
-    first, places, attention, last = (data["ops"][i] for i in (0, 1, 12, -1))
+    first, places, attention, last = (data["ops"][i] for i in (0, 1, 5, -1))
     assert named(first) == [None, sentence, None]
     assert [named(i) for i in first["inputs"]] == [[vocabulary, None], [None, sentence]]
     assert named(places) is None
-    assert attention["op"] == "scaled_dot_product_attention"
-    assert [named(i) for i in attention["inputs"]] == [[None, None, sentence, None]] * 3
-    assert named(attention["inner"][0]) == [None, None, sentence, sentence]
+    assert attention["op"] == "multi_head_attention"
+    assert [named(i) for i in attention["inputs"]] == [named(attention)] == [[None, sentence, None]]
+    *heads, weights = map(named, attention["inner"])
+    assert heads == [[None, None, sentence, None]] * 3
+    assert weights == [None, None, sentence, sentence]
     assert named(last["inputs"][0]) == [None, sentence, vocabulary]
     for op in data["ops"][2:-1]:
         assert sentence in named(op), op["op"]
+
+
+def test_an_attention_to_another_sentence_has_the_tokens_of_both(rng, tmp_path):
+    x, kv = (Tensor(rng.standard_normal((1, 3, C)), requires_grad=True, name=name) for name, C in (("x", 4), ("kv", 8)))
+    out = autotx.multi_head_attention(x, kv, n_head=2)
+    viz.page(out.sum(), tmp_path / "page.html", rows={"x": list("abc"), "kv": list("def")})
+    data, _ = opened(tmp_path / "page.html")
+    op = data["ops"][0]
+    found = {part["name"]: "".join(n for k in part["names"] if k is not None for n in data["names"][k])
+             for part in (op, *op["inputs"], *op["inner"])}  # fmt: skip
+    assert found == {None: "abc", "x": "abc", "kv": "def", "Q": "abc", "K": "def", "V": "def", "P": "abcdef"}
 
 
 def test_tokens_after_moves_and_sums(rng, tmp_path):

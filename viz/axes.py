@@ -8,7 +8,8 @@ import numpy as np
 
 _VISIBLE = {" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥"}
 _LONGEST = 12
-_SUM_OVER_LAST = {"linear", "matmul", "scaled_dot_product_attention"}  # their last axis is another one than that of x
+# Their last axis is another one than that of x
+_SUM_OVER_LAST = {"linear", "matmul", "scaled_dot_product_attention", "multi_head_attention"}
 
 
 def named(recorded, rows, source):

@@ -37,6 +37,7 @@ _MATH = {
     "softmax": "softmax",
     "log_softmax": "ln softmax",
     "scaled_dot_product_attention": "softmax(Q Kᵀ / √D) V",
+    "multi_head_attention": "softmax(Q Kᵀ / √D) V, heads: {n_head}",
     "cross_entropy": "−Σ y ln softmax",
     "nll_loss": "−ln P[target]",
     "mse_loss": "mean (x − y)²",
@@ -45,7 +46,11 @@ _MATH = {
     "transpose": "axes {axis0} ↔ {axis1}",
 }
 _PLAIN = {"reshape", "permute", "expand", "squeeze", "unsqueeze", "concat", "stack", "pad", "gather"}
-_NAMES = {"scaled_dot_product_attention": "attention", "binary_cross_entropy_with_logits": "binary cross entropy"}
+_NAMES = {
+    "scaled_dot_product_attention": "attention",
+    "multi_head_attention": "multi-head attention",
+    "binary_cross_entropy_with_logits": "binary cross entropy",
+}
 _COMMUTE = {"add", "mul", "maximum", "minimum", "concat", "stack"}
 _SHORT = 34  # letters in a line of a node
 

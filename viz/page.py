@@ -19,8 +19,8 @@ import numpy as np
 
 from autotx import functional
 from autotx.checkpoint import write_atomically
-from autotx.tensor import no_grad
-from autotx.viz import axes, folding, style
+from autotx.viz import axes, folding, labels, style
+from autotx.viz.attention import queries_keys_values, weights_of
 from autotx.viz.trace import trace
 
 HERE = Path(__file__).parent
@@ -175,6 +175,7 @@ def _op(node, recorded, place, arrays, tokens):
     settings = {k: v for k, v in node.settings.items() if isinstance(v, str | int | float | tuple | None)}
     return {
         "op": node.op,
+        "title": labels.op_title(node.op),
         "name": node.name,
         "module": node.module,
         "formula": node.formula,
@@ -269,23 +270,21 @@ def _places(node, recorded):
 
 def _inner(node, recorded, names):
     """What a fused op computes on its way and does not keep: (name, note, array, the names along its axes)."""
-    if node.op != "scaled_dot_product_attention":
+    arguments = [argument for argument in node.parents if argument.position is not None]
+    found = queries_keys_values(node.op, [recorded.nodes[a.node].value for a in arguments], node.settings)
+    if not found:
         return []
-    q, k, v = (recorded.nodes[argument.node].value for argument in node.parents[:3])
-    mask = next((recorded.nodes[a.node].value for a in node.parents if a.name == "mask"), None)
-    with no_grad():
-        scores = functional.matmul(q, np.swapaxes(k, -1, -2)) / math.sqrt(q.shape[-1])
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -np.inf) if mask.dtype == bool else scores + mask
-        if node.settings.get("causal"):
-            T, S = scores.shape[-2:]
-            scores = scores.masked_fill(~np.tri(T, S, S - T, dtype=bool), -np.inf)
-        weights = scores.softmax().data
-    of_q, of_k = (names[argument.node] for argument in node.parents[:2])
+    weights, _ = weights_of(*found[:2], node.settings.get("mask"), node.settings.get("causal"))
+    shown, of, out = [], [names[a.node] for a in arguments], weights @ found[2]
+    if node.op == "multi_head_attention":  # which cuts its arguments into heads, and puts their results side by side
+        parts = ("Q", "queries", arguments[0]), ("K", "keys", arguments[-1]), ("V", "values", arguments[-1])
+        of = [(names[a.node][0], None, names[a.node][1], None) for _, _, a in parts]
+        shown = [(name, f"the {what} in {a.name}, by heads", *x) for (name, what, a), *x in zip(parts, found, of)]
+        out = np.swapaxes(out, 1, 2).reshape(node.shape)
     note = "the weights: a row for each query"
-    if not np.allclose(weights @ v, node.value, rtol=1e-3, atol=1e-4 * np.abs(v).max(initial=0)):
+    if not np.allclose(out, node.value, rtol=1e-3, atol=1e-4 * np.abs(found[2]).max(initial=0)):
         note += ", before some were dropped"
-    return [("P", note, weights, (*of_q[:-1], of_k[-2]))]
+    return [*shown, ("P", note, weights, (*of[0][:-1], of[1][-2]))]
 
 
 # What is kept of the numbers

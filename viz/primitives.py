@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from autotx.functional import scaled_dot_product_attention
 from autotx.tensor import Tensor, lift
 from autotx.viz.trace import Argument, Group, Trace
 
@@ -53,6 +54,19 @@ def _attention(q, k, v, mask=None, causal=False):
     return scores.softmax() @ v
 
 
+def _multi_head_attention(x, kv=None, n_head=1, mask=None, causal=False):
+    q, k, v = _heads(x, 3, n_head) if kv is None else (*_heads(x, 1, n_head), *_heads(kv, 2, n_head))
+    out = scaled_dot_product_attention(q, k, v, mask, causal)
+    return out.transpose(1, 2).reshape(*x.shape[:2], n_head * q.shape[-1])
+
+
+def _heads(x, count, n_head):
+    """The parts of x (B, T, count C), each (B, n_head, T, D)."""
+    B, T, channels = x.shape
+    packed = x.reshape(B, T, count, n_head, channels // (count * n_head))
+    return [packed[:, :, i].transpose(1, 2) for i in range(count)]
+
+
 def _cross_entropy(logits, targets, label_smoothing=0.0, reduction="mean"):
     V = logits.shape[-1]
     counted = np.asarray(targets) >= 0
@@ -82,6 +96,7 @@ COMPOSED = {
     "log_softmax": _log_softmax,
     "gelu": _gelu,
     "scaled_dot_product_attention": _attention,
+    "multi_head_attention": _multi_head_attention,
     "cross_entropy": _cross_entropy,
     "mse_loss": _mse_loss,
     "binary_cross_entropy_with_logits": _binary_cross_entropy,
@@ -92,6 +107,7 @@ _KNOWN = {  # the settings that the functions above take
     "log_softmax": {"axis"},
     "gelu": {"approximate"},
     "scaled_dot_product_attention": {"mask", "causal"},
+    "multi_head_attention": {"n_head", "mask", "causal"},
     "cross_entropy": {"targets", "label_smoothing", "reduction"},
     "mse_loss": {"reduction"},
     "binary_cross_entropy_with_logits": {"reduction"},
@@ -107,6 +123,13 @@ def open_fused(trace, ops):
     for op in ops:
         if op not in COMPOSED:
             raise ValueError(f"graph: {op} is not known to be composed of others; known are {', '.join(COMPOSED)}")
+    count = 0
+    while count < len(trace.groups):  # what was opened may hold more to open
+        count = len(trace.groups)
+        _open_once(trace, ops)
+
+
+def _open_once(trace, ops):
     nodes, place = [], {}  # place: old id -> new id
     for node in trace.nodes:
         inner = _compose(trace, node) if node.op in ops else None
@@ -154,8 +177,9 @@ def _splice(groups, nodes, node, inner):
     grads = {} if node.grad is None else inner.gradients(node.grad)
     place = {}
     for part in inner.nodes:
-        if part.kind == "parameter":
-            place[part.id] = sources[part.name]
+        same = [a.node for a in given if part.kind == "input" and np.array_equal(nodes[a.node].value, part.value)]
+        if part.kind == "parameter" or same:
+            place[part.id] = same[0] if same else sources[part.name]
             continue
         part.grad = grads.get(part.id)
         place[part.id] = part.id = len(nodes)
