@@ -366,8 +366,9 @@ function choose(opIndex, direction) {
       ? [unflatten(Math.max(0, target.array.values.findIndex(Boolean)), target.array.shape)]
       : target.array.largest(12);
   if (op.inner.length && !before) {
-    // of attention the last token, which has read all
-    const last = (index) => replaced(index, index.length - 2, target.array.shape.at(-2) - 1);
+    // of attention the last query, which has read all
+    const [T, C] = [target.array.shape.at(-2), op.out.shape.at(-1)];
+    const last = (index) => [...index.slice(0, -2), T - 1, index.at(-1) % C];
     candidates.unshift(...candidates.map((index) => target.view.snapped(last(index))));
   }
   const good = (index) => arithmetic(op, direction, target.view.snapped(index), target.argument, target.array).complete;

@@ -156,7 +156,7 @@ function headOf(c) {
     v,
     g: (t, d) => c.gradient(head.at(t, d)),
     o: (t, d) => c.result(head.at(t, d)),
-    P: (t, s) => c.need(c.inner("P", [...head.lead, t, s])),
+    P: (t, s) => c.inner("P", [...head.lead, t, s]),
     query: (t) => `query ${t}${token(P.names, -2, t)}`,
     key: (s) => `key ${s}${token(P.names, -1, s)}`,
   };
@@ -190,7 +190,7 @@ function packedHead(c) {
 
 function attentionForward(c) {
   const { i: t, d, S, D, P, q, k, v, query, key, told } = headOf(c);
-  const weights = range(S).map((s) => P(t, s));
+  const weights = range(S).map((s) => c.need(P(t, s)));
   const most = weights.indexOf(Math.max(...weights));
   const why = `${query(t)} gives ${key(most)} the most weight, ${c.n(weights[most])}, for its score q k / √D:`;
   const lines = [...told, why];
@@ -238,7 +238,7 @@ function slopeOfScore(c, { Dv, P, g, v, o }, t, s) {
   const slope = channels.map((j) => c.need(g(t, j)));
   const dP = sumOf(channels.map((j) => slope[j] * c.need(v(s, j))));
   const e = sumOf(channels.map((j) => slope[j] * c.need(o(t, j))));
-  const p = P(t, s);
+  const p = c.need(P(t, s));
   return { p, dP, e, dA: p * (dP - e) };
 }
 

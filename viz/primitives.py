@@ -130,6 +130,7 @@ def open_fused(trace, ops):
 
 
 def _open_once(trace, ops):
+    """Replace those that are there, whatever is inside them."""
     nodes, place = [], {}  # place: old id -> new id
     for node in trace.nodes:
         inner = _compose(trace, node) if node.op in ops else None
@@ -177,9 +178,12 @@ def _splice(groups, nodes, node, inner):
     grads = {} if node.grad is None else inner.gradients(node.grad)
     place = {}
     for part in inner.nodes:
-        same = [a.node for a in given if part.kind == "input" and np.array_equal(nodes[a.node].value, part.value)]
-        if part.kind == "parameter" or same:
-            place[part.id] = same[0] if same else sources[part.name]
+        if part.kind == "parameter":
+            place[part.id] = sources[part.name]
+            continue
+        same = [a.node for a in given if np.array_equal(nodes[a.node].value, part.value)]
+        if part.kind == "input" and same:  # a setting that was handed on
+            place[part.id] = same[0]
             continue
         part.grad = grads.get(part.id)
         place[part.id] = part.id = len(nodes)
