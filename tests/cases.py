@@ -53,7 +53,12 @@ def big(*args, **settings):
 
 
 def transposed(array):
-    return View(array, lambda x: x.T)
+    return View(array, _axes_reversed)
+
+
+def _axes_reversed(x):
+    """The axes in reverse order (for which torch's .T is not meant where there are more than two)."""
+    return x.permute(*range(x.ndim)[::-1]) if hasattr(x, "permute") else x.T
 
 
 def reversed_(array):
@@ -571,23 +576,37 @@ CASES = {
         big(r(2, 3, 40, 16), r(2, 3, 70, 16), r(2, 3, 70, 16), mask=mask(2, 1, 40, 70)),
         big(r(3, 70, 16), r(3, 70, 16), r(3, 70, 16), causal=True, dropout_p=0.2, rng=7),
     ],
-    "multi_head_attention": [
-        on(r(2, 3, 6), n_head=1),
-        on(r(2, 3, 12), n_head=2, causal=True),
-        on(r(1, 4, 18), n_head=3, mask=mask(4, 4)),
-        on(r(2, 3, 12), n_head=2, mask=mask(2, 1, 1, 3)),
-        on(r(2, 3, 12), n_head=2, mask=r(2, 2, 3, 3)),
-        on(r(2, 3, 4), r(2, 5, 8), n_head=2),
-        on(r(2, 3, 4), r(2, 5, 8), n_head=1, causal=True),
-        on(r(2, 3, 4), r(2, 5, 8), n_head=2, mask=mask(2, 1, 1, 5)),
+    "multi_head_attention": [  # x (B, T, 3 C), or x (B, T, C) and kv (B, S, 2 C)
+        on(r(2, 3, 12), n_head=2),
+        on(r(1, 3, 9), n_head=3),
+        on(r(2, 3, 6), n_head=1, causal=True),
+        on(r(2, 1, 6), n_head=2, causal=True),
+        on(r(1, 4, 12), n_head=2, mask=mask(4, 4)),
+        on(r(2, 4, 6), n_head=2, mask=mask(2, 1, 1, 4)),
+        on(r(2, 4, 6), n_head=2, mask=mask(2, 2, 4, 4), causal=True),
+        on(r(2, 4, 6), n_head=2, mask=r(4, 4)),
+        on(r(2, 3, 6), n_head=2, mask=np.where(mask(2, 1, 1, 3), 0.5, -np.inf)),
+        on(r(1, 3, 6), n_head=2, mask=np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1]], bool)),
         on(r(2, 3, 12), n_head=2, causal=True, dropout_p=0.4, rng=7),
-        on(r(2, 3, 4), r(2, 2, 8), n_head=2, dropout_p=0.4, rng=7),
-        on(r(0, 3, 12), n_head=2),
+        on(r(0, 3, 6), n_head=2, causal=True),
+        on(r(2, 0, 6), n_head=2),
+        on(transposed(r(12, 3, 2)), n_head=2, causal=True),
         on(reversed_(r(2, 3, 12)), n_head=2, causal=True),
-        on(reversed_(r(2, 3, 4)), reversed_(r(2, 5, 8)), n_head=2),
-        big(r(2, 70, 96), n_head=2, causal=True),
-        big(r(2, 40, 48), r(2, 70, 96), n_head=3, mask=mask(2, 1, 40, 70)),
-        big(r(2, 70, 96), n_head=2, causal=True, dropout_p=0.2, rng=7),
+        big(r(2, 70, 144), n_head=3, causal=True),
+        big(r(2, 70, 96), n_head=2, mask=mask(2, 1, 1, 70), dropout_p=0.2, rng=7),
+        on(r(2, 3, 4), r(2, 4, 8), n_head=2),
+        on(r(1, 3, 3), r(1, 2, 6), n_head=3),
+        on(r(2, 3, 2), r(2, 4, 4), n_head=1),
+        on(r(2, 3, 4), r(2, 4, 8), n_head=2, causal=True),
+        on(r(2, 3, 4), r(2, 4, 8), n_head=2, mask=mask(3, 4)),
+        on(r(2, 3, 4), r(2, 4, 8), n_head=2, mask=mask(2, 1, 1, 4)),
+        on(r(2, 3, 4), r(2, 4, 8), n_head=2, mask=np.where(mask(2, 1, 1, 4), 0.5, -np.inf)),
+        on(r(2, 3, 4), r(2, 4, 8), n_head=2, dropout_p=0.4, rng=7),
+        on(r(0, 3, 4), r(0, 4, 8), n_head=2),
+        on(transposed(r(4, 3, 2)), transposed(r(8, 4, 2)), n_head=2),
+        on(reversed_(r(2, 3, 4)), reversed_(r(2, 4, 8)), n_head=2, causal=True),
+        big(r(2, 40, 48), r(2, 70, 96), n_head=3),
+        big(r(2, 40, 48), r(2, 70, 96), n_head=2, mask=mask(2, 1, 1, 70)),
     ],
     "cross_entropy": [
         *FLAT,

@@ -12,6 +12,7 @@ from browsing import Page
 from autotx import Tensor, viz
 from autotx.models import GPT, MLP, GPTConfig
 from autotx.models.paper import replays
+from autotx.viz.labels import op_title
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_forward_to_the_end_and_back(browser, gpt_page):
     look += ".map((found) => found.length === 1 && found[0].textContent)"
     for op, direction in steps:
         title, shown_direction, box = page.run(look)
-        assert title.startswith(op.replace("multi_head", "multi-head").replace("_", " "))
+        assert title.startswith(op_title(op))
         assert shown_direction == direction
         assert box, "one box is on"
         page.press("→")

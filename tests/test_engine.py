@@ -767,6 +767,7 @@ def z(*shape):
 
 
 attend = autotx.scaled_dot_product_attention
+heads = autotx.multi_head_attention
 
 
 ERRORS = [
@@ -956,19 +957,49 @@ ERRORS = [
         "scaled_dot_product_attention: the mask has type int64; give booleans (True: may attend) or floats (added)",
     ),
     (
-        lambda: autotx.multi_head_attention(z(2, 3, 8), n_head=2),
+        lambda: heads(z(2, 6), n_head=2),
         ValueError,
-        "multi_head_attention: x (2, 3, 8); give (batch, tokens, 3 C), C a multiple of the 2 heads",
+        "multi_head_attention: x (2, 6); give (batch, tokens, 3 C), C a multiple of the 2 heads",
     ),
     (
-        lambda: autotx.multi_head_attention(z(2, 3, 4), z(2, 5, 4), n_head=2),
+        lambda: heads(z(1, 2, 8), n_head=2),
         ValueError,
-        "multi_head_attention: kv (2, 5, 4) for x (2, 3, 4); give (2, tokens, 8)",
+        "multi_head_attention: x (1, 2, 8); give (batch, tokens, 3 C), C a multiple of the 2 heads",
     ),
     (
-        lambda: autotx.multi_head_attention(z(2, 3, 12), n_head=3),
+        lambda: heads(z(1, 2, 9), n_head=2),
         ValueError,
-        "multi_head_attention: x (2, 3, 12); give (batch, tokens, 3 C), C a multiple of the 3 heads",
+        "multi_head_attention: x (1, 2, 9); give (batch, tokens, 3 C), C a multiple of the 2 heads",
+    ),
+    (
+        lambda: heads(z(1, 2, 6), n_head=0),
+        ValueError,
+        "multi_head_attention: x (1, 2, 6); give (batch, tokens, 3 C), C a multiple of the 0 heads",
+    ),
+    (
+        lambda: heads(z(1, 2, 3), z(1, 4, 6), n_head=2),
+        ValueError,
+        "multi_head_attention: x (1, 2, 3); give (batch, tokens, C), C a multiple of the 2 heads",
+    ),
+    (
+        lambda: heads(z(1, 2, 4), z(1, 4, 4), n_head=2),
+        ValueError,
+        "multi_head_attention: kv (1, 4, 4) for x (1, 2, 4); give (1, tokens, 8)",
+    ),
+    (
+        lambda: heads(z(1, 2, 6), n_head=2, mask=np.ones((3, 3)) > 0),
+        ValueError,
+        "multi_head_attention: a mask of shape (3, 3) does not broadcast to the scores' (1, 2, 2, 2)",
+    ),
+    (
+        lambda: heads(z(1, 2, 6), n_head=2, mask=np.ones((2, 2), int)),
+        TypeError,
+        "multi_head_attention: the mask has type int64; give booleans (True: may attend) or floats (added)",
+    ),
+    (
+        lambda: heads(z(1, 2, 6), n_head=2, dropout_p=1.0),
+        ValueError,
+        "multi_head_attention: dropout_p is 1.0; give a probability from 0 to below 1",
     ),
     (lambda: z(3) + "abc", TypeError, "Tensor: data of type <U3 are not real numbers"),
     (

@@ -192,6 +192,8 @@ CONVENTIONS = [  # op, arguments, settings, the result, the gradient of its sum 
     # A query that may attend to nothing gives zeros, and takes no part in the gradients
     ("scaled_dot_product_attention", [np.ones((2, 1)), np.ones((2, 1)), [[3.0], [4.0]]], {"mask": HALF}, [[3], [0]],
      [[[0], [0]], [[0], [0]], [[1], [0]]]),
+    ("multi_head_attention", [[[[0.0, 0.0, 3.0], [0.0, 0.0, 4.0]]]], {"n_head": 1, "mask": HALF}, [[[3], [0]]],
+     [[[[0, 0, 1], [0, 0, 0]]]]),
 ]  # fmt: skip
 
 
@@ -331,10 +333,12 @@ def _attention(q, k, v, mask=None, causal=False, dropout_p=0.0, rng=None):
 
 
 def _multi_head_attention(x, kv=None, *, n_head, **settings):
+    """The heads' results side by side, each head cut out of x, or of x and kv."""
     C = x.shape[2] // (3 if kv is None else 1)
-    parts = x.split(C, axis=-1) if kv is None else [x, *kv.split(C, axis=-1)]
-    q, k, v = (part.reshape(*part.shape[:2], n_head, C // n_head).transpose(1, 2) for part in parts)
-    return _attention(q, k, v, **settings).transpose(1, 2).reshape(*x.shape[:2], C)
+    parts = x.split(C, axis=2) if kv is None else [x, *kv.split(C, axis=2)]
+    q, k, v = (autotx.stack(part.split(C // n_head, axis=2), axis=1) for part in parts)
+    out = _attention(q, k, v, **settings)
+    return autotx.concat([out[:, h] for h in range(n_head)], axis=2)
 
 
 def _reduced(losses, counted, reduction):
@@ -431,9 +435,9 @@ def _torch_ops(torch):
             mask = past if mask is None else mask & past
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
-    def many_heads(x, kv=None, *, n_head, **settings):
-        parts = x.chunk(3, -1) if kv is None else (x, *kv.chunk(2, -1))
-        q, k, v = (part.unflatten(-1, (n_head, -1)).transpose(1, 2) for part in parts)
+    def multi_head_attention(x, kv=None, *, n_head, **settings):
+        parts = x.chunk(3, dim=2) if kv is None else (x, *kv.chunk(2, dim=2))
+        q, k, v = (part.unflatten(2, (n_head, part.shape[2] // n_head)).transpose(1, 2) for part in parts)
         return attention(q, k, v, **settings).transpose(1, 2).flatten(2)
 
     def classes(f):
@@ -485,7 +489,7 @@ def _torch_ops(torch):
         "layer_norm": lambda x, gamma, beta, eps=1e-5: F.layer_norm(x, x.shape[-1:], gamma, beta, eps),
         "embedding": lambda weight, ids: F.embedding(torch.from_numpy(ids.astype(np.int64)), weight),
         "scaled_dot_product_attention": attention,
-        "multi_head_attention": many_heads,
+        "multi_head_attention": multi_head_attention,
         "cross_entropy": classes(F.cross_entropy),
         "nll_loss": classes(F.nll_loss),
         "mse_loss": F.mse_loss,

@@ -141,11 +141,12 @@ def test_modules_lines_and_settings(rng, tmp_path):
     assert (file, inner_file) == ("models/gpt.py", "autotx/nn.py")
     assert number > 0
     assert "self.attn(" in text
-    assert "multi_head_attention(" in inner_text
+    assert "functional.multi_head_attention(*packed" in inner_text
     assert [inner["name"] for inner in attention["inner"]] == ["Q", "K", "V", "P"]
-    weights, _ = array(attention["inner"][3]["array"])
+    *_, v, weights = (array(inner["array"])[0] for inner in attention["inner"])
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-6)
     assert not np.triu(weights[0, 0], 1).any(), "the mask is causal"
+    np.testing.assert_allclose((weights @ v)[0, 1], array(attention["out"])[0][0, :, 8:], rtol=1e-5, atol=1e-7)
     last = data["ops"][-1]
     assert next(i for i in last["inputs"] if i["name"] == "targets")["setting"]
 
@@ -165,12 +166,24 @@ def test_tokens_are_followed_through_the_graph(rng, tmp_path):
     assert [named(i) for i in first["inputs"]] == [[vocabulary, None], [None, sentence]]
     assert named(places) is None
     assert attention["op"] == "multi_head_attention"
-    assert [named(i) for i in attention["inputs"]] == [[None, sentence, None]]
-    assert [named(i) for i in attention["inner"][:3]] == [[None, None, sentence, None]] * 3
-    assert named(attention["inner"][3]) == [None, None, sentence, sentence]
+    assert [named(i) for i in attention["inputs"]] == [named(attention)] == [[None, sentence, None]]
+    *heads, weights = map(named, attention["inner"])
+    assert heads == [[None, None, sentence, None]] * 3
+    assert weights == [None, None, sentence, sentence]
     assert named(last["inputs"][0]) == [None, sentence, vocabulary]
     for op in data["ops"][2:-1]:
         assert sentence in named(op), op["op"]
+
+
+def test_an_attention_to_another_sentence_has_the_tokens_of_both(rng, tmp_path):
+    x, kv = (Tensor(rng.standard_normal((1, 3, C)), requires_grad=True, name=name) for name, C in (("x", 4), ("kv", 8)))
+    out = autotx.multi_head_attention(x, kv, n_head=2)
+    viz.page(out.sum(), tmp_path / "page.html", rows={"x": list("abc"), "kv": list("def")})
+    data, _ = opened(tmp_path / "page.html")
+    op = data["ops"][0]
+    found = {part["name"]: "".join(n for k in part["names"] if k is not None for n in data["names"][k])
+             for part in (op, *op["inputs"], *op["inner"])}  # fmt: skip
+    assert found == {None: "abc", "x": "abc", "kv": "def", "Q": "abc", "K": "def", "V": "def", "P": "abcdef"}
 
 
 def test_tokens_after_moves_and_sums(rng, tmp_path):

@@ -102,6 +102,22 @@ def test_recomputed_weights_are_those_of_the_kernel(rng, causal, mask):
         assert found.allowed[0, -1] == (not causal and mask != "padding")
 
 
+@pytest.mark.parametrize("shapes", [[(2, 5, 18)], [(2, 4, 6), (2, 5, 12)]])
+def test_weights_of_packed_heads_are_those_of_the_kernel(rng, shapes):
+    given, mask = [rng.normal(size=shape) for shape in shapes], rng.random((3, shapes[0][1], 5)) < 0.5
+
+    class Net(nn.Module):
+        def forward(self):
+            self.out = autotx.multi_head_attention(*map(Tensor, given), n_head=3, mask=mask)
+
+    net = Net()
+    (found,) = viz.attention_maps(net, index=1).values()
+    v = given[-1][1, :, -6:].reshape(5, 3, 2)
+    out = np.einsum("hts,shd->thd", found.weights, v).reshape(-1, 6)
+    np.testing.assert_allclose(out, net.out.data[1], atol=1e-12)
+    np.testing.assert_array_equal(found.allowed, mask.any(axis=0))
+
+
 def test_maps_of_a_gpt_and_of_a_transformer(rng):
     gpt = GPT(GPTConfig(block_size=8, vocab_size=9, n_layer=2, n_head=2, n_embd=8), rng)
     found = viz.attention_maps(gpt, np.array([[1, 2, 3, 4, 5]]))

@@ -24,6 +24,9 @@ def _layers(x, y):
     parts = [x.softmax(), x.softmax(axis=0), x.log_softmax(), norm, autotx.linear(x, x * 0.5, y[:3]), x @ x.T, x @ y]
     parts += [three @ x.T, y @ x.T, y @ y, three @ y, three @ (three * 0.5).transpose(1, 2), x @ three.transpose(1, 2)]
     parts += [autotx.scaled_dot_product_attention(three, three - 1.0, three * 0.5, causal=True)]
+    packed = three[..., [0, 1, 2, 3, 3, 1, 0, 2, 2, 0, 3, 1]] - 0.5  # Q, K and V of x's channels
+    parts += [autotx.multi_head_attention(packed, n_head=2, causal=True)]
+    parts += [autotx.multi_head_attention(packed[:, :2, :4], packed[..., 4:], n_head=n) for n in (1, 4)]
     parts += [autotx.dropout(x, 0.5, np.random.default_rng(0)), x.logsumexp(axis=1), x.logsumexp()]
     parts += [autotx.einsum("ik,jk->ji", x, x * 2.0), autotx.einsum("ik,k", x, y), autotx.einsum("...k,k->...", x, y)]
     return [*parts, autotx.embedding(x, np.array([[0, 2], [2, 2]])), autotx.embedding(x, np.array(1))]
@@ -119,11 +122,12 @@ def test_what_is_not_kept_is_not_calculated_with(browser, rng, tmp_path):
 def test_what_is_not_known_is_not_written_out(browser, rng, tmp_path):
     q = Tensor(rng.standard_normal((1, 3, 4)), requires_grad=True)
     dropped = autotx.scaled_dot_product_attention(q, q, q, dropout_p=0.5, rng=rng)
+    heads = autotx.multi_head_attention(q, autotx.concat([q, q], axis=2), n_head=2, dropout_p=0.5, rng=rng)
     loss = autotx.nll_loss(q[0], np.array([0, 1, 0]), ignore_index=1)  # not recorded: which one is ignored is not known
-    viz.page(dropped.sum() + loss, tmp_path / "page.html")
+    viz.page(dropped.sum() + heads.sum() + loss, tmp_path / "page.html")
     page = Page(browser, tmp_path / "page.html")
     said = {op: lines for op, direction, _, lines in page.run(EVERY_SUM) if direction == "forward"}
-    assert said["scaled_dot_product_attention"] is said["nll_loss"] is None
+    assert said["scaled_dot_product_attention"] is said["multi_head_attention"] is said["nll_loss"] is None
     assert "before some were dropped" in page.text("figure[data-name='P'] figcaption")
     assert page.text(".calculation").endswith(": the formula above says how")
     assert page.errors() == []

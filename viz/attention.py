@@ -1,7 +1,8 @@
 """Attention maps: which token looks at which, in every layer and head.
 
 The fused kernels keep no attention weights. `attention_maps` runs the model once, takes note of the queries and keys
-of every attention, and computes the weights from them; `attention` draws them as small multiples.
+of every attention, and computes the weights from them; `attention` draws them as small multiples. The replay page shows
+queries, keys, values and weights from the same two functions, `queries_keys_values` and `weights_of`.
 
 Letters: B batch, H heads, T tokens that look (queries), S tokens that are looked at (keys), D channels a head.
 """
@@ -14,7 +15,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Patch
 
-from autotx import nn
+from autotx import functional, nn
 from autotx.ops.attention import heads
 from autotx.tensor import no_grad, unwatch, watch
 from autotx.viz import style
@@ -42,8 +43,8 @@ class AttentionMap(NamedTuple):
 def attention_maps(model, *inputs, index=0, **settings):
     """Run model(*inputs, **settings) and return its attention weights: dict of module name -> AttentionMap.
 
-    Every call of the two attention ops counts, self-attention and cross-attention, in the order of the calls.
-    Those of a nn.MultiHeadAttention have its dotted name, such as "blocks.0.attn"; others are "attention 1", ...
+    Every call of `multi_head_attention` and of `scaled_dot_product_attention` counts, in the order of the calls. Those
+    of a nn.MultiHeadAttention have its dotted name, such as "blocks.0.attn"; others are "attention", "attention 2", ...
     index: which sentence of the batch. ValueError when the model made no attention.
     """
     recorder = _Recorder(index)
@@ -78,12 +79,12 @@ class _Recorder:
         return recorded
 
     def result(self, op, t, data, settings):
-        if op in ("scaled_dot_product_attention", "multi_head_attention"):
-            q, k = (data if op == "scaled_dot_product_attention" else heads(settings["n_head"], *data))[:2]
+        found = queries_keys_values(op, data, settings)
+        if found:
             name = self.name or "attention"
             names = (name, *(f"{name} {i}" for i in range(2, 10_000)))  # called twice: the second one is "... 2"
             free = next(n for n in names if n not in self.maps)
-            self.maps[free] = _one_sentence(q, k, settings.get("mask"), settings.get("causal", False), self.index)
+            self.maps[free] = _one_sentence(*found[:2], settings.get("mask"), settings.get("causal", False), self.index)
 
     def begin(self):
         """Nothing is noted before an op, nor of backward, which does not happen here."""
@@ -91,34 +92,37 @@ class _Recorder:
     end = gradient = begin
 
 
-def _one_sentence(q, k, mask, causal, index):
-    """The AttentionMap of sentence `index`: softmax(Q K^T / sqrt(D)), as ops/attention.py has it."""
-    q, k = (a.reshape(-1, *(1,) * (4 - a.ndim), *a.shape[-2:])[:, 0] if a.ndim < 3 else a for a in (q, k))
-    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
-    full = (*lead, q.shape[-2], k.shape[-2])
-    if len(full) > 4:
-        raise ValueError(f"attention_maps: queries of shape {q.shape}; give (B, H, T, D), (H, T, D) or (T, D)")
-    if len(full) == 4 and not -full[0] <= index < full[0]:
-        raise ValueError(f"attention_maps: index {index} of a batch of {full[0]}; give 0 to {full[0] - 1}")
-    scores = np.broadcast_to(q @ np.swapaxes(k, -1, -2) / math.sqrt(q.shape[-1]), full)
-    allowed = np.ones(full, bool)
-    if mask is not None:
-        mask = np.broadcast_to(np.asarray(mask), full)
-        allowed = mask if mask.dtype == bool else mask > -1e8
-        scores = scores if mask.dtype == bool else scores + mask
+def queries_keys_values(op, arguments, settings):
+    """Q, K and V, each (..., tokens, D), of an op that is an attention, from the arrays it was given; else None."""
+    if op == "multi_head_attention":
+        return heads(settings["n_head"], *arguments)
+    return tuple(arguments) if op == "scaled_dot_product_attention" else None
+
+
+def weights_of(q, k, mask=None, causal=False):
+    """P = softmax(Q K^T / sqrt(D)), as ops/attention.py has it, and booleans, where a query may look: (..., T, S)."""
+    scores = q @ np.swapaxes(k, -1, -2) / math.sqrt(q.shape[-1])
+    T, S = scores.shape[-2:]
+    mask = np.asarray(True if mask is None else mask)
+    added = np.where(mask, 0, -np.inf) if mask.dtype == bool else mask
     if causal:
-        allowed = allowed & np.tri(*full[-2:], k=full[-1] - full[-2], dtype=bool)
-    if len(full) == 4:
-        scores, allowed = scores[index], allowed[index]
-    return AttentionMap(_softmax(scores, allowed), allowed.any(axis=0))
+        added = np.where(np.tri(T, S, S - T, dtype=bool), added, -np.inf)
+    weights = functional.softmax.op((scores + added).astype(scores.dtype, copy=False))[0]
+    return weights, np.broadcast_to(added > -1e8, scores.shape)  # some write -1e9 in masks for "never"
 
 
-def _softmax(scores, allowed):
-    scores = np.where(allowed, scores, -np.inf)
-    top = scores.max(axis=-1, keepdims=True)
-    e = np.exp(scores - np.where(np.isfinite(top), top, 0))
-    total = e.sum(axis=-1, keepdims=True)
-    return np.divide(e, total, out=np.zeros_like(e), where=total > 0)
+def _one_sentence(q, k, mask, causal, index):
+    """The AttentionMap of sentence `index`."""
+    q, k = (a.reshape(-1, *(1,) * (4 - a.ndim), *a.shape[-2:])[:, 0] if a.ndim < 3 else a for a in (q, k))
+    weights, allowed = weights_of(q, k, mask, causal)
+    if weights.ndim > 4:
+        raise ValueError(f"attention_maps: queries of shape {q.shape}; give (B, H, T, D), (H, T, D) or (T, D)")
+    if weights.ndim == 4:
+        B = len(weights)
+        if not -B <= index < B:
+            raise ValueError(f"attention_maps: index {index} of a batch of {B}; give 0 to {B - 1}")
+        weights, allowed = weights[index], allowed[index]
+    return AttentionMap(weights, allowed.any(axis=0))
 
 
 # The picture

@@ -37,7 +37,7 @@ _MATH = {
     "softmax": "softmax",
     "log_softmax": "ln softmax",
     "scaled_dot_product_attention": "softmax(Q Kᵀ / √D) V",
-    "multi_head_attention": "softmax(Q Kᵀ/√D) V, n_head = {n_head}",
+    "multi_head_attention": "softmax(Q Kᵀ / √D) V, heads: {n_head}",
     "cross_entropy": "−Σ y ln softmax",
     "nll_loss": "−ln P[target]",
     "mse_loss": "mean (x − y)²",

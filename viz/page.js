@@ -52,14 +52,9 @@ async function unpacked(text) {
   return new Response(stream).arrayBuffer();
 }
 
-function words(op) {
-  const names = { scaled_dot_product_attention: "attention", multi_head_attention: "multi-head attention" };
-  return names[op] || op.replaceAll("_", " ");
-}
-
 // An op by the name of its result, if that has one
 function titled(op) {
-  return op.name ? `${op.name}: ${words(op.op)}` : words(op.op);
+  return op.name ? `${op.name}: ${op.title}` : op.title;
 }
 
 // The leaves that an op uses, as short lines for its box
@@ -91,7 +86,7 @@ function go(step) {
   $("slider").style.setProperty("--share", `${(count / (last + 1)) * 100}%`);
   $("slider").setAttribute(
     "aria-valuetext",
-    `step ${page.step + 1} of ${last + 1}, ${direction}, ${words(page.ops[op].op)}`,
+    `step ${page.step + 1} of ${last + 1}, ${direction}, ${page.ops[op].title}`,
   );
   $("where").textContent =
     direction === "forward"
@@ -210,7 +205,7 @@ function showDetail(opIndex, direction) {
       el(
         "details",
         {},
-        el("summary", {}, `how ${words(op.op)} is defined, and why its gradient is that`),
+        el("summary", {}, `how ${op.title} is defined, and why its gradient is that`),
         el("pre", {}, doc),
       ),
     );
@@ -370,8 +365,10 @@ function choose(opIndex, direction) {
     : target.view.isTable
       ? [unflatten(Math.max(0, target.array.values.findIndex(Boolean)), target.array.shape)]
       : target.array.largest(12);
-  if (words(op.op).endsWith("attention") && !before) {
-    const last = (index) => replaced(index, index.length - 2, target.array.shape.at(-2) - 1); // it has read all
+  if (op.inner.length && !before) {
+    // of attention the last query, which has read all
+    const [T, C] = [target.array.shape.at(-2), op.out.shape.at(-1)];
+    const last = (index) => [...index.slice(0, -2), T - 1, index.at(-1) % C];
     candidates.unshift(...candidates.map((index) => target.view.snapped(last(index))));
   }
   const good = (index) => arithmetic(op, direction, target.view.snapped(index), target.argument, target.array).complete;

@@ -19,9 +19,8 @@ import numpy as np
 
 from autotx import functional
 from autotx.checkpoint import write_atomically
-from autotx.ops import attention
-from autotx.tensor import no_grad
-from autotx.viz import axes, folding, style
+from autotx.viz import axes, folding, labels, style
+from autotx.viz.attention import queries_keys_values, weights_of
 from autotx.viz.trace import trace
 
 HERE = Path(__file__).parent
@@ -176,6 +175,7 @@ def _op(node, recorded, place, arrays, tokens):
     settings = {k: v for k, v in node.settings.items() if isinstance(v, str | int | float | tuple | None)}
     return {
         "op": node.op,
+        "title": labels.op_title(node.op),
         "name": node.name,
         "module": node.module,
         "formula": node.formula,
@@ -270,36 +270,21 @@ def _places(node, recorded):
 
 def _inner(node, recorded, names):
     """What a fused op computes on its way and does not keep: (name, note, array, the names along its axes)."""
-    if node.op not in ("scaled_dot_product_attention", "multi_head_attention"):
+    arguments = [argument for argument in node.parents if argument.position is not None]
+    found = queries_keys_values(node.op, [recorded.nodes[a.node].value for a in arguments], node.settings)
+    if not found:
         return []
-    given = [recorded.nodes[a.node] for a in node.parents if a.position is not None]
-    values, of = [n.value for n in given], [names[n.id] for n in given]
-    if node.op == "scaled_dot_product_attention":
-        (q, k, v), out, (of_q, of_k) = values, node.value, of[:2]
-        shown = []
-    else:
-        q, k, v = attention.heads(node.settings["n_head"], *values)
-        (out,) = attention.side_by_side(node.value, 1, node.settings["n_head"])
-        of_q, of_k = ((None, None, along[1], None) for along in (of[0], of[-1]))
-        parts = ("Q", "queries", q, of_q), ("K", "keys", k, of_k), ("V", "values", v, of_k)
-        shown = [(name, f"the {what}, head by head", part, along) for name, what, part, along in parts]
-    mask = next((recorded.nodes[a.node].value for a in node.parents if a.name == "mask"), None)
-    weights = _attention_weights(q, k, mask, node.settings.get("causal"))
+    weights, _ = weights_of(*found[:2], node.settings.get("mask"), node.settings.get("causal"))
+    shown, of, out = [], [names[a.node] for a in arguments], weights @ found[2]
+    if node.op == "multi_head_attention":  # which cuts its arguments into heads, and puts their results side by side
+        parts = ("Q", "queries", arguments[0]), ("K", "keys", arguments[-1]), ("V", "values", arguments[-1])
+        of = [(names[a.node][0], None, names[a.node][1], None) for _, _, a in parts]
+        shown = [(name, f"the {what} in {a.name}, by heads", *x) for (name, what, a), *x in zip(parts, found, of)]
+        out = np.swapaxes(out, 1, 2).reshape(node.shape)
     note = "the weights: a row for each query"
-    if not np.allclose(weights @ v, out, rtol=1e-3, atol=1e-4 * np.abs(v).max(initial=0)):
+    if not np.allclose(out, node.value, rtol=1e-3, atol=1e-4 * np.abs(found[2]).max(initial=0)):
         note += ", before some were dropped"
-    return [*shown, ("P", note, weights, (*of_q[:-1], of_k[-2]))]
-
-
-def _attention_weights(q, k, mask, causal):
-    with no_grad():
-        scores = functional.matmul(q, np.swapaxes(k, -1, -2)) / math.sqrt(q.shape[-1])
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -np.inf) if mask.dtype == bool else scores + mask
-        if causal:
-            T, S = scores.shape[-2:]
-            scores = scores.masked_fill(~np.tri(T, S, S - T, dtype=bool), -np.inf)
-        return scores.softmax().data
+    return [*shown, ("P", note, weights, (*of[0][:-1], of[1][-2]))]
 
 
 # What is kept of the numbers

@@ -137,53 +137,64 @@ BACKWARD.embedding = (c) => {
   ];
 };
 
-// Attention. How to read one head: P: the weights, g: the incoming gradient, of: where an element of the result lies.
-// multi_head_attention has its heads side by side in the channels of x and kv, and Q, K and V on its way.
+// Attention, alone or with its heads side by side in x (and kv). P: the weights; A: the scores
 
-const attentionOf = {
-  scaled_dot_product_attention: (c) => ({
-    names: [c.inputs[0].names, c.inputs[1].names],
-    q: (...place) => c.read(0, place),
-    k: (...place) => c.read(1, place),
-    v: (...place) => c.read(2, place),
-    shapes: c.shapes,
-    part: c.argument,
-    own: c.index,
-    of: (...place) => place,
-  }),
-  multi_head_attention: (c) => {
-    const inner = (name) => c.step.inner.find((i) => i.name === name);
-    const D = inner("Q").array.shape.at(-1);
-    const C = D * inner("Q").array.shape[1];
-    const [b, t, channel] = c.index;
-    const before = c.argument === 1 ? 1 : 0; // kv begins with the keys
-    return {
-      names: [inner("Q").names, inner("K").names],
-      q: (...place) => c.inner("Q", place),
-      k: (...place) => c.inner("K", place),
-      v: (...place) => c.inner("V", place),
-      shapes: ["Q", "K", "V"].map((name) => inner(name).array.shape),
-      part: c.argument === null ? null : before + Math.floor(channel / C),
-      own: [b, Math.floor((channel % C) / D), t, channel % D],
-      of: (b, h, t, d) => [b, t, h * D + d],
-    };
-  },
-};
-
-function attentionPlace(c) {
-  const a = attentionOf[c.step.op](c);
-  const [q, k] = a.shapes;
-  return { ...a, lead: a.own.slice(0, -2), i: a.own.at(-2), d: a.own.at(-1), T: q.at(-2), S: k.at(-2), D: q.at(-1) };
+// The head that an element belongs to, read alike from either op: q, k, v, g and o of a token and a channel, P of two
+// tokens. i, d: the token and the channel of the element; part: which of q, k and v it is a gradient of
+function headOf(c) {
+  const head = c.step.op === "multi_head_attention" ? packedHead(c) : wholeHead(c);
+  const P = c.step.inner.find((inner) => inner.name === "P");
+  const [T, S] = P.array.shape.slice(-2);
+  const [q, k, v] = range(3).map((part) => (i, d) => head.read(part, i, d));
+  return {
+    ...head,
+    i: c.index.at(-2),
+    T,
+    S,
+    q,
+    k,
+    v,
+    g: (t, d) => c.gradient(head.at(t, d)),
+    o: (t, d) => c.result(head.at(t, d)),
+    P: (t, s) => c.inner("P", [...head.lead, t, s]),
+    query: (t) => `query ${t}${token(P.names, -2, t)}`,
+    key: (s) => `key ${s}${token(P.names, -1, s)}`,
+  };
 }
 
-FORWARD.scaled_dot_product_attention = FORWARD.multi_head_attention = (c) => {
-  const a = attentionPlace(c);
-  const { lead, i: t, d, S, D } = a;
-  const weights = range(S).map((s) => c.need(c.inner("P", [...lead, t, s])));
+// lead: the sentence and the head; at: where a token's channel is in the result; D, Dv: channels of a query, of a value
+function wholeHead(c) {
+  const lead = c.index.slice(0, -2);
+  const at = (t, d) => [...lead, t, d];
+  const read = (part, i, d) => c.read(part, at(i, d));
+  const [D, Dv] = [c.shapes[0].at(-1), c.shapes[2].at(-1)];
+  return { lead, at, read, D, Dv, d: c.index.at(-1), part: c.argument, told: [] };
+}
+
+// The channels of x and kv are those of Q, K and V one after another, and of each those of a head after another
+function packedHead(c) {
+  const [b, i, channel] = c.index;
+  const [C, D] = [c.step.out.shape.at(-1), c.step.inner[0].array.shape.at(-1)];
+  const [h, d] = [Math.floor((channel % C) / D), channel % D];
+  const at = (t, j) => [b, t, h * D + j];
+  const hasKv = c.inputs.some((input) => input.name === "kv");
+  const read = (part, t, j) => {
+    const k = hasKv && part > 0 ? 1 : 0;
+    c.read(k, [b, t, (part - k) * C + h * D + j]);
+    return c.inner("QKV"[part], [b, h, t, j]);
+  };
+  const part = c.argument === null ? null : c.argument + Math.floor(channel / C);
+  const place = part === null ? `channel ${d} of head ${h}` : `d${"QKV"[part]}${formatIndex([b, h, i, d])}`;
+  return { lead: [b, h], at, read, D, Dv: D, d, part, told: [`${c.own} is ${place}`] };
+}
+
+function attentionForward(c) {
+  const { i: t, d, S, D, P, q, k, v, query, key, told } = headOf(c);
+  const weights = range(S).map((s) => c.need(P(t, s)));
   const most = weights.indexOf(Math.max(...weights));
-  const [query, key] = [`${t}${token(a.names[0], -2, t)}`, `${most}${token(a.names[1], -2, most)}`];
-  const lines = [`query ${query} gives key ${key} the most weight, ${c.n(weights[most])}, for its score q k / √D:`];
-  const terms = range(D).map((i) => [a.q(...lead, t, i), a.k(...lead, most, i)]);
+  const why = `${query(t)} gives ${key(most)} the most weight, ${c.n(weights[most])}, for its score q k / √D:`;
+  const lines = [...told, why];
+  const terms = range(D).map((j) => [q(t, j), k(most, j)]);
   const dot = sumOf(terms.map(product));
   if (terms.flat().includes(null))
     lines.pop(); // that key is not kept
@@ -191,48 +202,49 @@ FORWARD.scaled_dot_product_attention = FORWARD.multi_head_attention = (c) => {
     lines.push(sumOfProducts(c, terms, dot));
     lines.push(c.equals(`${formatNumber(dot, figures)} / √${D}`, dot / Math.sqrt(D)));
   }
-  const values = weights.map((w, s) => [w, a.v(...lead, s, d)]);
+  const values = weights.map((w, s) => [w, v(s, d)]);
   return [...lines, "all weights, a row of P, times the values:", sumOfProducts(c, values)];
-};
+}
 
-BACKWARD.scaled_dot_product_attention = BACKWARD.multi_head_attention = (c) => {
-  const a = attentionPlace(c);
-  const { lead, i, d, T, S, D } = a;
-  if (a.part === 2) {
-    return [
-      sumOfProducts(
-        c,
-        range(T).map((t) => [c.inner("P", [...lead, t, i]), c.gradient(a.of(...lead, t, d))]),
-      ),
-    ];
+function attentionBackward(c) {
+  const head = headOf(c);
+  const { part, i, d, T, S, D, told } = head;
+  if (part === 2) {
+    const terms = range(T).map((t) => [head.P(t, i), head.g(t, d)]);
+    return [...told, sumOfProducts(c, terms)];
   }
-  const ofQuery = a.part === 0; // dq is a sum over keys, dk one over queries
+  const ofQuery = part === 0; // dq is a sum over keys, dk one over queries
   const pairs = range(ofQuery ? S : T).map((j) => (ofQuery ? [i, j] : [j, i]));
-  const slopes = pairs.map(([t, s]) => slopeOfScore(c, a, t, s));
+  const slopes = pairs.map(([t, s]) => slopeOfScore(c, head, t, s));
   const most = slopes.reduce((best, { dA }, j) => (Math.abs(dA) > Math.abs(slopes[best].dA) ? j : best), 0);
   const { p, dP, e, dA } = slopes[most];
   const [t, s] = pairs[most];
-  const [query, key] = [`${t}${token(a.names[0], -2, t)}`, `${s}${token(a.names[1], -2, s)}`];
-  const other = ofQuery ? a.k : a.q;
-  const terms = slopes.map((slope, j) => [slope.dA, other(...lead, j, d)]);
+  const other = ofQuery ? head.k : head.q;
+  const terms = slopes.map((slope, j) => [slope.dA, other(j, d)]);
   const sum = c.value * Math.sqrt(D);
   return [
-    `for query ${query} and key ${key}: dP = g v = ${c.n(dP)}, e = g O = ${c.n(e)}`,
+    ...told,
+    `for ${head.query(t)} and ${head.key(s)}: dP = g v = ${c.n(dP)}, e = g O = ${c.n(e)}`,
     c.equals(`dA = P (dP ${MINUS} e) = ${c.n(p)} × (${c.n(dP)} ${MINUS} ${bracket(e)})`, dA),
     `every dA of this ${ofQuery ? "query, times the keys" : "key, times the queries"}, over √D:`,
     sumOfProducts(c, terms, sum),
     c.equals(`${formatNumber(sum, figures)} / √${D}`),
   ];
-};
+}
 
 // How the loss changes with the score of query t and key s: dA = P (dP - e), dP = g_t v_s, e = g_t O_t
-function slopeOfScore(c, a, t, s) {
-  const channels = range(a.shapes[2].at(-1));
-  const g = channels.map((i) => c.need(c.gradient(a.of(...a.lead, t, i))));
-  const dP = sumOf(channels.map((i) => g[i] * c.need(a.v(...a.lead, s, i))));
-  const e = sumOf(channels.map((i) => g[i] * c.need(c.result(a.of(...a.lead, t, i)))));
-  const p = c.need(c.inner("P", [...a.lead, t, s]));
+function slopeOfScore(c, { Dv, P, g, v, o }, t, s) {
+  const channels = range(Dv);
+  const slope = channels.map((j) => c.need(g(t, j)));
+  const dP = sumOf(channels.map((j) => slope[j] * c.need(v(s, j))));
+  const e = sumOf(channels.map((j) => slope[j] * c.need(o(t, j))));
+  const p = c.need(P(t, s));
   return { p, dP, e, dA: p * (dP - e) };
+}
+
+for (const op of ["scaled_dot_product_attention", "multi_head_attention"]) {
+  FORWARD[op] = attentionForward;
+  BACKWARD[op] = attentionBackward;
 }
 
 // Losses. The loss of each place, then their sum or mean

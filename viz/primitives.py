@@ -55,13 +55,16 @@ def _attention(q, k, v, mask=None, causal=False):
 
 
 def _multi_head_attention(x, kv=None, n_head=1, mask=None, causal=False):
-    def heads(x, count):
-        packed = x.reshape(*x.shape[:2], count, n_head, x.shape[2] // (count * n_head))
-        return [packed[:, :, i].transpose(1, 2) for i in range(count)]
+    q, k, v = _heads(x, 3, n_head) if kv is None else (*_heads(x, 1, n_head), *_heads(kv, 2, n_head))
+    out = scaled_dot_product_attention(q, k, v, mask, causal)
+    return out.transpose(1, 2).reshape(*x.shape[:2], n_head * q.shape[-1])
 
-    q, k, v = heads(x, 3) if kv is None else heads(x, 1) + heads(kv, 2)
-    out = scaled_dot_product_attention(q, k, v, mask=mask, causal=causal).transpose(1, 2)
-    return out.reshape(*out.shape[:2], out.shape[2] * out.shape[3])
+
+def _heads(x, count, n_head):
+    """The parts of x (B, T, count C), each (B, n_head, T, D)."""
+    B, T, channels = x.shape
+    packed = x.reshape(B, T, count, n_head, channels // (count * n_head))
+    return [packed[:, :, i].transpose(1, 2) for i in range(count)]
 
 
 def _cross_entropy(logits, targets, label_smoothing=0.0, reduction="mean"):
@@ -86,15 +89,15 @@ def _binary_cross_entropy(x, y, reduction="mean"):
     return _reduced(-(y * s.log() + (1 - y) * (1 - s).log()), reduction)
 
 
-COMPOSED = {  # an op before those that it is composed of
+COMPOSED = {
     "linear": _linear,
     "layer_norm": _layer_norm,
-    "gelu": _gelu,
-    "multi_head_attention": _multi_head_attention,
-    "scaled_dot_product_attention": _attention,
-    "cross_entropy": _cross_entropy,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
+    "gelu": _gelu,
+    "scaled_dot_product_attention": _attention,
+    "multi_head_attention": _multi_head_attention,
+    "cross_entropy": _cross_entropy,
     "mse_loss": _mse_loss,
     "binary_cross_entropy_with_logits": _binary_cross_entropy,
 }
@@ -103,8 +106,8 @@ _KNOWN = {  # the settings that the functions above take
     "softmax": {"axis"},
     "log_softmax": {"axis"},
     "gelu": {"approximate"},
-    "multi_head_attention": {"n_head", "mask", "causal"},
     "scaled_dot_product_attention": {"mask", "causal"},
+    "multi_head_attention": {"n_head", "mask", "causal"},
     "cross_entropy": {"targets", "label_smoothing", "reduction"},
     "mse_loss": {"reduction"},
     "binary_cross_entropy_with_logits": {"reduction"},
@@ -120,16 +123,17 @@ def open_fused(trace, ops):
     for op in ops:
         if op not in COMPOSED:
             raise ValueError(f"graph: {op} is not known to be composed of others; known are {', '.join(COMPOSED)}")
-    for op in COMPOSED:
-        if op in ops:
-            _open(trace, op)
+    count = 0
+    while count < len(trace.groups):  # what was opened may hold more to open
+        count = len(trace.groups)
+        _open_once(trace, ops)
 
 
-def _open(trace, op):
-    """`open_fused` for one op."""
+def _open_once(trace, ops):
+    """Replace those that are there, whatever is inside them."""
     nodes, place = [], {}  # place: old id -> new id
     for node in trace.nodes:
-        inner = _compose(trace, node) if node.op == op else None
+        inner = _compose(trace, node) if node.op in ops else None
         for argument in node.parents:
             argument.node = place[argument.node]
         if inner is None:
@@ -176,6 +180,10 @@ def _splice(groups, nodes, node, inner):
     for part in inner.nodes:
         if part.kind == "parameter":
             place[part.id] = sources[part.name]
+            continue
+        same = [a.node for a in given if np.array_equal(nodes[a.node].value, part.value)]
+        if part.kind == "input" and same:  # a setting that was handed on
+            place[part.id] = same[0]
             continue
         part.grad = grads.get(part.id)
         place[part.id] = part.id = len(nodes)

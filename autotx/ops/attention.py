@@ -39,25 +39,27 @@ def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=
 
 
 def multi_head_attention(x, kv=None, /, *, n_head, mask=None, causal=False, dropout_p=0.0, rng=None):
-    """y = P V of every head, side by side, P = softmax(Q K^T / sqrt(D)), D = C / n_head channels a head.
+    """O_h = P_h V_h, P_h = softmax(Q_h K_h^T / sqrt(D)) row by row, for each head h: attentions side by side.
 
-    x: (B, T, 3 C), the queries, keys and values of one sequence; or, with kv (B, S, 2 C), the keys and values of
-    another one, x: (B, T, C), its queries alone. y: (B, T, C). Head h has the channels h D to (h + 1) D of each.
-    mask, causal, dropout_p, rng: as in scaled_dot_product_attention, for scores (B, n_head, T, S).
+    x: (B, T, 3 C), the queries, keys and values of one sequence beside each other; or, with kv (B, S, 2 C), the keys
+    and values of another sequence, x: (B, T, C), the queries alone. O: (B, T, C). Head h has the D = C / n_head
+    channels from h D to (h + 1) D of the queries, of the keys, of the values and of O.
+    mask: as in scaled_dot_product_attention, for scores (B, n_head, T, S); causal, dropout_p, rng: as there.
 
-    x is [Q K V], or x is Q and kv is [K V]. So dx = [dQ dK dV] or dQ alone, and dkv = [dK dV], as derived for
-    scaled_dot_product_attention. A head is a view of x, its gradient one of dx: nothing is copied, nothing added up.
+    A head is a view of x, and its gradient one of dx: dQ, dK and dV of scaled_dot_product_attention, written where Q, K
+    and V are. No number is in two heads, so nothing is added up, and nothing is copied. With dA_h as there, per head:
+        dx = dA_h K_h / sqrt(D) at Q_h, and without kv dA_h^T Q_h / sqrt(D) at K_h, P_h^T g_h at V_h
+        dkv = dA_h^T Q_h / sqrt(D) at K_h, P_h^T g_h at V_h
     Source: Vaswani et al., 2017, "Attention Is All You Need", 3.2.2; the whitepaper's "Multi-Head Attention".
     """
     q, k, v = heads(n_head, x, kv)
     mask, keep = _checked("multi_head_attention", mask, (*q.shape[:-1], k.shape[-2]), dropout_p, rng, q.dtype)
     out, lse = kernels.attention.attention(q, k, v, mask, causal, keep)
-    B, _, T, D = q.shape
-    y = np.swapaxes(out, 1, 2).reshape(B, T, n_head * D)
+    y = np.swapaxes(out, 1, 2).reshape(*x.shape[:2], n_head * q.shape[-1])
 
     def gradients(g):
         dx, dkv = (None if a is None else np.empty(a.shape, a.dtype) for a in (x, kv))
-        (g_heads,) = side_by_side(g, 1, n_head)
+        (g_heads,) = _heads(g, 1, n_head)
         kernels.attention.attention_backward(
             g_heads, q, k, v, out, lse, mask, causal, keep, into=heads(n_head, dx, dkv)
         )
@@ -71,19 +73,21 @@ def heads(n_head, x, kv=None):
     parts = 3 if kv is None else 1  # of as many channels, in x
     C = x.shape[-1] // parts if np.ndim(x) == 3 else 0
     if not C or n_head < 1 or C % n_head or x.shape[2] != parts * C:
-        wanted = f"(batch, tokens, {'C' if parts == 1 else '3 C'})"
-        raise ValueError(f"multi_head_attention: x {np.shape(x)}; give {wanted}, C a multiple of the {n_head} heads")
+        raise ValueError(
+            f"multi_head_attention: x {np.shape(x)}; give (batch, tokens, {'3 C' if parts == 3 else 'C'}), C a "
+            f"multiple of the {n_head} heads"
+        )
     if kv is None:
-        return tuple(side_by_side(x, 3, n_head))
+        return tuple(_heads(x, 3, n_head))
     if np.ndim(kv) != 3 or kv.shape[0] != x.shape[0] or kv.shape[2] != 2 * C:
         raise ValueError(
             f"multi_head_attention: kv {np.shape(kv)} for x {x.shape}; give ({x.shape[0]}, tokens, {2 * C})"
         )
-    return (*side_by_side(x, 1, n_head), *side_by_side(kv, 2, n_head))
+    return (*_heads(x, 1, n_head), *_heads(kv, 2, n_head))
 
 
-def side_by_side(x, count, n_head):
-    """The heads that lie side by side in x (B, T, count C): a view (count, B, n_head, T, D)."""
+def _heads(x, count, n_head):
+    """x (B, T, count C) as (count, B, n_head, T, D)."""
     B, T, channels = x.shape
     return x.reshape(B, T, count, n_head, channels // (count * n_head)).transpose(2, 0, 3, 1, 4)
 

@@ -94,8 +94,8 @@ def gpt_folded(workshop, path):
 def gpt_block(workshop, path):
     x = Tensor(np.random.default_rng(1).normal(size=(1, 16, 32)), dtype=np.float32, name="x")
     config = GPTConfig(block_size=16, vocab_size=65, n_layer=1, n_head=4, n_embd=32)
-    y = GPT(config, np.random.default_rng(0)).blocks[0](x)
-    viz.render(y, path, depth=1, expand=["attn"], fused=["multi_head_attention"])
+    block = GPT(config, np.random.default_rng(0)).blocks[0]
+    viz.render(block(x), path, depth=1, expand=["attn.qkv"], fused=["multi_head_attention"])
 
 
 def attention_head(workshop, path):

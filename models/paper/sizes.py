@@ -34,11 +34,8 @@ def counted_multiplications(result):
         parents = [p for p in t._parents or () if isinstance(p, autotx.Tensor)]
         if t._op in ("linear", "matmul"):
             by_weights += t.size * parents[0].shape[-1]
-        if t._op == "scaled_dot_product_attention":
-            q, k, v = parents[:3]
-            of_pairs += q.size * k.shape[-2] + t.size * v.shape[-2]
-        if t._op == "multi_head_attention":  # the last of them holds the keys and values
-            of_pairs += 2 * t.size * parents[-1].shape[-2]
+        if t._op in ("scaled_dot_product_attention", "multi_head_attention"):
+            of_pairs += 2 * t.size * parents[-1].shape[-2]  # Q K^T and P V, as many channels each
         for p in parents:
             if id(p) not in seen:
                 seen.add(id(p))
