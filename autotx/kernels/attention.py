@@ -43,10 +43,10 @@ the tile alone reaches 225 GFLOP/s there:
 
 | B, H, T, D       | torch's time / ours | GFLOP/s |
 |------------------|---------------------|---------|
-| 12, 4, 64, 32    | 1.81                | 49      |
-| 16, 6, 256, 64   | 1.81                | 99      |
-| 4, 12, 1024, 64  | 1.73                | 142     |
-| 1, 4, 4096, 64   | 1.30                | 152     |
+| 12, 4, 64, 32    | 2.30                | 45      |
+| 16, 6, 256, 64   | 1.90                | 96      |
+| 4, 12, 1024, 64  | 1.75                | 144     |
+| 1, 4, 4096, 64   | 1.41                | 156     |
 
 Of a head of 64 tokens and 32 channels, 10 microseconds forward and 19 backward, the products take half, at the tile's
 own speed; packing, the softmax and writing back the rest. Blocks of 112 to 224 keys and 128 or 256 queries are equally
