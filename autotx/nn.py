@@ -189,7 +189,7 @@ class MultiHeadAttention(Module):
         ValueError for inputs of another shape.
         """
         C = self.proj.weight.shape[0]
-        for x in (q_input, q_input if kv_input is None else kv_input):
+        for x in (q_input,) if kv_input is None else (q_input, kv_input):
             if x.ndim != 3 or x.shape[2] != C:
                 raise ValueError(f"MultiHeadAttention: an input of shape {x.shape}; give (batch, tokens, {C})")
         if kv_input is None:

@@ -181,10 +181,11 @@ def _splice(groups, nodes, node, inner):
         if part.kind == "parameter":
             place[part.id] = sources[part.name]
             continue
-        same = [a.node for a in given if np.array_equal(nodes[a.node].value, part.value)]
-        if part.kind == "input" and same:  # a setting that was handed on
-            place[part.id] = same[0]
-            continue
+        if part.kind == "input":
+            same = [a.node for a in given if np.array_equal(nodes[a.node].value, part.value)]
+            if same:  # a setting that was handed on
+                place[part.id] = same[0]
+                continue
         part.grad = grads.get(part.id)
         place[part.id] = part.id = len(nodes)
         part.parents = [Argument(place[a.node], a.name, a.position) for a in part.parents]

@@ -268,8 +268,7 @@ def _scratch(size):
 
 IN3, IN4 = (types.Array(types.float32, ndim, "A", readonly=True) for ndim in (3, 4))
 OUT4 = types.Array(types.float32, 4, "A")
-OUT1, OUT3 = (types.Array(types.float32, ndim, "C") for ndim in (1, 3))
-READ1, READ3 = (types.Array(types.float32, ndim, "C", readonly=True) for ndim in (1, 3))
+OUT3, READ3 = types.Array(types.float32, 3, "C"), types.Array(types.float32, 3, "C", readonly=True)
 TABLE = types.float32[:, ::1]
 FLAG, NUMBER = types.boolean, types.intp
 AT = {kind: types.NamedUniTuple(types.intp, len(kind._fields), kind) for kind in (Forward, Backward)}

@@ -3,7 +3,20 @@
 import numpy as np
 
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import CHUNK, IDS, IN2, INTEGER, OUT2, flat, part, rows, rows_a_chunk, tasks, use_numba
+from autotx.kernels.rows import (
+    CHUNK,
+    IDS,
+    IN2,
+    INTEGER,
+    OUT2,
+    flat,
+    is_plain,
+    part,
+    rows,
+    rows_a_chunk,
+    tasks,
+    use_numba,
+)
 from autotx.kernels.threads import shared
 
 WIDTH = 128  # columns a thread takes at a time
@@ -12,7 +25,7 @@ WIDTH = 128  # columns a thread takes at a time
 def take_rows(table, ids):
     """table[ids], for checked ids. table: (V, C), ids: integers of any shape; returns ids.shape + (C,)."""
     C = table.shape[1]
-    if ids.size * C <= CHUNK or not use_numba(table) or not (table.flags.c_contiguous and table.flags.aligned):
+    if ids.size * C <= CHUNK or not use_numba(table) or not is_plain(table):
         return table[ids]
     out = np.empty((*ids.shape, C), np.float32)
     step = rows_a_chunk(C)
@@ -25,7 +38,7 @@ def add_rows(buffer, ids, g):
 
     The threads share out the columns: each element has one owner, who adds to it in the order of n.
     """
-    if use_numba(buffer, g) and buffer.flags.c_contiguous and buffer.flags.aligned:
+    if use_numba(buffer, g) and is_plain(buffer):
         width = WIDTH if g.size > CHUNK else max(1, g.shape[1])
         _add_rows(tasks(g.shape[1], width), buffer, flat(ids.astype(np.int64, copy=False)), rows(g), width)
     else:

@@ -64,15 +64,16 @@ def _for_all(function, written, read, *settings):
     It is given a table of where they lie: an address for each list and array. An array that does not lie in one piece
     is copied, and copied back if it was written.
     """
-    lists, copies = written + read, []
+    lists = written + read
     if not lists[0]:
         return
-    table = np.array([[_address(x, copies) for x in arrays] for arrays in lists], np.int64)
+    to_write_back, to_hold = [], []  # arrays, each with its copy
+    table = [[_address(x, to_write_back) for x in arrays] for arrays in written]
+    table += [[_address(x, to_hold) for x in arrays] for arrays in read]
     pieces = _pieces(_sizes(lists[0]))
-    function(len(pieces), table, pieces, *settings)
-    for x, copy in copies:
-        if any(x is y for arrays in written for y in arrays):
-            x[...] = copy
+    function(len(pieces), np.array(table, np.int64), pieces, *settings)
+    for x, copy in to_write_back:
+        x[...] = copy
 
 
 def _address(x, copies):

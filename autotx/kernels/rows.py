@@ -33,9 +33,14 @@ def rows_a_chunk(columns):
     return max(1, CHUNK // columns)
 
 
+def is_plain(x):
+    """Whether the elements of x lie one behind the other, in row order."""
+    return x.flags.c_contiguous and x.flags.aligned
+
+
 def plain(x):
-    """x itself where its elements lie one behind the other, else a copy in which they do."""
-    return x if x.flags.c_contiguous and x.flags.aligned else x.copy()
+    """x itself where it is plain, else a copy."""
+    return x if is_plain(x) else x.copy()
 
 
 def rows(x):

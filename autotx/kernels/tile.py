@@ -174,48 +174,44 @@ def _multiply(depth, a, a_size, b, b_size, start, start_row, start_col, c, c_ste
         for j in range(0, cols, COLS):
             b_panel = b + 4 * (j // COLS * b_size)
             start_tile, c_tile = start + 4 * (i * start_row + j * start_col), c + 4 * (i * c_step + j)
-            if rows - i > HALF:
-                _tile(depth, a_panel, b_panel, start_tile, start_row, c_tile, c_step, rows - i, cols - j)
-            elif rows - i > QUARTER:
-                _half_tile(depth, a_panel, b_panel, start_tile, start_row, c_tile, c_step, rows - i, cols - j)
-            else:
-                _quarter_tile(depth, a_panel, b_panel, start_tile, start_row, c_tile, c_step, rows - i, cols - j)
+            _tile(depth, a_panel, b_panel, start_tile, start_row, c_tile, c_step, rows - i, cols - j)
 
 
-def _tile_of(height):
-    """The tile, `height` rows of it: C[i, j] = start[i, j] + sum over k < depth of A[k, i] B[k, j], for i < height and
-    j < COLS that are there."""
+@intrinsic
+def _tile(typing, depth, a, b, start, start_step, c, c_step, rows, cols):
+    """C[i, j] = start[i, j] + sum over k < depth of A[k, i] B[k, j], for i < ROWS and j < COLS that are there."""
+    def generate(context, builder, signature, arguments):
+        depth, a, b, start, start_step, c, c_step, rows, cols = arguments
+        a_panel, b_panel, start, c = _pointers(builder, a, b, start, c)
+        base, target = _Rows(builder, start, start_step), _Rows(builder, c, c_step)
+        for height, lower in ((ROWS, HALF), (HALF, QUARTER), (QUARTER, 0)):
+            fits = builder.icmp_signed(">", rows, INT(lower))  # and no lower tile does
+            if height < ROWS:
+                fits = builder.and_(fits, builder.icmp_signed("<=", rows, INT(height)))
+            with builder.if_then(fits):
+                _tile_of(builder, height, depth, a_panel, b_panel, base, target, rows, cols)
+        return context.get_dummy_value()
 
-    def tile(typing, depth, a, b, start, start_step, c, c_step, rows, cols):
-        def generate(context, builder, signature, arguments):
-            depth, a, b, start, start_step, c, c_step, rows, cols = arguments
-            a_panel, b_panel, start, c = _pointers(builder, a, b, start, c)
-            base, target = _Rows(builder, start, start_step), _Rows(builder, c, c_step)
+    return types.void(*9 * [types.int64]), generate
+
+
+def _tile_of(builder, height, depth, a_panel, b_panel, base, target, rows, cols):
+    """Emit `_tile` for i < height."""
+    for i, j in np.ndindex(height, 2):
+        target.prefetch(i, j)
+    sums = _sum_over_depth(builder, height, depth, a_panel, b_panel)
+    whole = builder.and_(builder.icmp_signed(">=", rows, INT(height)), builder.icmp_signed(">=", cols, INT(COLS)))
+    with builder.if_else(whole) as (all_of_it, a_part):
+        with all_of_it:
             for i, j in np.ndindex(height, 2):
-                target.prefetch(i, j)
-            sums = _sum_over_depth(builder, height, depth, a_panel, b_panel)
-            whole = builder.and_(
-                builder.icmp_signed(">=", rows, INT(height)), builder.icmp_signed(">=", cols, INT(COLS))
-            )
-            with builder.if_else(whole) as (all_of_it, a_part):
-                with all_of_it:
-                    for i, j in np.ndindex(height, 2):
-                        target.store(i, j, builder.fadd(sums[i][j], base.load(i, j)))
-                with a_part:
-                    masks = [_first_lanes(builder, builder.sub(cols, INT(j * LANES))) for j in range(2)]
-                    for i in range(height):
-                        with builder.if_then(builder.icmp_signed("<", INT(i), rows)):
-                            for j in range(2):
-                                old = _masked_load(builder, base.place(i, j), masks[j])
-                                _masked_store(builder, builder.fadd(sums[i][j], old), target.place(i, j), masks[j])
-            return context.get_dummy_value()
-
-        return types.void(*9 * [types.int64]), generate
-
-    return intrinsic(tile)
-
-
-_tile, _half_tile, _quarter_tile = map(_tile_of, (ROWS, HALF, QUARTER))
+                target.store(i, j, builder.fadd(sums[i][j], base.load(i, j)))
+        with a_part:
+            masks = [_first_lanes(builder, builder.sub(cols, INT(j * LANES))) for j in range(2)]
+            for i in range(height):
+                with builder.if_then(builder.icmp_signed("<", INT(i), rows)):
+                    for j in range(2):
+                        old = _masked_load(builder, base.place(i, j), masks[j])
+                        _masked_store(builder, builder.fadd(sums[i][j], old), target.place(i, j), masks[j])
 
 
 class _Rows:
