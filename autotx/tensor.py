@@ -7,7 +7,8 @@ One concept carries everything. An *op* is a function on plain arrays that retur
 
 Arguments before the slash are differentiable, arguments after it are settings. The pullback turns `g`, the gradient of
 the loss with respect to the result, into the gradient with respect to each argument. It is a tuple of functions, one
-an argument, of which only those wanted are called; or, where the gradients share work, one function `g -> tuple`.
+an argument, of which only those wanted are called; or, where the gradients share work, one function that returns all of
+them, called with `g` and with a bool for each argument: whether its gradient is wanted (it may be None where not).
 A gradient is a new array (or `g` itself, or a view of it). One that touches only a part of its argument may instead be
 a function that adds itself in place to a buffer: that is how slices and embeddings avoid arrays full of zeros.
 
@@ -274,7 +275,10 @@ class Tensor:
                 if watchers:
                     _tell(watchers, "begin")
                 shared = pullback.__class__ is not tuple
-                for p, d in zip(node._parents, pullback(g) if shared else pullback):
+                if shared:
+                    wanted = [p.__class__ is Tensor and p.requires_grad for p in node._parents]
+                    pullback = _apart(pullback(g, wanted))
+                for p, d in zip(node._parents, pullback):
                     if p.__class__ is Tensor and p.requires_grad:
                         if not shared:
                             d = d(g)
@@ -305,6 +309,18 @@ class Tensor:
         if grad.shape != self.shape:
             raise ValueError(f"backward: the gradient has shape {grad.shape}, the tensor {self.shape}; make them equal")
         return grad
+
+
+def _apart(gradients):
+    """The gradients that one pullback returned together, each in memory of its own: some will be added to in place."""
+    owners, result = set(), []
+    for d in gradients:
+        if d.__class__ is _ndarray:
+            owner = id(d if d.base is None else d.base)
+            d = d.copy() if owner in owners else d
+            owners.add(owner)
+        result.append(d)
+    return result
 
 
 class _Freed:

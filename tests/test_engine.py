@@ -705,7 +705,7 @@ def test_an_op_of_ones_own():
         if squared:
             return z, (lambda g: g * 2 * x, lambda g: g * 2 * y)
         z = np.sqrt(z)
-        return z, lambda g: (g * x / z, g * y / z)
+        return z, lambda g, wanted: (g * x / z, g * y / z)
 
     x, y = leaf([3.0, 1.0]), leaf([[4.0], [2.0]])
     assert gradcheck(hypot, [x, y])
@@ -726,10 +726,42 @@ def test_an_op_needs_a_slash():
 def test_an_op_with_any_number_of_arguments():
     @autotx.lift
     def total(*xs, weight=1.0):
-        return weight * sum(xs), lambda g: (weight * g,) * len(xs)
+        return weight * sum(xs), lambda g, wanted: (weight * g,) * len(xs)
 
     xs = [leaf([1.0, 2.0]), leaf([3.0]), leaf(4.0)]
     assert gradcheck(lambda *xs: total(*xs, weight=3.0), xs)
+
+
+@pytest.mark.parametrize("share", [lambda d: (d, d), lambda d: (d, d[:]), lambda d: (d[:], d)])
+def test_arguments_that_get_one_array_for_their_gradients(share):
+    @autotx.lift
+    def sum_of(x, y, /):
+        return x + y, lambda g, wanted: share(1 * g)
+
+    x, y = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    (sum_of(x, y) + 3 * x + 5 * y).sum().backward()  # what came before is added to what sum_of gives, or ...
+    x.zero_grad(), y.zero_grad()
+    (3 * x + 5 * y + sum_of(x, y)).sum().backward()  # ... what it gave is added to
+    np.testing.assert_array_equal(x.grad, [4, 4])
+    np.testing.assert_array_equal(y.grad, [6, 6])
+
+
+def test_a_pullback_that_returns_all_gradients_is_told_which_are_wanted():
+    told = []
+
+    @autotx.lift
+    def product(x, y, factor, /):
+        def gradients(g, wanted):
+            told.append(wanted)
+            return g * y * factor, g * x * factor, None
+
+        return x * y * factor, gradients
+
+    x, y = leaf(2.0), leaf(3.0)
+    product(x, y, 5.0).backward()
+    product(x, Tensor(3.0), 5.0).backward()
+    assert told == [[True, True, False], [True, False, False]]
+    assert x.grad == 30
 
 
 def test_arguments_by_name_and_by_position():

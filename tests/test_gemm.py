@@ -190,6 +190,43 @@ def test_the_same_bits_for_any_number_of_threads(M, N, K):
         np.testing.assert_array_equal(result, results[0])
 
 
+@pytest.mark.parametrize("layout", ["plain", "transposed", "every second column"])
+@pytest.mark.parametrize(
+    ("N", "O", "I"),
+    [(1, 1, 1), (ROWS + 3, COLS + 1, 5), (61, 3 * ROWS, 2 * COLS), (2 * gemm.DEPTH + 7, 40, gemm.WIDTH + 9), (0, 3, 4)],
+)
+def test_linear_backward(N, O, I, layout):
+    rng = np.random.default_rng(10)
+    g, x, weight = (LAYOUTS[layout](_matrix(rng, *shape)) for shape in ((N, O), (N, I), (O, I)))
+    dx, dweight, dbias = gemm.linear_backward(g, x, weight, with_bias=True)
+    _check(dx, g, weight)
+    _check(dweight, g.T, x)
+    _check(dbias[:, None], g.T, np.ones((N, 1)))
+    for wanted in product([False, True], repeat=3):
+        for d, all_of_it, is_wanted in zip(gemm.linear_backward(g, x, weight, *wanted), (dx, dweight, dbias), wanted):
+            if is_wanted:
+                np.testing.assert_allclose(d, all_of_it, rtol=0, atol=1e-6 * max(1, N))
+            else:
+                assert d is None
+
+
+@needs_jit
+@pytest.mark.parametrize(("N", "O", "I"), [(100, 300, 80), (900, 40, 600)])
+def test_linear_backward_has_the_same_bits_for_any_number_of_threads(N, O, I):
+    rng = np.random.default_rng(11)
+    g, x, weight = _matrix(rng, N, O), _matrix(rng, N, I), _matrix(rng, O, I)
+    results, before = [], threads.get_num_threads()
+    try:
+        for n in range(1, min(4, numba.config.NUMBA_NUM_THREADS) + 1):
+            threads.set_num_threads(n)
+            results.append(gemm.linear_backward(g, x, weight, with_bias=True))
+    finally:
+        threads.set_num_threads(before)
+    for result in results[1:]:
+        for d, first in zip(result, results[0]):
+            np.testing.assert_array_equal(d, first)
+
+
 SHAPES = [(1, 768, 384, 128), (1, 1, 1, 1), (48, 64, 64, 32), (2, 5000, 9, 7)]
 
 
@@ -274,7 +311,7 @@ def test_avx2():
 
 @needs_jit
 def test_kept_kernels_are_found_again(tmp_path):
-    code = "import numpy as np; from autotx.kernels import sums; print(sums.sum_rows(np.ones((400, 100), np.float32)))"
+    code = "import numpy; from autotx import kernels; x = numpy.ones((400, 100), 'f'); print(kernels.add(x, x))"
     first, said = _python(code, NUMBA_CACHE_DIR=str(tmp_path))
     assert f"autotx: compiling kernels (once; kept in {tmp_path / 'autotx'})\n" == said
     kept = list((tmp_path / "autotx").iterdir())

@@ -11,7 +11,7 @@ import pytest
 
 import autotx
 from autotx import kernels
-from autotx.kernels import cross_entropy, embedding, exp, gelu, layernorm, parameters, softmax, sums
+from autotx.kernels import cross_entropy, embedding, exp, gelu, layernorm, parameters, softmax
 from autotx.kernels.jit import kernel
 
 SHAPES = [(0, 5), (1, 1), (1, 7), (5, 1), (3, 33), (2, 3, 65), (7, 128), (300, 131)]  # the last: several chunks
@@ -328,10 +328,3 @@ def test_add(rng, shape, kinds):
     np.testing.assert_array_equal(kernels.add(x, y), expected)
     assert kernels.add(x, y, x) is x
     np.testing.assert_array_equal(x, expected)
-
-
-@pytest.mark.parametrize("shape", [(0, 5), (1, 40_000), (1000, 33), (333, 128), (50_000, 1), (3, 4)])
-def test_sum_rows(rng, shape):
-    x = normal(rng, *shape)
-    np.testing.assert_allclose(sums.sum_rows(x), x.sum(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-3)
-    np.testing.assert_array_equal(sums.sum_rows(x[::-1]), sums.sum_rows(x[::-1].copy()))

@@ -221,7 +221,9 @@ class Trace:
     def _step(self, node, grads):
         """Call the pullback of one node, and add what it gives to `grads`."""
         g, pullback = grads[node.id], self._tensors[node.id]._backward
-        together = pullback(g) if not isinstance(pullback, tuple) else None
+        together = None
+        if not isinstance(pullback, tuple):
+            together = pullback(g, [isinstance(p, Tensor) and p.requires_grad for p in self._tensors[node.id]._parents])
         outgoing = {}
         for argument in node.parents:
             parent, position = self.nodes[argument.node], argument.position

@@ -65,14 +65,13 @@ import math
 import threading
 from collections import namedtuple
 
-import numba
 import numpy as np
 from numba import types
 from numba.extending import register_jitable
 
 from autotx.kernels.exp import exp, larger, log
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import floats, plain
+from autotx.kernels.rows import floats, plain, use_numba
 from autotx.kernels.threads import get_num_threads, shared
 from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, aligned, multiply, pack, panel_size
 
@@ -171,16 +170,16 @@ def _attention_backward_twin(g, q, k, v, out, lse, mask, causal, keep):
 
 def _use_kernel(q, k, v, *others):
     """Whether the kernels take these arrays: float32, values as wide as keys, nothing empty, and Numba compiles."""
-    arrays = q, k, v, *others
-    return (
-        not numba.config.DISABLE_JIT
-        and all(x.dtype == np.float32 and x.size and x.flags.aligned for x in arrays)
-        and v.shape[-1] == q.shape[-1]
-    )
+    for x in (q, k, v, *others):
+        if not x.size or not x.flags.aligned:
+            return False
+    return use_numba(q, k, v, *others) and v.shape[-1] == q.shape[-1]
 
 
 def _four_axes(x):
     """x: (..., T, D) as (B, H, T, D): a view, unless more than two leading axes do not lie evenly in memory."""
+    if x.ndim == 4:
+        return x
     lead = (1,) * (4 - x.ndim) + x.shape[:-2]
     return x.reshape(math.prod(lead[:-1]), *lead[-1:], *x.shape[-2:])
 

@@ -44,7 +44,6 @@ pieces follow from K alone. So the results are the same for any number of thread
 import functools
 import threading
 
-import numba
 import numpy as np
 from numba import types
 
@@ -52,7 +51,7 @@ from autotx.kernels import gelu
 from autotx.kernels.exp import ZERO
 from autotx.kernels.gelu import gelu_of, gelu_tanh_of
 from autotx.kernels.jit import apart, kernel
-from autotx.kernels.rows import floats
+from autotx.kernels.rows import floats, use_numba
 from autotx.kernels.threads import get_num_threads, shared
 from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, address_of, aligned, multiply, pack, panel_size
 
@@ -98,16 +97,26 @@ def matmul(a, b, out=None, accumulate=False, bias=None, activation=None):
             out += bias
         _add_dots(-(-N // CHUNK), np.ascontiguousarray(a), b.T, out)
         return activate(out, activation)
-    _matmul_kernel(_stack(a), _stack(b), _stack(out), accumulate, bias, activation)
+    a, b, c = _stack(a), _stack(b), _stack(out)
+    if accumulate:
+        start, steps = c, (c.strides[0] // 4, c.strides[1] // 4, 1)
+    elif bias is not None:
+        start, steps = bias[None, None], (0, 0, 1)
+    else:
+        start, steps = ZEROS[None, None], (0, 0, 0)
+    finish = ADD_BIAS if accumulate and bias is not None else ACTIVATIONS[activation]
+    tasks, product, size = _product(a, b, c, start, steps, finish, ZEROS if bias is None else bias)
+    _one_product(tasks, product, *_scratch(size))
     return out
 
 
 def _kernel_takes(a, b, out):
     """Whether Numba compiles, all are aligned float32, and rows of `out` are contiguous."""
-    arrays = a, b, out
     return (
-        not numba.config.DISABLE_JIT
-        and all(x.dtype == np.float32 and x.flags.aligned for x in arrays)
+        use_numba(a, b, out)
+        and a.flags.aligned
+        and b.flags.aligned
+        and out.flags.aligned
         and (out.strides[-1] == 4 or out.shape[-1] == 1)
         and (out.ndim <= 3 or out.flags.c_contiguous)  # more leading axes are taken as one
     )
@@ -138,23 +147,43 @@ def _stack(x):
     return x[None] if x.ndim == 2 else x if x.ndim == 3 else x.reshape(-1, *x.shape[-2:])
 
 
-def _matmul_kernel(a, b, c, accumulate, bias, activation):
-    """c = f(a b + bias), or c += a b + bias, for stacks of float32 matrices (three axes each)."""
-    stack, M, K = a.shape
-    threads = get_num_threads()
-    tasks, blocks, b_at, size = _plan(stack, M, c.shape[2], K, threads)
-    # What a sum starts from, and how many floats further the next matrix, row and column have theirs.
-    if accumulate:
-        start, steps = c, (c.strides[0] // 4, c.strides[1] // 4, 1)
-    elif bias is not None:
-        start, steps = bias[None, None], (0, 0, 1)
+def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False):
+    """dx = g W, dweight = g^T x, and dbias, the sum of the rows of g: the gradients of y = x W^T + bias.
+
+    g: (N, O), x: (N, I), weight W: (O, I). Those of the three that are not wanted are None. The rows of g are added up
+    as they are packed for dweight. The two products are one launch: while one thread computes dweight another computes
+    dx, so each packs its right factor for itself alone, and nobody waits for the other in between.
+    """
+    dx = np.empty(x.shape, np.result_type(g, weight)) if with_x else None
+    dweight = np.empty(weight.shape, np.result_type(g, x)) if with_weight else None
+    large = with_weight and x.size * len(weight) > SMALL
+    if not large or not _kernel_takes(g.T, x, dweight) or g.strides[1] != 4:
+        dx = matmul(g, weight, dx) if with_x else None
+        dweight = matmul(g.T, x, dweight) if with_weight else None
+        return dx, dweight, g.sum(axis=0) if with_bias else None
+    dbias = np.zeros(len(weight) if with_bias else 0, np.float32)
+    together = with_x and _kernel_takes(g, weight, dx)
+    threads = -(-get_num_threads() // 2) if together else get_num_threads()
+    tasks, of_weight, size = _product(g.T[None], x[None], dweight[None], sums=dbias, threads=threads)
+    if together:
+        tasks_x, of_x, size_x = _product(g[None], weight[None], dx[None])
+        _two_products(tasks + tasks_x, of_weight, of_x, tasks, tasks_x, *_scratch(max(size, size_x)))
     else:
-        start, steps = ZEROS[None, None], (0, 0, 0)
-    finish = ADD_BIAS if accumulate and bias is not None else ACTIVATIONS[activation]
-    scratch, packed = _scratch(threads, size)
-    _block_of_c(
-        tasks, a, b, c, start, steps, blocks, finish, ZEROS if bias is None else bias, scratch, b_at, packed
-    )  # fmt: skip
+        _one_product(tasks, of_weight, *_scratch(size))
+        dx = matmul(g, weight, dx) if with_x else None
+    return dx, dweight, dbias if with_bias else None
+
+
+def _product(a, b, c, start=ZEROS[None, None], steps=(0, 0, 0), finish=0, bias=ZEROS, sums=ZEROS[:0], threads=None):
+    """C = start + A B: how many tasks it is, what the kernels have to know of it, how many floats a worker needs.
+
+    a, b, c: stacks of float32 matrices (three axes each). steps: how many floats further the next matrix, row and
+    column have what their sums start from. finish, bias: see `_finish`. sums: (M,), to which the sums of the rows of A
+    are added, or empty; for one matrix whose columns lie in one piece.
+    """
+    stack, M, K = a.shape
+    tasks, blocks, b_at, size = _plan(stack, M, c.shape[2], K, threads or get_num_threads())
+    return tasks, (a, b, c, start, steps, finish, bias, sums, blocks, b_at), size
 
 
 @functools.lru_cache(maxsize=4096)
@@ -195,8 +224,9 @@ def _even_pieces(size, longest, unit):
 _own = threading.local()  # memory to pack into, kept between calls: one for each thread of Python that calls
 
 
-def _scratch(threads, size):
+def _scratch(size):
     """(threads, size or more) floats, rows on cache lines, and for each row a -1 on a cache line of its own."""
+    threads = get_num_threads()
     kept = getattr(_own, "scratch", None)
     if kept is None or kept.shape[0] < threads or kept.shape[1] < size:
         width = -(-size // 1024) * 1024
@@ -212,10 +242,33 @@ BIAS = types.Array(types.float32, 1, "C")
 SCRATCH, PACKED = types.Array(types.float32, 2, "C"), types.Array(types.int64, 2, "C")
 
 
-@shared(GIVEN, GIVEN, WRITTEN, WRITTEN, THREE, THREE, types.intp, BIAS, SCRATCH, types.intp, PACKED)
+PRODUCT = types.Tuple([GIVEN, GIVEN, WRITTEN, WRITTEN, THREE, types.intp, BIAS, BIAS, THREE, types.intp])
+
+
+@shared(PRODUCT, SCRATCH, PACKED)
 @kernel
-def _block_of_c(a, b, c, start, steps, blocks, finish, bias, scratch, b_at, packed, worker, task):
-    """Compute block number `task` of C. Blocks of the same columns follow each other."""
+def _one_product(product, scratch, packed, worker, task):
+    _block_of_c(product, task, 0, scratch[worker], packed[worker])
+
+
+@shared(PRODUCT, PRODUCT, types.intp, types.intp, SCRATCH, PACKED)
+@kernel
+def _two_products(outer, inner, outer_tasks, inner_tasks, scratch, packed, worker, task):
+    """The tasks of `inner` between those of `outer`: each of two threads has its own half of either one's rows."""
+    half = (outer_tasks + 1) // 2
+    if half <= task < half + inner_tasks:
+        _block_of_c(inner, task - half, outer_tasks, scratch[worker], packed[worker])
+    else:
+        _block_of_c(outer, task if task < half else task - inner_tasks, 0, scratch[worker], packed[worker])
+
+
+@kernel
+def _block_of_c(product, task, mark, panels, packed):
+    """Compute block number `task` of C. Blocks of the same columns follow each other.
+
+    mark: `packed` has mark + n where the panels hold columns n of B.
+    """
+    a, b, c, start, steps, finish, bias, sums, blocks, b_at = product
     M, N = c.shape[1:]
     K = a.shape[2]
     m_block, n_block, k_block = blocks
@@ -224,12 +277,13 @@ def _block_of_c(a, b, c, start, steps, blocks, finish, bias, scratch, b_at, pack
     columns, row = task // m_blocks, task % m_blocks * m_block
     matrix, column = columns // n_blocks, columns % n_blocks * n_block
     i, j = slice(row, min(row + m_block, M)), slice(column, min(column + n_block, N))
-    panels = scratch[worker]
     for k in range(0, K, k_block):
         depth = slice(k, min(k + k_block, K))
-        if columns != packed[worker, 0] or k_block < K:  # else the block of B is still there from the last task
+        if mark + columns != packed[0] or k_block < K:  # else the block of B is still there from the last task
             pack(b[matrix, depth, j].T, COLS, panels, b_at)
-            packed[worker, 0] = columns
+            packed[0] = mark + columns
+        if sums.size and column == 0:
+            _add_rows(a[matrix, i, depth], sums[i])
         c_at, N = matrix * c_steps[0] + row * c_steps[1] + column, j.stop - column
         last = finish if depth.stop == K else 0
         if k == 0:
@@ -237,6 +291,24 @@ def _block_of_c(a, b, c, start, steps, blocks, finish, bias, scratch, b_at, pack
             _block(a[matrix, i, depth], panels, b_at, start, at, steps[1:], c, c_at, c_steps[1], N, last, bias, column)
         else:
             _block(a[matrix, i, depth], panels, b_at, c, c_at, c_steps[1:], c, c_at, c_steps[1], N, last, bias, column)
+
+
+@kernel
+def _add_rows(a, sums):
+    """sums[i] += the sum of row i of `a`, whose columns lie in one piece: four of them at a time."""
+    rows, depth = a.shape
+    for k in range(0, depth, 4):
+        at, step = a.ctypes.data + k * a.strides[1], a.strides[1]
+        if k + 4 <= depth:
+            first, second = floats(at, rows), floats(at + step, rows)
+            third, fourth = floats(at + 2 * step, rows), floats(at + 3 * step, rows)
+            for i in range(rows):
+                sums[i] += (first[i] + second[i]) + (third[i] + fourth[i])
+        else:
+            for n in range(depth - k):
+                first = floats(at + n * step, rows)
+                for i in range(rows):
+                    sums[i] += first[i]
 
 
 @kernel

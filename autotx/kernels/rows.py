@@ -25,7 +25,10 @@ CHUNK = 16384  # elements a thread takes at a time: some microseconds of work.
 
 def use_numba(*arrays):
     """Whether the kernels take these arrays: all float32, and Numba compiles. Otherwise the NumPy twin does it."""
-    return not numba.config.DISABLE_JIT and all(x.dtype == FLOAT32 for x in arrays)
+    for x in arrays:  # a loop, for all() with a generator takes twice as long, and this is asked at every call
+        if x.dtype != FLOAT32:
+            return False
+    return not numba.config.DISABLE_JIT
 
 
 def rows_a_chunk(columns):
@@ -45,12 +48,12 @@ def plain(x):
 
 def rows(x):
     """x: (..., C) as a plain array (N, C)."""
-    return plain(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return plain(x) if x.ndim == 2 else plain(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def flat(x):
     """x of any shape as a plain array of one axis."""
-    return plain(x).reshape(-1)
+    return plain(x) if x.ndim == 1 else plain(x).reshape(-1)
 
 
 def tasks(n, step):

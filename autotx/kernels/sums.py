@@ -1,7 +1,7 @@
-"""Sums of large arrays: two arrays element by element, and the rows of one. Memory sets the pace.
+"""The sum of two large arrays, element by element. Memory sets the pace.
 
-NumPy does both on one core, which alone does not reach the speed of the memory. A training step adds often: at every
-residual connection, where gradients meet, where slices give theirs back, and for every bias.
+NumPy adds on one core, which alone does not reach the speed of the memory. A training step adds often: at every
+residual connection, where gradients meet, and where slices give theirs back.
 """
 
 import math
@@ -9,12 +9,9 @@ import math
 import numpy as np
 from numba import types
 
-from autotx.kernels import LARGE
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import CHUNK, IN2, INTEGER, OUT2, floats, part, rows, tasks, use_numba
+from autotx.kernels.rows import CHUNK, INTEGER, floats, tasks, use_numba
 from autotx.kernels.threads import shared
-
-PARTS = 32  # of the rows, each added up by itself
 
 
 def add(x, y, out=None):
@@ -29,16 +26,6 @@ def add(x, y, out=None):
             (_add_to if out is x else _add)(tasks(len(views[0]), step), *views, step)
             return out
     return np.add(x, y, out)
-
-
-def sum_rows(x):
-    """The sum over the rows of x: (N, C) -> (C,), in PARTS that follow each other."""
-    if x.size <= LARGE or not use_numba(x):
-        return x.sum(axis=0)
-    step = -(-len(x) // PARTS)
-    sums = np.zeros((tasks(len(x), step), x.shape[1]), np.float32)
-    _sum_rows(len(sums), rows(x), sums, step)
-    return sums.sum(axis=0)
 
 
 def _as_rows(arrays):
@@ -85,13 +72,3 @@ def _add_to(x, y, step, worker, task):
         x_row, y_row = _row(x, n), _row(y, n)
         for i in range(x_row.size):
             x_row[i] += y_row[i]
-
-
-@shared(IN2, OUT2, INTEGER)
-@kernel
-def _sum_rows(x, sums, step, worker, task):
-    x, out = x[part(task, step)], sums[task]
-    for n in range(len(x)):
-        row = x[n]
-        for i in range(out.size):
-            out[i] += row[i]

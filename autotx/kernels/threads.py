@@ -203,7 +203,7 @@ def share(typing, shared, kernel, tasks, arguments):
 
 
 def _borrowed(builder, value, kind):
-    """An array as one that nobody owns: the caller holds it until all is done.
+    """An array as one that nobody owns: the caller holds it until all is done. Likewise those in a tuple.
 
     Numba counts the owners of an array, with every row that a loop takes out of it, by an atomic instruction. Two
     threads that count at once wait for each other at each one: a kernel of short rows took three times as long as on
@@ -212,6 +212,9 @@ def _borrowed(builder, value, kind):
     if isinstance(kind, types.Array):
         for field in (0, 1):  # the owner, for Numba and for Python
             value = builder.insert_value(value, ir.Constant(value.type.elements[field], None), field)
+    elif isinstance(kind, types.BaseTuple):
+        for i, inner in enumerate(kind):
+            value = builder.insert_value(value, _borrowed(builder, builder.extract_value(value, i), inner), i)
     return value
 
 

@@ -35,7 +35,7 @@ def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=
     q, k, v = (np.broadcast_to(a, lead + a.shape[-2:]) if a.shape[:-2] != lead else a for a in (q, k, v))
     mask, keep = _checked(name, mask, (*lead, q.shape[-2], k.shape[-2]), dropout_p, rng, q.dtype)
     out, lse = kernels.attention.attention(q, k, v, mask, causal, keep)
-    return out, lambda g: kernels.attention.attention_backward(g, q, k, v, out, lse, mask, causal, keep)
+    return out, lambda g, wanted: kernels.attention.attention_backward(g, q, k, v, out, lse, mask, causal, keep)
 
 
 def multi_head_attention(x, kv=None, /, *, n_head, mask=None, causal=False, dropout_p=0.0, rng=None):
@@ -55,9 +55,9 @@ def multi_head_attention(x, kv=None, /, *, n_head, mask=None, causal=False, drop
     q, k, v = heads(n_head, x, kv)
     mask, keep = _checked("multi_head_attention", mask, (*q.shape[:-1], k.shape[-2]), dropout_p, rng, q.dtype)
     out, lse = kernels.attention.attention(q, k, v, mask, causal, keep)
-    y = np.swapaxes(out, 1, 2).reshape(*x.shape[:2], n_head * q.shape[-1])
+    y = out.swapaxes(1, 2).reshape(*x.shape[:2], n_head * q.shape[-1])
 
-    def gradients(g):
+    def gradients(g, wanted):
         dx, dkv = (None if a is None else np.empty(a.shape, a.dtype) for a in (x, kv))
         (g_heads,) = _heads(g, 1, n_head)
         kernels.attention.attention_backward(

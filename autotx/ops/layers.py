@@ -61,7 +61,7 @@ def layer_norm(x, gamma, beta, /, eps=1e-5):
         if np.shape(p) != (C,):
             raise ValueError(f"layer_norm: {name} of shape {np.shape(p)} for x of shape {x.shape}: give ({C},)")
     y, mean, rstd = kernels.layernorm.layer_norm(x, gamma, beta, eps)
-    return y, lambda g: kernels.layernorm.layer_norm_backward(g, x, gamma, mean, rstd)
+    return y, lambda g, wanted: kernels.layernorm.layer_norm_backward(g, x, gamma, mean, rstd)
 
 
 def dropout(x, /, p, rng=None):
@@ -109,7 +109,8 @@ def checked_ids(name, ids, size, what):
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{name}: ids have type {ids.dtype}; give integers")
-    if ids.size and (ids.min() < 0 or ids.max() >= size):
+    checked = ids.astype(np.int64, copy=False)
+    if ids.size and checked.view(np.uint64).max() >= size:  # below 0 is far above it, read without a sign
         bad = ids[(ids < 0) | (ids >= size)].flat[0]
         raise ValueError(f"{name}: id {bad} is out of range, there are {size} {what} (0 to {size - 1})")
-    return ids.astype(np.int64, copy=False)
+    return checked

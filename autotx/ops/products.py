@@ -44,12 +44,12 @@ def matmul(x, y, /):
 
 
 def _t(a):
-    return np.swapaxes(a, -1, -2)
+    return a.swapaxes(-1, -2)
 
 
 def _rows(a):
     """(..., K) as one matrix (rows, K)."""
-    return np.reshape(a, (math.prod(a.shape[:-1]), a.shape[-1])) if a.ndim != 2 else a
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1]) if a.ndim != 2 else a
 
 
 def _product(a, b):
@@ -79,13 +79,11 @@ def linear(x, weight, bias=None, /):
     y = kernels.memory.empty((len(rows), len(weight)), np.result_type(rows, weight))
     y = kernels.gemm.matmul(rows, weight.T, y, bias=bias).reshape((*x.shape[:-1], weight.shape[0]))
 
-    def dx(g):
-        return kernels.gemm.matmul(_rows(g), weight).reshape(x.shape)
+    def gradients(g, wanted):
+        dx, *others = kernels.gemm.linear_backward(_rows(g), rows, weight, *wanted)
+        return dx if dx is None else dx.reshape(x.shape), *others
 
-    def dweight(g):
-        return kernels.gemm.matmul(_rows(g).T, rows)
-
-    return y, (dx, dweight, lambda g: kernels.sums.sum_rows(_rows(g)))
+    return y, gradients
 
 
 def einsum(*xs, subscripts):
