@@ -106,7 +106,7 @@ def matmul(a, b, out=None, accumulate=False, bias=None, activation=None):
         start, steps = ZEROS[None, None], (0, 0, 0)
     finish = ADD_BIAS if accumulate and bias is not None else ACTIVATIONS[activation]
     tasks, product, size = _product(a, b, c, start, steps, finish, ZEROS if bias is None else bias)
-    _one_product(tasks, product, *_scratch(size))
+    _products(tasks, product, product, tasks, 0, *_scratch(size))
     return out
 
 
@@ -167,9 +167,9 @@ def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False
     tasks, of_weight, size = _product(g.T[None], x[None], dweight[None], sums=dbias, threads=threads)
     if together:
         tasks_x, of_x, size_x = _product(g[None], weight[None], dx[None])
-        _two_products(tasks + tasks_x, of_weight, of_x, tasks, tasks_x, *_scratch(max(size, size_x)))
+        _products(tasks + tasks_x, of_weight, of_x, tasks, tasks_x, *_scratch(max(size, size_x)))
     else:
-        _one_product(tasks, of_weight, *_scratch(size))
+        _products(tasks, of_weight, of_weight, tasks, 0, *_scratch(size))
         dx = matmul(g, weight, dx) if with_x else None
     return dx, dweight, dbias if with_bias else None
 
@@ -245,30 +245,24 @@ SCRATCH, PACKED = types.Array(types.float32, 2, "C"), types.Array(types.int64, 2
 PRODUCT = types.Tuple([GIVEN, GIVEN, WRITTEN, WRITTEN, THREE, types.intp, BIAS, BIAS, THREE, types.intp])
 
 
-@shared(PRODUCT, SCRATCH, PACKED)
-@kernel
-def _one_product(product, scratch, packed, worker, task):
-    _block_of_c(product, task, 0, scratch[worker], packed[worker])
-
-
 @shared(PRODUCT, PRODUCT, types.intp, types.intp, SCRATCH, PACKED)
 @kernel
-def _two_products(outer, inner, outer_tasks, inner_tasks, scratch, packed, worker, task):
+def _products(outer, inner, outer_tasks, inner_tasks, scratch, packed, worker, task):
     """The tasks of `inner` between those of `outer`: each of two threads has its own half of either one's rows."""
     half = (outer_tasks + 1) // 2
     if half <= task < half + inner_tasks:
-        _block_of_c(inner, task - half, outer_tasks, scratch[worker], packed[worker])
+        product, before, mark = inner, half, outer_tasks
     else:
-        _block_of_c(outer, task if task < half else task - inner_tasks, 0, scratch[worker], packed[worker])
+        product, before, mark = outer, (0 if task < half else inner_tasks), 0
+    _block_of_c(*product, task - before, mark, scratch[worker], packed[worker])
 
 
 @kernel
-def _block_of_c(product, task, mark, panels, packed):
+def _block_of_c(a, b, c, start, steps, finish, bias, sums, blocks, b_at, task, mark, panels, packed):
     """Compute block number `task` of C. Blocks of the same columns follow each other.
 
     mark: `packed` has mark + n where the panels hold columns n of B.
     """
-    a, b, c, start, steps, finish, bias, sums, blocks, b_at = product
     M, N = c.shape[1:]
     K = a.shape[2]
     m_block, n_block, k_block = blocks
@@ -295,20 +289,11 @@ def _block_of_c(product, task, mark, panels, packed):
 
 @kernel
 def _add_rows(a, sums):
-    """sums[i] += the sum of row i of `a`, whose columns lie in one piece: four of them at a time."""
-    rows, depth = a.shape
-    for k in range(0, depth, 4):
-        at, step = a.ctypes.data + k * a.strides[1], a.strides[1]
-        if k + 4 <= depth:
-            first, second = floats(at, rows), floats(at + step, rows)
-            third, fourth = floats(at + 2 * step, rows), floats(at + 3 * step, rows)
-            for i in range(rows):
-                sums[i] += (first[i] + second[i]) + (third[i] + fourth[i])
-        else:
-            for n in range(depth - k):
-                first = floats(at + n * step, rows)
-                for i in range(rows):
-                    sums[i] += first[i]
+    """sums[i] += the sum of row i of `a`, whose columns lie in one piece each."""
+    for k in range(a.shape[1]):
+        column = floats(a.ctypes.data + k * a.strides[1], a.shape[0])
+        for i in range(column.size):
+            sums[i] += column[i]
 
 
 @kernel
