@@ -257,12 +257,13 @@ _mine = threading.local()
 
 
 def _scratch(size):
-    """Memory for the buffers of all threads, kept for the next call: (threads, size); the same in lines."""
-    total = get_num_threads() * size
-    if getattr(_mine, "total", -1) < total:
-        _mine.memory, _mine.total = aligned(total), total
-    memory = _mine.memory[:total].reshape(-1, size)
-    return memory, memory.reshape(-1, size // COLS, COLS)
+    """A row of `size` or more floats for the buffers of each thread, kept for the next call; the same in lines."""
+    threads = get_num_threads()
+    kept = getattr(_mine, "scratch", None)
+    if kept is None or kept.shape[0] < threads or kept.shape[1] < size:
+        kept = _mine.scratch = aligned(threads * size).reshape(threads, size)
+        _mine.lines = kept.reshape(threads, size // COLS, COLS)
+    return kept, _mine.lines
 
 
 IN3, IN4 = (types.Array(types.float32, ndim, "A", readonly=True) for ndim in (3, 4))

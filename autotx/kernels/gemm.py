@@ -225,15 +225,15 @@ _own = threading.local()  # memory to pack into, kept between calls: one for eac
 
 
 def _scratch(size):
-    """(threads, size or more) floats, rows on cache lines, and for each row a -1 on a cache line of its own."""
+    """A row of `size` or more floats for each thread, on cache lines, and for each a -1 on a cache line of its own."""
     threads = get_num_threads()
     kept = getattr(_own, "scratch", None)
     if kept is None or kept.shape[0] < threads or kept.shape[1] < size:
         width = -(-size // 1024) * 1024
         kept = _own.scratch = aligned(threads * width).reshape(threads, width)
         _own.packed = np.empty((threads, 8), np.int64)
-    _own.packed[:, 0] = -1
-    return kept[:threads], _own.packed
+    _own.packed.fill(-1)
+    return kept, _own.packed
 
 
 GIVEN, WRITTEN = types.Array(types.float32, 3, "A", readonly=True), types.Array(types.float32, 3, "A")

@@ -67,7 +67,7 @@ def set_num_threads(n):
 
 def get_num_threads():
     """The number of threads in use."""
-    return int(_shared[WORKERS]) + 1
+    return _seen[WORKERS] + 1
 
 
 def ready():
