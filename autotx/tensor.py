@@ -8,9 +8,10 @@ One concept carries everything. An *op* is a function on plain arrays that retur
 Arguments before the slash are differentiable, arguments after it are settings. The pullback turns `g`, the gradient of
 the loss with respect to the result, into the gradient with respect to each argument. It is a tuple of functions, one
 an argument, of which only those wanted are called; or, where the gradients share work, one function that returns all of
-them, called with `g` and with a bool for each argument: whether its gradient is wanted (it may be None where not).
-A gradient is a new array (or `g` itself, or a view of it). One that touches only a part of its argument may instead be
-a function that adds itself in place to a buffer: that is how slices and embeddings avoid arrays full of zeros.
+them, called with `g` and with a bool for each argument: whether its gradient is wanted (it may be None where not). A
+gradient is a new array (or `g` itself, or a view of it; two that are returned together may be one array). One that
+touches only a part of its argument may instead be a function that adds itself in place to a buffer: that is how slices
+and embeddings avoid arrays full of zeros.
 
 An op knows no Tensor, no graph and no broadcasting: `lift` turns it into a function on Tensors, and un-broadcasting,
 accumulation, freeing, and the errors about the graph happen here, once.
@@ -275,10 +276,11 @@ class Tensor:
                 if watchers:
                     _tell(watchers, "begin")
                 shared = pullback.__class__ is not tuple
+                gradients = pullback
                 if shared:
                     wanted = [p.__class__ is Tensor and p.requires_grad for p in node._parents]
-                    pullback = _apart(pullback(g, wanted))
-                for p, d in zip(node._parents, pullback):
+                    gradients = _apart(pullback(g, wanted))
+                for p, d in zip(node._parents, gradients):
                     if p.__class__ is Tensor and p.requires_grad:
                         if not shared:
                             d = d(g)

@@ -732,18 +732,29 @@ def test_an_op_with_any_number_of_arguments():
     assert gradcheck(lambda *xs: total(*xs, weight=3.0), xs)
 
 
-@pytest.mark.parametrize("share", [lambda d: (d, d), lambda d: (d, d[:]), lambda d: (d[:], d)])
-def test_arguments_that_get_one_array_for_their_gradients(share):
+@pytest.mark.parametrize("first", [True, False])
+def test_arguments_that_get_one_array_for_their_gradients(first):
     @autotx.lift
     def sum_of(x, y, /):
-        return x + y, lambda g, wanted: share(1 * g)
+        return x + y, lambda g, wanted: (1 * g,) * 2
 
     x, y = leaf([1.0, 2.0]), leaf([3.0, 4.0])
-    (sum_of(x, y) + 3 * x + 5 * y).sum().backward()  # what came before is added to what sum_of gives, or ...
-    x.zero_grad(), y.zero_grad()
-    (3 * x + 5 * y + sum_of(x, y)).sum().backward()  # ... what it gave is added to
+    others = 3 * x + 5 * y
+    (sum_of(x, y) + others if first else others + sum_of(x, y)).sum().backward()
     np.testing.assert_array_equal(x.grad, [4, 4])
     np.testing.assert_array_equal(y.grad, [6, 6])
+
+
+def test_an_argument_that_gets_two_views_of_one_array_for_its_gradient():
+    d = np.arange(60_000, dtype=np.float32).reshape(300, 200)
+
+    @autotx.lift
+    def both_ways(x, y, /):
+        return x + y, lambda g, wanted: (e := g * d, e[::-1])
+
+    x = leaf(np.zeros_like(d))
+    both_ways(x, x).sum().backward()
+    np.testing.assert_array_equal(x.grad, d + d[::-1])
 
 
 def test_a_pullback_that_returns_all_gradients_is_told_which_are_wanted():
@@ -926,6 +937,11 @@ ERRORS = [
         lambda: autotx.embedding(z(5, 2), np.array([-1])),
         ValueError,
         "embedding: id -1 is out of range, there are 5 rows in the table (0 to 4)",
+    ),
+    (
+        lambda: autotx.embedding(z(5, 2), np.array([2**63 + 1], np.uint64)),
+        ValueError,
+        "embedding: id 9223372036854775809 is out of range, there are 5 rows in the table (0 to 4)",
     ),
     (
         lambda: autotx.embedding(z(5, 2), np.array([1.0])),

@@ -1,5 +1,7 @@
 """The matrix product against NumPy in float64: shapes around the tile's edges, layouts, stacks, threads, processors."""
 
+import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -190,7 +192,7 @@ def test_the_same_bits_for_any_number_of_threads(M, N, K):
         np.testing.assert_array_equal(result, results[0])
 
 
-@pytest.mark.parametrize("layout", ["plain", "transposed", "every second column"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("N", "O", "I"),
     [(1, 1, 1), (ROWS + 3, COLS + 1, 5), (61, 3 * ROWS, 2 * COLS), (2 * gemm.DEPTH + 7, 40, gemm.WIDTH + 9), (0, 3, 4)],
@@ -208,6 +210,23 @@ def test_linear_backward(N, O, I, layout):
                 np.testing.assert_allclose(d, all_of_it, rtol=0, atol=1e-6 * max(1, N))
             else:
                 assert d is None
+
+
+def test_linear_backward_of_two_types():
+    rng = np.random.default_rng(12)
+    g, x, weight = _matrix(rng, 50, 40), _matrix(rng, 50, 30), _matrix(rng, 40, 30)
+    dx, dweight, dbias = gemm.linear_backward(g, x, weight.astype(np.float64), with_bias=True)
+    np.testing.assert_array_equal(dx, g @ weight.astype(np.float64))
+    _check(dweight, g.T, x)
+    _check(dbias[:, None], g.T, np.ones((50, 1)))
+
+
+@needs_jit
+def test_a_bias_gets_the_sum_of_many_rows_right():
+    rng = np.random.default_rng(13)
+    g, x, weight = 1 + _matrix(rng, 20_000, 40), _matrix(rng, 20_000, 3), _matrix(rng, 40, 3)
+    _, _, dbias = gemm.linear_backward(g, x, weight, with_bias=True)
+    np.testing.assert_allclose(dbias, g.sum(axis=0, dtype=np.float64), rtol=1e-6)
 
 
 @needs_jit
@@ -320,6 +339,19 @@ def test_kept_kernels_are_found_again(tmp_path):
         path.write_bytes(path.read_bytes()[:-1])  # damaged: compiled again
     assert _python(code, NUMBA_CACHE_DIR=str(tmp_path)) == (first, said)
     assert sorted((tmp_path / "autotx").iterdir()) == sorted(kept)
+
+
+@needs_jit
+@pytest.mark.parametrize("collecting", [True, False])
+def test_garbage_is_looked_for_afterwards_as_before(collecting):
+    try:
+        (gc.enable if collecting else gc.disable)()
+        with contextlib.suppress(RuntimeError), jit._garbage_kept():
+            assert not gc.isenabled()
+            raise RuntimeError
+        assert gc.isenabled() == collecting
+    finally:
+        gc.enable()
 
 
 @needs_jit

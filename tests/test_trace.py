@@ -87,6 +87,14 @@ def test_a_tensor_used_twice_is_one_node():
     assert len(t.nodes) == 2
 
 
+def test_gradients_are_those_of_the_time_of_the_recording():
+    x, w = (Tensor(np.ones((n, 3)), requires_grad=True) for n in (2, 4))
+    t = trace(autotx.linear(x, w).sum())
+    w.requires_grad = False
+    (gradient,) = (d for i, d in t.gradients().items() if t.nodes[i].shape == (4, 3))
+    np.testing.assert_array_equal(gradient, np.full((4, 3), 2))
+
+
 def test_gradients_are_there_after_backward():
     x = leaf([1.0, 2.0])
     y = (x * x).sum()

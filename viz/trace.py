@@ -220,10 +220,11 @@ class Trace:
 
     def _step(self, node, grads):
         """Call the pullback of one node, and add what it gives to `grads`."""
-        g, pullback = grads[node.id], self._tensors[node.id]._backward
-        together = None
+        t, g = self._tensors[node.id], grads[node.id]
+        pullback, together = t._backward, None
         if not isinstance(pullback, tuple):
-            together = pullback(g, [isinstance(p, Tensor) and p.requires_grad for p in self._tensors[node.id]._parents])
+            wanted = {a.position for a in node.parents if self.nodes[a.node].requires_grad}
+            together = pullback(g, [i in wanted for i in range(len(t._parents))])
         outgoing = {}
         for argument in node.parents:
             parent, position = self.nodes[argument.node], argument.position

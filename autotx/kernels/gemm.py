@@ -39,6 +39,8 @@ there, whole products at 71 to 93, OpenBLAS in turn with them at 71 to 93 (geome
 
 Which thread computes a tile does not change it: an element is the sum over k in order, piece after piece, and the
 pieces follow from K alone. So the results are the same for any number of threads.
+
+The two products of a linear layer's backward are one launch (`linear_backward`), with the bias' sums made on the way.
 """
 
 import functools
@@ -58,7 +60,7 @@ from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, address_of, aligned, m
 DEPTH = 384  # the longest piece of K in a block
 WIDTH = 512  # the longest piece of N in a block
 STRIP = 4 * ROWS  # rows of A that are packed at a time
-PACKING = 10  # packing a float takes as long as this many multiply-adds,
+PACKING = 15  # packing a float takes as long as this many multiply-adds,
 TASK = 50_000  # and starting a task as long as this many
 SMALL = 2**18  # multiply-adds: a product of at most so many is NumPy's
 
@@ -99,13 +101,11 @@ def matmul(a, b, out=None, accumulate=False, bias=None, activation=None):
         return activate(out, activation)
     a, b, c = _stack(a), _stack(b), _stack(out)
     if accumulate:
-        start, steps = c, (c.strides[0] // 4, c.strides[1] // 4, 1)
-    elif bias is not None:
-        start, steps = bias[None, None], (0, 0, 1)
+        start = c, (c.strides[0] // 4, c.strides[1] // 4, 1)
     else:
-        start, steps = ZEROS[None, None], (0, 0, 0)
+        start = NOTHING if bias is None else (bias[None, None], (0, 0, 1))
     finish = ADD_BIAS if accumulate and bias is not None else ACTIVATIONS[activation]
-    tasks, product, size = _product(a, b, c, start, steps, finish, ZEROS if bias is None else bias)
+    tasks, product, size = _product(a, b, c, start, finish, ZEROS if bias is None else bias)
     _products(tasks, product, product, tasks, 0, *_scratch(size))
     return out
 
@@ -151,39 +151,39 @@ def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False
     """dx = g W, dweight = g^T x, and dbias, the sum of the rows of g: the gradients of y = x W^T + bias.
 
     g: (N, O), x: (N, I), weight W: (O, I). Those of the three that are not wanted are None. The rows of g are added up
-    as they are packed for dweight. The two products are one launch: while one thread computes dweight another computes
-    dx, so each packs its right factor for itself alone, and nobody waits for the other in between.
+    as they are packed for dweight. The two products are one launch (see `_products`): who is done with dweight goes on
+    with dx, and nobody waits in between. So the tasks of dweight may be as large as for half the threads, which packs
+    less: dx evens out what they leave uneven.
     """
     dx = np.empty(x.shape, np.result_type(g, weight)) if with_x else None
     dweight = np.empty(weight.shape, np.result_type(g, x)) if with_weight else None
-    large = with_weight and x.size * len(weight) > SMALL
-    if not large or not _kernel_takes(g.T, x, dweight) or g.strides[1] != 4:
+    large = with_weight and x.size * len(weight) > SMALL and g.strides[1] == 4
+    if not large or not _kernel_takes(g.T, x, dweight) or (with_x and not _kernel_takes(g, weight, dx)):
         dx = matmul(g, weight, dx) if with_x else None
         dweight = matmul(g.T, x, dweight) if with_weight else None
         return dx, dweight, g.sum(axis=0) if with_bias else None
-    dbias = np.zeros(len(weight) if with_bias else 0, np.float32)
-    together = with_x and _kernel_takes(g, weight, dx)
-    threads = -(-get_num_threads() // 2) if together else get_num_threads()
-    tasks, of_weight, size = _product(g.T[None], x[None], dweight[None], sums=dbias, threads=threads)
-    if together:
-        tasks_x, of_x, size_x = _product(g[None], weight[None], dx[None])
-        _products(tasks + tasks_x, of_weight, of_x, tasks, tasks_x, *_scratch(max(size, size_x)))
-    else:
-        _products(tasks, of_weight, of_weight, tasks, 0, *_scratch(size))
-        dx = matmul(g, weight, dx) if with_x else None
-    return dx, dweight, dbias if with_bias else None
+    sums = np.zeros((-(-len(g) // DEPTH), len(weight) if with_bias else 0), np.float32)
+    threads = -(-get_num_threads() // 2) if with_x else None
+    tasks, of_weight, size = _product(g.T[None], x[None], dweight[None], sums=sums, threads=threads)
+    tasks_x, of_x, size_x = _product(g[None], weight[None], dx[None]) if with_x else (0, of_weight, 0)
+    _products(tasks + tasks_x, of_weight, of_x, tasks, tasks_x, *_scratch(max(size, size_x)))
+    return dx, dweight, sums.sum(axis=0) if with_bias else None
 
 
-def _product(a, b, c, start=ZEROS[None, None], steps=(0, 0, 0), finish=0, bias=ZEROS, sums=ZEROS[:0], threads=None):
+NOTHING = ZEROS[None, None], (0, 0, 0)  # what sums start from where there is nothing to start from
+NO_SUMS = ZEROS[None, :0]
+
+
+def _product(a, b, c, start=NOTHING, finish=0, bias=ZEROS, sums=NO_SUMS, threads=None):
     """C = start + A B: how many tasks it is, what the kernels have to know of it, how many floats a worker needs.
 
-    a, b, c: stacks of float32 matrices (three axes each). steps: how many floats further the next matrix, row and
-    column have what their sums start from. finish, bias: see `_finish`. sums: (M,), to which the sums of the rows of A
-    are added, or empty; for one matrix whose columns lie in one piece.
+    a, b, c: stacks of float32 matrices (three axes each). start: what the sums start from, and how many floats further
+    the next matrix, row and column have theirs. finish, bias: see `_finish`. sums: (pieces of K, M), to which the sums
+    of the rows of A are added, or empty; for one matrix whose columns lie in one piece.
     """
     stack, M, K = a.shape
     tasks, blocks, b_at, size = _plan(stack, M, c.shape[2], K, threads or get_num_threads())
-    return tasks, (a, b, c, start, steps, finish, bias, sums, blocks, b_at), size
+    return tasks, (a, b, c, *start, finish, bias, sums, blocks, b_at), size
 
 
 @functools.lru_cache(maxsize=4096)
@@ -240,20 +240,21 @@ GIVEN, WRITTEN = types.Array(types.float32, 3, "A", readonly=True), types.Array(
 THREE = types.UniTuple(types.intp, 3)
 BIAS = types.Array(types.float32, 1, "C")
 SCRATCH, PACKED = types.Array(types.float32, 2, "C"), types.Array(types.int64, 2, "C")
-
-
-PRODUCT = types.Tuple([GIVEN, GIVEN, WRITTEN, WRITTEN, THREE, types.intp, BIAS, BIAS, THREE, types.intp])
+PRODUCT = types.Tuple([GIVEN, GIVEN, WRITTEN, WRITTEN, THREE, types.intp, BIAS, SCRATCH, THREE, types.intp])
 
 
 @shared(PRODUCT, PRODUCT, types.intp, types.intp, SCRATCH, PACKED)
 @kernel
-def _products(outer, inner, outer_tasks, inner_tasks, scratch, packed, worker, task):
-    """The tasks of `inner` between those of `outer`: each of two threads has its own half of either one's rows."""
-    half = (outer_tasks + 1) // 2
-    if half <= task < half + inner_tasks:
-        product, before, mark = inner, half, outer_tasks
+def _products(ends, middle, ends_tasks, middle_tasks, scratch, packed, worker, task):
+    """One task of two products: the tasks of `middle` stand between the two halves of those of `ends`.
+
+    Two threads begin at the two ends (see threads.py) and meet in the middle. With no task there it is one product.
+    """
+    half = (ends_tasks + 1) // 2
+    if half <= task < half + middle_tasks:
+        product, before, mark = middle, half, ends_tasks
     else:
-        product, before, mark = outer, (0 if task < half else inner_tasks), 0
+        product, before, mark = ends, (0 if task < half else middle_tasks), 0
     _block_of_c(*product, task - before, mark, scratch[worker], packed[worker])
 
 
@@ -261,7 +262,7 @@ def _products(outer, inner, outer_tasks, inner_tasks, scratch, packed, worker, t
 def _block_of_c(a, b, c, start, steps, finish, bias, sums, blocks, b_at, task, mark, panels, packed):
     """Compute block number `task` of C. Blocks of the same columns follow each other.
 
-    mark: `packed` has mark + n where the panels hold columns n of B.
+    mark: tells the products apart: `packed[0]` is mark + n while the panels hold block n of B's columns.
     """
     M, N = c.shape[1:]
     K = a.shape[2]
@@ -277,7 +278,7 @@ def _block_of_c(a, b, c, start, steps, finish, bias, sums, blocks, b_at, task, m
             pack(b[matrix, depth, j].T, COLS, panels, b_at)
             packed[0] = mark + columns
         if sums.size and column == 0:
-            _add_rows(a[matrix, i, depth], sums[i])
+            _add_row_sums(a[matrix, i, depth], sums[k // k_block, i])
         c_at, N = matrix * c_steps[0] + row * c_steps[1] + column, j.stop - column
         last = finish if depth.stop == K else 0
         if k == 0:
@@ -288,7 +289,7 @@ def _block_of_c(a, b, c, start, steps, finish, bias, sums, blocks, b_at, task, m
 
 
 @kernel
-def _add_rows(a, sums):
+def _add_row_sums(a, sums):
     """sums[i] += the sum of row i of `a`, whose columns lie in one piece each."""
     for k in range(a.shape[1]):
         column = floats(a.ctypes.data + k * a.strides[1], a.shape[0])

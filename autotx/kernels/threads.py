@@ -1,9 +1,9 @@
 """The pool of threads: every parallel loop of autotx runs here.
 
-A kernel cuts its work into numbered tasks by the shape of its data, never by the number of threads, so results do not
-depend on threads. The caller and the workers take the next number, each for itself, until there is none left, the
-caller from the front and the first worker from the back: so a core meets in one kernel the rows that it had in the one
-before, and finds them in its own cache (2 to 4 % of a step of size S). In short:
+A kernel cuts its work into numbered tasks by the shape of its data (products by the number of threads too, but no sum
+is cut by it), so results do not depend on threads. The caller and the workers take the next number, each for itself,
+until there is none left, the caller from the front and the first worker from the back: so a core meets in one kernel
+the rows that it had in the one before, and finds them in its own cache (2 to 4 % of a step of size S). In short:
 
     caller    puts the task where all can see it -> takes numbers -> closes it -> waits for those still at work
     worker    looks for something new, spinning -> takes numbers -> looks again; after a while of nothing, it sleeps

@@ -81,7 +81,7 @@ def linear(x, weight, bias=None, /):
 
     def gradients(g, wanted):
         dx, *others = kernels.gemm.linear_backward(_rows(g), rows, weight, *wanted)
-        return dx if dx is None else dx.reshape(x.shape), *others
+        return None if dx is None else dx.reshape(x.shape), *others
 
     return y, gradients
 

@@ -77,6 +77,5 @@ def _products():
     gemm.matmul(square, square[:, :64])
     gemm.matmul(few, square)
     gemm.matmul(few, square.T)
-    gemm.linear_backward(square, square, square)
     gemv.linear(few, square)
     gemv.linear_int8(few, *gemv.quantize(square))
