@@ -1056,6 +1056,24 @@ ERRORS = [
         ValueError,
         "MultiHeadAttention: an input of shape (3, 6); give (batch, tokens, 6)",
     ),
+    *(
+        (f, TypeError, f"{name}: computes with floats, got int64; pass dtype=numpy.float32")
+        for name, f in {
+            "mse_loss": lambda: autotx.mse_loss(np.array([1, 2]), np.array([3, 5])),
+            "nll_loss": lambda: autotx.nll_loss(np.array([[1, 2]]), [0]),
+            "cross_entropy": lambda: autotx.cross_entropy(np.array([[1, 2]]), [0]),
+            "dropout": lambda: autotx.dropout(np.array([1, 2]), 0.3, np.random.default_rng(0)),
+            "layer_norm": lambda: autotx.layer_norm(np.array([[1, 1]]), np.ones(2), np.ones(2)),
+        }.items()
+    ),
+    *(
+        (f, TypeError, f"{name}: 0.5 is no int64; give a whole number, or x as floats")
+        for name, f in {
+            "clip": lambda: autotx.clip(np.array([1, 2]), min=0.5),
+            "masked_fill": lambda: autotx.masked_fill(np.array([1, 2]), np.array([True, False]), 0.5),
+            "pad": lambda: autotx.pad(np.array([1, 2]), [(1, 1)], 0.5),
+        }.items()
+    ),
     (lambda: autotx.softmax(3.0), ValueError, "softmax: a number has no axis to work along; reshape it to (1,)"),
 ]
 
