@@ -278,6 +278,8 @@ class Tensor:
                 if shared:
                     wanted = [p.__class__ is Tensor and p.requires_grad for p in node._parents]
                     pullback = _apart(pullback(g, wanted))
+                if len(pullback) < len(node._parents):  # the last ones would silently get nothing
+                    raise ValueError(_too_few(node, pullback))
                 for p, d in zip(node._parents, pullback):
                     if p.__class__ is Tensor and p.requires_grad:
                         if not shared:
@@ -305,7 +307,7 @@ class Tensor:
                     "its gradient, backward(grad)"
                 )
             grad = np.ones(self.shape)
-        grad = np.asarray(_plain(grad), dtype=self._data.dtype)
+        grad = np.array(_plain(grad), dtype=self._data.dtype)  # a copy: it may be a leaf's, which is added to
         if grad.shape != self.shape:
             raise ValueError(f"backward: the gradient has shape {grad.shape}, the tensor {self.shape}; make them equal")
         return grad
@@ -350,6 +352,8 @@ def _reachable(root):
                         raise ValueError(_written_after(p, t))
                     if p.requires_grad:
                         leaves[id(p)] = p
+                        if p._data.dtype.kind != "f":  # requires_grad was set later; its gradient would be cut off
+                            raise ValueError(f"backward: a tensor of {p.dtype} requires a gradient, only floats can")
                 elif p.requires_grad and id(p) not in seen:
                     seen.add(id(p))
                     stack.append(p)
@@ -394,6 +398,13 @@ def _written_after(parent, node):
     return (
         f"backward: {node._op} was recorded with {name} of shape {parent.shape}, which has been written to since "
         "(by an optimizer step?); its gradient would be wrong. Call backward before, or compute the forward pass again"
+    )
+
+
+def _too_few(node, pullback):
+    return (
+        f"backward: the pullback of {node._op} gives {len(pullback)} gradients for {len(node._parents)} arguments; "
+        "give one for each"
     )
 
 
@@ -489,13 +500,21 @@ def lift(op):
         if requires_grad and _modes.recording:
             t = Tensor(out, True, None, None, name, args, pullback)
         else:
-            t = Tensor(out, _op=name)
+            t = Tensor(_of_its_own(out, data), _op=name)
         if watchers:
             _tell(watchers, "result", name, t, data, settings)
         return t
 
     function.op = op
     return function
+
+
+def _of_its_own(out, data):
+    """A result without a graph, as a copy if it is a view: no graph would notice that what it views is written to."""
+    for d in data:
+        if out is d or (out.base is not None and d.__class__ is _ndarray and np.may_share_memory(out, d)):
+            return out.copy()
+    return out
 
 
 def _bind(name, arrays, settings_names, args, settings):
@@ -514,6 +533,9 @@ def _bind(name, arrays, settings_names, args, settings):
                 args += (settings.pop(key),)
             elif any(later in settings for later in arrays):
                 raise TypeError(f"{name}: {key} is missing, what comes after it was given by name")
+    for key, value in settings.items():
+        if value.__class__ is Tensor and value.requires_grad and _modes.recording:
+            raise ValueError(f"{name}: {key} is a setting, which gets no gradient; give {key}.detach()")
     return args, {key: _own(value) for key, value in settings.items()}
 
 
@@ -526,7 +548,9 @@ def _as_constants(args, data):
     of now; whole numbers and booleans in the type of the Tensors, as numbers would be."""
     kind = next((d.dtype for a, d in zip(args, data) if a.__class__ is Tensor and d.dtype.kind == "f"), None)
     return [
-        np.array(d, dtype=None if d.dtype.kind == "f" else kind) if d.__class__ is _ndarray and d is a else d
+        d.astype(d.dtype if d.dtype.kind == "f" else kind or d.dtype, casting="same_kind")  # TypeError: complex
+        if d.__class__ is _ndarray and d is a
+        else d
         for a, d in zip(args, data)
     ]
 
@@ -535,6 +559,8 @@ def _own(value):
     """A setting as the op gets it: Tensors, arrays and lists as its own, for the caller may write into his."""
     if value.__class__ in (tuple, list):
         return value.__class__(map(_own, value))
+    if value.__class__ is slice:
+        return slice(_own(value.start), _own(value.stop), _own(value.step))
     return np.array(value) if isinstance(value, Tensor | np.ndarray) else value
 
 
