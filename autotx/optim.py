@@ -49,6 +49,9 @@ class Optimizer:
     def step(self):
         """Change every parameter that has a gradient. The gradients stay; `zero_grad` forgets them."""
         moving = [i for i, p in enumerate(self.params) if p.grad is not None]
+        for p in (self.params[i] for i in moving):  # a kernel reads as many numbers as the parameter has
+            if p.grad.shape != p.shape:
+                raise ValueError(f"optimizer: a gradient of shape {p.grad.shape} for a parameter of {p.shape}")
         self.steps[moving] += 1
         arrays = [self.params[i].writable() for i in moving], [self.params[i].grad for i in moving]
         buffers = ([self.state[name][i] for i in moving] for name in self.buffers)

@@ -280,6 +280,9 @@ class Tensor:
                 if shared:
                     wanted = [p.__class__ is Tensor and p.requires_grad for p in node._parents]
                     gradients = _apart(pullback(g, wanted))
+                if len(gradients) < len(node._parents):  # the last ones would silently get nothing
+                    given = f"{len(node._parents)} arguments, its pullback gradients for {len(gradients)}"
+                    raise ValueError(f"backward: {node._op} has {given}; give one for each")
                 for p, d in zip(node._parents, gradients):
                     if p.__class__ is Tensor and p.requires_grad:
                         if not shared:
@@ -307,7 +310,7 @@ class Tensor:
                     "its gradient, backward(grad)"
                 )
             grad = np.ones(self.shape)
-        grad = np.asarray(_plain(grad), dtype=self._data.dtype)
+        grad = np.array(_plain(grad), dtype=self._data.dtype)  # a copy: it may be a leaf's, which is added to
         if grad.shape != self.shape:
             raise ValueError(f"backward: the gradient has shape {grad.shape}, the tensor {self.shape}; make them equal")
         return grad
@@ -352,6 +355,8 @@ def _reachable(root):
                         raise ValueError(_written_after(p, t))
                     if p.requires_grad:
                         leaves[id(p)] = p
+                        if p._data.dtype.kind != "f":  # requires_grad was set later; its gradient would be cut off
+                            raise ValueError(f"backward: a tensor of {p.dtype} requires a gradient, only floats can")
                 elif p.requires_grad and id(p) not in seen:
                     seen.add(id(p))
                     stack.append(p)
@@ -491,13 +496,21 @@ def lift(op):
         if requires_grad and _modes.recording:
             t = Tensor(out, True, None, None, name, args, pullback)
         else:
-            t = Tensor(out, _op=name)
+            t = Tensor(_of_its_own(out, data), _op=name)
         if watchers:
             _tell(watchers, "result", name, t, data, settings)
         return t
 
     function.op = op
     return function
+
+
+def _of_its_own(out, data):
+    """A result without a graph, as a copy if it is a view: no graph would notice that what it views is written to."""
+    for d in data:
+        if out is d or (out.base is not None and d.__class__ is _ndarray and np.may_share_memory(out, d)):
+            return out.copy()
+    return out
 
 
 def _bind(name, arrays, settings_names, args, settings):
@@ -516,6 +529,9 @@ def _bind(name, arrays, settings_names, args, settings):
                 args += (settings.pop(key),)
             elif any(later in settings for later in arrays):
                 raise TypeError(f"{name}: {key} is missing, what comes after it was given by name")
+    for key, value in settings.items():
+        if value.__class__ is Tensor and value.requires_grad and _modes.recording:
+            raise ValueError(f"{name}: {key} is a setting, which gets no gradient; give {key}.detach()")
     return args, {key: _own(value) for key, value in settings.items()}
 
 
@@ -528,7 +544,9 @@ def _as_constants(args, data):
     of now; whole numbers and booleans in the type of the Tensors, as numbers would be."""
     kind = next((d.dtype for a, d in zip(args, data) if a.__class__ is Tensor and d.dtype.kind == "f"), None)
     return [
-        np.array(d, dtype=None if d.dtype.kind == "f" else kind) if d.__class__ is _ndarray and d is a else d
+        d.astype(d.dtype if d.dtype.kind == "f" else kind or d.dtype, casting="same_kind")  # TypeError: complex
+        if d.__class__ is _ndarray and d is a
+        else d
         for a, d in zip(args, data)
     ]
 
@@ -537,6 +555,8 @@ def _own(value):
     """A setting as the op gets it: Tensors, arrays and lists as its own, for the caller may write into his."""
     if value.__class__ in (tuple, list):
         return value.__class__(map(_own, value))
+    if value.__class__ is slice:
+        return slice(_own(value.start), _own(value.stop), _own(value.step))
     return np.array(value) if isinstance(value, Tensor | np.ndarray) else value
 
 

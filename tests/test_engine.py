@@ -323,6 +323,38 @@ def test_the_caller_may_write_into_what_he_gave(tmp_path):
     np.testing.assert_array_equal(x.grad, [3, 3, 2])
 
 
+VIEWS = {
+    "reshape": lambda x: autotx.reshape(x, (2, 2)),
+    "transpose": lambda x: autotx.transpose(x, 0, 1),
+    "getitem": lambda x: autotx.getitem(x, slice(None)),
+    "expand": lambda x: autotx.expand(x, (2, 2)),
+    "dropout": lambda x: autotx.dropout(x, 0.5),
+    "einsum": lambda x: autotx.einsum("ij->ji", x),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_a_result_without_a_graph_keeps_its_values(view):
+    """It is a constant beside others, and no graph knows what it was made of."""
+    x, w, array = leaf(np.ones((2, 2))), leaf(np.ones((2, 2))), np.ones((2, 2))
+    with autotx.no_grad():
+        of_parameter = view(x)
+    of_constant, of_array = view(Tensor(x)), view(array)
+    loss = (w * of_parameter + w * of_constant + w * of_array).sum()
+    x.writable()[...], array[:] = 9, 9
+    loss.backward()
+    np.testing.assert_array_equal(w.grad, np.full((2, 2), 3))
+
+
+def test_the_ends_of_a_slice_may_be_written_into_afterwards():
+    x, start, stop = leaf([1.0, 2.0, 3.0]), np.array(0), np.array(2)
+    loss = x[start:stop].sum()
+    start += 1
+    stop += 1
+    loss.backward()
+    np.testing.assert_array_equal(x.grad, [1, 1, 0])
+
+
 def test_writing_before_or_after_the_walk_is_fine():
     w = leaf(2.0)
     w.writable()[...] = 3
@@ -339,6 +371,13 @@ def test_writable_reaches_the_tensor():
         t.writable()[...] = 7
         assert np.all(t.data == 7)
         assert t.dtype == Tensor(values).dtype
+
+
+def test_whole_numbers_made_a_leaf_later():
+    t = Tensor(np.array([1, 2]))
+    t.requires_grad = True
+    with error(ValueError, "backward: a tensor of int64 requires a gradient, only floats can"):
+        (t * 0.5).sum().backward()
 
 
 def test_a_result_cannot_be_written_or_assigned():
@@ -435,6 +474,13 @@ def test_the_gradient_given_is_never_written_nor_handed_out(through):
     (through(x) + through(x)).backward(seed)
     np.testing.assert_array_equal(x.grad, 4 * np.arange(4))
     np.testing.assert_array_equal(seed.reshape(-1), np.arange(4))
+
+
+def test_a_gradient_given_may_be_the_one_that_is_added_to():
+    x = leaf([1.0, 2.0])
+    x.sum().backward()
+    (x * 2 + x * 3).backward(x.grad)
+    np.testing.assert_array_equal(x.grad, [6, 6])
 
 
 def test_a_gradient_can_be_written():
@@ -757,6 +803,17 @@ def test_an_argument_that_gets_two_views_of_one_array_for_its_gradient():
     np.testing.assert_array_equal(x.grad, d + d[::-1])
 
 
+@pytest.mark.parametrize("pullback", [(lambda g: g,), lambda g, wanted: (g,)])
+def test_a_pullback_with_too_few_gradients(pullback):
+    @autotx.lift
+    def first(x, y, /):
+        return x + y, pullback
+
+    message = "backward: first has 2 arguments, its pullback gradients for 1; give one for each"
+    with error(ValueError, message):
+        first(leaf(1.0), leaf(2.0)).backward()
+
+
 def test_a_pullback_that_returns_all_gradients_is_told_which_are_wanted():
     told = []
 
@@ -789,6 +846,17 @@ def test_arguments_by_name_and_by_position():
         autotx.softmax(x, dim=1)
     with pytest.raises(TypeError, match=r"^mul: .*missing 1 required positional argument"):
         autotx.mul(x)
+
+
+def test_a_setting_that_wants_a_gradient_is_an_error():
+    x, bias = leaf(np.ones((2, 2))), leaf(np.zeros((2, 2)))
+    with error(
+        ValueError, "scaled_dot_product_attention: mask is a setting, which gets no gradient; give mask.detach()"
+    ):
+        autotx.scaled_dot_product_attention(x, x, x, mask=bias)
+    autotx.scaled_dot_product_attention(x, x, x, mask=bias.detach())
+    with autotx.no_grad():
+        autotx.scaled_dot_product_attention(x, x, x, mask=bias)
 
 
 def test_settings_may_be_integer_tensors():
@@ -1072,6 +1140,25 @@ ERRORS = [
         ValueError,
         "MultiHeadAttention: an input of shape (3, 6); give (batch, tokens, 6)",
     ),
+    *(
+        (f, TypeError, f"{name}: computes with floats, got int64; pass dtype=numpy.float32")
+        for name, f in {
+            "mse_loss": lambda: autotx.mse_loss(np.array([1, 2]), np.array([3, 5])),
+            "nll_loss": lambda: autotx.nll_loss(np.array([[1, 2]]), [0]),
+            "cross_entropy": lambda: autotx.cross_entropy(np.array([[1, 2]]), [0]),
+            "dropout": lambda: autotx.dropout(np.array([1, 2]), 0.3, np.random.default_rng(0)),
+            "layer_norm": lambda: autotx.layer_norm(np.array([[1, 1]]), np.ones(2), np.ones(2)),
+        }.items()
+    ),
+    *(
+        (f, TypeError, f"{name}: 0.5 is no int64; give a whole number, or x as floats")
+        for name, f in {
+            "clip": lambda: autotx.clip(np.array([1, 2]), min=0.5),
+            "masked_fill": lambda: autotx.masked_fill(np.array([1, 2]), np.array([True, False]), 0.5),
+            "pad": lambda: autotx.pad(np.array([1, 2]), [(1, 1)], 0.5),
+        }.items()
+    ),
+    (lambda: leaf(1.0) * np.array([1j]), TypeError, "Cannot cast array data from dtype('complex128')"),
     (lambda: autotx.softmax(3.0), ValueError, "softmax: a number has no axis to work along; reshape it to (1,)"),
 ]
 

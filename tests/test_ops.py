@@ -209,6 +209,13 @@ def test_conventions(name, args, settings, result, gradients, dtype):
             np.testing.assert_allclose(t.grad, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
+def test_whole_numbers_do_not_wrap_around(dtype):
+    x, y = np.array([1, 3], dtype), np.array([0, 1], dtype)
+    for f in (autotx.sigmoid, autotx.logsumexp, lambda x: autotx.binary_cross_entropy_with_logits(x, y)):
+        np.testing.assert_allclose(f(x).data, f(x.astype(np.float64)).data)
+
+
 ZERO_BELOW = {  # 0 for x <= 0, else x, as six ops say it
     "relu": lambda x: x.relu(),
     "clip": lambda x: x.clip(min=1e-9) - 1e-9,

@@ -107,6 +107,17 @@ def test_equals_pytorch(name, by_hand, settings, dtype, tolerance, rng):
         np.testing.assert_allclose(result, expected.detach().numpy(), rtol=tolerance, atol=tolerance)
 
 
+def test_a_gradient_of_another_shape_is_refused():
+    """A kernel would read on behind its end."""
+    p = Tensor(np.ones(3, np.float32), requires_grad=True)
+    p.grad = np.ones(1, np.float32)
+    optimizer = optim.AdamW([p])
+    with pytest.raises(ValueError, match=r"optimizer: a gradient of shape \(1,\) for a parameter of \(3,\)"):
+        optimizer.step()
+    np.testing.assert_array_equal(p.data, 1)
+    assert optimizer.steps.tolist() == [0]
+
+
 def test_groups_decay_matrices_and_leave_vectors(rng):
     layer = nn.Linear(4, 3, rng=rng)
     layer.bias.data = np.ones(3)

@@ -83,11 +83,17 @@ def tanh(x, /):
     return y, (lambda g: g * (1 - y * y),)
 
 
+def as_floats(x):
+    """x itself, or whole numbers as float64: where those have no sign, -x and x - m wrap around."""
+    return x if x.dtype.kind == "f" else x.astype(np.float64)
+
+
 def sigmoid(x, /):
     """y = 1 / (1 + exp(-x)).   dy/dx = y (1 - y), so dx = g y (1 - y).
 
     Computed from exp(-|x|), which cannot overflow: y = 1 / (1 + e) for x >= 0 and e / (1 + e) for x < 0.
     """
+    x = as_floats(x)
     e = np.exp(-np.abs(x))
     y = np.where(np.greater_equal(x, 0), 1, e) / (1 + e)
     return y, (lambda g: g * y * (1 - y),)
@@ -129,6 +135,14 @@ def _only(g, mask):
     return (g.view(f"i{g.itemsize}") * mask).view(g.dtype)
 
 
+def typed(name, value, dtype):
+    """A setting in the type of x. TypeError where that is whole numbers, and the setting is none."""
+    result = np.asarray(value).astype(dtype)
+    if dtype.kind != "f" and np.any(result != value):
+        raise TypeError(f"{name}: {value} is no {dtype}; give a whole number, or x as floats")
+    return result
+
+
 def clip(x, /, min=None, max=None):
     """y = x held between min and max (None for no bound).   dx = g where min <= x <= max, else 0."""
     if min is None and max is None:
@@ -138,7 +152,8 @@ def clip(x, /, min=None, max=None):
         inside = inside & (x >= min)
     if max is not None:
         inside = inside & (x <= max)
-    return np.clip(x, min, max).astype(x.dtype, copy=False), (lambda g: _only(g, inside),)
+    bounds = (b if b is None else typed("clip", b, x.dtype) for b in (min, max))
+    return np.clip(x, *bounds), (lambda g: _only(g, inside),)
 
 
 def where(x, y, /, condition):
@@ -156,4 +171,4 @@ def masked_fill(x, /, mask, value):
         raise TypeError(f"masked_fill: the mask has type {mask.dtype}; give booleans, for example ids == pad")
     if np.broadcast_shapes(mask.shape, x.shape) != x.shape:
         raise ValueError(f"masked_fill: a mask of shape {mask.shape} does not broadcast to the tensor's {x.shape}")
-    return np.where(mask, x.dtype.type(value), x), (lambda g: _only(g, ~mask),)
+    return np.where(mask, typed("masked_fill", value, x.dtype), x), (lambda g: _only(g, ~mask),)

@@ -56,6 +56,7 @@ def layer_norm(x, gamma, beta, /, eps=1e-5):
     dx = r (h - mean(h) - xhat mean(h xhat)), h = g gamma, means over the row.
     Source: Ba, Kiros and Hinton, 2016, "Layer Normalization"; the whitepaper's section of that name.
     """
+    need_floats("layer_norm", x)
     C = x.shape[-1] if x.ndim else 0
     for name, p in (("gamma", gamma), ("beta", beta)):
         if np.shape(p) != (C,):
@@ -74,6 +75,7 @@ def dropout(x, /, p, rng=None):
         raise ValueError(f"dropout: p is {p}; give a probability from 0 to below 1")
     if rng is None or p == 0:
         return x, (lambda g: g,)
+    need_floats("dropout", x)
     keep = kept("dropout", x.shape, p, rng, x.dtype)
     return x * keep, (lambda g: g * keep,)
 
@@ -81,6 +83,12 @@ def dropout(x, /, p, rng=None):
 def kept(name, shape, p, rng, dtype):
     """What dropout multiplies by: 0 with probability p, else 1 / (1 - p)."""
     return (checked_rng(name, rng).random(shape, dtype=np.float32) >= p) * dtype.type(1 / (1 - p))
+
+
+def need_floats(name, x):
+    """TypeError for whole numbers: what is multiplied in, in their type, would be cut off to 0 or 1."""
+    if x.dtype.kind != "f":
+        raise TypeError(f"{name}: computes with floats, got {x.dtype}; pass dtype=numpy.float32")
 
 
 def checked_rng(name, rng):

@@ -3,7 +3,8 @@
 import numpy as np
 
 from autotx import kernels
-from autotx.ops.layers import checked_ids
+from autotx.ops.arithmetic import as_floats
+from autotx.ops.layers import checked_ids, need_floats
 
 
 def cross_entropy(logits, /, targets, ignore_index=None, label_smoothing=0.0, reduction="mean"):
@@ -70,6 +71,7 @@ def _checked_targets(name, scores, targets, ignore_index, reduction):
     """Targets with ignored places as _IGNORED, and where places count. Errors name the shapes, the id, the size."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{name}: reduction is {reduction!r}; give 'mean', 'sum' or 'none'")
+    need_floats(name, scores)
     targets = np.asarray(targets)
     if not scores.ndim or targets.shape != scores.shape[:-1]:
         wanted = scores.shape[:-1]
@@ -103,6 +105,7 @@ def mse_loss(x, y, /, reduction="mean"):
     if np.shape(x) != np.shape(y):
         raise ValueError(f"mse_loss: shapes {np.shape(x)} and {np.shape(y)} differ; reshape one of them")
     d = x - y
+    need_floats("mse_loss", d)
     if reduction == "mean" and d.size == 0:
         raise ValueError(f"mse_loss: no elements in shape {d.shape}; there is no mean of nothing")
     factor = d.dtype.type(1 / d.size if reduction == "mean" else 1)
@@ -124,6 +127,7 @@ def binary_cross_entropy_with_logits(x, y, /, reduction="mean"):
         raise ValueError(f"{name}: shapes {np.shape(x)} and {np.shape(y)} differ; reshape one of them")
     if reduction == "mean" and np.size(x) == 0:
         raise ValueError(f"{name}: no elements in shape {np.shape(x)}; there is no mean of nothing")
+    x = as_floats(x)
     e = np.exp(-np.abs(x))
     losses = np.maximum(x, 0) - x * y + np.log1p(e)
     factor = losses.dtype.type(1 / losses.size if reduction == "mean" else 1)

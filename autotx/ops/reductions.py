@@ -5,6 +5,8 @@ import math
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from autotx.ops.arithmetic import as_floats
+
 
 def _spread(a, axis, keepdims, ndim):
     """Put reduced axes back as size 1, so that `a` broadcasts against what was reduced."""
@@ -89,6 +91,7 @@ def logsumexp(x, /, axis=None, keepdims=False):
     A line of only -inf gives -inf, and zero gradients.
     """
     _count("logsumexp", x, axis)
+    x = as_floats(x)
     m = np.max(x, axis=axis, keepdims=True)
     m = np.where(np.isfinite(m), m, 0).astype(x.dtype, copy=False)
     e = np.exp(x - m)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from autotx import kernels
+from autotx.ops.arithmetic import typed
 
 
 def reshape(x, /, shape):
@@ -107,7 +108,7 @@ def pad(x, /, widths, value=0.0):
     if len(widths) != x.ndim or any(len(w) != 2 or min(w) < 0 for w in widths):
         raise ValueError(f"pad: widths {widths} are not one (before, after), none negative, for each axis of {x.shape}")
     inside = tuple(slice(before, before + n) for (before, _), n in zip(widths, x.shape))
-    y = np.pad(x, widths, constant_values=value) if x.ndim else x + 0
+    y = np.pad(x, widths, constant_values=typed("pad", value, x.dtype)) if x.ndim else x + 0
     return y, (lambda g: g[inside],)
 
 
