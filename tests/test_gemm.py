@@ -176,20 +176,26 @@ def test_wrong_shapes():
         matmul(a, b[:3], accumulate=True)
 
 
+def _check_threads(compute):
+    """compute() returns arrays: the same for any number of threads, and again."""
+    before, results = threads.get_num_threads(), []
+    try:
+        for n in range(1, min(4, numba.config.NUMBA_NUM_THREADS) + 1):
+            threads.set_num_threads(n)
+            results += [compute(), compute()]
+    finally:
+        threads.set_num_threads(before)
+    for result in results[1:]:
+        for array, first in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(array, first)
+
+
 @needs_jit
 @pytest.mark.parametrize(("M", "N", "K"), [(1, 300, 200), (100, 300, 800), (500, 40, 90)])
 def test_the_same_bits_for_any_number_of_threads(M, N, K):
     rng = np.random.default_rng(7)
     a, b = _matrix(rng, M, K), _matrix(rng, K, N)
-    before, results = threads.get_num_threads(), []
-    try:
-        for n in range(1, min(4, numba.config.NUMBA_NUM_THREADS) + 1):
-            threads.set_num_threads(n)
-            results += [matmul(a, b), matmul(a, b)]
-    finally:
-        threads.set_num_threads(before)
-    for result in results[1:]:
-        np.testing.assert_array_equal(result, results[0])
+    _check_threads(lambda: [matmul(a, b)])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -234,16 +240,7 @@ def test_a_bias_gets_the_sum_of_many_rows_right():
 def test_linear_backward_has_the_same_bits_for_any_number_of_threads(N, O, I):
     rng = np.random.default_rng(11)
     g, x, weight = _matrix(rng, N, O), _matrix(rng, N, I), _matrix(rng, O, I)
-    results, before = [], threads.get_num_threads()
-    try:
-        for n in range(1, min(4, numba.config.NUMBA_NUM_THREADS) + 1):
-            threads.set_num_threads(n)
-            results.append(gemm.linear_backward(g, x, weight, with_bias=True))
-    finally:
-        threads.set_num_threads(before)
-    for result in results[1:]:
-        for d, first in zip(result, results[0]):
-            np.testing.assert_array_equal(d, first)
+    _check_threads(lambda: gemm.linear_backward(g, x, weight, with_bias=True))
 
 
 SHAPES = [(1, 768, 384, 128), (1, 1, 1, 1), (48, 64, 64, 32), (2, 5000, 9, 7)]

@@ -62,7 +62,6 @@ normalizer calculation for softmax", https://arxiv.org/abs/1805.02867.
 
 import functools
 import math
-import threading
 from collections import namedtuple
 
 import numpy as np
@@ -72,8 +71,8 @@ from numba.extending import register_jitable
 from autotx.kernels.exp import exp, larger, log
 from autotx.kernels.jit import kernel
 from autotx.kernels.rows import floats, plain, use_numba
-from autotx.kernels.threads import get_num_threads, shared
-from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, aligned, multiply, pack, panel_size
+from autotx.kernels.threads import shared
+from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, multiply, pack, panel_size, thread_memory
 
 KEYS = 112  # keys in a block, at most
 QUERIES = 128  # queries in a block
@@ -100,7 +99,7 @@ def attention(q, k, v, mask=None, causal=False, keep=None):
     at = _places(Forward, S, D, block)
     tasks = B * H * -(-T // piece)
     _forward(
-        tasks, q4, k4, v4, _added(mask, q, k), mask is not None, causal, out, lse, block, piece, at, *_scratch(at.end)
+        tasks, q4, k4, v4, _added(mask, q, k), mask is not None, causal, out, lse, block, piece, at, *_memory(at.end)
     )  # fmt: skip
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])
 
@@ -123,7 +122,7 @@ def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None,
     tasks = g4.shape[0] * g4.shape[1]
     _backward(
         tasks, g4, q4, k4, v4, out4, plain(lse).reshape(q4.shape[:3]), _added(mask, q, k), mask is not None, causal,
-        dq, dk, dv, block, at, *_scratch(at.end),
+        dq, dk, dv, block, at, *_memory(at.end),
     )  # fmt: skip
     return into or (dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape))
 
@@ -253,17 +252,10 @@ def _places(kind, S, D, block):
     return kind(*places[:-1], _up(places[-1], 1024))
 
 
-_mine = threading.local()
-
-
-def _scratch(size):
-    """A row of `size` or more floats for the buffers of each thread, kept for the next call; the same in lines."""
-    threads = get_num_threads()
-    kept = getattr(_mine, "scratch", None)
-    if kept is None or kept.shape[0] < threads or kept.shape[1] < size:
-        kept = _mine.scratch = aligned(threads * size).reshape(threads, size)
-        _mine.lines = kept.reshape(threads, size // COLS, COLS)
-    return kept, _mine.lines
+def _memory(size):
+    """For each thread a row of `size` or more floats for its buffers; the same in lines of COLS."""
+    rows = thread_memory(size)
+    return rows, rows.reshape(len(rows), -1, COLS)
 
 
 IN3, IN4 = (types.Array(types.float32, ndim, "A", readonly=True) for ndim in (3, 4))

@@ -44,7 +44,6 @@ The two products of a linear layer's backward are one launch (`linear_backward`)
 """
 
 import functools
-import threading
 
 import numpy as np
 from numba import types
@@ -55,7 +54,7 @@ from autotx.kernels.gelu import gelu_of, gelu_tanh_of
 from autotx.kernels.jit import apart, kernel
 from autotx.kernels.rows import floats, use_numba
 from autotx.kernels.threads import get_num_threads, shared
-from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, address_of, aligned, multiply, pack, panel_size
+from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, address_of, multiply, pack, panel_size, thread_memory
 
 DEPTH = 384  # the longest piece of K in a block
 WIDTH = 512  # the longest piece of N in a block
@@ -106,7 +105,7 @@ def matmul(a, b, out=None, accumulate=False, bias=None, activation=None):
         start = NOTHING if bias is None else (bias[None, None], (0, 0, 1))
     finish = ADD_BIAS if accumulate and bias is not None else ACTIVATIONS[activation]
     tasks, product, size = _product(a, b, c, start, finish, ZEROS if bias is None else bias)
-    _products(tasks, product, product, tasks, 0, *_scratch(size))
+    _products(tasks, product, product, tasks, 0, *_memory(size))
     return out
 
 
@@ -166,7 +165,7 @@ def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False
     threads = -(-get_num_threads() // 2) if with_x else None
     tasks, of_weight, size = _product(g.T[None], x[None], dweight[None], sums=sums, threads=threads)
     tasks_x, of_x, size_x = _product(g[None], weight[None], dx[None]) if with_x else (0, of_weight, 0)
-    _products(tasks + tasks_x, of_weight, of_x, tasks, tasks_x, *_scratch(max(size, size_x)))
+    _products(tasks + tasks_x, of_weight, of_x, tasks, tasks_x, *_memory(max(size, size_x)))
     return dx, dweight, sums.sum(axis=0) if with_bias else None
 
 
@@ -221,19 +220,12 @@ def _even_pieces(size, longest, unit):
     return -(-size // (pieces * unit)) * unit
 
 
-_own = threading.local()  # memory to pack into, kept between calls: one for each thread of Python that calls
-
-
-def _scratch(size):
-    """A row of `size` or more floats for each thread, on cache lines, and for each a -1 on a cache line of its own."""
-    threads = get_num_threads()
-    kept = getattr(_own, "scratch", None)
-    if kept is None or kept.shape[0] < threads or kept.shape[1] < size:
-        width = -(-size // 1024) * 1024
-        kept = _own.scratch = aligned(threads * width).reshape(threads, width)
-        _own.packed = np.empty((threads, 8), np.int64)
-    _own.packed.fill(-1)
-    return kept, _own.packed
+def _memory(size):
+    """For each thread a row of `size` or more floats to pack into, and a -1 that is a cache line from the next."""
+    rows = thread_memory(size)
+    packed = np.empty((len(rows), 8), np.int64)
+    packed.fill(-1)
+    return rows, packed
 
 
 GIVEN, WRITTEN = types.Array(types.float32, 3, "A", readonly=True), types.Array(types.float32, 3, "A")

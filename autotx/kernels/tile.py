@@ -43,6 +43,8 @@ Both are compiled once, apart from the kernels that call them (jit.apart).
 To bring another tile (bfloat16 on AMX), replace this module: the same names, another shape and another panel.
 """
 
+import threading
+
 import llvmlite.binding
 import numba
 import numpy as np
@@ -52,6 +54,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
 from autotx.kernels.jit import apart, kernel
+from autotx.kernels.threads import get_num_threads
 
 
 def host_features():
@@ -85,6 +88,18 @@ def aligned(size):
     whole = np.empty(size + 16, np.float32)
     skip = -whole.ctypes.data % 64 // 4
     return whole[skip : skip + size]
+
+
+_kept = threading.local()  # for each thread of Python that calls
+
+
+def thread_memory(size):
+    """Memory to pack into, kept for the next kernel: for each thread a row of `size` or more floats, whole lines."""
+    threads, rows = get_num_threads(), getattr(_kept, "rows", None)
+    if rows is None or rows.shape[0] < threads or rows.shape[1] < size:
+        width = -(-size // 1024) * 1024
+        rows = _kept.rows = aligned(threads * width).reshape(threads, width)
+    return rows
 
 
 @register_jitable
@@ -180,6 +195,7 @@ def _multiply(depth, a, a_size, b, b_size, start, start_row, start_col, c, c_ste
 @intrinsic
 def _tile(typing, depth, a, b, start, start_step, c, c_step, rows, cols):
     """C[i, j] = start[i, j] + sum over k < depth of A[k, i] B[k, j], for i < ROWS and j < COLS that are there."""
+
     def generate(context, builder, signature, arguments):
         depth, a, b, start, start_step, c, c_step, rows, cols = arguments
         a_panel, b_panel, start, c = _pointers(builder, a, b, start, c)

@@ -137,7 +137,8 @@ def _only(g, mask):
 
 def typed(name, value, dtype):
     """A setting in the type of x. TypeError where that is whole numbers, and the setting is none."""
-    result = np.asarray(value).astype(dtype)
+    with np.errstate(invalid="ignore"):  # the error below says it
+        result = np.asarray(value).astype(dtype)
     if dtype.kind != "f" and np.any(result != value):
         raise TypeError(f"{name}: {value} is no {dtype}; give a whole number, or x as floats")
     return result
