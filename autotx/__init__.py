@@ -58,7 +58,8 @@ from autotx.functional import (
     where,
 )
 from autotx.gradcheck import GradcheckError, gradcheck
-from autotx.tensor import Tensor, detect_anomaly, lift, no_grad
+from autotx.lift import lift
+from autotx.tensor import Tensor, detect_anomaly, no_grad
 
 
 def set_num_threads(n):

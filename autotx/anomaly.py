@@ -5,7 +5,8 @@ import sys
 
 import numpy as np
 
-OPS = ("autotx.tensor", "autotx.ops", "autotx.functional", "autotx.anomaly", "autotx.gradcheck", "autotx.viz.trace")
+_FILES = ("tensor", "lift", "ops", "functional", "anomaly", "gradcheck", "viz.trace")
+OPS = tuple(f"autotx.{file}" for file in _FILES)
 ENGINE = (*OPS, "autotx.nn")
 
 

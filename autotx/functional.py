@@ -4,8 +4,9 @@ import builtins
 
 from numpy.lib.array_utils import normalize_axis_index
 
+from autotx.lift import lift
 from autotx.ops import arithmetic, attention, layers, losses, products, reductions, shaping
-from autotx.tensor import Tensor, lift
+from autotx.tensor import Tensor
 
 add = lift(arithmetic.add)
 sub = lift(arithmetic.sub)

@@ -11,7 +11,7 @@ set their own, or load them. Shapes: B batch, T tokens, S source tokens, C chann
 import numpy as np
 
 from autotx import functional, init
-from autotx.tensor import Tensor, _tick, note_span
+from autotx.tensor import Tensor, next_tick, note_span
 
 
 class Module:
@@ -19,7 +19,7 @@ class Module:
     define `forward`. A plain NumPy array is a constant: it is neither trained nor saved."""
 
     def __call__(self, *args, **settings):
-        before = _tick()
+        before = next_tick()
         out = self.forward(*args, **settings)
         note_span(out, self, before)
         return out

@@ -13,8 +13,8 @@ gradient is a new array (or `g` itself, or a view of it; two that are returned t
 touches only a part of its argument may instead be a function that adds itself in place to a buffer: that is how slices
 and embeddings avoid arrays full of zeros.
 
-An op knows no Tensor, no graph and no broadcasting: `lift` turns it into a function on Tensors, and un-broadcasting,
-accumulation, freeing, and the errors about the graph happen here, once.
+An op knows no Tensor, no graph and no broadcasting: `lift` (see lift.py) makes it a function on Tensors, which records
+the graph; un-broadcasting, accumulation, freeing, and the errors about the graph happen here, once.
 
 Time is counted in ticks. Every tensor carries the tick at which its value was set. Parents are older than what is made
 of them, so descending ticks are an order in which every consumer comes before what it consumed: no recursion, no
@@ -22,8 +22,6 @@ search for a topological order. And a parent that is *younger* than its child wa
 recorded, which would make the gradient silently wrong: backward refuses.
 """
 
-import functools
-import inspect
 import itertools
 import operator
 import threading
@@ -32,10 +30,10 @@ import numpy as np
 
 from autotx import anomaly, kernels
 
-_tick = itertools.count(1).__next__
-_by_tick = operator.attrgetter("_tick")
+next_tick = itertools.count(1).__next__
+by_tick = operator.attrgetter("_tick")
 _ndarray = np.ndarray
-_SCALARS = {np.float32, np.float64}  # NumPy computes with single numbers several times faster than with arrays of one
+SCALARS = {np.float32, np.float64}  # NumPy computes with single numbers several times faster than with arrays of one
 
 
 class _Modes(threading.local):
@@ -45,17 +43,17 @@ class _Modes(threading.local):
     watch = None  # a tuple of those who look on: an anomaly.Watch inside detect_anomaly, a viz.record
 
 
-_modes = _Modes()
+modes = _Modes()
 
 
 class no_grad:  # noqa: N801  (a context manager, named as everywhere)
     """`with no_grad():` no graph is recorded inside, in this thread. Results do not require gradients."""
 
     def __enter__(self):
-        self.before, _modes.recording = _modes.recording, False
+        self.before, modes.recording = modes.recording, False
 
     def __exit__(self, *error):
-        _modes.recording = self.before
+        modes.recording = self.before
 
 
 class detect_anomaly:  # noqa: N801
@@ -74,15 +72,15 @@ class detect_anomaly:  # noqa: N801
 
 def watch(watcher):
     """Let `watcher` look on at all that this thread computes. It has the methods of anomaly.Watch."""
-    _modes.watch = (*(_modes.watch or ()), watcher)
+    modes.watch = (*(modes.watch or ()), watcher)
 
 
 def unwatch(watcher):
     """Let it look away again."""
-    _modes.watch = tuple(w for w in _modes.watch if w is not watcher) or None
+    modes.watch = tuple(w for w in modes.watch if w is not watcher) or None
 
 
-def _tell(watchers, event, *facts):
+def tell(watchers, event, *facts):
     """Call the method `event` of each watcher."""
     for watcher in watchers:
         getattr(watcher, event)(*facts)
@@ -104,7 +102,7 @@ class Tensor:
 
     def __init__(self, data, requires_grad=False, dtype=None, name=None, _op=None, _parents=None, _backward=None):
         if _op is None:  # made by hand, not the result of an op
-            data = _as_data(data, dtype)
+            data = as_data(data, dtype)
             if requires_grad and data.dtype.kind != "f":
                 raise TypeError(
                     f"Tensor: {data.dtype} cannot require gradients, only floating-point numbers can; "
@@ -114,7 +112,7 @@ class Tensor:
         self.requires_grad = requires_grad
         self.grad = None
         self.name = name
-        self._tick = _tick()
+        self._tick = next_tick()
         self._op = _op
         self._parents = _parents
         self._backward = _backward
@@ -132,7 +130,7 @@ class Tensor:
     def data(self, value):
         if self._op is not None:
             raise ValueError(f"data: a result of {self._op} cannot be assigned, only tensors made by hand")
-        value = _as_data(value, self._data.dtype)
+        value = as_data(value, self._data.dtype)
         if value.shape != self._data.shape:
             raise ValueError(f"data: the tensor has shape {self._data.shape}, the new values {value.shape}")
         self._data = value  # graphs recorded before keep the old array, and stay right
@@ -144,7 +142,7 @@ class Tensor:
         """
         if self._op is not None:
             raise ValueError(f"writable: a result of {self._op} is not written to, only tensors made by hand")
-        self._tick = _tick()
+        self._tick = next_tick()
         self._data = np.asarray(self._data)  # a NumPy scalar cannot be written into
         return self._data
 
@@ -232,24 +230,24 @@ class Tensor:
     def __eq__(self, other):
         if other is None:
             return NotImplemented
-        return self._data == _plain(other)
+        return self._data == plain(other)
 
     def __ne__(self, other):
         if other is None:
             return NotImplemented
-        return self._data != _plain(other)
+        return self._data != plain(other)
 
     def __lt__(self, other):
-        return self._data < _plain(other)
+        return self._data < plain(other)
 
     def __le__(self, other):
-        return self._data <= _plain(other)
+        return self._data <= plain(other)
 
     def __gt__(self, other):
-        return self._data > _plain(other)
+        return self._data > plain(other)
 
     def __ge__(self, other):
-        return self._data >= _plain(other)
+        return self._data >= plain(other)
 
     # The backward pass
 
@@ -266,7 +264,7 @@ class Tensor:
             raise ValueError("backward: no tensor that went into this one requires a gradient; pass requires_grad=True")
         grad = self._seed(grad)
         nodes, leaves = _reachable(self)
-        watchers = _modes.watch
+        watchers = modes.watch
         owned = set()  # ids of the results whose .grad is a buffer made here, which may be added to in place
         _accumulate(self, grad, grad, owned)
         while nodes:
@@ -274,7 +272,7 @@ class Tensor:
             g, pullback = node.grad, node._backward
             if g is not None:
                 if watchers:
-                    _tell(watchers, "begin")
+                    tell(watchers, "begin")
                 shared = pullback.__class__ is not tuple
                 gradients = pullback
                 if shared:
@@ -288,17 +286,17 @@ class Tensor:
                         if not shared:
                             d = d(g)
                         if watchers:
-                            _tell(watchers, "gradient", node, p, d, g)
-                        if d.__class__ in _SCALARS and d.__class__ is p._data.__class__:  # single numbers: a short way
+                            tell(watchers, "gradient", node, p, d, g)
+                        if d.__class__ in SCALARS and d.__class__ is p._data.__class__:  # single numbers: a short way
                             p.grad = d if p.grad is None else p.grad + d
                         else:
                             _accumulate(p, d, g, owned, node._op)
                 if watchers:
-                    _tell(watchers, "end", node)
+                    tell(watchers, "end", node)
             if not retain_graph:
-                node._backward, node._parents, node.grad = _FREED, (), None
+                node._backward, node._parents, node.grad = FREED, (), None
         for leaf in leaves:
-            if leaf.grad.__class__ in _SCALARS:
+            if leaf.grad.__class__ in SCALARS:
                 leaf.grad = np.asarray(leaf.grad)
 
     def _seed(self, grad):
@@ -310,7 +308,7 @@ class Tensor:
                     "its gradient, backward(grad)"
                 )
             grad = np.ones(self.shape)
-        grad = np.array(_plain(grad), dtype=self._data.dtype)  # a copy: it may be a leaf's, which is added to
+        grad = np.array(plain(grad), dtype=self._data.dtype)  # a copy: it may be a leaf's, which is added to
         if grad.shape != self.shape:
             raise ValueError(f"backward: the gradient has shape {grad.shape}, the tensor {self.shape}; make them equal")
         return grad
@@ -332,7 +330,7 @@ class _Freed:
     """Stands in the place of a pullback that has been used."""
 
 
-_FREED = _Freed()
+FREED = _Freed()
 
 
 def _reachable(root):
@@ -343,7 +341,7 @@ def _reachable(root):
     while stack:
         t = stack.pop()
         nodes.append(t)
-        if t._backward is _FREED:
+        if t._backward is FREED:
             raise ValueError(
                 f"backward: the graph below this result of {t._op} was freed by an earlier backward; "
                 "call that one with retain_graph=True, or compute the result again"
@@ -352,7 +350,7 @@ def _reachable(root):
             if p.__class__ is Tensor:
                 if p._parents is None:
                     if p._tick > t._tick:  # the values of a constant enter the gradients of others
-                        raise ValueError(_written_after(p, t))
+                        raise ValueError(written_after(p, t))
                     if p.requires_grad:
                         leaves[id(p)] = p
                         if p._data.dtype.kind != "f":  # requires_grad was set later; its gradient would be cut off
@@ -362,7 +360,7 @@ def _reachable(root):
                     stack.append(p)
     for t in nodes:
         t.grad = None  # of an earlier walk that retained the graph
-    nodes.sort(key=_by_tick)
+    nodes.sort(key=by_tick)
     return nodes, leaves.values()
 
 
@@ -385,7 +383,7 @@ def note_span(out, module, before):
 
     What has its tick in a span was computed by that module: so pictures are grouped, at no cost for an op.
     """
-    span, found = (module, before, _tick()), [out]
+    span, found = (module, before, next_tick()), [out]
     for t in found:
         if t.__class__ is Tensor:
             if t._parents is not None and t._tick > before:  # else handed through, not made here
@@ -396,7 +394,7 @@ def note_span(out, module, before):
             found.extend(t.values())
 
 
-def _written_after(parent, node):
+def written_after(parent, node):
     name = f"'{parent.name}'" if parent.name else "a tensor"
     return (
         f"backward: {node._op} was recorded with {name} of shape {parent.shape}, which has been written to since "
@@ -408,7 +406,7 @@ def _accumulate(p, d, g, owned, op=None):
     """Add to the gradient of `p` the `d` that the pullback of `op` made of `g`. In place only in buffers made here."""
     have, data = p.grad, p._data
     is_leaf = p._parents is None
-    mine = (is_leaf or id(p) in owned) and have.__class__ is _ndarray  # a NumPy scalar is not added to in place
+    mine = (is_leaf or id(p) in owned) and have.__class__ is _ndarray and have.flags.writeable  # no NumPy scalar
     if d.__class__ is not _ndarray:
         if callable(d):  # it adds itself to a buffer
             if have is None:
@@ -443,133 +441,19 @@ def unbroadcast(d, shape, op):
     return d.sum(axis=stretched, keepdims=True) if stretched else d
 
 
-# Ops become functions on Tensors
+# What may stand beside a Tensor, or become one
 
 
-def lift(op):
-    """Make a function on Tensors of an op on arrays (see the top of this file). Use it as a decorator.
-
-    The function takes Tensors, arrays and numbers for the arguments before the slash, and settings after it, by
-    position or by name. It returns a Tensor that requires a gradient when one of its arguments does.
-
-        @lift
-        def cube(x, /):
-            return x**3, (lambda g: 3 * x**2 * g,)
-    """
-    parameters = inspect.signature(op).parameters.values()
-    arrays = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
-    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    settings_names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    count = len(arrays)
-    name = op.__name__.rstrip("_")
-    if not arrays and not variadic:
-        raise TypeError(f"lift: {name} has no differentiable argument; put a slash after them: def {name}(x, /)")
-
-    several = count > 1 or variadic  # then a number takes on the type of the arrays beside it; alone it becomes float32
-    as_they_are, convert = (_AS_THEY_ARE, _plain) if several else (_DATA, _as_data)
-
-    @functools.wraps(op)
-    def function(*args, **settings):
-        if settings or (len(args) > count and not variadic):
-            args, settings = _bind(name, arrays, settings_names, args, settings)
-        requires_grad = constants = False
-        data = []
-        for a in args:
-            if a.__class__ is Tensor:
-                data.append(a._data)
-                if a.requires_grad:
-                    requires_grad = True
-            else:
-                constants = True
-                data.append(a if a.__class__ in as_they_are else convert(a))
-        if constants and requires_grad:
-            data = _as_constants(args, data)
-        watchers = _modes.watch
-        if watchers:
-            _tell(watchers, "begin")
-        try:
-            out, pullback = op(*data, **settings)
-        except (ValueError, IndexError, TypeError) as error:
-            raise _explained(error, name, data, settings_names) from error
-        if out.__class__ not in _DATA:
-            out = np.asarray(out)
-        if requires_grad and _modes.recording:
-            t = Tensor(out, True, None, None, name, args, pullback)
-        else:
-            t = Tensor(_of_its_own(out, data), _op=name)
-        if watchers:
-            _tell(watchers, "result", name, t, data, settings)
-        return t
-
-    function.op = op
-    return function
-
-
-def _of_its_own(out, data):
-    """A result without a graph, as a copy if it is a view: no graph would notice that what it views is written to."""
-    for d in data:
-        if out is d or (out.base is not None and d.__class__ is _ndarray and np.may_share_memory(out, d)):
-            return out.copy()
-    return out
-
-
-def _bind(name, arrays, settings_names, args, settings):
-    """Sort out arrays given by name and settings given by position. arrays: their names, none for a varying number."""
-    if arrays:
-        args, extra = args[: len(arrays)], args[len(arrays) :]
-        if len(extra) > len(settings_names):
-            most = len(arrays) + len(settings_names)
-            raise TypeError(f"{name}: takes at most {most} arguments, got {len(arrays) + len(extra)}")
-        for key, value in zip(settings_names, extra):
-            if key in settings:
-                raise TypeError(f"{name}: {key} was given twice, by position and by name")
-            settings[key] = value
-        for key in arrays[len(args) :]:
-            if key in settings:
-                args += (settings.pop(key),)
-            elif any(later in settings for later in arrays):
-                raise TypeError(f"{name}: {key} is missing, what comes after it was given by name")
-    for key, value in settings.items():
-        if value.__class__ is Tensor and value.requires_grad and _modes.recording:
-            raise ValueError(f"{name}: {key} is a setting, which gets no gradient; give {key}.detach()")
-    return args, {key: _own(value) for key, value in settings.items()}
-
-
-_DATA = {np.ndarray, *_SCALARS}
-_AS_THEY_ARE = {np.ndarray, float, int, type(None)}
-
-
-def _as_constants(args, data):
-    """Arrays that stand beside Tensors: as copies, for the caller may write into his, and the graph needs the values
-    of now; whole numbers and booleans in the type of the Tensors, as numbers would be."""
-    kind = next((d.dtype for a, d in zip(args, data) if a.__class__ is Tensor and d.dtype.kind == "f"), None)
-    return [
-        d.astype(d.dtype if d.dtype.kind == "f" else kind or d.dtype, casting="same_kind")  # TypeError: complex
-        if d.__class__ is _ndarray and d is a
-        else d
-        for a, d in zip(args, data)
-    ]
-
-
-def _own(value):
-    """A setting as the op gets it: Tensors, arrays and lists as its own, for the caller may write into his."""
-    if value.__class__ in (tuple, list):
-        return value.__class__(map(_own, value))
-    if value.__class__ is slice:
-        return slice(_own(value.start), _own(value.stop), _own(value.step))
-    return np.array(value) if isinstance(value, Tensor | np.ndarray) else value
-
-
-def _plain(x):
+def plain(x):
     """A Tensor's array, or anything array-like as an array (lists of numbers in float32)."""
     if x.__class__ is Tensor:
         return x._data
     if isinstance(x, np.generic):
         return x.item()  # as a Python number it takes on the type of the arrays beside it: x * np.sqrt(2) stays float32
-    return x if x.__class__ is _ndarray or isinstance(x, float | int) else _as_data(x)
+    return x if x.__class__ is _ndarray or isinstance(x, float | int) else as_data(x)
 
 
-def _as_data(data, dtype=None):
+def as_data(data, dtype=None):
     """A fresh array of a type that the engine knows; a NumPy scalar where there are no axes."""
     if data.__class__ is Tensor:
         data = data._data
@@ -579,24 +463,9 @@ def _as_data(data, dtype=None):
         raise ValueError(f"Tensor: rows of different lengths or not numbers ({error})") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"Tensor: data of type {array.dtype} are not real numbers")
-    if array.dtype.kind == "f" and dtype is not None and array.dtype.type not in _SCALARS:
+    if array.dtype.kind == "f" and dtype is not None and array.dtype.type not in SCALARS:
         raise TypeError(f"Tensor: dtype {array.dtype} is not computed with; give numpy.float32 or numpy.float64")
     if array.dtype.kind == "f" and dtype is None and array.dtype != np.float32:
         given = isinstance(data, np.ndarray | np.generic) and array.dtype == np.float64
         array = array if given else array.astype(np.float32)
     return array if array.ndim else array[()]
-
-
-def _explained(error, name, data, settings_names):
-    """NumPy's complaint as one line that names the op and the shapes; our own pass through."""
-    if str(error).startswith(f"{name}:"):
-        return error
-    shapes = " and ".join(str(np.shape(a)) for a in data if a is not None)
-    if "unexpected keyword" in str(error):
-        text = f"no setting {str(error).split()[-1]}; there is {', '.join(settings_names) or 'none'}"
-    elif "broadcast" in str(error):
-        text = f"shapes {shapes} do not broadcast; from the right, sizes must be equal or 1 (reshape or unsqueeze one)"
-    else:
-        text = f"{error} (shapes {shapes})"
-    kind = next(k for k in (TypeError, ValueError, IndexError) if isinstance(error, k))  # some of NumPy's take no text
-    return kind(f"{name}: {text}")

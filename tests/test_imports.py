@@ -16,6 +16,7 @@ LAYERS = [
     {"autotx.ops"},
     {"autotx.anomaly"},
     {"autotx.tensor"},
+    {"autotx.lift"},
     {"autotx.functional"},
     {"autotx.gradcheck", "autotx.nn", "autotx.optim", "autotx.init", "autotx.checkpoint"},
     {"autotx"},

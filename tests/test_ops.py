@@ -212,7 +212,8 @@ def test_conventions(name, args, settings, result, gradients, dtype):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
 def test_whole_numbers_do_not_wrap_around(dtype):
     x, y = np.array([1, 3], dtype), np.array([0, 1], dtype)
-    for f in (autotx.sigmoid, autotx.logsumexp, lambda x: autotx.binary_cross_entropy_with_logits(x, y)):
+    logits = (autotx.sigmoid, autotx.logsumexp, autotx.softmax, autotx.log_softmax)
+    for f in (*logits, lambda x: autotx.binary_cross_entropy_with_logits(x, y)):
         np.testing.assert_allclose(f(x).data, f(x.astype(np.float64)).data)
 
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from autotx.functional import scaled_dot_product_attention
-from autotx.tensor import Tensor, lift
+from autotx.lift import lift
+from autotx.tensor import Tensor
 from autotx.viz.trace import Argument, Group, Trace
 
 

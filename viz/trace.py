@@ -216,7 +216,7 @@ class Trace:
             parent = self._tensors.get(argument.node)
             t = self._tensors[node.id]
             if parent is not None and parent._tick > t._tick:
-                raise ValueError(engine._written_after(parent, t))
+                raise ValueError(engine.written_after(parent, t))
 
     def _step(self, node, grads):
         """Call the pullback of one node, and add what it gives to `grads`."""
@@ -268,7 +268,7 @@ def _results(root):
     while stack:
         t = stack.pop()
         found.append(t)
-        if t._backward is engine._FREED:
+        if t._backward is engine.FREED:
             raise ValueError(
                 f"trace: the graph below this result of {t._op} was freed by backward; call "
                 "backward(retain_graph=True), or draw before backward"
@@ -277,7 +277,7 @@ def _results(root):
             if isinstance(p, Tensor) and p._parents is not None and id(p) not in seen:
                 seen.add(id(p))
                 stack.append(p)
-    return sorted(found, key=engine._by_tick)
+    return sorted(found, key=engine.by_tick)
 
 
 def _view(array):

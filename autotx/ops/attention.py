@@ -3,7 +3,7 @@
 import numpy as np
 
 from autotx import kernels
-from autotx.ops.layers import kept
+from autotx.ops.layers import kept, need_floats
 
 
 def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=0.0, rng=None):
@@ -31,6 +31,8 @@ def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=
         raise ValueError(
             f"{name}: q {q.shape}, k {k.shape}, v {v.shape}: q and k need the same last axis, k and v as many tokens"
         )
+    for x in (q, k, v):
+        need_floats(name, x)
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     q, k, v = (np.broadcast_to(a, lead + a.shape[-2:]) if a.shape[:-2] != lead else a for a in (q, k, v))
     mask, keep = _checked(name, mask, (*lead, q.shape[-2], k.shape[-2]), dropout_p, rng, q.dtype)
@@ -53,6 +55,8 @@ def multi_head_attention(x, kv=None, /, *, n_head, mask=None, causal=False, drop
     Source: Vaswani et al., 2017, "Attention Is All You Need", 3.2.2; the whitepaper's "Multi-Head Attention".
     """
     q, k, v = heads(n_head, x, kv)
+    need_floats("multi_head_attention", q)
+    need_floats("multi_head_attention", k)
     mask, keep = _checked("multi_head_attention", mask, (*q.shape[:-1], k.shape[-2]), dropout_p, rng, q.dtype)
     out, lse = kernels.attention.attention(q, k, v, mask, causal, keep)
     y = out.swapaxes(1, 2).reshape(*x.shape[:2], n_head * q.shape[-1])

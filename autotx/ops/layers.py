@@ -3,6 +3,7 @@
 import numpy as np
 
 from autotx import kernels
+from autotx.ops.arithmetic import as_floats
 
 
 def gelu(x, /, approximate="none"):
@@ -24,7 +25,7 @@ def softmax(x, /, axis=-1):
     dp_i/dx_j = p_i (1[i = j] - p_j), so dx_j = sum_i g_i p_i (1[i = j] - p_j) = p_j (g_j - sum_i g_i p_i).
     A line of only -inf gives zeros, and zero gradients. Source: the whitepaper's "Softmax".
     """
-    p = _along(axis, kernels.softmax.softmax, x)
+    p = _along(axis, kernels.softmax.softmax, as_floats(x))
     return p, (lambda g: _along(axis, kernels.softmax.softmax_backward, p, g),)
 
 
@@ -33,7 +34,7 @@ def log_softmax(x, /, axis=-1):
 
     dy_i/dx_j = 1[i = j] - p_j with p = exp(y), so dx_j = g_j - p_j sum_i g_i.
     """
-    y = _along(axis, kernels.softmax.log_softmax, x)
+    y = _along(axis, kernels.softmax.log_softmax, as_floats(x))
     return y, (lambda g: _along(axis, kernels.softmax.log_softmax_backward, y, g),)
 
 

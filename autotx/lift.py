@@ -1,0 +1,142 @@
+"""From an op on plain arrays to the function on Tensors that users call.
+
+An op (see tensor.py) knows no Tensor. Its lifted form takes the arrays out of the Tensors, calls the op, and makes of
+the result a Tensor that remembers its parents and its pullback. What may be wrong with arguments is found here, once
+for all ops; and what the graph keeps is copied here if the caller could still write into it.
+"""
+
+import functools
+import inspect
+
+import numpy as np
+
+from autotx.tensor import SCALARS, Tensor, as_data, modes, plain, tell
+
+
+def lift(op):
+    """Make a function on Tensors of an op on arrays (see tensor.py). Use it as a decorator.
+
+    The function takes Tensors, arrays and numbers for the arguments before the slash, and settings after it, by
+    position or by name. It returns a Tensor that requires a gradient when one of its arguments does.
+
+        @lift
+        def cube(x, /):
+            return x**3, (lambda g: 3 * x**2 * g,)
+    """
+    parameters = inspect.signature(op).parameters.values()
+    arrays = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    settings_names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    count = len(arrays)
+    name = op.__name__.rstrip("_")
+    if not arrays and not variadic:
+        raise TypeError(f"lift: {name} has no differentiable argument; put a slash after them: def {name}(x, /)")
+
+    several = count > 1 or variadic  # then a number takes on the type of the arrays beside it; alone it becomes float32
+    as_they_are, convert = (_AS_THEY_ARE, plain) if several else (_DATA, as_data)
+
+    @functools.wraps(op)
+    def function(*args, **settings):
+        if settings or (len(args) > count and not variadic):
+            args, settings = _bind(name, arrays, settings_names, args, settings)
+        requires_grad = constants = False
+        data = []
+        for a in args:
+            if a.__class__ is Tensor:
+                data.append(a._data)
+                if a.requires_grad:
+                    requires_grad = True
+            else:
+                constants = True
+                data.append(a if a.__class__ in as_they_are else convert(a))
+        if constants and requires_grad:
+            data = _as_constants(args, data)
+        watchers = modes.watch
+        if watchers:
+            tell(watchers, "begin")
+        try:
+            out, pullback = op(*data, **settings)
+        except (ValueError, IndexError, TypeError) as error:
+            raise _explained(error, name, data, settings_names) from error
+        if out.__class__ not in _DATA:
+            out = np.asarray(out)
+        if requires_grad and modes.recording:
+            t = Tensor(out, True, None, None, name, args, pullback)
+        else:
+            t = Tensor(_of_its_own(out, data), _op=name)
+        if watchers:
+            tell(watchers, "result", name, t, data, settings)
+        return t
+
+    function.op = op
+    return function
+
+
+def _of_its_own(out, data):
+    """A result without a graph, as a copy if it is a view: no graph would notice that what it views is written to."""
+    for d in data:
+        if out is d or (out.base is not None and d.__class__ is np.ndarray and np.may_share_memory(out, d)):
+            return out.copy()
+    return out
+
+
+def _bind(name, arrays, settings_names, args, settings):
+    """Sort out arrays given by name and settings given by position. arrays: their names, none for a varying number."""
+    if arrays:
+        args, extra = args[: len(arrays)], args[len(arrays) :]
+        if len(extra) > len(settings_names):
+            most = len(arrays) + len(settings_names)
+            raise TypeError(f"{name}: takes at most {most} arguments, got {len(arrays) + len(extra)}")
+        for key, value in zip(settings_names, extra):
+            if key in settings:
+                raise TypeError(f"{name}: {key} was given twice, by position and by name")
+            settings[key] = value
+        for key in arrays[len(args) :]:
+            if key in settings:
+                args += (settings.pop(key),)
+            elif any(later in settings for later in arrays):
+                raise TypeError(f"{name}: {key} is missing, what comes after it was given by name")
+    for key, value in settings.items():
+        if value.__class__ is Tensor and value.requires_grad and modes.recording:
+            raise ValueError(f"{name}: {key} is a setting, which gets no gradient; give {key}.detach()")
+    return args, {key: _own(value) for key, value in settings.items()}
+
+
+_DATA = {np.ndarray, *SCALARS}
+_AS_THEY_ARE = {np.ndarray, float, int, type(None)}
+
+
+def _as_constants(args, data):
+    """Arrays that stand beside Tensors: as copies, for the caller may write into his, and the graph needs the values
+    of now; whole numbers and booleans in the type of the Tensors, as numbers would be."""
+    kind = next((d.dtype for a, d in zip(args, data) if a.__class__ is Tensor and d.dtype.kind == "f"), None)
+    return [
+        d.astype(d.dtype if d.dtype.kind == "f" else kind or d.dtype, casting="same_kind")  # TypeError: complex
+        if d.__class__ is np.ndarray and d is a
+        else d
+        for a, d in zip(args, data)
+    ]
+
+
+def _own(value):
+    """A setting as the op gets it: Tensors, arrays and lists as its own, for the caller may write into his."""
+    if value.__class__ in (tuple, list):
+        return value.__class__(map(_own, value))
+    if value.__class__ is slice:
+        return slice(_own(value.start), _own(value.stop), _own(value.step))
+    return np.array(value) if isinstance(value, Tensor | np.ndarray) else value
+
+
+def _explained(error, name, data, settings_names):
+    """NumPy's complaint as one line that names the op and the shapes; our own pass through."""
+    if str(error).startswith(f"{name}:"):
+        return error
+    shapes = " and ".join(str(np.shape(a)) for a in data if a is not None)
+    if "unexpected keyword" in str(error):
+        text = f"no setting {str(error).split()[-1]}; there is {', '.join(settings_names) or 'none'}"
+    elif "broadcast" in str(error):
+        text = f"shapes {shapes} do not broadcast; from the right, sizes must be equal or 1 (reshape or unsqueeze one)"
+    else:
+        text = f"{error} (shapes {shapes})"
+    kind = next(k for k in (TypeError, ValueError, IndexError) if isinstance(error, k))  # some of NumPy's take no text
+    return kind(f"{name}: {text}")
