@@ -2,6 +2,7 @@
 
 import builtins
 
+import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from autotx.lift import lift
@@ -74,14 +75,23 @@ def where(condition, x, y):
 
 
 def concat(tensors, axis=0):
+    _check_list("concat", axis)
     return _concat(*tensors, axis=axis)
 
 
 def stack(tensors, axis=0):
+    _check_list("stack", axis)
     return _stack(*tensors, axis=axis)
 
 
+def _check_list(name, axis):
+    if isinstance(axis, Tensor):
+        raise TypeError(f"{name}: the axis is a Tensor; give the tensors as one list, {name}([x, y])")
+
+
 def einsum(subscripts, *operands):
+    if not isinstance(subscripts, str):
+        raise TypeError(f"einsum: the subscripts are a {type(subscripts).__name__}; give them first, as a string")
     return _einsum(*operands, subscripts=subscripts)
 
 
@@ -90,9 +100,9 @@ def split(x, size_or_sections, axis=0):
 
     Each piece is a slice, so the gradients are those of getitem. ValueError when the sizes do not add up.
     """
-    axis = normalize_axis_index(axis, x.ndim, "split")
+    axis = normalize_axis_index(axis, np.ndim(x), "split")
     before = (builtins.slice(None),) * axis
-    return [getitem(x, (*before, piece)) for piece in shaping.split_sizes(x.shape[axis], size_or_sections)]
+    return [getitem(x, (*before, piece)) for piece in shaping.split_sizes(np.shape(x)[axis], size_or_sections)]
 
 
 for _function in (where, concat, stack, einsum):

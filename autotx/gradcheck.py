@@ -18,7 +18,8 @@ def gradcheck(fn, inputs, eps=1e-6, atol=1e-5, rtol=1e-3):
     a whole must be ten times nearer, ||backward - difference|| <= atol + rtol / 10 ||difference||, which finds a factor
     that is wrong by a twentieth of a percent.
     Returns True. GradcheckError for a wrong gradient, for one that changes when backward is run again, and for one that
-    shares memory with an input; TypeError for inputs that are not float64, ValueError when none requires a gradient.
+    shares memory with an input; TypeError for inputs that are not float64, ValueError when none requires a
+    gradient or the result is not finite. Where the result is finite and a difference is not, neither must the gradient.
     """
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     checked = [(i, t) for i, t in enumerate(inputs) if isinstance(t, Tensor) and t.requires_grad]
@@ -31,6 +32,8 @@ def gradcheck(fn, inputs, eps=1e-6, atol=1e-5, rtol=1e-3):
     if out.dtype != np.float64:
         raise TypeError(f"gradcheck: the function returned {out.dtype}; differences need float64 throughout")
     name = out._op or getattr(fn, "__name__", "the function")
+    if not np.isfinite(out.data).all():
+        raise ValueError(f"gradcheck: the result of {name} has a NaN or an Inf, which has no differences")
     exact = _rows_by_backward(name, out, checked)
     for (i, t), jacobian in zip(checked, exact):
         differences = np.zeros_like(jacobian)

@@ -10,7 +10,7 @@ import inspect
 
 import numpy as np
 
-from autotx.tensor import SCALARS, Tensor, as_data, modes, plain, tell
+from autotx.tensor import SCALARS, Tensor, as_data, modes, plain, refuse_gradients, tell
 
 
 def lift(op):
@@ -32,25 +32,27 @@ def lift(op):
     if not arrays and not variadic:
         raise TypeError(f"lift: {name} has no differentiable argument; put a slash after them: def {name}(x, /)")
 
-    several = count > 1 or variadic  # then a number takes on the type of the arrays beside it; alone it becomes float32
+    several = count > 1 or variadic  # then a number takes on the type of what is beside it; alone it is made an array
     as_they_are, convert = (_AS_THEY_ARE, plain) if several else (_DATA, as_data)
 
     @functools.wraps(op)
     def function(*args, **settings):
         if settings or (len(args) > count and not variadic):
             args, settings = _bind(name, arrays, settings_names, args, settings)
-        requires_grad = constants = False
+        requires_grad = others = False
         data = []
         for a in args:
             if a.__class__ is Tensor:
                 data.append(a._data)
                 if a.requires_grad:
                     requires_grad = True
+                else:
+                    others = True
             else:
-                constants = True
+                others = True
                 data.append(a if a.__class__ in as_they_are else convert(a))
-        if constants and requires_grad:
-            data = _as_constants(args, data)
+        if others and several:
+            data = _as_constants(args, data, requires_grad)
         watchers = modes.watch
         if watchers:
             tell(watchers, "begin")
@@ -99,6 +101,7 @@ def _bind(name, arrays, settings_names, args, settings):
     for key, value in settings.items():
         if value.__class__ is Tensor and value.requires_grad and modes.recording:
             raise ValueError(f"{name}: {key} is a setting, which gets no gradient; give {key}.detach()")
+        refuse_gradients(name, key, value)
     return args, {key: _own(value) for key, value in settings.items()}
 
 
@@ -106,16 +109,18 @@ _DATA = {np.ndarray, *SCALARS}
 _AS_THEY_ARE = {np.ndarray, float, int, type(None)}
 
 
-def _as_constants(args, data):
-    """Arrays that stand beside Tensors: as copies, for the caller may write into his, and the graph needs the values
-    of now; whole numbers and booleans in the type of the Tensors, as numbers would be."""
-    kind = next((d.dtype for a, d in zip(args, data) if a.__class__ is Tensor and d.dtype.kind == "f"), None)
-    return [
-        d.astype(d.dtype if d.dtype.kind == "f" else kind or d.dtype, casting="same_kind")  # TypeError: complex
-        if d.__class__ is np.ndarray and d is a
-        else d
-        for a, d in zip(args, data)
-    ]
+def _as_constants(args, data, graph):
+    """What gets no gradient: whole numbers and booleans in the type of the floats beside them, as numbers would be;
+    and for a graph, which needs the values of now, copies of arrays that the caller may write into."""
+    kind = next((d.dtype for d in data if d.__class__ in _DATA and d.dtype.kind == "f"), None)
+    result = []
+    for a, d in zip(args, data):
+        if kind and getattr(d, "dtype", kind).kind != "f":
+            d = d.astype(kind, casting="same_kind")  # TypeError: complex
+        elif graph and d is a and d.__class__ is np.ndarray:
+            d = d.copy()
+        result.append(d)
+    return result
 
 
 def _own(value):
@@ -134,6 +139,8 @@ def _explained(error, name, data, settings_names):
     shapes = " and ".join(str(np.shape(a)) for a in data if a is not None)
     if "unexpected keyword" in str(error):
         text = f"no setting {str(error).split()[-1]}; there is {', '.join(settings_names) or 'none'}"
+    elif "required" in str(error):
+        text = f"{str(error).partition(': ')[2]} is missing"
     elif "broadcast" in str(error):
         text = f"shapes {shapes} do not broadcast; from the right, sizes must be equal or 1 (reshape or unsqueeze one)"
     else:

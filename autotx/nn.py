@@ -46,7 +46,7 @@ class Module:
 
     def astype(self, dtype):
         """Convert every parameter to float32 or float64, in place. Returns the module; gradients are forgotten."""
-        if dtype not in (np.float32, np.float64):
+        if np.dtype(dtype) not in (np.float32, np.float64):
             raise TypeError(f"astype: parameters are float32 or float64, not {dtype}")
         for p in self.parameters():
             p._data = p.writable().astype(dtype)
@@ -101,8 +101,14 @@ def _zeros(*shape):
 
 def _check_sizes(layer, **sizes):
     for name, size in sizes.items():
-        if not isinstance(size, int | np.integer) or size < 1:
-            raise ValueError(f"{layer}: {name} is {size!r}; give a whole number, 1 or more")
+        checked_size(layer, name, size)
+
+
+def checked_size(owner, name, size):
+    """A size as an int, which NumPy's are not. ValueError for anything but a whole number, 1 or more."""
+    if not isinstance(size, int | np.integer) or size < 1:
+        raise ValueError(f"{owner}: {name} is {size!r}; give a whole number, 1 or more")
+    return int(size)
 
 
 class Linear(Module):

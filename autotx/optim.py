@@ -143,7 +143,9 @@ class AdamW(Optimizer):
     buffers = ("m", "v")
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
-        self.beta1, self.beta2 = _checked("betas", betas, all(0 <= b < 1 for b in betas), "two from 0 to below 1")
+        self.beta1, self.beta2 = _checked(
+            "betas", betas, np.shape(betas) == (2,) and all(0 <= b < 1 for b in betas), "two from 0 to below 1"
+        )
         self.eps = _checked("eps", eps, eps >= 0, "0 or more")
         super().__init__(params, lr, weight_decay)
 
@@ -240,9 +242,7 @@ def _checked(name, value, good, wanted):
 
 def _flattened(params, weight_decay):
     """Every parameter, and the weight decay of each."""
-    if isinstance(params, Tensor) or not hasattr(params, "__iter__"):  # a Tensor would be taken for its rows
-        raise TypeError(f"optimizer: params is a {type(params).__name__}; give a list, such as model.parameters()")
-    params = list(params)
+    params = _listed(params)
     groups = params if params and isinstance(params[0], dict) else [{"params": params}]
     flat, decays = [], []
     for group in groups:
@@ -250,7 +250,7 @@ def _flattened(params, weight_decay):
             raise ValueError(f"optimizer: a group has the keys {sorted(group)}; give 'params' and 'weight_decay'")
         decay = group.get("weight_decay", weight_decay)
         _checked("weight_decay", decay, decay >= 0, "0 or more")
-        flat += group["params"]
+        flat += _listed(group["params"])
         decays += [decay] * (len(flat) - len(decays))
     for p in flat:
         if not isinstance(p, Tensor):
@@ -260,3 +260,9 @@ def _flattened(params, weight_decay):
     if not flat or len({id(p) for p in flat}) < len(flat):
         raise ValueError("optimizer: no parameters, or one given twice; give each once, such as model.parameters()")
     return flat, decays
+
+
+def _listed(params):
+    if isinstance(params, Tensor) or not hasattr(params, "__iter__"):  # a Tensor would be taken for its rows
+        raise TypeError(f"optimizer: params is a {type(params).__name__}; give a list, such as model.parameters()")
+    return list(params)

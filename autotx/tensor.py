@@ -22,6 +22,7 @@ search for a topological order. And a parent that is *younger* than its child wa
 recorded, which would make the gradient silently wrong: backward refuses.
 """
 
+import contextlib
 import itertools
 import operator
 import threading
@@ -46,14 +47,21 @@ class _Modes(threading.local):
 modes = _Modes()
 
 
-class no_grad:  # noqa: N801  (a context manager, named as everywhere)
-    """`with no_grad():` no graph is recorded inside, in this thread. Results do not require gradients."""
+class no_grad(contextlib.ContextDecorator):  # noqa: N801  (a context manager, named as everywhere)
+    """`with no_grad():`, or @no_grad() above a function: no graph is recorded inside, in this thread.
+
+    Results do not require gradients.
+    """
+
+    def __init__(self):
+        self.before = []  # one object may be entered while it is open
 
     def __enter__(self):
-        self.before, modes.recording = modes.recording, False
+        self.before.append(modes.recording)
+        modes.recording = False
 
     def __exit__(self, *error):
-        modes.recording = self.before
+        modes.recording = self.before.pop()
 
 
 class detect_anomaly:  # noqa: N801
@@ -89,8 +97,8 @@ def tell(watchers, event, *facts):
 class Tensor:
     """An array that remembers how it was made.
 
-    data: numbers, nested lists (they become float32), or an array, whose float32, float64, integer or bool type is
-    kept. It is copied: nobody else can write into it.
+    data: a number or nested lists (of floats: float32; of whole numbers: int64), or an array, whose float32, float64,
+    integer or bool type is kept. It is copied: nobody else can write into it.
     requires_grad: whether `backward` leaves a gradient in `.grad` (an array of the same shape). TypeError for integers.
     dtype: float32 or float64, or an integer type.
     name: what error messages and pictures call it.
@@ -211,6 +219,17 @@ class Tensor:
             "masked_fill, or replace the values of a leaf with t.data = array"
         )
 
+    def _in_place(self, other):
+        """What Python asks before it makes a new tensor of `x += y` and calls it x: of a parameter that loses it."""
+        if self._op is None and self.requires_grad:
+            raise TypeError(
+                "in place: p -= step would make a new tensor and leave the parameter p as it was; "
+                "write p.data = p.data - step, or use an optimizer"
+            )
+        return NotImplemented
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _in_place
+
     def __repr__(self):
         if self.size > 40 and self.ndim > 4:
             values = "..."
@@ -258,7 +277,8 @@ class Tensor:
         retain_graph: keep the graph, to walk it again or to draw it; every tensor on the way then keeps its own `.grad`
         too. Without it the graph is freed as it is walked.
         ValueError: nothing here requires a gradient; not a scalar and no `grad`; a graph that was already freed; a
-        tensor that was written to after the graph was recorded. Nothing has been changed then.
+        tensor that was written to after the graph was recorded; a `.grad` that somebody set to something else than an
+        array of its tensor's shape. Nothing has been changed then.
         """
         if not self.requires_grad:
             raise ValueError("backward: no tensor that went into this one requires a gradient; pass requires_grad=True")
@@ -353,6 +373,8 @@ def _reachable(root):
                         raise ValueError(written_after(p, t))
                     if p.requires_grad:
                         leaves[id(p)] = p
+                        if p.grad is not None:  # of an earlier backward, or somebody's
+                            _check_gradient(p)
                         if p._data.dtype.kind != "f":  # requires_grad was set later; its gradient would be cut off
                             raise ValueError(f"backward: a tensor of {p.dtype} requires a gradient, only floats can")
                 elif p.requires_grad and id(p) not in seen:
@@ -402,6 +424,14 @@ def written_after(parent, node):
     )
 
 
+def _check_gradient(leaf):
+    grad = leaf.grad
+    if grad.__class__ is Tensor or getattr(grad, "shape", None) != leaf._data.shape:
+        kind = f"a {type(grad).__name__} of shape {np.shape(grad)}"
+        text = f"backward: the .grad of a tensor of shape {leaf.shape} was set to {kind}; "
+        raise ValueError(text + "set it to None or to an array of that shape")
+
+
 def _accumulate(p, d, g, owned, op=None):
     """Add to the gradient of `p` the `d` that the pullback of `op` made of `g`. In place only in buffers made here."""
     have, data = p.grad, p._data
@@ -436,16 +466,16 @@ def unbroadcast(d, shape, op):
             "that shape, or one that it broadcasts to"
         )
     if extra > 0:
-        d = d.sum(axis=tuple(range(extra)))
+        d = kernels.total(d, tuple(range(extra)))
     stretched = tuple(i for i, n in enumerate(shape) if n == 1 and d.shape[i] != 1)
-    return d.sum(axis=stretched, keepdims=True) if stretched else d
+    return kernels.total(d, stretched, keepdims=True) if stretched else d
 
 
 # What may stand beside a Tensor, or become one
 
 
 def plain(x):
-    """A Tensor's array, or anything array-like as an array (lists of numbers in float32)."""
+    """A Tensor's array, or anything array-like as an array (lists of floats in float32)."""
     if x.__class__ is Tensor:
         return x._data
     if isinstance(x, np.generic):
@@ -453,10 +483,22 @@ def plain(x):
     return x if x.__class__ is _ndarray or isinstance(x, float | int) else as_data(x)
 
 
+def refuse_gradients(name, what, data):
+    """ValueError if a Tensor among nested lists requires a gradient, which it could not get."""
+    if modes.recording and data.__class__ in (list, tuple):
+        kinds = set(map(type, data))
+        if Tensor in kinds and any(d.__class__ is Tensor and d.requires_grad for d in data):
+            raise ValueError(f"{name}: Tensors in {what} get no gradient; join them by autotx.stack, or give .detach()")
+        if list in kinds or tuple in kinds:
+            for d in data:
+                refuse_gradients(name, what, d)
+
+
 def as_data(data, dtype=None):
     """A fresh array of a type that the engine knows; a NumPy scalar where there are no axes."""
     if data.__class__ is Tensor:
         data = data._data
+    refuse_gradients("Tensor", "a list", data)
     try:
         array = np.array(data, dtype=dtype)
     except ValueError as error:

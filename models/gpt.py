@@ -17,6 +17,7 @@ import numpy as np
 import autotx
 from autotx import init, nn
 from autotx.models.decoder import Decoder, Weights
+from autotx.ops.layers import checked_rng
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,7 @@ class GPTConfig:
 
     def __post_init__(self):
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
-            size = getattr(self, name)
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"GPTConfig: {name} is {size!r}; give a whole number, 1 or more")
+            object.__setattr__(self, name, nn.checked_size("GPTConfig", name, getattr(self, name)))
         if self.n_embd % self.n_head:
             larger = math.ceil(self.n_embd / self.n_head) * self.n_head
             raise ValueError(
@@ -149,7 +148,7 @@ class GPT(nn.Module):
         """
         ids = _checked_prompt(ids, self.config.vocab_size)
         _check_settings(max_new_tokens, temperature, top_k, top_p)
-        rng = np.random.default_rng() if rng is None else rng
+        rng = np.random.default_rng() if rng is None else checked_rng("generate", rng)
         return self._stream(ids, max_new_tokens, lambda logits: sample(logits, temperature, top_k, top_p, rng))
 
     def weights(self):

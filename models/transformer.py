@@ -41,9 +41,7 @@ class TransformerConfig:
 
     def __post_init__(self):
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            size = getattr(self, name)
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"TransformerConfig: {name} is {size!r}; give a whole number, 1 or more")
+            object.__setattr__(self, name, nn.checked_size("TransformerConfig", name, getattr(self, name)))
         if self.vocab_size <= SPECIALS:
             raise ValueError(f"TransformerConfig: vocab_size is {self.vocab_size}; give {SPECIALS + 1} or more")
         if self.n_embd % self.n_head or self.n_embd % 2:

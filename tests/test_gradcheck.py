@@ -109,6 +109,11 @@ def test_a_nan_is_not_a_gradient():
         gradcheck(nan, leaf(2))
 
 
+def test_a_result_that_is_not_finite_has_no_differences():
+    with pytest.raises(ValueError, match="gradcheck: the result of log has a NaN or an Inf, which has no differences"):
+        gradcheck(autotx.log, Tensor([1.0, 0.0], requires_grad=True, dtype=np.float64))
+
+
 def test_a_gradient_that_is_missing_is_caught():
     with pytest.raises(GradcheckError, match="d argument 0"):
         gradcheck(lambda x, y: x.detach() * y, [leaf(2), leaf(2)])

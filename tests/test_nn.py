@@ -78,7 +78,7 @@ def test_astype_and_zero_grad(rng):
     assert layer.weight.grad is not None
     layer.zero_grad()
     assert layer.weight.grad is None
-    assert layer.astype(np.float64) is layer
+    assert layer.astype(np.float64) is layer.astype("float64") is layer
     assert layer(np.ones((1, 3))).dtype == np.float64
     with pytest.raises(TypeError, match="astype: parameters are float32 or float64"):
         layer.astype(np.int64)

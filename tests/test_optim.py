@@ -314,6 +314,8 @@ def test_noam():
         (lambda p: optim.SGD([p], lr=1, momentum=1), ValueError, "optimizer: momentum is 1; give from 0 to below 1"),
         (lambda p: optim.RMSprop([p], alpha=-0.1), ValueError, "optimizer: alpha is -0.1"),
         (lambda p: optim.Adam([p], betas=(0.9, 1.0)), ValueError, "optimizer: betas is \\(0.9, 1.0\\)"),
+        (lambda p: optim.Adam([p], betas=0.9), ValueError, "optimizer: betas is 0.9; give two from 0 to below 1"),
+        (lambda p: optim.Adam([{"params": p}]), TypeError, "optimizer: params is a Tensor; give a list"),
         (lambda p: optim.AdamW([p], eps=-1), ValueError, "optimizer: eps is -1"),
         (lambda p: optim.AdamW([p], weight_decay=-1), ValueError, "optimizer: weight_decay is -1"),
         (lambda p: optim.AdamW([{"params": [p], "lr": 1}]), ValueError, "optimizer: a group has the keys"),

@@ -48,7 +48,7 @@ import functools
 import numpy as np
 from numba import types
 
-from autotx.kernels import gelu
+from autotx.kernels import gelu, total
 from autotx.kernels.exp import ZERO
 from autotx.kernels.gelu import gelu_of, gelu_tanh_of
 from autotx.kernels.jit import apart, kernel
@@ -160,7 +160,7 @@ def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False
     if not large or not _kernel_takes(g.T, x, dweight) or (with_x and not _kernel_takes(g, weight, dx)):
         dx = matmul(g, weight, dx) if with_x else None
         dweight = matmul(g.T, x, dweight) if with_weight else None
-        return dx, dweight, g.sum(axis=0) if with_bias else None
+        return dx, dweight, total(g, 0) if with_bias else None
     sums = np.zeros((-(-len(g) // DEPTH), len(weight) if with_bias else 0), np.float32)
     threads = -(-get_num_threads() // 2) if with_x else None
     tasks, of_weight, size = _product(g.T[None], x[None], dweight[None], sums=sums, threads=threads)

@@ -60,7 +60,7 @@ POOL = types.Array(types.int64, 1, "C")
 def set_num_threads(n):
     """Use `n` threads from now on. ValueError when n is not between 1 and the number of cores."""
     limit = numba.config.NUMBA_NUM_THREADS
-    if not 1 <= n <= limit:
+    if not isinstance(n, int | np.integer) or not 1 <= n <= limit:
         raise ValueError(f"set_num_threads: {n} asked for, 1 to {limit} can be had; NUMBA_NUM_THREADS raises the limit")
     _shared[WORKERS] = n - 1
 

@@ -105,6 +105,8 @@ def embedding(weight, /, ids):
     weight: (V, C), ids: integers of any shape, y: ids.shape + (C,).
     It is the product of one-hot rows with the table, without the product. Source: the whitepaper's "Word Embeddings".
     """
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: a table of shape {weight.shape}; give (ids, channels)")
     ids = checked_ids("embedding", ids, weight.shape[0], "rows in the table")
 
     def add_into(dweight, g):

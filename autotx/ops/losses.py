@@ -69,8 +69,7 @@ _IGNORED = -1  # what ignore_index becomes once the targets are checked
 
 def _checked_targets(name, scores, targets, ignore_index, reduction):
     """Targets with ignored places as _IGNORED, and where places count. Errors name the shapes, the id, the size."""
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{name}: reduction is {reduction!r}; give 'mean', 'sum' or 'none'")
+    _check_reduction(name, reduction)
     need_floats(name, scores)
     targets = np.asarray(targets)
     if not scores.ndim or targets.shape != scores.shape[:-1]:
@@ -87,6 +86,19 @@ def _checked_targets(name, scores, targets, ignore_index, reduction):
     return ids if ignore_index is None else np.where(counted, ids, _IGNORED), counted
 
 
+def _check_reduction(name, reduction):
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{name}: reduction is {reduction!r}; give 'mean', 'sum' or 'none'")
+
+
+def _check_pair(name, x, y, reduction):
+    _check_reduction(name, reduction)
+    if np.shape(x) != np.shape(y):
+        raise ValueError(f"{name}: shapes {np.shape(x)} and {np.shape(y)} differ; reshape one of them")
+    if reduction == "mean" and np.size(x) == 0:
+        raise ValueError(f"{name}: no elements in shape {np.shape(x)}; there is no mean of nothing")
+
+
 def _reduced(losses, counted, reduction):
     """The loss, and the factor with which each place enters it."""
     if reduction == "none":
@@ -100,14 +112,9 @@ def mse_loss(x, y, /, reduction="mean"):
 
     x and y of one shape: ValueError otherwise, since broadcasting here is nearly always a mistake.
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"mse_loss: reduction is {reduction!r}; give 'mean', 'sum' or 'none'")
-    if np.shape(x) != np.shape(y):
-        raise ValueError(f"mse_loss: shapes {np.shape(x)} and {np.shape(y)} differ; reshape one of them")
+    _check_pair("mse_loss", x, y, reduction)
     d = x - y
     need_floats("mse_loss", d)
-    if reduction == "mean" and d.size == 0:
-        raise ValueError(f"mse_loss: no elements in shape {d.shape}; there is no mean of nothing")
     factor = d.dtype.type(1 / d.size if reduction == "mean" else 1)
     loss = d * d if reduction == "none" else np.sum(d * d) * factor
     return loss, (lambda g: g * (2 * factor) * d, lambda g: g * (-2 * factor) * d)
@@ -120,13 +127,7 @@ def binary_cross_entropy_with_logits(x, y, /, reduction="mean"):
     L = max(x, 0) - x y + ln(1 + e^-|x|), which cannot overflow.
     dx = g (s(x) - y) / n (P - y again, for two classes); dy = -g x / n; n elements in the mean, n = 1 for a sum.
     """
-    name = "binary_cross_entropy_with_logits"
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"{name}: reduction is {reduction!r}; give 'mean', 'sum' or 'none'")
-    if np.shape(x) != np.shape(y):
-        raise ValueError(f"{name}: shapes {np.shape(x)} and {np.shape(y)} differ; reshape one of them")
-    if reduction == "mean" and np.size(x) == 0:
-        raise ValueError(f"{name}: no elements in shape {np.shape(x)}; there is no mean of nothing")
+    _check_pair("binary_cross_entropy_with_logits", x, y, reduction)
     x = as_floats(x)
     e = np.exp(-np.abs(x))
     losses = np.maximum(x, 0) - x * y + np.log1p(e)

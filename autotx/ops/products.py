@@ -33,12 +33,12 @@ def matmul(x, y, /):
 
     def dx(g):
         d = _product(np.reshape(g, shape), _t(b))
-        return d.sum(axis=tuple(range(d.ndim - 1))) if x.ndim == 1 else d
+        return kernels.total(d, tuple(range(d.ndim - 1))) if x.ndim == 1 else d
 
     def dy(g):
         g = np.reshape(g, shape)
         d = _product(_t(_rows(a)), _rows(g)) if b.ndim == 2 else _product(_t(a), g)
-        return d.sum(axis=tuple(range(d.ndim - 2)))[:, 0] if y.ndim == 1 else d
+        return kernels.total(d, tuple(range(d.ndim - 2)))[:, 0] if y.ndim == 1 else d
 
     return z, (dx, dy)
 

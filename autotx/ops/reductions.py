@@ -5,6 +5,7 @@ import math
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from autotx import kernels
 from autotx.ops.arithmetic import as_floats
 
 
@@ -22,12 +23,7 @@ def sum(x, /, axis=None, keepdims=False):
     def dx(g):
         return np.broadcast_to(_spread(g, axis, keepdims, x.ndim), x.shape)
 
-    return np.sum(x, axis=axis, keepdims=keepdims, dtype=_kind(x)), (dx,)
-
-
-def _kind(x):
-    """The type of a sum: floats keep theirs, whole numbers and booleans are counted in int64."""
-    return x.dtype if x.dtype.kind == "f" else np.int64
+    return kernels.total(x, axis, keepdims), (dx,)
 
 
 def mean(x, /, axis=None, keepdims=False):
@@ -37,7 +33,7 @@ def mean(x, /, axis=None, keepdims=False):
     def dx(g):
         return np.broadcast_to(_spread(g, axis, keepdims, x.ndim) / n, x.shape).astype(x.dtype, copy=False)
 
-    return np.mean(x, axis=axis, keepdims=keepdims), (dx,)
+    return kernels.total(x, axis, keepdims) / n, (dx,)
 
 
 def _count(name, x, axis):
@@ -57,8 +53,8 @@ def var(x, /, axis=None, keepdims=False, correction=0):
     n = _count("var", x, axis) - correction
     if n <= 0:
         raise ValueError(f"var: correction {correction} leaves nothing to divide by along axis {axis} of {x.shape}")
-    d = x - np.mean(x, axis=axis, keepdims=True)
-    y = np.sum(d * d, axis=axis, keepdims=keepdims) / n
+    d = x - kernels.total(x, axis, keepdims=True) / (n + correction)
+    y = kernels.total(d * d, axis, keepdims) / n
     return y, (lambda g: _spread(g, axis, keepdims, x.ndim) * d * (2 / n),)
 
 
@@ -108,4 +104,5 @@ def logsumexp(x, /, axis=None, keepdims=False):
 
 def cumsum(x, /, axis):
     """y_i = x_1 + ... + x_i along axis.   x_i enters y_i and all that follow: dx_i = g_i + g_(i+1) + ... + g_n."""
-    return np.cumsum(x, axis=axis, dtype=_kind(x)), (lambda g: np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis),)
+    y = np.cumsum(x, axis=axis, dtype=x.dtype if x.dtype.kind == "f" else np.int64)
+    return y, (lambda g: np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis),)

@@ -27,6 +27,8 @@ def transpose(x, /, axis0, axis1):
 
 def expand(x, /, shape):
     """y = x repeated to `shape` by broadcasting.   dx = g summed over the repeats (the engine's un-broadcasting)."""
+    if any(n < 0 for n in shape):
+        raise ValueError(f"expand: sizes {tuple(shape)} of shape {x.shape}; none may be < 0, repeat those that stay")
     return np.broadcast_to(x, shape), (lambda g: g,)
 
 
@@ -88,14 +90,15 @@ def gather(x, /, index, axis):
 
 def concat(*xs, axis=0):
     """y = the arrays one after another along axis.   Each gets the slice of g that it filled."""
-    ends = np.cumsum([np.shape(x)[axis] for x in xs])
+    y = np.concatenate(xs, axis=axis)
+    ends = np.cumsum([x.shape[axis] for x in xs])
 
     def take(x, end):
         index = [slice(None)] * x.ndim
         index[axis] = slice(int(end) - x.shape[axis], int(end))
         return lambda g: g[tuple(index)]
 
-    return np.concatenate(xs, axis=axis), tuple(take(x, end) for x, end in zip(xs, ends))
+    return y, tuple(take(x, end) for x, end in zip(xs, ends))
 
 
 def stack(*xs, axis=0):
@@ -105,7 +108,7 @@ def stack(*xs, axis=0):
 
 def pad(x, /, widths, value=0.0):
     """y = x with `value` around it; widths is one (before, after) for each axis.   dx = g without the border."""
-    if len(widths) != x.ndim or any(len(w) != 2 or min(w) < 0 for w in widths):
+    if np.shape(widths)[:1] != (x.ndim,) or any(np.shape(w) != (2,) or min(w) < 0 for w in widths):
         raise ValueError(f"pad: widths {widths} are not one (before, after), none negative, for each axis of {x.shape}")
     inside = tuple(slice(before, before + n) for (before, _), n in zip(widths, x.shape))
     y = np.pad(x, widths, constant_values=typed("pad", value, x.dtype)) if x.ndim else x + 0
@@ -137,7 +140,7 @@ def split_sizes(n, size_or_sections):
         sizes = [int(size_or_sections)] * math.ceil(n / size_or_sections)
     else:
         sizes = list(size_or_sections)
-        if sum(sizes) != n:
-            raise ValueError(f"split: sizes {sizes} add up to {sum(sizes)}, the axis has {n} elements")
+        if sum(sizes) != n or any(size < 0 for size in sizes):
+            raise ValueError(f"split: sizes {sizes} add up to {sum(sizes)}, the axis has {n} elements; none may be < 0")
     starts = np.cumsum([0, *sizes[:-1]])
     return [slice(int(s), min(int(s) + size, n)) for s, size in zip(starts, sizes)]

@@ -52,6 +52,7 @@ def _prepare(rng):
         for part in (pairs[:cut], pairs[cut:])
     )
     Path("held_out.tsv").write_text("\n".join(held_out), encoding="utf-8")
+    known = [line for line in known if line not in held_out]  # some emoji share a name
     names = [line.partition("\t")[0] for line in known]
     Path("names.txt").write_text("\n".join(names[i] for i in rng.permutation(len(names))), encoding="utf-8")
     return known
