@@ -303,7 +303,7 @@ def test_rows_are_drawn_on_their_own():
 def test_sizes_of_numpy_become_pythons_and_a_seed_is_no_rng():
     config = GPTConfig(**{**vars(TINY), "vocab_size": np.int64(TINY.vocab_size)})
     assert type(config.vocab_size) is int
-    with pytest.raises(TypeError, match="generate: rng is 0; give a numpy.random.Generator"):
+    with pytest.raises(TypeError, match=r"generate: rng is 0; give a numpy\.random\.Generator"):
         GPT(config, np.random.default_rng(0)).generate([0], 1, rng=0)
 
 
