@@ -75,6 +75,8 @@ def trained_config(folder, kind=None):
     kind: the class of settings that is wanted; None for any.
     """
     made_by = _MADE_BY.get(kind, "autotx train")
+    if Path(folder).is_file():
+        raise ValueError(f"{folder} is a file; give the folder of a run")
     if not (Path(folder) / MODEL).is_file():
         raise ValueError(f"{folder}: there is no trained model ({MODEL}) there; {made_by} makes one")
     config = read_config(folder)

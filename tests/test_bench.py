@@ -29,6 +29,12 @@ def test_runs_a_section_and_writes_what_it_printed(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_says_who_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    assert command.run(parsed("--quick", "--only", "scalar")) == 0
+    assert "not installed, so not in the table: micrograd, torch\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [(("--threads", "0"), "--threads 0"), (("--json", "/nowhere/at/all.json"), "there is no folder /nowhere/at")],

@@ -354,6 +354,7 @@ def test_a_stream_shows_whole_characters(monkeypatch):
         ("--max-new-tokens 0", "--max-new-tokens 0 should be at least 1"),
         ("--seed -1", "--seed -1 should be at least 0"),
         ("--model /nowhere", "/nowhere: there is no trained model"),
+        (f"--model {__file__}", f"{__file__} is a file; give the folder of a run"),
     ],
 )
 def test_wrong_settings_of_generate(fails, trained, argv, message):

@@ -236,6 +236,9 @@ def test_the_score_is_sacrebleus(trained, tmp_path, capsys):
     right = sum(a == b for a, (_, b) in zip(written, pairs))
     assert shown.endswith(f" s, {right} to the letter\n")
     assert score > 50
+    path.write_text("one two\tuno dos\n", encoding="utf-8")
+    assert main(["translate", "--model", str(trained), "--pairs", str(path)]) == 0
+    assert capsys.readouterr().out.endswith("\n(BLEU counts runs of four words too, and no target has so many)\n")
 
 
 @pytest.mark.slow

@@ -74,6 +74,9 @@ def _section(arena, name, section, quick, limit):
     """Run one section. Returns its rows, and whether all went well."""
     print(f"\n{name}: {section.title}\n{results.HEADER}", flush=True)
     installed = [c for c in section.contestants if not c.needs or find_spec(c.needs)]
+    missing = sorted({c.needs for c in section.contestants} - {c.needs for c in installed})
+    if missing:
+        print(f"    not installed, so not in the table: {', '.join(missing)}", flush=True)
     rows, sound = [], True
     for case in section.cases:
         if quick and not case.quick:

@@ -7,6 +7,7 @@ the names set aside. But for SHAPE all settings are those of `autotx train` and 
 
 import argparse
 import contextlib
+import io
 import statistics
 import tempfile
 from pathlib import Path
@@ -31,7 +32,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         known = _prepare(np.random.default_rng(0))
-        status = train(GPTTrainConfig(text=["names.txt"], out="pre", steps=args.steps, **SHAPE))
+        print(f"pre-training, {args.steps:,} steps", flush=True)
+        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of a folder that is not to stay
+            status = train(GPTTrainConfig(text=["names.txt"], out="pre", steps=args.steps, **SHAPE))
         if status:
             return status
         print(f"{'labels':>8s}{'pre-trained':>16s}{'random weights':>18s}   (right, mean of {args.draws} draws)")

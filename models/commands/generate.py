@@ -18,12 +18,17 @@ from autotx.tensor import no_grad
 from autotx.viz.labels import counted
 from autotx.viz.style import checked_path
 
+NEW_TOKENS = 500  # written without --max-new-tokens
+
 
 def add_arguments(parser):
     parser.add_argument("--model", metavar="DIR", default="runs/gpt", help="the folder of a run (default: %(default)s)")
     parser.add_argument("--prompt", metavar="TEXT", default="\n", help="the text to go on with (default: a line end)")
     parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", default=500, help="how many tokens to write (default: %(default)s)"
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help=f"how many tokens to write (default: {NEW_TOKENS}, or as many as --attention has room for)",
     )
     parser.add_argument(
         "--temperature",
@@ -58,7 +63,11 @@ def run(args):
             "noise of it; leave that out, or train with --tokenizer byte or bpe"
         )
     if args.attention:
-        maps.check_room(args.max_new_tokens, len(tokenizer.encode(args.prompt or "\n")), model.config)
+        args.max_new_tokens = maps.fitting(
+            args.max_new_tokens, len(tokenizer.encode(args.prompt or "\n")), model.config
+        )
+    elif args.max_new_tokens is None:
+        args.max_new_tokens = NEW_TOKENS
     if args.int8:
         model = _to_int8(model, tokenizer, args.model)
     rng, ids = np.random.default_rng(args.seed), []
@@ -120,7 +129,7 @@ def perplexity(model, ids, batches=8):
 def _check(args):
     """The flags that are numbers. ValueError."""
     wrong = {
-        "--max-new-tokens": args.max_new_tokens < 1 and "be at least 1",
+        "--max-new-tokens": args.max_new_tokens is not None and args.max_new_tokens < 1 and "be at least 1",
         "--temperature": not 0 <= args.temperature < math.inf and "be 0 or a positive number",
         "--top-k": args.top_k is not None and args.top_k < 1 and "be at least 1",
         "--top-p": args.top_p is not None and not 0 < args.top_p <= 1 and "be above 0 and at most 1",

@@ -7,15 +7,22 @@ from autotx.models.transformer import END, PAD, SPECIALS, START
 from autotx.viz.attention import most_tokens
 
 
-def check_room(count, prompt, config):
-    """ValueError when a map of `count` new tokens after a prompt of `prompt` could not be drawn for a GPT."""
+def fitting(count, prompt, config):
+    """`count`, the new tokens after a prompt of `prompt` in a map of a GPT; for None as many as it has room for.
+
+    ValueError when that is none, or fewer than `count`.
+    """
     most = min(most_tokens(config.n_head, config.n_layer), config.block_size)
+    if count is None and prompt < most:
+        return most - prompt
+    count = count or 1
     if prompt + count > most:
         cure = f"give --max-new-tokens {most - prompt} or less" if prompt < most else "give a shorter prompt"
         raise ValueError(
             f"--attention: {prompt} tokens of the prompt and {count} new ones are more than the {most} that a readable "
             f"map has room for; {cure}"
         )
+    return count
 
 
 def of_text(model, tokenizer, ids, given=None, title=None, dark=False):

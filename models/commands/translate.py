@@ -87,6 +87,8 @@ def _score(model, tokenizer, args):
     new = sum(bool(tokenizer.unknown(spaced(source))) for source in sources)
     how = f"beam {args.beam}" if args.beam > 1 else "greedy"
     print(f"BLEU {score:.2f} ({how}), {counted(len(sources), 'sentence')} in {seconds:.1f} s, {right:,} to the letter")
+    if max(len(target.split()) for target in targets) < 4:
+        print("(BLEU counts runs of four words too, and no target has so many)")
     if new:
         print(f"sources with words that the model has not learned: {new:,}")
 
