@@ -51,8 +51,9 @@ def lift(op):
             else:
                 others = True
                 data.append(a if a.__class__ in as_they_are else convert(a))
+        recorded = requires_grad and modes.recording
         if others and several:
-            data = _as_constants(args, data, requires_grad)
+            data = _as_constants(args, data, recorded)
         watchers = modes.watch
         if watchers:
             tell(watchers, "begin")
@@ -62,7 +63,7 @@ def lift(op):
             raise _explained(error, name, data, settings_names) from error
         if out.__class__ not in _DATA:
             out = np.asarray(out)
-        if requires_grad and modes.recording:
+        if recorded:
             t = Tensor(out, True, None, None, name, args, pullback)
         else:
             t = Tensor(_of_its_own(out, data), _op=name)
@@ -109,7 +110,7 @@ _DATA = {np.ndarray, *SCALARS}
 _AS_THEY_ARE = {np.ndarray, float, int, type(None)}
 
 
-def _as_constants(args, data, graph):
+def _as_constants(args, data, recorded):
     """What gets no gradient: whole numbers and booleans in the type of the floats beside them, as numbers would be;
     and for a graph, which needs the values of now, copies of arrays that the caller may write into."""
     kind = next((d.dtype for d in data if d.__class__ in _DATA and d.dtype.kind == "f"), None)
@@ -117,7 +118,7 @@ def _as_constants(args, data, graph):
     for a, d in zip(args, data):
         if kind and getattr(d, "dtype", kind).kind != "f":
             d = d.astype(kind, casting="same_kind")  # TypeError: complex
-        elif graph and d is a and d.__class__ is np.ndarray:
+        elif recorded and d is a and d.__class__ is np.ndarray:
             d = d.copy()
         result.append(d)
     return result
@@ -139,7 +140,7 @@ def _explained(error, name, data, settings_names):
     shapes = " and ".join(str(np.shape(a)) for a in data if a is not None)
     if "unexpected keyword" in str(error):
         text = f"no setting {str(error).split()[-1]}; there is {', '.join(settings_names) or 'none'}"
-    elif "required" in str(error):
+    elif "() missing" in str(error):
         text = f"{str(error).partition(': ')[2]} is missing"
     elif "broadcast" in str(error):
         text = f"shapes {shapes} do not broadcast; from the right, sizes must be equal or 1 (reshape or unsqueeze one)"

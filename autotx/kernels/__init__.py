@@ -24,16 +24,21 @@ def __getattr__(name):
 MANY = 1000  # float32 numbers that may be added up one after another
 
 
+def sum_type(x):
+    """The type in which elements of x are added up: floats keep theirs, whole numbers and booleans are int64."""
+    return x.dtype if x.dtype.kind == "f" else np.dtype(np.int64)
+
+
 def total(x, axis=None, keepdims=False):
-    """The sum of x over axis: None, a number, or a tuple. Floats keep their type, all else is counted in int64.
+    """The sum of x over axis: None, a number, or a tuple. Of the type `sum_type(x)`.
 
     NumPy adds up pairwise along the axis whose elements lie together, and one after another along the others, with an
     error that grows by as many: 1.5 % for two million numbers in float32. So MANY are added up in float64.
     """
-    kind = wide = x.dtype if x.dtype.kind == "f" else np.dtype(np.int64)
-    if kind == np.float32 and axis is not None:
-        axes = [i % x.ndim for i in (axis if isinstance(axis, tuple) else (axis,))] if x.ndim else []
-        together = min(range(x.ndim), key=lambda i: (abs(x.strides[i]), -i), default=0)
+    kind = wide = sum_type(x)
+    if kind == np.float32 and axis is not None and x.ndim:
+        axes = [i % x.ndim for i in (axis if isinstance(axis, tuple) else (axis,))]
+        together = min(range(x.ndim), key=lambda i: (abs(x.strides[i]), -i))
         if math.prod(x.shape[i] for i in axes if i != together) > MANY:
             wide = np.float64
     return np.sum(x, axis=axis, keepdims=keepdims, dtype=wide).astype(kind, copy=False)

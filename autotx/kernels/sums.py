@@ -1,8 +1,8 @@
 """The sum of two large arrays, element by element. Memory sets the pace.
 
 NumPy adds on one core, which alone does not reach the speed of the memory. A training step adds often: at every
-residual connection, where gradients meet, and where slices give theirs back. Arrays of one axis are left
-to NumPy.
+residual connection, where gradients meet, and where slices give theirs back. Arrays of one axis are
+left to NumPy.
 """
 
 import math

@@ -31,11 +31,9 @@ def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=
         raise ValueError(
             f"{name}: q {q.shape}, k {k.shape}, v {v.shape}: q and k need the same last axis, k and v as many tokens"
         )
-    for x in (q, k, v):
-        need_floats(name, x)
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     q, k, v = (np.broadcast_to(a, lead + a.shape[-2:]) if a.shape[:-2] != lead else a for a in (q, k, v))
-    mask, keep = _checked(name, mask, (*lead, q.shape[-2], k.shape[-2]), dropout_p, rng, q.dtype)
+    mask, keep = _checked(name, q, k, v, mask, dropout_p, rng)
     out, lse = kernels.attention.attention(q, k, v, mask, causal, keep)
     return out, lambda g, wanted: kernels.attention.attention_backward(g, q, k, v, out, lse, mask, causal, keep)
 
@@ -55,9 +53,7 @@ def multi_head_attention(x, kv=None, /, *, n_head, mask=None, causal=False, drop
     Source: Vaswani et al., 2017, "Attention Is All You Need", 3.2.2; the whitepaper's "Multi-Head Attention".
     """
     q, k, v = heads(n_head, x, kv)
-    need_floats("multi_head_attention", q)
-    need_floats("multi_head_attention", k)
-    mask, keep = _checked("multi_head_attention", mask, (*q.shape[:-1], k.shape[-2]), dropout_p, rng, q.dtype)
+    mask, keep = _checked("multi_head_attention", q, k, v, mask, dropout_p, rng)
     out, lse = kernels.attention.attention(q, k, v, mask, causal, keep)
     y = out.swapaxes(1, 2).reshape(*x.shape[:2], n_head * q.shape[-1])
 
@@ -96,11 +92,14 @@ def _heads(x, count, n_head):
     return x.reshape(B, T, count, n_head, channels // (count * n_head)).transpose(2, 0, 3, 1, 4)
 
 
-def _checked(name, mask, scores, dropout_p, rng, dtype):
+def _checked(name, q, k, v, mask, dropout_p, rng):
     """The mask as an array, and what dropout multiplies the weights by; None for none. Errors as in the docstrings."""
+    for x in (q, k, v):
+        need_floats(name, x)
+    scores = (*q.shape[:-1], k.shape[-2])
     if not 0 <= dropout_p < 1:
         raise ValueError(f"{name}: dropout_p is {dropout_p}; give a probability from 0 to below 1")
-    keep = kept(name, scores, dropout_p, rng, dtype) if rng is not None and dropout_p else None
+    keep = kept(name, scores, dropout_p, rng, q.dtype) if rng is not None and dropout_p else None
     return _checked_mask(name, mask, scores), keep
 
 

@@ -104,5 +104,5 @@ def logsumexp(x, /, axis=None, keepdims=False):
 
 def cumsum(x, /, axis):
     """y_i = x_1 + ... + x_i along axis.   x_i enters y_i and all that follow: dx_i = g_i + g_(i+1) + ... + g_n."""
-    y = np.cumsum(x, axis=axis, dtype=x.dtype if x.dtype.kind == "f" else np.int64)
+    y = np.cumsum(x, axis=axis, dtype=kernels.sum_type(x))
     return y, (lambda g: np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis),)

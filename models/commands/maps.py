@@ -13,9 +13,7 @@ def fitting(count, prompt, config):
     ValueError when that is none, or fewer than `count`.
     """
     most = min(most_tokens(config.n_head, config.n_layer), config.block_size)
-    if count is None and prompt < most:
-        return most - prompt
-    count = count or 1
+    count = max(1, most - prompt) if count is None else count
     if prompt + count > most:
         cure = f"give --max-new-tokens {most - prompt} or less" if prompt < most else "give a shorter prompt"
         raise ValueError(
