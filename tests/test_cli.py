@@ -410,7 +410,7 @@ def test_a_curve_needs_no_display():
 def test_the_command_itself(tmp_path):
     """The installed command, in a process of its own: exit status, one line, no traceback."""
     done = subprocess.run(
-        [sys.executable, "-m", "autotx.models.cli", "train", "--text", "nowhere.txt"],
+        [sys.executable, "-m", "autotx", "train", "--text", "nowhere.txt"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

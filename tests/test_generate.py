@@ -158,7 +158,7 @@ def test_warmup_needs_the_compiler(monkeypatch, capsys):
 def test_warmup_compiles_every_kernel_and_then_finds_them(tmp_path):
     def call(hash_seed):  # what is kept must be found whatever the order of sets
         environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONHASHSEED": hash_seed}
-        command = [sys.executable, "-m", "autotx.models.cli", "warmup"]
+        command = [sys.executable, "-m", "autotx", "warmup"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
     assert re.fullmatch(rf"Kernels compiled in [\d.]+ s and kept in {re.escape(str(tmp_path))}\S*\n", call("0"))

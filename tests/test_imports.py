@@ -23,22 +23,17 @@ LAYERS = [
     {"autotx.viz"},
     {"autotx.models"},
     {"autotx.models.commands"},
+    {"autotx.__main__"},
 ]
 
 
 def _modules():
     """Every module of the package, by dotted name: its file."""
-    root = Path(autotx.__file__).parent
-    found = {}
-    for name, folder in {
-        "autotx": root,
-        "autotx.models": root.parent / "models",
-        "autotx.viz": root.parent / "viz",
-    }.items():
-        folder = folder if folder.exists() else root / name.rpartition(".")[2]  # installed, not a checkout
+    root, found = Path(autotx.__file__).parent, {}
+    for name, folder in {"autotx": root, "autotx.models": root / "models", "autotx.viz": root / "viz"}.items():
         for file in folder.rglob("*.py"):
             parts = file.relative_to(folder).with_suffix("").parts
-            found[".".join((name, *(p for p in parts if p != "__init__")))] = file
+            found[".".join((name, *(p for p in parts if p != "__init__")))] = file  # rglob follows no links
     return found
 
 

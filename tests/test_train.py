@@ -344,7 +344,7 @@ def test_files_are_joined(tmp_path):
 
 def start(config):
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
-    command = [sys.executable, "-m", "autotx.models.cli", "train", "--out", config.out, "--text", *config.text, *flags]
+    command = [sys.executable, "-m", "autotx", "train", "--out", config.out, "--text", *config.text, *flags]
     command += ["--steps=60", "--eval-interval=1"]
     if os.path.exists(f"{config.out}/config.json"):
         command.append("--resume")

@@ -69,8 +69,8 @@ def render(tensor, path, **settings):
     dot.write(graph(tensor, **settings).source, path)
 
 
-def graph_json(tensor, grads=None):
-    """The whole graph for other programs, as a dict that json.dumps takes.
+def graph_json(tensor, grads=None, fused=()):
+    """The whole graph for other programs, as a dict that json.dumps takes. grads, fused: as for `graph`.
 
     nodes: in forward order, each a dict of id, kind, op, math, name, shape, dtype, nbytes, group, module, parents
     (ids), formula, gradients, settings, line, forward_seconds, backward_seconds, value and grad (small ones whole,
@@ -78,7 +78,7 @@ def graph_json(tensor, grads=None):
     nodes, and same_as: the id of the first of equal blocks in a row, which stands for it, or None. root: the id of the
     last node.
     """
-    traced = _traced(tensor, grads, ())
+    traced = _traced(tensor, grads, fused)
     same = {member: run[0] for run in folding.runs(traced) for member in run[1:]}
     return {
         "nodes": [_node_json(n, traced.nodes) for n in traced.nodes],
