@@ -1,10 +1,9 @@
-"""Files that are either the old ones or the new ones, never something between.
+"""Tensors in files, and checkpoints: several files that are replaced together, all of them or none.
 
 Tensors are stored as safetensors, everything else as JSON; nothing is pickled, so loading runs no code.
 
-One file is replaced by writing a temporary file beside it, flushing it to the disk (fsync) and renaming it: a rename
-is atomic. A checkpoint is several files that must belong together (weights, optimizer, the state of the run), and
-several renames are not atomic. So a checkpoint is saved in three moves:
+One file is replaced atomically (files.py). A checkpoint is several files that must belong together (weights, optimizer,
+the state of the run), and several renames are not atomic. So a checkpoint is saved in three moves:
 
     1. every file is written into `checkpoint.new/`                         killed here: the folder is thrown away
     2. `checkpoint.new/` is renamed to `checkpoint.ready/`                  this is the moment the checkpoint counts
@@ -16,7 +15,6 @@ or replaced is noticed.
 """
 
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -24,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from autotx.files import read_json, replace, sync_folder, temporary_path, to_json, write_atomically
 
 STATE = "state.json"
 _NEW = "checkpoint.new"
@@ -37,7 +37,7 @@ def save_tensors(path, tensors, metadata=None):
     OSError when it cannot be written; the file that was there before is then untouched.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     # The library writes from the arrays' memory, in order, so they must lie in one piece.
     tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
@@ -45,7 +45,7 @@ def save_tensors(path, tensors, metadata=None):
         os.chmod(temporary, path.parent.stat().st_mode & 0o666)  # as readable as its folder; the library says 0600
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        _replace(temporary, path)
+        replace(temporary, path)
     except SafetensorError as error:
         raise OSError(f"{path}: cannot be written: {error}") from error
     finally:
@@ -65,20 +65,6 @@ def load_tensors(path):
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"load_tensors: {path} is truncated or not a safetensors file ({error})") from error
-
-
-def write_atomically(path, data):
-    """Replace the content of the file `path` by `data` (bytes), atomically. OSError leaves the old content."""
-    path = Path(path)
-    temporary = _temporary(path)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(folder, tensors, state):
@@ -132,37 +118,14 @@ def recover_checkpoint(folder):
     """Finish the save that a kill interrupted, or forget it: then `folder` holds one whole checkpoint, or none."""
     new, ready = Path(folder) / _NEW, Path(folder) / _READY
     if ready.is_dir():
-        _sync_folder(ready)
-        _sync_folder(folder)  # the rename to checkpoint.ready reaches the disk before any old file is replaced
+        sync_folder(ready)
+        sync_folder(folder)  # the rename to checkpoint.ready reaches the disk before any old file is replaced
         for path in sorted(ready.iterdir()):
             os.replace(path, Path(folder) / path.name)
-        _sync_folder(folder)
+        sync_folder(folder)
         ready.rmdir()
     if new.is_dir():
         shutil.rmtree(new)
-
-
-def to_json(value):
-    """Readable JSON as UTF-8 bytes. Numbers come back exactly as they were."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def read_json(path):
-    """The dict in a JSON file. FileNotFoundError, or ValueError when it is truncated or not a dict."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both
-        raise ValueError(f"{path} is truncated or not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} should hold a JSON object, it holds a {type(value).__name__}")
-    return value
-
-
-def describe(error):
-    """An OSError in words, without its number: "runs/gpt: Permission denied"."""
-    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error.strerror or str(error)
 
 
 def _check_finite(who, file, arrays):
@@ -174,24 +137,3 @@ def _check_finite(who, file, arrays):
 def _digest(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _temporary(path):
-    """Beside the file, for a rename cannot cross disks; always the same name, so that kills leave at most one."""
-    return path.with_name(path.name + ".tmp")
-
-
-def _replace(temporary, path):
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder):
-    """Bring a folder's entries to the disk: without it a rename can be lost in a power cut."""
-    if os.name != "posix":  # Windows cannot open folders, and writes entries through
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

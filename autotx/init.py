@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from autotx.ops.layers import checked_rng
+from autotx.checks import checked_rng
 
 SQRT2 = math.sqrt(2)
 

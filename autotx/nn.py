@@ -11,6 +11,7 @@ set their own, or load them. Shapes: B batch, T tokens, S source tokens, C chann
 import numpy as np
 
 from autotx import functional, init
+from autotx.checks import checked_probability, checked_size
 from autotx.tensor import Tensor, next_tick, note_span
 
 
@@ -104,13 +105,6 @@ def _check_sizes(layer, **sizes):
         checked_size(layer, name, size)
 
 
-def checked_size(owner, name, size):
-    """A size as an int, which NumPy's are not. ValueError for anything but a whole number, 1 or more."""
-    if not isinstance(size, int | np.integer) or size < 1:
-        raise ValueError(f"{owner}: {name} is {size!r}; give a whole number, 1 or more")
-    return int(size)
-
-
 class Linear(Module):
     """y = x W^T + b. x: (..., in_features), y: (..., out_features), weight W: (out_features, in_features), beginning
     uniform within +-1 / sqrt(in_features), bias b: (out_features,), beginning at zero; bias=False leaves it out."""
@@ -163,9 +157,7 @@ class Dropout(Module):
     """Each number is 0 with probability p, else divided by 1 - p, when an rng is given; else x itself. Any shape."""
 
     def __init__(self, p):
-        if not 0 <= p < 1:
-            raise ValueError(f"Dropout: p is {p}; give a probability from 0 to below 1")
-        self.p = p
+        self.p = checked_probability("Dropout", "p", p)
 
     def forward(self, x, rng=None):
         return x if rng is None or self.p == 0 else functional.dropout(x, self.p, rng)

@@ -12,7 +12,7 @@ import importlib.metadata
 import os
 import sys
 
-from autotx.checkpoint import describe
+from autotx.files import describe
 
 COMMANDS = {
     "train": "train a GPT on text, a transformer on pairs of sentences, or word vectors",

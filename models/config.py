@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from autotx.checkpoint import read_json, to_json
+from autotx.files import read_json, to_json
 from autotx.models.tokenizers import KINDS as TOKENIZERS
 
 FILE = "config.json"

@@ -16,8 +16,8 @@ import numpy as np
 
 import autotx
 from autotx import init, nn
+from autotx.checks import checked_rng, checked_size
 from autotx.models.decoder import Decoder, Weights
-from autotx.ops.layers import checked_rng
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class GPTConfig:
 
     def __post_init__(self):
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
-            object.__setattr__(self, name, nn.checked_size("GPTConfig", name, getattr(self, name)))
+            object.__setattr__(self, name, checked_size("GPTConfig", name, getattr(self, name)))
         if self.n_embd % self.n_head:
             larger = math.ceil(self.n_embd / self.n_head) * self.n_head
             raise ValueError(

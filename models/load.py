@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from autotx.checkpoint import load_tensors, read_json
+from autotx.checkpoint import load_tensors
+from autotx.files import read_json
 from autotx.models.classifier import Classifier
 from autotx.models.config import (
     ClassifierTrainConfig,

@@ -18,7 +18,8 @@ import os
 import time
 from pathlib import Path
 
-from autotx.checkpoint import STATE, load_checkpoint, recover_checkpoint, save_checkpoint, write_atomically
+from autotx.checkpoint import STATE, load_checkpoint, recover_checkpoint, save_checkpoint
+from autotx.files import write_atomically
 from autotx.models import config as configs
 from autotx.models import tokenizers
 from autotx.viz.curves import loss_curve

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autotx.checkpoint import read_json, to_json, write_atomically
+from autotx.files import read_json, to_json, write_atomically
 
 try:
     import tokenizers as bpe_library

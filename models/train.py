@@ -17,7 +17,7 @@ import time
 
 import numpy as np
 
-from autotx.checkpoint import describe
+from autotx.files import describe
 from autotx.models.progress import Progress
 from autotx.models.run import Run
 from autotx.models.tasks.labels import LabelsTask
@@ -25,7 +25,7 @@ from autotx.models.tasks.pairs import PairsTask
 from autotx.models.tasks.text import TextTask
 from autotx.models.tasks.words import WordsTask
 from autotx.optim import AdamW, clip_grad_norm, decay_groups, warmup_cosine
-from autotx.viz.labels import counted
+from autotx.text import counted
 from autotx.viz.statistics import LayerStatistics
 
 INTERRUPTED = 130  # the exit status after Ctrl-C, as every shell has it

@@ -21,6 +21,7 @@ import numpy as np
 
 import autotx
 from autotx import init, nn
+from autotx.checks import checked_size
 
 PAD, START, END = 0, 1, 2
 SPECIALS = 3  # the words' ids begin here
@@ -41,7 +42,7 @@ class TransformerConfig:
 
     def __post_init__(self):
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            object.__setattr__(self, name, nn.checked_size("TransformerConfig", name, getattr(self, name)))
+            object.__setattr__(self, name, checked_size("TransformerConfig", name, getattr(self, name)))
         if self.vocab_size <= SPECIALS:
             raise ValueError(f"TransformerConfig: vocab_size is {self.vocab_size}; give {SPECIALS + 1} or more")
         if self.n_embd % self.n_head or self.n_embd % 2:

@@ -20,7 +20,7 @@ import zlib
 import numpy as np
 
 from autotx import init, nn
-from autotx.checkpoint import write_atomically
+from autotx.files import write_atomically
 
 LONGEST_LINE = 1 << 20  # bytes of a first line; longer, and it is no file of vectors
 LONGEST_WORD = 1000  # bytes of a word in a binary file

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import autotx
-from autotx.checkpoint import load_checkpoint, load_tensors, read_json, save_tensors
+from autotx.checkpoint import load_checkpoint, load_tensors, save_tensors
+from autotx.files import read_json
 from autotx.models import GPT, GPTConfig
 from autotx.models.bench import labels as few_labels
 from autotx.models.classifier import Classifier, padded, predict

@@ -20,6 +20,7 @@ from autotx import Tensor, nn, viz
 from autotx.models import GPT, MLP, GPTConfig, Transformer, TransformerConfig
 from autotx.models.cli import main
 from autotx.models.commands.graph import example
+from autotx.text import counted
 from autotx.viz import dot, folding, labels, primitives, titles
 from autotx.viz.graph import _LOOKS
 from autotx.viz.trace import trace
@@ -596,4 +597,4 @@ def test_the_command_refuses_in_one_line(capsys):
 
 
 def test_one_has_no_plural():
-    assert [labels.counted(n, "layer") for n in (0, 1, 2, 1024)] == ["0 layers", "1 layer", "2 layers", "1,024 layers"]
+    assert [counted(n, "layer") for n in (0, 1, 2, 1024)] == ["0 layers", "1 layer", "2 layers", "1,024 layers"]

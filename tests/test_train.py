@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autotx.checkpoint import load_checkpoint, load_tensors, read_json
+from autotx.checkpoint import load_checkpoint, load_tensors
+from autotx.files import read_json
 from autotx.models import train as training
 from autotx.models.config import GPTTrainConfig, read_config
 from autotx.models.data import load_data, random_blocks, read_text

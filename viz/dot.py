@@ -7,7 +7,7 @@ from pathlib import Path
 
 import graphviz
 
-from autotx.checkpoint import write_atomically
+from autotx.files import write_atomically
 from autotx.viz import style
 
 TYPES = (".svg", ".png", ".pdf", ".dot")

@@ -11,8 +11,9 @@ import math
 import graphviz
 import numpy as np
 
-from autotx.checkpoint import write_atomically
+from autotx.files import write_atomically
 from autotx.tensor import Tensor
+from autotx.text import counted
 from autotx.viz import dot, folding, labels, style, titles
 from autotx.viz.primitives import COMPOSED, open_fused
 from autotx.viz.trace import trace
@@ -266,7 +267,7 @@ class _Drawing:
         rows = [(labels.shortened(words), True) for words in self._heading(item.id) if words]
         count = self.parameters.get(item.id, 0)
         if count:
-            rows.append((f"{labels.counted(count, 'parameter')}{' each' if run else ''}", False))
+            rows.append((f"{counted(count, 'parameter')}{' each' if run else ''}", False))
         out = self._results(item)
         rows += [(f"{labels.shape(self.nodes[n])} · {self.nodes[n].dtype}", False) for n in out[:2]]
         timed = [n for n in self._members(item, run) if n.forward_seconds is not None]
@@ -274,11 +275,11 @@ class _Drawing:
             backward = [n.backward_seconds for n in timed if n.backward_seconds is not None]
             forward = sum(n.forward_seconds for n in timed)
             rows.append((self._times(forward, sum(backward) if backward else None), False))
-        nodes = labels.counted(len(item.nodes), "node")
+        nodes = counted(len(item.nodes), "node")
         return self._lines(rows), _LOOKS["group"][1], f"{group.path}: {group.module}, {nodes}"
 
     def _rest(self, item):
-        return self._lines([(f"{labels.counted(len(item.nodes), 'node')} more", True)]), _LOOKS["rest"][1], "left out"
+        return self._lines([(f"{counted(len(item.nodes), 'node')} more", True)]), _LOOKS["rest"][1], "left out"
 
     def _members(self, item, run):
         """The nodes of a closed group, or of all the blocks that are folded into it."""

@@ -169,11 +169,6 @@ def seconds(value):
     return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
-def counted(n, noun):
-    """How many there are of a thing whose plural only adds an s: "1 layer", "1,024 layers"."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
 def wrapped(text, most=56):
     """A formula in lines of at most `most` letters; short brackets, and both sides of a sign, are kept together."""
     glued = re.sub(r"\([^()]{,30}\)|\S+ [=/] ", lambda found: found[0].replace(" ", "\xa0"), text)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from autotx import functional
-from autotx.checkpoint import write_atomically
+from autotx.files import write_atomically
 from autotx.viz import axes, folding, labels, style
 from autotx.viz.attention import queries_keys_values, weights_of
 from autotx.viz.trace import trace

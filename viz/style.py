@@ -19,7 +19,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from autotx.checkpoint import write_atomically
+from autotx.files import write_atomically
 
 TYPES = (".png", ".svg", ".pdf")
 DPI = 120

@@ -3,7 +3,8 @@
 import numpy as np
 
 from autotx import kernels
-from autotx.ops.layers import kept, need_floats
+from autotx.checks import checked_probability, need_floats
+from autotx.ops.layers import kept
 
 
 def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=0.0, rng=None):
@@ -97,8 +98,7 @@ def _checked(name, q, k, v, mask, dropout_p, rng):
     for x in (q, k, v):
         need_floats(name, x)
     scores = (*q.shape[:-1], k.shape[-2])
-    if not 0 <= dropout_p < 1:
-        raise ValueError(f"{name}: dropout_p is {dropout_p}; give a probability from 0 to below 1")
+    checked_probability(name, "dropout_p", dropout_p)
     keep = kept(name, scores, dropout_p, rng, q.dtype) if rng is not None and dropout_p else None
     return _checked_mask(name, mask, scores), keep
 

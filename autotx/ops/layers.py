@@ -3,6 +3,7 @@
 import numpy as np
 
 from autotx import kernels
+from autotx.checks import checked_ids, checked_probability, checked_rng, need_floats
 from autotx.ops.arithmetic import as_floats
 
 
@@ -72,8 +73,7 @@ def dropout(x, /, p, rng=None):
     The expected value of y is x. No rng, no dropout: that is how evaluation is told from training.
     Source: Srivastava et al., 2014, "Dropout".
     """
-    if not 0 <= p < 1:
-        raise ValueError(f"dropout: p is {p}; give a probability from 0 to below 1")
+    checked_probability("dropout", "p", p)
     if rng is None or p == 0:
         return x, (lambda g: g,)
     need_floats("dropout", x)
@@ -84,19 +84,6 @@ def dropout(x, /, p, rng=None):
 def kept(name, shape, p, rng, dtype):
     """What dropout multiplies by: 0 with probability p, else 1 / (1 - p)."""
     return (checked_rng(name, rng).random(shape, dtype=np.float32) >= p) * dtype.type(1 / (1 - p))
-
-
-def need_floats(name, x):
-    """TypeError for whole numbers: what is multiplied in, in their type, would be cut off to 0 or 1."""
-    if x.dtype.kind != "f":
-        raise TypeError(f"{name}: computes with floats, got {x.dtype}; pass dtype=numpy.float32")
-
-
-def checked_rng(name, rng):
-    """The rng. TypeError for anything but a Generator, such as a seed."""
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"{name}: rng is {rng!r}; give a numpy.random.Generator, such as numpy.random.default_rng(0)")
-    return rng
 
 
 def embedding(weight, /, ids):
@@ -113,15 +100,3 @@ def embedding(weight, /, ids):
         kernels.embedding.add_rows(dweight, ids.reshape(-1), g.reshape(-1, weight.shape[1]))
 
     return kernels.embedding.take_rows(weight, ids), (lambda g: lambda dweight: add_into(dweight, g),)
-
-
-def checked_ids(name, ids, size, what):
-    """Integers from 0 to size - 1, as an array. TypeError and ValueError say which id does not fit."""
-    ids = np.asarray(ids)
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"{name}: ids have type {ids.dtype}; give integers")
-    checked = ids.astype(np.int64, copy=False)
-    if ids.size and checked.view(np.uint64).max() >= size:  # below 0 is far above it, read without a sign
-        bad = ids[(ids < 0) | (ids >= size)].flat[0]
-        raise ValueError(f"{name}: id {bad} is out of range, there are {size} {what} (0 to {size - 1})")
-    return checked

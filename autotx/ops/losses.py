@@ -3,8 +3,8 @@
 import numpy as np
 
 from autotx import kernels
+from autotx.checks import checked_ids, need_floats
 from autotx.ops.arithmetic import as_floats
-from autotx.ops.layers import checked_ids, need_floats
 
 
 def cross_entropy(logits, /, targets, ignore_index=None, label_smoothing=0.0, reduction="mean"):

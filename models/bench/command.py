@@ -9,7 +9,7 @@ from pathlib import Path
 from autotx.models.bench import picture, results, startup
 from autotx.models.bench.cases import SECTIONS
 from autotx.models.bench.turns import FULL, QUICK, Arena, Contestant, Effort, race
-from autotx.viz.labels import counted
+from autotx.text import counted
 
 NAMES = [*SECTIONS, "startup"]
 LIMIT = Contestant("limit", "limit")

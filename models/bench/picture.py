@@ -4,7 +4,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from autotx.models.bench.results import geometric_mean, peer_names
-from autotx.viz.labels import counted
+from autotx.text import counted
 
 COLOURS = {
     "torch": "#d9772b",

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autotx.checkpoint import write_atomically
+from autotx.files import write_atomically
 from autotx.models.classifier import padded
 from autotx.models.config import GPTTrainConfig
 from autotx.models.data import read_text

@@ -16,7 +16,7 @@ from PIL import Image  # matplotlib brings it along
 
 import autotx
 from autotx import Tensor, nn, viz
-from autotx.checkpoint import write_atomically
+from autotx.files import write_atomically
 from autotx.models.commands import maps
 from autotx.models.commands.graph import example, loss_of
 from autotx.models.commands.plot import read_runs, timed

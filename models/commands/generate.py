@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from autotx import viz
-from autotx.checkpoint import STATE, read_json
+from autotx.checkpoint import STATE
+from autotx.files import read_json
 from autotx.models import int8
 from autotx.models.commands import maps
 from autotx.models.config import read_config
@@ -15,7 +16,7 @@ from autotx.models.data import load_data, random_blocks, read_text
 from autotx.models.gpt import stream_text
 from autotx.models.load import load_gpt
 from autotx.tensor import no_grad
-from autotx.viz.labels import counted
+from autotx.text import counted
 from autotx.viz.style import checked_path
 
 NEW_TOKENS = 500  # written without --max-new-tokens

@@ -4,7 +4,7 @@ import sys
 
 from autotx.models.load import load_word_vectors
 from autotx.models.vectors import load_vectors
-from autotx.viz.labels import counted
+from autotx.text import counted
 
 
 def add_arguments(parser):

@@ -9,8 +9,8 @@ from autotx.models.data import read_columns
 from autotx.models.load import load_transformer
 from autotx.models.pairs import encode, spaced
 from autotx.models.search import translations
+from autotx.text import counted
 from autotx.viz import style
-from autotx.viz.labels import counted
 
 try:
     import sacrebleu

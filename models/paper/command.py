@@ -3,7 +3,7 @@
 import sys
 import time
 
-from autotx.checkpoint import to_json, write_atomically
+from autotx.files import to_json, write_atomically
 from autotx.models import paper
 from autotx.models.paper import page, replays, report
 from autotx.viz.style import checked_path

@@ -5,7 +5,7 @@ import textwrap
 import numpy as np
 
 from autotx.models.paper.case import VERDICTS, Digits, as_text
-from autotx.viz.labels import counted
+from autotx.text import counted
 
 WIDTH = 112
 _COLOURS = {"exact": "32", "rounding": "33", "erratum": "31;1", "external": "36"}

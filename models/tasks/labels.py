@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autotx.checkpoint import to_json, write_atomically
+from autotx.files import to_json, write_atomically
 from autotx.models.classifier import Classifier, check_known, padded, predict
 from autotx.models.data import read_columns
 from autotx.models.gpt import GPT
@@ -17,7 +17,7 @@ from autotx.models.load import load_gpt, make_classifier
 from autotx.models.run import LABELS
 from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import load_tokenizer
-from autotx.viz.labels import counted
+from autotx.text import counted
 
 SHOWN = 5  # held-out texts that are shown with their labels at the end
 

@@ -12,7 +12,7 @@ from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import load_tokenizer, make_tokenizer
 from autotx.models.transformer import PAD, SPECIALS
 from autotx.models.vectors import load_embedding, words_of
-from autotx.viz.labels import counted
+from autotx.text import counted
 
 SHOWN = 5  # held-out sentences that are shown translated at the end
 

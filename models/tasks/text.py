@@ -9,7 +9,7 @@ from autotx.models.gpt import stream_text
 from autotx.models.load import make_gpt
 from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import load_tokenizer, make_tokenizer
-from autotx.viz.labels import counted
+from autotx.text import counted
 
 SAMPLE_TOKENS = 300
 

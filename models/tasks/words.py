@@ -12,7 +12,7 @@ from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import WordTokenizer
 from autotx.models.vectors import WordVectors
 from autotx.models.word2vec import PairSampler, SkipGram
-from autotx.viz.labels import counted
+from autotx.text import counted
 
 BLOCK = 128  # words of running text; no pair of neighbours reaches from one block into another
 SHOWN = 10  # words whose neighbours are shown at the end
