@@ -54,35 +54,53 @@ class Trainer:
 
     def train_step(self):
         """One step of the optimizer. Returns the record of it, a dict. DivergedError when a number is not finite."""
-        config, begun = self.config, time.perf_counter()
-        self.optimizer.lr = self.schedule(self.step)
+        begun = time.perf_counter()
         batches = self.task.batches(self.step, self.data_rng)
-        counts = [self.task.count(batch) for batch in batches]
+        loss, _ = self.accumulate(batches)
+        norm = self.update(loss)
         tokens = sum(map(self.task.tokens, batches))
-        total, mean = sum(counts), 0.0
-        with self.statistics.step(self.step + 1) if self.statistics else contextlib.nullcontext():
-            for batch, count in zip(batches, counts):
-                loss = self.task.loss(batch, rng=self.dropout_rng)
-                # Every target weighs the same, however the step's targets are spread over batches.
-                mean += loss.item() * (count / total)
-                (loss if count == total else loss * (count / total)).backward()
-        self.step += 1
-        if not math.isfinite(mean):
-            raise DivergedError(f"the loss became {mean} at step {self.step}")
-        try:
-            norm = clip_grad_norm(self.model.parameters(), config.grad_clip or math.inf)
-        except ValueError as error:
-            raise DivergedError(f"step {self.step}: {error}") from error
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         return {
             "step": self.step,
-            "loss": mean,
+            "loss": loss,
             "val_loss": None,
             "lr": self.optimizer.lr,
             "grad_norm": norm,
             "tokens_per_second": round(tokens / (time.perf_counter() - begun), 1),
         }
+
+    def accumulate(self, batches):
+        """Add to the parameters' gradients those of the mean loss over all targets of some batches.
+
+        Returns (that mean, how many targets there are). Every target has the same weight, however the targets are
+        spread over batches: with n_b targets in batch b and n in all, the mean is the sum of (n_b / n) mean_b.
+        The same rule joins processes that each accumulate batches of their own: sum the counts to N, multiply the
+        loss and the gradients of a process that has n targets by n / N, and sum these. Then every process can `update`.
+        """
+        counts = [self.task.count(batch) for batch in batches]
+        total, mean = sum(counts), 0.0
+        with self.statistics.step(self.step + 1) if self.statistics else contextlib.nullcontext():
+            for batch, count in zip(batches, counts):
+                loss = self.task.loss(batch, rng=self.dropout_rng)
+                mean += loss.item() * (count / total)
+                (loss if count == total else loss * (count / total)).backward()
+        return mean, total
+
+    def update(self, loss):
+        """Clip the gradients, change the parameters by them and forget them. Returns the norm before the clipping.
+
+        loss: the mean loss over the targets of the step. DivergedError when it or a gradient is not finite.
+        """
+        self.optimizer.lr = self.schedule(self.step)
+        self.step += 1
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss became {loss} at step {self.step}")
+        try:
+            norm = clip_grad_norm(self.model.parameters(), self.config.grad_clip or math.inf)
+        except ValueError as error:
+            raise DivergedError(f"step {self.step}: {error}") from error
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
 
     def validate(self):
         """The task's figures on data that are never learned from, a dict. DivergedError when a loss is not finite."""
