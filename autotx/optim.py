@@ -205,9 +205,9 @@ def _culprit(params):
 # Schedules: functions from the step, counted from 0, to the learning rate
 
 
-def constant(lr):
-    """Always lr."""
-    return lambda step: lr
+def constant(lr, warmup_steps=0):
+    """Up in a line over warmup_steps, then always lr."""
+    return lambda step: lr * min(1, (step + 1) / (warmup_steps + 1))
 
 
 def warmup_cosine(lr, min_lr, warmup_steps, total_steps):

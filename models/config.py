@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from autotx.files import read_json, to_json
+from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
 from autotx.models.tokenizers import KINDS as TOKENIZERS
 
 FILE = "config.json"
@@ -38,12 +39,15 @@ class TrainConfig:
     # The training
     steps: int = _setting(1250, "optimizer steps in all", at_least=1)
     grad_accum: int = _setting(1, "batches whose gradients are averaged for one step", at_least=1)
-    lr: float = _setting(1e-3, "learning rate after the warm-up", above=0)
+    optimizer: str = _setting("adamw", "how gradients change the weights", choices=OPTIMIZERS, fixed=True)
+    schedule: str = _setting("cosine", "how the learning rate goes on after the warm-up", choices=SCHEDULES)
+    lr: float = _setting(1e-3, "learning rate after the warm-up, the largest", above=0)
     min_lr: float = _setting(1e-4, "learning rate at the end of the cosine", at_least=0)
     warmup_steps: int = _setting(100, "steps in which the learning rate rises", at_least=0)
-    weight_decay: float = _setting(0.1, "AdamW's decay of the matrices", at_least=0)
-    beta1: float = _setting(0.9, "AdamW's memory of the gradient", at_least=0, below=1)
-    beta2: float = _setting(0.99, "AdamW's memory of its square", at_least=0, below=1)
+    weight_decay: float = _setting(0.1, "decay of the matrices, for adamw", at_least=0)
+    beta1: float = _setting(0.9, "memory of the gradient, for adamw and adam", at_least=0, below=1)
+    beta2: float = _setting(0.99, "memory of its square, for adamw, adam and rmsprop", at_least=0, below=1)
+    momentum: float = _setting(0.0, "memory of the gradient, for sgd", at_least=0, below=1, fixed=True)
     grad_clip: float = _setting(1.0, "largest norm of the gradient, 0 for no limit", at_least=0)
 
     # How often it is looked at
@@ -58,7 +62,9 @@ class TrainConfig:
                     raise ValueError(f"{flag(f.name)} {getattr(self, f.name)!r} should be a list of files")
                 object.__setattr__(self, f.name, tuple(map(str, getattr(self, f.name))))
             _check(f, getattr(self, f.name))
-        if self.min_lr > self.lr:
+        if self.schedule == "noam" and not self.warmup_steps:
+            raise ValueError("--schedule noam is not defined for --warmup-steps 0; give 1 or more")
+        if self.schedule == "cosine" and self.min_lr > self.lr:
             raise ValueError(f"--min-lr {self.min_lr:g} is above --lr {self.lr:g}; it is where the learning rate ends")
 
     def to_bytes(self):
@@ -264,13 +270,23 @@ def _default(found):
     return f" (default: {', '.join(each)})"
 
 
-def make_config(kind, given):
-    """The settings of one kind of training. given: {field: value}, of any kind. ValueError for those of another one."""
+def make_config(kind, given, saved=None):
+    """The settings of one kind of training. given: {field: value}, of any kind. saved: those of a resumed run.
+
+    ValueError for a setting of another kind, and for one that the chosen optimizer or schedule does not use.
+    """
     names = {f.name for f in dataclasses.fields(kind)}
     wrong = [flag(name) for name in given if name not in names]
     if wrong:
         raise ValueError(f"{wrong[0]} is no setting of a {kind.model}; leave it out, or give another --model")
-    return kind(**given)
+    config = kind(**{**(saved or {}), **given})
+    for field_name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        chosen = getattr(config, field_name)
+        unused = {name for choice in choices.values() for name in choice.uses} - {*choices[chosen].uses}
+        for name in given:
+            if name in unused:
+                raise ValueError(f"{flag(name)} is not used by {flag(field_name)} {chosen}; leave it out")
+    return config
 
 
 def flag(name):

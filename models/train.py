@@ -18,13 +18,14 @@ import time
 import numpy as np
 
 from autotx.files import describe
+from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
 from autotx.models.progress import Progress
 from autotx.models.run import Run
 from autotx.models.tasks.labels import LabelsTask
 from autotx.models.tasks.pairs import PairsTask
 from autotx.models.tasks.text import TextTask
 from autotx.models.tasks.words import WordsTask
-from autotx.optim import AdamW, clip_grad_norm, decay_groups, warmup_cosine
+from autotx.optim import clip_grad_norm
 from autotx.text import counted
 from autotx.viz.statistics import LayerStatistics
 
@@ -46,9 +47,8 @@ class Trainer:
         self.model = self.task.model
         for name, p in self.model.named_parameters():
             p.name = name  # for error messages
-        groups = decay_groups(self.model, config.weight_decay)
-        self.optimizer = AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
-        self.schedule = warmup_cosine(config.lr, config.min_lr, min(config.warmup_steps, config.steps), config.steps)
+        self.optimizer = OPTIMIZERS[config.optimizer].make(self.model, config)
+        self.schedule = SCHEDULES[config.schedule].make(config)
         self.statistics = LayerStatistics(self.model, config.stats_interval) if config.stats_interval else None
         self.step = 0
 

@@ -271,6 +271,7 @@ def test_clip_grad_norm_large_but_finite():
 
 def test_constant():
     assert [optim.constant(0.1)(s) for s in (0, 5)] == [0.1, 0.1]
+    np.testing.assert_allclose([optim.constant(1.0, 4)(s) for s in range(7)], [0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0])
 
 
 def test_warmup_cosine():

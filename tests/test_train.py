@@ -19,9 +19,11 @@ import pytest
 from autotx.checkpoint import load_checkpoint, load_tensors
 from autotx.files import read_json
 from autotx.models import train as training
+from autotx.models.cli import main
 from autotx.models.config import GPTTrainConfig, read_config
 from autotx.models.data import load_data, random_blocks, read_text
 from autotx.models.load import load_gpt
+from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
 from autotx.models.run import Run
 from autotx.models.tokenizers import CharTokenizer
 from autotx.models.train import INTERRUPTED, DivergedError, Trainer, train
@@ -297,6 +299,49 @@ def test_gradients_of_several_processes_can_be_summed(config):
     for process in processes:
         for name, array in process.model.state_dict().items():
             np.testing.assert_allclose(array, whole.model.state_dict()[name], atol=2e-4)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_goes_on_bit_for_bit(config, at_step, tmp_path, optimizer):
+    settings = {"optimizer": optimizer, "momentum": 0.9 if optimizer == "sgd" else 0.0}
+    straight, stopped = (dataclasses.replace(config, out=str(tmp_path / name), **settings) for name in ("a", "b"))
+    assert train(straight) == 0
+    at_step(4, press_ctrl_c)
+    assert train(stopped) == INTERRUPTED
+    assert main(["train", "--out", stopped.out, "--resume"]) == 0
+    assert contents(stopped.out) == contents(straight.out)
+    assert type(Trainer(stopped).optimizer).__name__.lower() == optimizer
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_rises_to_lr_over_the_warm_up(config, schedule):
+    trainer = Trainer(dataclasses.replace(config, schedule=schedule, lr=0.01, warmup_steps=3, steps=30))
+    rates = [trainer.schedule(step) for step in range(30)]
+    assert max(rates) == pytest.approx(0.01)
+    assert rates.index(max(rates)) in (2, 3)
+    assert rates[:3] == sorted(rates[:3])
+    expected = {"constant": 0.01, "noam": 0.01 * (3 / 30) ** 0.5}
+    if schedule in expected:
+        assert rates[-1] == pytest.approx(expected[schedule])
+
+
+def test_the_schedule_may_change_on_resume_and_the_optimizer_may_not(config, at_step, fails):
+    at_step(4, press_ctrl_c)
+    assert train(config) == INTERRUPTED
+    again = ["train", "--out", config.out, "--resume"]
+    fails([*again, "--optimizer=sgd"], "has --optimizer adamw, which cannot become sgd")
+    fails([*again, "--schedule=constant", "--min-lr=0.001"], "--min-lr is not used by --schedule constant; leave it")
+    assert main([*again, "--schedule=constant"]) == 0
+    assert {record["lr"] for record in contents(config.out)[2][4:]} == {config.lr}
+
+
+def test_settings_that_are_not_used(config, fails):
+    words = ["train", "--out", config.out, "--text", *config.text]
+    fails([*words, "--optimizer=sgd", "--beta1=0.5"], "--beta1 is not used by --optimizer sgd; leave it out")
+    fails([*words, "--optimizer=rmsprop", "--weight-decay=0.1"], "--weight-decay is not used by --optimizer rmsprop")
+    fails([*words, "--momentum=0.9"], "--momentum is not used by --optimizer adamw; leave it out")
+    fails([*words, "--schedule=noam", "--min-lr=0.1"], "--min-lr is not used by --schedule noam; leave it out")
+    fails([*words, "--schedule=noam", "--warmup-steps=0"], "--schedule noam is not defined for --warmup-steps 0")
 
 
 def test_a_validation_changes_nothing_and_repeats(config):

@@ -49,4 +49,4 @@ def resumed(given, model=None):
                 f"--resume: the run in {folder} has {flag(f.name)} {was}, which cannot become {given[f.name]}; "
                 f"leave {flag(f.name)} out, or start a new run"
             )
-    return make_config(type(saved), {**dataclasses.asdict(saved), **given, "out": folder})
+    return make_config(type(saved), {**given, "out": folder}, dataclasses.asdict(saved))
