@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import autotx
+from autotx.models import fewshot
 from autotx.models.cli import main
-from autotx.models.commands import fewshot
-from autotx.models.commands.fewshot import ENTRIES, Tasks, right_answers
+from autotx.models.commands import fewshot as command
+from autotx.models.fewshot import ENTRIES, Tasks, right_answers
 from autotx.models.tokenizers import CharTokenizer
 
 
@@ -63,7 +64,7 @@ def test_prompts_ask_for_one_entry_of_a_task(tasks, held_out):
             is_told = [pair for pair in shown if pair.startswith(question)]
             assert is_told in ([], [question + answer])
             told += bool(is_told)
-            assert len(prompt) + len(answer) + 2 <= fewshot.SHAPE["block_size"]
+            assert len(prompt) + len(answer) + 2 <= command.SHAPE["block_size"]
     assert told == pytest.approx(100 * sum(range(ENTRIES + 1)) / ENTRIES, rel=0.2)
 
 
@@ -115,7 +116,7 @@ def table(shown):
 
 def test_the_command_trains_and_measures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fewshot, "LINES", 500)
-    monkeypatch.setattr(fewshot, "SHAPE", {"n_layer": 1, "n_head": 1, "n_embd": 4, "block_size": 64})
+    monkeypatch.setattr(command, "SHAPE", {"n_layer": 1, "n_head": 1, "n_embd": 4, "block_size": 64})
     out = tmp_path / "run"
     assert call("fewshot", "--out", out, "--steps", 2, "--prompts", 8) == 0
     shown = capsys.readouterr().out
