@@ -15,10 +15,10 @@ import autotx
 from autotx.checkpoint import load_checkpoint, load_tensors, save_tensors
 from autotx.files import read_json
 from autotx.models import GPT, GPTConfig
-from autotx.models.bench import labels as few_labels
 from autotx.models.classifier import Classifier, padded, predict
 from autotx.models.cli import main
 from autotx.models.config import ClassifierTrainConfig, read_config
+from autotx.models.experiments import labels as few_labels
 from autotx.models.load import load_classifier, load_gpt
 from autotx.models.tasks.labels import read_parts
 from autotx.models.train import INTERRUPTED, Trainer, train

@@ -1,4 +1,4 @@
-"""`python -m autotx.models.bench.labels`: what pre-training is worth when labels are few.
+"""`python -m autotx.models.experiments.labels`: what pre-training is worth when labels are few.
 
 The names of emoji are to be told English from Spanish; HELD_OUT in ten are set aside. A GPT reads the others without
 labels. Then it, and one of the same size with random weights, learns from a few of them with their labels, and labels
@@ -25,7 +25,7 @@ SHAPE = {"tokenizer": "byte", "n_layer": 3, "n_embd": 64, "batch_size": 16, "eva
 
 def main(argv=None):
     """Pre-train, fine-tune, print a table. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m autotx.models.bench.labels", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m autotx.models.experiments.labels", description=__doc__)
     parser.add_argument("--labels", type=int, nargs="+", metavar="N", default=[20, 50, 200], help="names with a label")
     parser.add_argument("--draws", type=int, metavar="N", default=5, help="how often they are drawn (default: 5)")
     parser.add_argument("--steps", type=int, metavar="N", default=2000, help="of pre-training (default: 2000)")

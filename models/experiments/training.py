@@ -1,4 +1,4 @@
-"""`python -m autotx.models.bench.training`: a GPT or a Transformer learns beside its twin in PyTorch.
+"""`python -m autotx.models.experiments.training`: a GPT or a Transformer learns beside its twin in PyTorch.
 
 Both begin with the same weights and do the same on the same batches, without dropout, whose random numbers would
 differ: forward, cross entropy, backward, clipping, AdamW. So the losses can be laid over each other, and the times
@@ -134,7 +134,6 @@ class TwinTrainer:
         self.optimizer.zero_grad()
         return loss.item()
 
-
     def validate(self):
         """The figures of the twin's weights, in the trainer's own model: that one is of no use afterwards."""
         for ours, theirs in self.twin.pairs:
@@ -144,7 +143,7 @@ class TwinTrainer:
 
 def main(argv=None):
     """Train both, print and draw the losses. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m autotx.models.bench.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m autotx.models.experiments.training", description=__doc__)
     parser.add_argument("--model", choices=MODELS, help="what learns (default: gpt, or transformer with --pairs)")
     parser.add_argument("--compared", type=int, metavar="N", default=100, help="steps to compare (default: 100)")
     parser.add_argument("--picture", metavar="FILE", default="losses.png", help="where to draw (default: losses.png)")
@@ -153,7 +152,10 @@ def main(argv=None):
     model, compared, picture = (given.pop(name) for name in ("model", "compared", "picture"))
     checked_path(picture)
     kind = CONFIGS[model or ("transformer" if "pairs" in given else "gpt")]
-    trainer = Trainer(dataclasses.replace(make_config(kind, given), dropout=0.0, grad_accum=1))
+    config = dataclasses.replace(make_config(kind, given), dropout=0.0, grad_accum=1)
+    if config.optimizer != "adamw":
+        parser.error(f"--optimizer {config.optimizer}: the twin has AdamW alone; leave it out")
+    trainer = Trainer(config)
     peer, ours, theirs = TwinTrainer(trainer), [], []
     for first in range(0, compared, TURN):
         steps = range(first, min(first + TURN, compared))

@@ -1,0 +1,1 @@
+"""Programs behind statements of the README: each is run by `python -m autotx.models.experiments.NAME`."""
