@@ -13,12 +13,30 @@ TRAINING_SHARE = 0.9
 
 
 class Data(NamedTuple):
-    """A text as tokens. The last tenth of its characters is for validation, and is never trained on."""
+    """Tokens to learn from, and others that are never trained on."""
 
-    training: np.ndarray  # (number of tokens,) integers
+    training: np.ndarray  # (number of tokens,) integers; may be memory-mapped
     validation: np.ndarray
     tokenizer: Tokenizer
-    digest: str  # SHA-256 of the text, by which a resumed run knows that it is still the same
+    digest: str  # SHA-256 of the source, by which a resumed run knows that it is still the same
+
+
+class TextSource:
+    """A text as a source of tokens: its last tenth is for validation.
+
+    A source has `tokenizer`, `digest` (as in Data) and `split`. text: str. make_tokenizer: a function of the part to
+    learn from, which returns the Tokenizer.
+    """
+
+    def __init__(self, text, make_tokenizer):
+        cut = int(len(text) * TRAINING_SHARE)
+        self.parts = text[:cut], text[cut:]
+        self.tokenizer = make_tokenizer(self.parts[0])
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
+
+    def split(self):
+        """The tokens to learn from and those for validation: integers, (number of tokens,) each."""
+        return tuple(self.tokenizer.encode(part) for part in self.parts)
 
 
 def read_text(paths):
@@ -27,7 +45,7 @@ def read_text(paths):
     ValueError for a file that is missing, unreadable, empty, or not UTF-8 text.
     """
     if not paths:
-        # The manual repeats whole sections. Each paragraph is kept once, or validation would find old acquaintances.
+        # The manual repeats whole sections. Each paragraph is kept once, or some would be in both parts.
         return "\n\n".join(dict.fromkeys("\n\n".join(topics.topics.values()).split("\n\n")))
     return "\n".join(read_file("--text", path) for path in paths)
 
@@ -69,22 +87,16 @@ def read_columns(flag, path, names):
     return rows
 
 
-def load_data(text, block_size, make_tokenizer):
-    """Tokens to learn from.
-
-    text: str. block_size: how long the blocks will be. make_tokenizer: a function of the training part.
-    ValueError when a part is too short to draw a block from.
-    """
-    cut = int(len(text) * TRAINING_SHARE)
-    tokenizer = make_tokenizer(text[:cut])
-    parts = {"training": tokenizer.encode(text[:cut]), "validation": tokenizer.encode(text[cut:])}
-    for name, ids in parts.items():
+def load_data(source, block_size):
+    """The Data of a source, such as a TextSource. ValueError when a part has no block of `block_size` with targets."""
+    data = Data(*source.split(), source.tokenizer, source.digest)
+    for name, ids in (("training", data.training), ("validation", data.validation)):
         if len(ids) <= block_size:
             raise ValueError(
                 f"the text is too short: its {name} part has {len(ids)} tokens and must have more than --block-size "
                 f"{block_size}; give more text or a smaller --block-size"
             )
-    return Data(**parts, tokenizer=tokenizer, digest=hashlib.sha256(text.encode()).hexdigest())
+    return data
 
 
 def random_blocks(ids, count, block_size, rng):

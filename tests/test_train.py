@@ -21,10 +21,11 @@ from autotx.files import read_json
 from autotx.models import train as training
 from autotx.models.cli import main
 from autotx.models.config import GPTTrainConfig, read_config
-from autotx.models.data import load_data, random_blocks, read_text
+from autotx.models.data import TextSource, load_data, random_blocks, read_text
 from autotx.models.load import load_gpt
 from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
 from autotx.models.run import Run
+from autotx.models.tasks import text as text_task
 from autotx.models.tokenizers import CharTokenizer
 from autotx.models.train import INTERRUPTED, DivergedError, Trainer, train
 
@@ -387,9 +388,32 @@ def test_blocks_are_drawn_from_everywhere_and_targets_follow():
 
 
 def test_the_last_tenth_is_for_validation():
-    data = load_data("a" * 90 + "b" * 10, 4, CharTokenizer)
+    data = load_data(TextSource("a" * 90 + "b" * 10, CharTokenizer), 4)
     assert len(data.training) == 90
     assert data.tokenizer.decode(data.validation) == "b" * 10  # as bytes: the training part has no b
+
+
+class TokenFile:
+    """A source whose tokens stay in a file: what TextSource makes of a text, memory-mapped."""
+
+    def __init__(self, text, make_tokenizer):
+        source = TextSource(text, make_tokenizer)
+        self.tokenizer, self.digest, self.parts = source.tokenizer, source.digest, source.split()
+
+    def split(self):
+        for name, ids in zip("ab", self.parts):
+            ids.astype(np.uint16).tofile(name)
+            yield np.memmap(name, np.uint16, "r")
+
+
+def test_tokens_may_stay_in_a_memory_mapped_file(config, straight, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(text_task, "TextSource", TokenFile)
+    assert type(Trainer(config).task.data.training) is np.memmap
+    assert train(config) == 0
+    assert contents(config.out) == straight
+    with pytest.raises(ValueError, match="its training part has 1350 tokens and must have more than --block-size 1350"):
+        Trainer(dataclasses.replace(config, block_size=1350))
 
 
 def test_the_default_text_is_english():

@@ -12,7 +12,7 @@ from autotx.files import read_json
 from autotx.models import int8
 from autotx.models.commands import maps
 from autotx.models.config import read_config
-from autotx.models.data import load_data, random_blocks, read_text
+from autotx.models.data import TextSource, load_data, random_blocks, read_text
 from autotx.models.gpt import stream_text
 from autotx.models.load import load_gpt
 from autotx.tensor import no_grad
@@ -109,7 +109,7 @@ def comparison(exact, rounded, tokenizer, folder):
     gained = f"weights of {sizes[1]} instead of {sizes[0]}"
     block_size, expected = exact.config.block_size, read_json(Path(folder) / STATE).get("data_sha256")
     try:
-        data = load_data(read_text(read_config(folder).text), block_size, lambda text: tokenizer)
+        data = load_data(TextSource(read_text(read_config(folder).text), lambda text: tokenizer), block_size)
     except ValueError as error:
         return f"{gained}; perplexity not compared: {error}"
     if data.digest != expected:

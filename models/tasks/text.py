@@ -4,7 +4,7 @@ import shlex
 
 import numpy as np
 
-from autotx.models.data import load_data, random_blocks, read_text
+from autotx.models.data import TextSource, load_data, random_blocks, read_text
 from autotx.models.gpt import stream_text
 from autotx.models.load import make_gpt
 from autotx.models.tasks.task import Task
@@ -23,7 +23,7 @@ class TextTask(Task):
         def tokenizer(text):
             return load_tokenizer(folder) if folder else make_tokenizer(config.tokenizer, text, config.vocab_size)
 
-        self.data = load_data(read_text(config.text), config.block_size, tokenizer)
+        self.data = load_data(TextSource(read_text(config.text), tokenizer), config.block_size)
         self.digest, self.tokenizer = self.data.digest, self.data.tokenizer
         self.model = make_gpt(config, self.tokenizer, rng)
 
