@@ -3,10 +3,11 @@
 import argparse
 import json
 import math
+from pathlib import Path
 
 import pytest
 
-from autotx.models.bench import command, inputs, results
+from autotx.models.bench import command, inputs, results, table
 from autotx.models.bench.cases import AUTOTX, SECTIONS, Case, S, parameter_count, parameter_shapes, step_flop
 from autotx.models.bench.turns import QUICK, Arena, race
 
@@ -63,6 +64,25 @@ def test_differences_are_relative_to_the_largest_number_and_nan_is_wrong():
     assert results.difference_of([[[1.0, 100.0]]], [[[2.0, 100.0]]]) == 0.01
     assert results.difference_of([[[1.0]]], [[]]) is None
     assert results.differs(results.difference_of([[[math.nan]]], [[[1.0]]])) == "WRONG"
+
+
+def test_the_readmes_table_is_made_from_the_file_it_names(tmp_path, monkeypatch, capsys):
+    readme = Path(__file__).parent.parent / "README.md"
+    monkeypatch.chdir(readme.parent)
+    [(file, _, shown)] = table.PLACE.findall(readme.read_text(encoding="utf-8"))
+    assert table.main([file]) == 0
+    assert capsys.readouterr().out == shown
+    copy = tmp_path / "README.md"
+    copy.write_text(readme.read_text(encoding="utf-8").replace(shown, "old\n"), encoding="utf-8")
+    assert table.main([file, "--readme", str(copy)]) == 0
+    assert copy.read_text(encoding="utf-8") == readme.read_text(encoding="utf-8")
+
+
+def test_the_readmes_table_of_a_new_run():
+    case = SECTIONS["step"].cases[0]
+    row = results.row("step", case, {"autotx": [0.03], "torch": [0.06]}, memory={"autotx": 10, "torch": 15})
+    made = table.table(results.as_json([row], results.machine(2), None)).splitlines()
+    assert made[2] == "| S: 4 layers, 128 channels, 0.8 M parameters | 30 ms | 60 ms | 2.00 | 1.50 |"
 
 
 def test_exponent_and_units():

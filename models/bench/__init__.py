@@ -7,7 +7,8 @@ Nobody should have to believe a README: the command prints the numbers of the ma
 - `inputs`: what all of them are given.
 - `worker`: a contestant's process. `turns`: letting them run in turns.
 - `startup`: imports and first steps, where the process itself is what is timed.
-- `results`, `picture`, `command`: medians, ratios, the table, and the command itself.
+- `results`, `picture`, `command`: medians, ratios, the printed table, and the command itself.
+- `history`, `table`: the numbers behind the README, and its table made from them.
 
 How it is kept fair. Every library lives in a process of its own, and they take turns: A B A B. A turn ends when the
 process has gone quiet, because threads that still spin (OpenMP's and a BLAS's do, for milliseconds) would slow the next

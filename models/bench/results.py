@@ -4,6 +4,7 @@ import math
 import os
 import platform
 import statistics
+import time
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ class Peer:
     high: float
     difference: float | None = None  # of the results, relative to the largest number; None where not compared
     memory: int | None = None  # bytes
+    memory_ratio: float | None = None  # the peer's memory over ours
 
 
 @dataclass
@@ -51,7 +53,9 @@ def row(section, case, turns, samples=None, memory=None, limit=None):
         pairs = [theirs / own for theirs, own in zip(turns[name], turns[ours])]
         theirs = statistics.median(turns[name])
         difference = difference_of(samples.get(ours), samples.get(name))
-        result.peers[name] = Peer(theirs, theirs / seconds, min(pairs), max(pairs), difference, memory.get(name))
+        peak = memory.get(name)
+        share = peak / result.memory if peak and result.memory else None
+        result.peers[name] = Peer(theirs, theirs / seconds, min(pairs), max(pairs), difference, peak, share)
     return result
 
 
@@ -85,9 +89,9 @@ def lines(row):
     for peer in peers or [[""] * 5]:
         yield COLUMNS.format(*own, *peer).rstrip()
         own = [""] * 4
-    held = {name: p.memory for name, p in row.peers.items() if p.memory}
-    if row.memory and held:
-        of_peers = (f"{name} {m / 1e6:,.0f} MB (ratio {m / row.memory:.2f})" for name, m in held.items())
+    held = {name: p for name, p in row.peers.items() if p.memory_ratio}
+    if held:
+        of_peers = (f"{name} {p.memory / 1e6:,.0f} MB (ratio {p.memory_ratio:.2f})" for name, p in held.items())
         yield f"    peak memory: autotx {row.memory / 1e6:,.0f} MB, {', '.join(of_peers)}"
 
 
@@ -157,6 +161,7 @@ def machine(threads):
         except metadata.PackageNotFoundError:
             continue
     return {
+        "date": time.strftime("%Y-%m-%d"),
         "processor": _proc("cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": cores(),
         "threads": threads,
