@@ -14,6 +14,8 @@ from numba import types
 import autotx
 from autotx.kernels import gelu, threads
 from autotx.kernels.jit import kernel
+from autotx.models import GPT, GPTConfig, Transformer, TransformerConfig
+from autotx.models.transformer import PAD
 
 if numba.config.DISABLE_JIT:
     pytest.skip("without the JIT there is no pool", allow_module_level=True)
@@ -183,3 +185,34 @@ def test_a_kernel_may_be_called_when_the_workers_have_gone():
     gelu.gelu(np.ones((600, 600), np.float32))  # compiled here, so that the process below has nothing to say
     done = subprocess.run([sys.executable, "-c", AT_EXIT], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def _losses(model, batches):
+    """The losses of two steps, with dropout, accumulation, clipping and AdamW; and the bits of the weights after."""
+    rng, losses = np.random.default_rng(1), []
+    optimizer = autotx.optim.AdamW(autotx.optim.decay_groups(model, 0.1), lr=1e-2)
+    for batch in batches:
+        for _ in range(2):
+            loss = model(*batch, rng=rng)[1] if isinstance(model, GPT) else model.loss(*batch, 0.1, rng)
+            loss.backward()
+            losses.append(loss.item())
+        autotx.optim.clip_grad_norm(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses, {name: array.tobytes() for name, array in model.state_dict().items()}
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
+@pytest.mark.parametrize("kind", ["gpt", "transformer"])
+def test_a_training_step_is_the_same_bits_with_any_number_of_threads(kind, rng):
+    """The products are large enough to be computed by our own kernels, each of which is spread over the threads."""
+    ids = rng.integers(3, 65, (2, 2, 12, 64))
+    ids[:, :, ::2, 40:] = PAD  # of the transformer's sentences some are shorter
+    results = []
+    for n in (1, 2, 1, 2):
+        autotx.set_num_threads(n)
+        sizes = {"block_size": 64, "vocab_size": 65, "n_layer": 2, "n_head": 4, "n_embd": 128, "dropout": 0.1}
+        make = (GPT, GPTConfig) if kind == "gpt" else (Transformer, TransformerConfig)
+        results.append(_losses(make[0](make[1](**sizes), np.random.default_rng(0)), ids))
+    assert results[0][0][0] > results[0][0][2]
+    assert results[1:] == results[:1] * 3
