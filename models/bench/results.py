@@ -54,8 +54,8 @@ def row(section, case, turns, samples=None, memory=None, limit=None):
         theirs = statistics.median(turns[name])
         difference = difference_of(samples.get(ours), samples.get(name))
         peak = memory.get(name)
-        share = peak / result.memory if peak and result.memory else None
-        result.peers[name] = Peer(theirs, theirs / seconds, min(pairs), max(pairs), difference, peak, share)
+        more = peak / result.memory if peak and result.memory else None
+        result.peers[name] = Peer(theirs, theirs / seconds, min(pairs), max(pairs), difference, peak, more)
     return result
 
 

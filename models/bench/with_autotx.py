@@ -68,7 +68,7 @@ def matmul(**sizes):
 def op(name, shape, forward_only=False):
     arrays, integers = inputs.operands(name, shape)
     leaves = [autotx.Tensor(a, requires_grad=True) for a in arrays]
-    function = functools.partial(_call, OPS[name], leaves, integers)
+    function = functools.partial(OPS[name], *leaves, *integers)
 
     def forward():
         with autotx.no_grad():
@@ -84,10 +84,6 @@ def op(name, shape, forward_only=False):
         return [out, *(leaf.grad for leaf in leaves)]
 
     return forward if forward_only else both
-
-
-def _call(function, leaves, integers):
-    return function(*leaves, *integers)
 
 
 def adamw(shapes):
