@@ -19,10 +19,12 @@ def test_every_example_is_tested_here():
     assert {path.stem for path in FOLDER.glob("*.py")} == {"digits", "gpt", "new_op"}
 
 
+@pytest.mark.slow
 def test_digits_are_read():
     assert _example("digits").main() > 0.95
 
 
+@pytest.mark.slow
 def test_a_gpt_learns_a_text(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog sat on the log. " * 100)
