@@ -61,6 +61,8 @@ from autotx.gradcheck import GradcheckError, gradcheck
 from autotx.lift import lift
 from autotx.tensor import Tensor, detect_anomaly, no_grad
 
+__version__ = "0.1.0"
+
 
 def set_num_threads(n):
     """Compute with `n` threads from now on. ValueError when n is not between 1 and the number of cores."""

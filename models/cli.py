@@ -8,10 +8,10 @@ Exit status: 0 done; 2 a mistake or a failure, told in one line on stderr; 130 s
 
 import argparse
 import importlib
-import importlib.metadata
 import os
 import sys
 
+import autotx
 from autotx.files import describe
 
 COMMANDS = {
@@ -84,7 +84,7 @@ def _top_parser():
         epilog=f"commands:\n{commands}\n\nautotx <command> --help tells a command's settings.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"autotx {importlib.metadata.version('autotx')}")
+    parser.add_argument("--version", action="version", version=f"autotx {autotx.__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of those below")
     return parser
 

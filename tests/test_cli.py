@@ -1,6 +1,7 @@
 """The command line: what it says, and that a mistake costs one line, exit status 2 and nothing else."""
 
 import dataclasses
+import importlib.metadata
 import json
 import re
 import shlex
@@ -11,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+import autotx
 from autotx.checkpoint import load_tensors, save_tensors
 from autotx.models import tokenizers
 from autotx.models.cli import COMMANDS, main
@@ -86,6 +88,13 @@ def test_without_a_command_it_shows_the_help(capsys):
     assert "commands:" in capsys.readouterr().out
     assert call("--version") == 0
     assert re.fullmatch(r"autotx \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_the_version_is_told_everywhere_alike():
+    command = [sys.executable, "-m", "autotx", "--version"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert shown == f"autotx {autotx.__version__}\n"
+    assert importlib.metadata.version("autotx") == autotx.__version__
 
 
 # Mistakes in the settings
