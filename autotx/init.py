@@ -10,6 +10,8 @@ import numpy as np
 
 from autotx.checks import checked_rng
 
+__all__ = ["kaiming_normal", "kaiming_uniform", "normal", "uniform", "xavier_normal", "xavier_uniform"]
+
 SQRT2 = math.sqrt(2)
 
 

@@ -14,6 +14,11 @@ from autotx import functional, init
 from autotx.checks import checked_probability, checked_size
 from autotx.tensor import Tensor, next_tick, note_span
 
+__all__ = [
+    "GELU", "Dropout", "Embedding", "LayerNorm", "Linear", "Module", "MultiHeadAttention", "ReLU", "Sequential",
+    "Sigmoid", "Tanh",
+]  # fmt: skip
+
 
 class Module:
     """The base of layers and models: set Tensors and Modules (or lists, tuples, dicts of them) as attributes, and

@@ -18,6 +18,11 @@ import numpy as np
 from autotx import kernels
 from autotx.tensor import Tensor
 
+__all__ = [
+    "SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "clip_grad_norm", "constant", "decay_groups", "noam",
+    "warmup_cosine",
+]  # fmt: skip
+
 
 class Optimizer:
     """The base. A kind of optimizer has `buffers`, the names of the arrays that it keeps for each parameter, and

@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +129,33 @@ REST = "Tensor no_grad detect_anomaly lift gradcheck GradcheckError"
 def test_public_names():
     assert {*METHODS.split(), *FUNCTIONS.split(), *REST.split()} <= set(dir(autotx))
     assert [name for name in METHODS.split() if not hasattr(autotx.Tensor, name)] == []
+
+
+# Front doors: the modules whose names users import, each with a list of them. A type checker takes no others.
+DOORS = ["autotx", "autotx.nn", "autotx.optim", "autotx.init", "autotx.models", "autotx.viz"]
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_all_lists_names_that_exist(name):
+    module = importlib.import_module(name)
+    assert [n for n in module.__all__ if not hasattr(module, n)] == []
+    assert len(set(module.__all__)) == len(module.__all__)
+
+
+def _names_used(text):
+    """(front door, name) for each public name in a text: autotx.exp, nn.Linear, from autotx.models import GPT."""
+    doors = {name.rpartition(".")[2]: name for name in DOORS}
+    for door, name in re.findall(rf"(?<!PyTorch's )\b({'|'.join(doors)})\.([A-Za-z]\w*)", text):
+        yield doors[door], name
+    for door, names in re.findall(rf"from ({'|'.join(DOORS)}) import ([\w, ]+)", text):
+        yield from ((door, name.strip()) for name in names.split(","))
+
+
+def test_all_lists_what_the_documents_and_examples_use():
+    root = Path(autotx.__file__).parent.parent
+    texts = [file.read_text(encoding="utf-8") for file in (*root.glob("*.md"), *root.glob("examples/*.py"))]
+    used = {pair for text in texts for pair in _names_used(text)}
+    used = {(door, name) for door, name in used if f"{door}.{name}" not in MODULES and name != "py"}
+    assert {("autotx", "Tensor"), ("autotx.models", "GPT"), ("autotx.optim", "AdamW")} <= used
+    missing = [f"{door}.{name}" for door, name in sorted(used) if name not in importlib.import_module(door).__all__]
+    assert missing == []

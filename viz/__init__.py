@@ -10,3 +10,9 @@ from autotx.viz.statistics import LayerStatistics, layer_statistics
 from autotx.viz.steps import step_times
 from autotx.viz.style import save
 from autotx.viz.trace import Trace, record, trace
+
+__all__ = [
+    "AttentionMap", "LayerStatistics", "Trace", "attention", "attention_maps", "curves", "embeddings", "graph",
+    "graph_json", "layer_statistics", "page", "positions", "record", "render", "save", "step_times", "trace",
+    "write_json",
+]  # fmt: skip
