@@ -1,5 +1,8 @@
 """Is a gradient right? Compare it with finite differences."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import numpy as np
 
 from autotx.tensor import Tensor
@@ -9,7 +12,9 @@ class GradcheckError(AssertionError):
     """A gradient that differs from the finite difference. The message names op, argument, element and both numbers."""
 
 
-def gradcheck(fn, inputs, eps=1e-6, atol=1e-5, rtol=1e-3):
+def gradcheck(
+    fn: Callable[..., Tensor], inputs: Tensor | Iterable[Any], eps: float = 1e-6, atol: float = 1e-5, rtol: float = 1e-3
+) -> bool:
     """Check every entry of the Jacobian of `fn` against central differences (f(x + eps) - f(x - eps)) / (2 eps).
 
     fn: takes the inputs and returns a Tensor of any shape, computed in float64; if it draws random numbers, it must

@@ -5,17 +5,21 @@ Every function takes the shape and an rng (numpy.random.Generator) and returns a
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from autotx.checks import checked_rng
+from autotx.types import Generator
 
 __all__ = ["kaiming_normal", "kaiming_uniform", "normal", "uniform", "xavier_normal", "xavier_uniform"]
 
 SQRT2 = math.sqrt(2)
+Shape = Sequence[int]
+Float = type[np.float32] | type[np.float64]
 
 
-def normal(shape, rng, mean=0.0, std=1.0, dtype=np.float32):
+def normal(shape: Shape, rng: Generator, mean: float = 0.0, std: float = 1.0, dtype: Float = np.float32) -> np.ndarray:
     """Numbers from the normal distribution with this mean and standard deviation, of this shape."""
     x = checked_rng("normal", rng).standard_normal(shape, dtype=dtype)
     x *= std
@@ -23,7 +27,7 @@ def normal(shape, rng, mean=0.0, std=1.0, dtype=np.float32):
     return x
 
 
-def uniform(shape, rng, low=0.0, high=1.0, dtype=np.float32):
+def uniform(shape: Shape, rng: Generator, low: float = 0.0, high: float = 1.0, dtype: Float = np.float32) -> np.ndarray:
     """Numbers spread evenly from low to below high, of this shape."""
     x = checked_rng("uniform", rng).random(shape, dtype=dtype)
     x *= high - low
@@ -31,14 +35,14 @@ def uniform(shape, rng, low=0.0, high=1.0, dtype=np.float32):
     return x
 
 
-def xavier_uniform(shape, rng, gain=1.0, dtype=np.float32):
+def xavier_uniform(shape: Shape, rng: Generator, gain: float = 1.0, dtype: Float = np.float32) -> np.ndarray:
     """Uniform within +-gain sqrt(6 / (in + out)), which has the spread of `xavier_normal`."""
     fan_in, fan_out = _fans("xavier_uniform", shape)
     bound = gain * math.sqrt(6 / (fan_in + fan_out))
     return uniform(shape, rng, -bound, bound, dtype)
 
 
-def xavier_normal(shape, rng, gain=1.0, dtype=np.float32):
+def xavier_normal(shape: Shape, rng: Generator, gain: float = 1.0, dtype: Float = np.float32) -> np.ndarray:
     """Normal with standard deviation gain sqrt(2 / (in + out)), for tanh and sigmoid.
 
     y = W x has variance in std^2 var(x), and going backward dx = W^T dy has out std^2 var(dy). They stay the same for
@@ -48,14 +52,14 @@ def xavier_normal(shape, rng, gain=1.0, dtype=np.float32):
     return normal(shape, rng, std=gain * math.sqrt(2 / (fan_in + fan_out)), dtype=dtype)
 
 
-def kaiming_uniform(shape, rng, gain=SQRT2, dtype=np.float32):
+def kaiming_uniform(shape: Shape, rng: Generator, gain: float = SQRT2, dtype: Float = np.float32) -> np.ndarray:
     """Uniform within +-gain sqrt(3 / in), which has the spread of `kaiming_normal`."""
     fan_in, _ = _fans("kaiming_uniform", shape)
     bound = gain * math.sqrt(3 / fan_in)
     return uniform(shape, rng, -bound, bound, dtype)
 
 
-def kaiming_normal(shape, rng, gain=SQRT2, dtype=np.float32):
+def kaiming_normal(shape: Shape, rng: Generator, gain: float = SQRT2, dtype: Float = np.float32) -> np.ndarray:
     """Normal with standard deviation gain / sqrt(in): for ReLU, which halves the mean square, hence the gain sqrt(2).
 
     Source: He et al., 2015, "Delving Deep into Rectifiers", equation 10.
@@ -64,7 +68,7 @@ def kaiming_normal(shape, rng, gain=SQRT2, dtype=np.float32):
     return normal(shape, rng, std=gain / math.sqrt(fan_in), dtype=dtype)
 
 
-def _fans(name, shape):
+def _fans(name: str, shape: Shape) -> tuple[int, int]:
     """How many numbers enter an output, and how many outputs a number enters. ValueError for fewer than two axes."""
     if len(shape) < 2 or 0 in shape:
         raise ValueError(f"{name}: shape {tuple(shape)} is not (out, in); use init.normal or init.uniform for a vector")

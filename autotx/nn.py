@@ -8,11 +8,15 @@ Layers draw their first weights from the `rng` they are made with. With rng=None
 set their own, or load them. Shapes: B batch, T tokens, S source tokens, C channels, H heads, D = C / H channels a head.
 """
 
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar
+
 import numpy as np
 
 from autotx import functional, init
 from autotx.checks import checked_probability, checked_size
 from autotx.tensor import Tensor, next_tick, note_span
+from autotx.types import Array, ArrayLike, DTypeLike, Mask, Rng
 
 __all__ = [
     "GELU", "Dropout", "Embedding", "LayerNorm", "Linear", "Module", "MultiHeadAttention", "ReLU", "Sequential",
@@ -20,37 +24,49 @@ __all__ = [
 ]  # fmt: skip
 
 
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class _Forward(Protocol[P, R_co]):
+    """A module for a type checker, which so knows that calling it takes and returns what its `forward` does."""
+
+    def forward(self, *args: P.args, **settings: P.kwargs) -> R_co: ...
+
+
 class Module:
     """The base of layers and models: set Tensors and Modules (or lists, tuples, dicts of them) as attributes, and
     define `forward`. A plain NumPy array is a constant: it is neither trained nor saved."""
 
-    def __call__(self, *args, **settings):
+    forward: Callable[..., Any]
+
+    def __call__(self: _Forward[P, R_co], *args: P.args, **settings: P.kwargs) -> R_co:
         before = next_tick()
         out = self.forward(*args, **settings)
         note_span(out, self, before)
         return out
 
-    def named_parameters(self):
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """An iterator of (dotted name, Tensor), such as ("blocks.0.attn.qkv.weight", ...), in the order of assignment.
 
         A Tensor that is found at two places (tied weights) comes once, under its first name.
         """
         return _walk(vars(self), "", {id(self)})
 
-    def parameters(self):
+    def parameters(self) -> list[Tensor]:
         """A list of the Tensors of `named_parameters`."""
         return [p for _, p in self.named_parameters()]
 
-    def num_parameters(self):
+    def num_parameters(self) -> int:
         """How many numbers the parameters hold."""
         return sum(p.size for p in self.parameters())
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Forget every gradient."""
         for p in self.parameters():
             p.zero_grad()
 
-    def astype(self, dtype):
+    def astype(self, dtype: DTypeLike) -> Self:
         """Convert every parameter to float32 or float64, in place. Returns the module; gradients are forgotten."""
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise TypeError(f"astype: parameters are float32 or float64, not {dtype}")
@@ -59,11 +75,11 @@ class Module:
             p.zero_grad()
         return self
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, np.ndarray]:
         """A dict from each parameter's name to a copy of its values."""
         return {name: p.numpy() for name, p in self.named_parameters()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         """Copy the arrays of `state` (as from `state_dict`) into the parameters, converted to their dtype.
 
         ValueError that lists every name that is missing, unexpected, or of another shape; nothing is changed then.
@@ -101,11 +117,11 @@ def _walk(attributes, prefix, seen):
                 yield from _walk(inner, f"{prefix}{name}.", seen)
 
 
-def _zeros(*shape):
+def _zeros(*shape: int) -> Tensor:
     return Tensor(np.zeros(shape, np.float32), requires_grad=True)
 
 
-def _check_sizes(layer, **sizes):
+def _check_sizes(layer: str, **sizes: int) -> None:
     for name, size in sizes.items():
         checked_size(layer, name, size)
 
@@ -114,14 +130,14 @@ class Linear(Module):
     """y = x W^T + b. x: (..., in_features), y: (..., out_features), weight W: (out_features, in_features), beginning
     uniform within +-1 / sqrt(in_features), bias b: (out_features,), beginning at zero; bias=False leaves it out."""
 
-    def __init__(self, in_features, out_features, bias=True, *, rng):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, rng: Rng):
         _check_sizes("Linear", in_features=in_features, out_features=out_features)
         self.weight = _zeros(out_features, in_features)
         if rng is not None:
             self.weight.data = init.kaiming_uniform(self.weight.shape, rng, gain=3**-0.5)
         self.bias = _zeros(out_features) if bias else None
 
-    def forward(self, x, rng=None):
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
         return functional.linear(x, self.weight, self.bias)
 
 
@@ -131,13 +147,13 @@ class Embedding(Module):
     weight: (num, dim), beginning normal with standard deviation 1. ValueError for an id outside 0 .. num - 1.
     """
 
-    def __init__(self, num, dim, *, rng):
+    def __init__(self, num: int, dim: int, *, rng: Rng):
         _check_sizes("Embedding", num=num, dim=dim)
         self.weight = _zeros(num, dim)
         if rng is not None:
             self.weight.data = init.normal(self.weight.shape, rng)
 
-    def forward(self, ids, rng=None):
+    def forward(self, ids: ArrayLike, rng: Rng = None) -> Tensor:
         return functional.embedding(self.weight, ids)
 
 
@@ -147,13 +163,13 @@ class LayerNorm(Module):
     weight and bias: (dim,), beginning at one and at zero. bias=False leaves it out.
     """
 
-    def __init__(self, dim, bias=True, eps=1e-5):
+    def __init__(self, dim: int, bias: bool = True, eps: float = 1e-5):
         _check_sizes("LayerNorm", dim=dim)
         self.weight = Tensor(np.ones(dim, np.float32), requires_grad=True)
         self.bias = _zeros(dim) if bias else None
         self.eps = eps
 
-    def forward(self, x, rng=None):
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
         bias = np.zeros(self.weight.shape, self.weight.dtype) if self.bias is None else self.bias
         return functional.layer_norm(x, self.weight, bias, eps=self.eps)
 
@@ -161,10 +177,10 @@ class LayerNorm(Module):
 class Dropout(Module):
     """Each number is 0 with probability p, else divided by 1 - p, when an rng is given; else x itself. Any shape."""
 
-    def __init__(self, p):
+    def __init__(self, p: float):
         self.p = checked_probability("Dropout", "p", p)
 
-    def forward(self, x, rng=None):
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
         return x if rng is None or self.p == 0 else functional.dropout(x, self.p, rng)
 
 
@@ -176,7 +192,7 @@ class MultiHeadAttention(Module):
     Source: Vaswani et al., 2017, 3.2.2.
     """
 
-    def __init__(self, dim, n_head, dropout=0.0, bias=True, *, rng):
+    def __init__(self, dim: int, n_head: int, dropout: float = 0.0, bias: bool = True, *, rng: Rng):
         _check_sizes("MultiHeadAttention", dim=dim, n_head=n_head)
         if dim % n_head:
             raise ValueError(f"MultiHeadAttention: {n_head} heads do not divide {dim} channels; give a multiple")
@@ -184,7 +200,9 @@ class MultiHeadAttention(Module):
         self.qkv = Linear(dim, 3 * dim, bias, rng=rng)
         self.proj = Linear(dim, dim, bias, rng=rng)
 
-    def forward(self, q_input, kv_input=None, mask=None, causal=False, rng=None):
+    def forward(
+        self, q_input: Array, kv_input: Array | None = None, mask: Mask = None, causal: bool = False, rng: Rng = None
+    ) -> Tensor:
         """q_input: (B, T, C); kv_input: (B, S, C), what is attended to, None for q_input itself. Returns (B, T, C).
 
         mask: booleans (True: may attend) or floats (added to the scores) that broadcast to (B, H, T, S); for a padding
@@ -199,10 +217,12 @@ class MultiHeadAttention(Module):
             packed = (self.qkv(q_input),)
         else:
             packed = self._linear(q_input, slice(C)), self._linear(kv_input, slice(C, 3 * C))
-        settings = {"n_head": self.n_head, "mask": mask, "causal": causal, "dropout_p": self.dropout.p, "rng": rng}
-        return self.proj(functional.multi_head_attention(*packed, **settings))
+        heads = functional.multi_head_attention(
+            *packed, n_head=self.n_head, mask=mask, causal=causal, dropout_p=self.dropout.p, rng=rng
+        )
+        return self.proj(heads)
 
-    def _linear(self, x, rows):
+    def _linear(self, x: Array, rows: slice) -> Tensor:
         """The part of `qkv` that these rows of its weight are."""
         weight, bias = self.qkv.weight, self.qkv.bias
         return functional.linear(x, weight[rows], None if bias is None else bias[rows])
@@ -211,10 +231,10 @@ class MultiHeadAttention(Module):
 class Sequential(Module):
     """Layers one after another: x goes through each. An rng is handed to every layer."""
 
-    def __init__(self, *layers):
+    def __init__(self, *layers: Module):
         self.layers = list(layers)
 
-    def forward(self, x, rng=None):
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
         for layer in self.layers:
             x = layer(x) if rng is None else layer(x, rng=rng)
         return x
@@ -223,29 +243,29 @@ class Sequential(Module):
 class ReLU(Module):
     """max(x, 0), element by element, any shape."""
 
-    def forward(self, x, rng=None):
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
         return functional.relu(x)
 
 
 class GELU(Module):
     """x P(x), P the normal distribution function; approximate="tanh" for GPT-2's form. Any shape."""
 
-    def __init__(self, approximate="none"):
+    def __init__(self, approximate: Literal["none", "tanh"] = "none"):
         self.approximate = approximate
 
-    def forward(self, x, rng=None):
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
         return functional.gelu(x, approximate=self.approximate)
 
 
 class Tanh(Module):
     """tanh(x), element by element, any shape."""
 
-    def forward(self, x, rng=None):
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
         return functional.tanh(x)
 
 
 class Sigmoid(Module):
     """1 / (1 + exp(-x)), element by element, any shape."""
 
-    def forward(self, x, rng=None):
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
         return functional.sigmoid(x)

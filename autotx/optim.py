@@ -12,11 +12,17 @@ gradient is left as it is, and its t stands still.
 """
 
 import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from autotx import kernels
+from autotx.nn import Module
 from autotx.tensor import Tensor
+
+Params = Iterable[Tensor] | Iterable[dict[str, Any]]  # parameters, or groups of them
+Schedule = Callable[[int], float]  # from the step, counted from 0, to the learning rate
 
 __all__ = [
     "SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "clip_grad_norm", "constant", "decay_groups", "noam",
@@ -35,23 +41,24 @@ class Optimizer:
     TypeError: not Tensors.
     """
 
-    buffers = ()
+    buffers: tuple[str, ...] = ()
+    update: Callable[..., None]
 
-    def __init__(self, params, lr, weight_decay=0.0):
+    def __init__(self, params: Params, lr: float, weight_decay: float = 0.0):
         self.params, self.decays = _flattened(params, weight_decay)
         self.lr = lr
         self.steps = np.zeros(len(self.params), np.int64)
         self.state = {name: [np.zeros(p.shape, p.dtype) for p in self.params] for name in self.buffers}
 
     @property
-    def lr(self):
+    def lr(self) -> float:
         return self._lr
 
     @lr.setter
-    def lr(self, value):
+    def lr(self, value: float) -> None:
         self._lr = _checked("lr", float(value), value >= 0, "0 or more")
 
-    def step(self):
+    def step(self) -> None:
         """Change every parameter that has a gradient. The gradients stay; `zero_grad` forgets them."""
         moving = [i for i, p in enumerate(self.params) if p.grad is not None]
         for p in (self.params[i] for i in moving):  # a kernel reads as many numbers as the parameter has
@@ -63,12 +70,12 @@ class Optimizer:
         decays, steps = [self.decays[i] for i in moving], self.steps[moving].tolist()
         self.update(*arrays, *buffers, decays=decays, steps=steps)
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Forget every gradient."""
         for p in self.params:
             p.zero_grad()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on, as a flat dict: "lr" (a number), "steps" and "<buffer>.<i>" (array copies)."""
         return {"lr": self.lr, **{name: a.copy() for name, a in self._arrays().items()}}
 
@@ -76,7 +83,7 @@ class Optimizer:
         buffers = {f"{name}.{i}": a for name, per_param in self.state.items() for i, a in enumerate(per_param)}
         return {"steps": self.steps, **buffers}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave, bit for bit. ValueError lists what does not fit; then nothing changed."""
         own = {"lr": np.asarray(self.lr), **self._arrays()}
         faults = [f"missing {name}" for name in own if name not in state]
@@ -99,7 +106,7 @@ class SGD(Optimizer):
     Source: the whitepaper's weight update (momentum 0); Polyak, 1964 (momentum).
     """
 
-    def __init__(self, params, lr, momentum=0.0, weight_decay=0.0):
+    def __init__(self, params: Params, lr: float, momentum: float = 0.0, weight_decay: float = 0.0):
         self.momentum = _checked("momentum", momentum, 0 <= momentum < 1, "from 0 to below 1")
         self.buffers = ("v",) if momentum else ()
         super().__init__(params, lr, weight_decay)
@@ -122,7 +129,9 @@ class RMSprop(Optimizer):
 
     buffers = ("v",)
 
-    def __init__(self, params, lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.0):
+    def __init__(
+        self, params: Params, lr: float = 0.01, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0
+    ):
         self.alpha = _checked("alpha", alpha, 0 <= alpha < 1, "from 0 to below 1")
         self.eps = _checked("eps", eps, eps >= 0, "0 or more")
         super().__init__(params, lr, weight_decay)
@@ -147,7 +156,8 @@ class AdamW(Optimizer):
 
     buffers = ("m", "v")
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+    def __init__(self, params: Params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.01):  # fmt: skip
         self.beta1, self.beta2 = _checked(
             "betas", betas, np.shape(betas) == (2,) and all(0 <= b < 1 for b in betas), "two from 0 to below 1"
         )
@@ -162,7 +172,8 @@ class AdamW(Optimizer):
 class Adam(AdamW):
     """AdamW whose weight_decay d adds d p to g instead. Source: Kingma and Ba, 2015."""
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+    def __init__(self, params: Params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.0):  # fmt: skip
         super().__init__(params, lr, betas, eps, weight_decay)
 
     def update(self, params, grads, ms, vs, *, decays, steps):
@@ -170,7 +181,7 @@ class Adam(AdamW):
         super().update(params, grads, ms, vs, decays=[0.0] * len(params), steps=steps)
 
 
-def decay_groups(model, weight_decay):
+def decay_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
     """The model's parameters as two groups: matrices and tables fade, biases and norms (fewer than two axes) do not.
 
     A parameter that is frozen (requires_grad is False) is in neither: the optimizer need not keep anything for it.
@@ -182,7 +193,7 @@ def decay_groups(model, weight_decay):
     ]
 
 
-def clip_grad_norm(params, max_norm):
+def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients, in place, so that their common norm is at most max_norm. Returns the norm before, a float.
 
     The norm is that of all the gradients put together in one vector. ValueError, naming the first parameter whose
@@ -210,18 +221,18 @@ def _culprit(params):
 # Schedules: functions from the step, counted from 0, to the learning rate
 
 
-def constant(lr, warmup_steps=0):
+def constant(lr: float, warmup_steps: int = 0) -> Schedule:
     """Up in a line over warmup_steps, then always lr."""
     return lambda step: lr * min(1, (step + 1) / (warmup_steps + 1))
 
 
-def warmup_cosine(lr, min_lr, warmup_steps, total_steps):
+def warmup_cosine(lr: float, min_lr: float, warmup_steps: int, total_steps: int) -> Schedule:
     """Up in a line over warmup_steps, then down along half a cosine from lr to min_lr at total_steps, then min_lr."""
     if not 0 <= min_lr <= lr or not 0 <= warmup_steps <= total_steps:
         given = f"{min_lr=}, {lr=}, {warmup_steps=}, {total_steps=}"
         raise ValueError(f"warmup_cosine: {given}; give 0 <= min_lr <= lr and 0 <= warmup_steps <= total_steps")
 
-    def schedule(step):
+    def schedule(step: int) -> float:
         if step < warmup_steps:
             return lr * (step + 1) / (warmup_steps + 1)
         if step >= total_steps:
@@ -232,7 +243,7 @@ def warmup_cosine(lr, min_lr, warmup_steps, total_steps):
     return schedule
 
 
-def noam(dim, warmup_steps, factor=1.0):
+def noam(dim: int, warmup_steps: int, factor: float = 1.0) -> Schedule:
     """factor / sqrt(dim) min(1 / sqrt(s), s / warmup_steps^1.5), s = step + 1. Source: Vaswani et al., 2017, 5.3."""
     if dim < 1 or warmup_steps < 1:
         raise ValueError(f"noam: dim {dim}, warmup_steps {warmup_steps}; give 1 or more")
@@ -248,7 +259,7 @@ def _checked(name, value, good, wanted):
 def _flattened(params, weight_decay):
     """Every parameter, and the weight decay of each."""
     params = _listed(params)
-    groups = params if params and isinstance(params[0], dict) else [{"params": params}]
+    groups: list[dict[str, Any]] = params if params and isinstance(params[0], dict) else [{"params": params}]
     flat, decays = [], []
     for group in groups:
         if not {"params"} <= group.keys() <= {"params", "weight_decay"}:

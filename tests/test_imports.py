@@ -14,7 +14,7 @@ import autotx
 
 # From the bottom to the top; a module may import from its own line and those before it
 LAYERS = [
-    {"autotx.checks", "autotx.files", "autotx.text"},
+    {"autotx.checks", "autotx.files", "autotx.text", "autotx.types"},
     {"autotx.kernels"},
     {"autotx.ops"},
     {"autotx.anomaly"},

@@ -3,37 +3,38 @@
 import numpy as np
 
 from autotx import kernels
+from autotx.types import Array, ArrayLike
 
 
-def add(x, y, /):
+def add(x: Array, y: Array, /):
     """z = x + y.   dz/dx = 1, dz/dy = 1, so dx = g and dy = g."""
     large = x.__class__ is np.ndarray and x.size > kernels.LARGE and x.shape == np.shape(y)
     z = kernels.add(x, y) if large else x + y
     return z, (lambda g: g, lambda g: g)
 
 
-def sub(x, y, /):
+def sub(x: Array, y: Array, /):
     """z = x - y.   dz/dx = 1, dz/dy = -1, so dx = g and dy = -g."""
     return x - y, (lambda g: g, lambda g: -g)
 
 
-def mul(x, y, /):
+def mul(x: Array, y: Array, /):
     """z = x y.   dz/dx = y, dz/dy = x, so dx = g y and dy = g x (the product rule)."""
     return x * y, (lambda g: g * y, lambda g: g * x)
 
 
-def div(x, y, /):
+def div(x: Array, y: Array, /):
     """z = x / y.   dz/dx = 1 / y, dz/dy = -x / y^2 = -z / y, so dx = g / y and dy = -g z / y (the quotient rule)."""
     z = np.true_divide(x, y)
     return z, (lambda g: g / y, lambda g: -g * z / y)
 
 
-def neg(x, /):
+def neg(x: Array, /):
     """y = -x.   dx = -g."""
     return -x, (lambda g: -g,)
 
 
-def pow(x, y, /):
+def pow(x: Array, y: Array, /):
     """z = x^y.
 
     dz/dx = y x^(y-1), so dx = g y x^(y-1), and 0 where y = 0, even at x = 0.
@@ -54,19 +55,19 @@ def pow(x, y, /):
     return z, (dx, dy)
 
 
-def exp(x, /):
+def exp(x: Array, /):
     """y = exp(x).   dy/dx = y, so dx = g y."""
     y = np.exp(x)
     return y, (lambda g: g * y,)
 
 
-def log(x, /):
+def log(x: Array, /):
     """y = ln(x), the natural logarithm.   dx = g / x. ln(0) = -inf; ln of a negative number is NaN."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.log(x), (lambda g: g / x,)
 
 
-def sqrt(x, /):
+def sqrt(x: Array, /):
     """y = sqrt(x).   dy/dx = 1 / (2 y), so dx = g / (2 y), infinite at 0."""
     y = np.sqrt(x)
 
@@ -77,7 +78,7 @@ def sqrt(x, /):
     return y, (dx,)
 
 
-def tanh(x, /):
+def tanh(x: Array, /):
     """y = tanh(x).   dy/dx = 1 - y^2, so dx = g (1 - y^2)."""
     y = np.tanh(x)
     return y, (lambda g: g * (1 - y * y),)
@@ -88,7 +89,7 @@ def as_floats(x):
     return x if x.dtype.kind == "f" else x.astype(np.float64)
 
 
-def sigmoid(x, /):
+def sigmoid(x: Array, /):
     """y = 1 / (1 + exp(-x)).   dy/dx = y (1 - y), so dx = g y (1 - y).
 
     Computed from exp(-|x|), which cannot overflow: y = 1 / (1 + e) for x >= 0 and e / (1 + e) for x < 0.
@@ -99,7 +100,7 @@ def sigmoid(x, /):
     return y, (lambda g: g * y * (1 - y),)
 
 
-def relu(x, /):
+def relu(x: Array, /):
     """y = max(x, 0).   dx = g where x > 0, else 0; at x = 0, where there is no derivative, 0 is taken.
 
     Source: Nair and Hinton, 2010, "Rectified Linear Units Improve Restricted Boltzmann Machines".
@@ -107,17 +108,17 @@ def relu(x, /):
     return np.maximum(x, 0), (lambda g: _only(g, np.greater(x, 0)),)
 
 
-def abs(x, /):
+def abs(x: Array, /):
     """y = |x|.   dx = g sign(x), 0 at x = 0."""
     return np.abs(x), (lambda g: g * np.sign(x),)
 
 
-def maximum(x, y, /):
+def maximum(x: Array, y: Array, /):
     """z = max(x, y).   The larger argument gets g, the other 0; where they are equal, each gets g / 2."""
     return np.maximum(x, y), (lambda g: _won(g, np.greater(x, y), x, y), lambda g: _won(g, np.less(x, y), x, y))
 
 
-def minimum(x, y, /):
+def minimum(x: Array, y: Array, /):
     """z = min(x, y).   The smaller argument gets g, the other 0; where they are equal, each gets g / 2."""
     return np.minimum(x, y), (lambda g: _won(g, np.less(x, y), x, y), lambda g: _won(g, np.greater(x, y), x, y))
 
@@ -144,7 +145,7 @@ def typed(name, value, dtype):
     return result
 
 
-def clip(x, /, min=None, max=None):
+def clip(x: Array, /, min: ArrayLike | None = None, max: ArrayLike | None = None):
     """y = x held between min and max (None for no bound).   dx = g where min <= x <= max, else 0."""
     if min is None and max is None:
         raise ValueError("clip: give min, max or both")
@@ -153,11 +154,11 @@ def clip(x, /, min=None, max=None):
         inside = inside & (x >= min)
     if max is not None:
         inside = inside & (x <= max)
-    bounds = (b if b is None else typed("clip", b, x.dtype) for b in (min, max))
-    return np.clip(x, *bounds), (lambda g: _only(g, inside),)
+    low, high = (b if b is None else typed("clip", b, x.dtype) for b in (min, max))
+    return np.clip(x, low, high), (lambda g: _only(g, inside),)
 
 
-def where(x, y, /, condition):
+def where(x: Array, y: Array, /, condition: ArrayLike):
     """z = x where condition, else y.   dx = g where condition, else 0; dy = g where not condition, else 0."""
     condition = np.asarray(condition)
     if condition.dtype != bool:
@@ -165,7 +166,7 @@ def where(x, y, /, condition):
     return np.where(condition, x, y), (lambda g: _only(g, condition), lambda g: _only(g, ~condition))
 
 
-def masked_fill(x, /, mask, value):
+def masked_fill(x: Array, /, mask: ArrayLike, value: float):
     """y = value where mask, else x.   dx = 0 where mask, else g. mask: booleans that broadcast to the shape of x."""
     mask = np.asarray(mask)
     if mask.dtype != bool:

@@ -5,9 +5,12 @@ import numpy as np
 from autotx import kernels
 from autotx.checks import checked_probability, need_floats
 from autotx.ops.layers import kept
+from autotx.types import Array, Mask, Rng
 
 
-def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=0.0, rng=None):
+def scaled_dot_product_attention(
+    q: Array, k: Array, v: Array, /, mask: Mask = None, causal: bool = False, dropout_p: float = 0.0, rng: Rng = None
+):
     """O = P V, P = softmax(A) row by row, A = Q K^T / sqrt(D): each query takes a weighted mean of the values.
 
     q: (..., T, D), k: (..., S, D), v: (..., S, Dv), leading axes equal (or broadcasting), O: (..., T, Dv).
@@ -39,7 +42,10 @@ def scaled_dot_product_attention(q, k, v, /, mask=None, causal=False, dropout_p=
     return out, lambda g, wanted: kernels.attention.attention_backward(g, q, k, v, out, lse, mask, causal, keep)
 
 
-def multi_head_attention(x, kv=None, /, *, n_head, mask=None, causal=False, dropout_p=0.0, rng=None):
+def multi_head_attention(
+    x: Array, kv: Array | None = None, /, *, n_head: int, mask: Mask = None, causal: bool = False,
+    dropout_p: float = 0.0, rng: Rng = None
+):  # fmt: skip
     """O_h = P_h V_h, P_h = softmax(Q_h K_h^T / sqrt(D)) row by row, for each head h: attentions side by side.
 
     x: (B, T, 3 C), the queries, keys and values of one sequence beside each other; or, with kv (B, S, 2 C), the keys

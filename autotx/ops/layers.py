@@ -1,13 +1,16 @@
 """Fused layers: each is one op with its derivation here, and its twin made of primitive ops in the tests."""
 
+from typing import Literal
+
 import numpy as np
 
 from autotx import kernels
 from autotx.checks import checked_ids, checked_probability, checked_rng, need_floats
 from autotx.ops.arithmetic import as_floats
+from autotx.types import Array, ArrayLike, Rng
 
 
-def gelu(x, /, approximate="none"):
+def gelu(x: Array, /, approximate: Literal["none", "tanh"] = "none"):
     """y = x P(x), P the distribution function of the standard normal: P(x) = (1 + erf(x / sqrt 2)) / 2.
 
     P'(x) = p(x) = exp(-x^2 / 2) / sqrt(2 pi), so by the product rule dx = g (P(x) + x p(x)).
@@ -20,7 +23,7 @@ def gelu(x, /, approximate="none"):
     return kernels.gelu.gelu(x, approximate), (lambda g: kernels.gelu.gelu_backward(g, x, approximate),)
 
 
-def softmax(x, /, axis=-1):
+def softmax(x: Array, /, axis: int = -1):
     """p_i = exp(x_i) / sum_j exp(x_j) along axis. The maximum is subtracted first, which changes nothing but overflow.
 
     dp_i/dx_j = p_i (1[i = j] - p_j), so dx_j = sum_i g_i p_i (1[i = j] - p_j) = p_j (g_j - sum_i g_i p_i).
@@ -30,7 +33,7 @@ def softmax(x, /, axis=-1):
     return p, (lambda g: _along(axis, kernels.softmax.softmax_backward, p, g),)
 
 
-def log_softmax(x, /, axis=-1):
+def log_softmax(x: Array, /, axis: int = -1):
     """y_i = x_i - ln sum_j exp(x_j) along axis.
 
     dy_i/dx_j = 1[i = j] - p_j with p = exp(y), so dx_j = g_j - p_j sum_i g_i.
@@ -48,7 +51,7 @@ def _along(axis, kernel, *arrays):
     return np.moveaxis(kernel(*(np.moveaxis(a, axis, -1) for a in arrays)), -1, axis)
 
 
-def layer_norm(x, gamma, beta, /, eps=1e-5):
+def layer_norm(x: Array, gamma: Array, beta: Array, /, eps: float = 1e-5):
     """y = gamma xhat + beta with xhat = (x - m) r, r = 1 / sqrt(v + eps), m and v the mean and variance of each row.
 
     x: (..., C), gamma and beta: (C,), v the population variance, eps inside the root.
@@ -67,7 +70,7 @@ def layer_norm(x, gamma, beta, /, eps=1e-5):
     return y, lambda g, wanted: kernels.layernorm.layer_norm_backward(g, x, gamma, mean, rstd)
 
 
-def dropout(x, /, p, rng=None):
+def dropout(x: Array, /, p: float, rng: Rng = None):
     """y = x m / (1 - p), m = 0 with probability p, else 1, drawn from rng.   dx = g m / (1 - p).
 
     The expected value of y is x. No rng, no dropout: that is how evaluation is told from training.
@@ -81,12 +84,12 @@ def dropout(x, /, p, rng=None):
     return x * keep, (lambda g: g * keep,)
 
 
-def kept(name, shape, p, rng, dtype):
+def kept(name: str, shape: tuple[int, ...], p: float, rng: Rng, dtype: np.dtype) -> np.ndarray:
     """What dropout multiplies by: 0 with probability p, else 1 / (1 - p)."""
     return (checked_rng(name, rng).random(shape, dtype=np.float32) >= p) * dtype.type(1 / (1 - p))
 
 
-def embedding(weight, /, ids):
+def embedding(weight: Array, /, ids: ArrayLike):
     """y = weight[ids]: row ids[n] of the table for each n.   dweight[ids[n]] += g[n], so a repeated id gets the sum.
 
     weight: (V, C), ids: integers of any shape, y: ids.shape + (C,).

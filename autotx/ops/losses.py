@@ -5,9 +5,13 @@ import numpy as np
 from autotx import kernels
 from autotx.checks import checked_ids, need_floats
 from autotx.ops.arithmetic import as_floats
+from autotx.types import Array, ArrayLike, Reduction
 
 
-def cross_entropy(logits, /, targets, ignore_index=None, label_smoothing=0.0, reduction="mean"):
+def cross_entropy(
+    logits: Array, /, targets: ArrayLike, ignore_index: int | None = None, label_smoothing: float = 0.0,
+    reduction: Reduction = "mean"
+):  # fmt: skip
     """L = -sum_i y_i ln P_i with P = softmax(logits), y the target distribution: how far P is from y.
 
     logits z: (..., V), targets: (...) integers below V, or ignore_index for places that do not count.
@@ -44,7 +48,7 @@ def cross_entropy(logits, /, targets, ignore_index=None, label_smoothing=0.0, re
     return loss, (dlogits,)
 
 
-def nll_loss(log_probs, /, targets, ignore_index=None, reduction="mean"):
+def nll_loss(log_probs: Array, /, targets: ArrayLike, ignore_index: int | None = None, reduction: Reduction = "mean"):
     """L = -log_probs[target]: cross entropy of probabilities that are already logarithms.
 
     log_probs: (..., V), targets: (...). dlog_probs = -g / n at the target, else 0, for the mean over n places; n = 1
@@ -107,7 +111,7 @@ def _reduced(losses, counted, reduction):
     return losses.sum(dtype=np.float64).astype(losses.dtype) * factor, factor
 
 
-def mse_loss(x, y, /, reduction="mean"):
+def mse_loss(x: Array, y: Array, /, reduction: Reduction = "mean"):
     """L = mean of (x - y)^2 over n elements.   dx = g 2 (x - y) / n and dy = -dx; no 1 / n for "sum" and "none".
 
     x and y of one shape: ValueError otherwise, since broadcasting here is nearly always a mistake.
@@ -120,7 +124,7 @@ def mse_loss(x, y, /, reduction="mean"):
     return loss, (lambda g: g * (2 * factor) * d, lambda g: g * (-2 * factor) * d)
 
 
-def binary_cross_entropy_with_logits(x, y, /, reduction="mean"):
+def binary_cross_entropy_with_logits(x: Array, y: Array, /, reduction: Reduction = "mean"):
     """L = -y ln s(x) - (1 - y) ln(1 - s(x)), s the sigmoid, y in [0, 1] the probability of yes. x and y of one shape.
 
     With -ln s(x) = ln(1 + e^-x) and -ln(1 - s(x)) = x + ln(1 + e^-x):

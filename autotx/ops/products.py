@@ -6,9 +6,10 @@ import string
 import numpy as np
 
 from autotx import kernels
+from autotx.types import Array
 
 
-def matmul(x, y, /):
+def matmul(x: Array, y: Array, /):
     """z = x y, the matrix product over the last two axes; leading axes broadcast, as in NumPy.
 
     x: (..., M, K) or (K,), y: (..., K, N) or (K,), z: (..., M, N), without the axis that a 1-D argument lacks.
@@ -61,7 +62,7 @@ def _product(a, b):
     return kernels.gemm.matmul(a, b)
 
 
-def linear(x, weight, bias=None, /):
+def linear(x: Array, weight: Array, bias: Array | None = None, /):
     """y = x W^T + b: a fully connected layer.
 
     x: (..., I), weight W: (O, I), bias b: (O,) or None, y: (..., O). With the leading axes taken as rows n:
@@ -86,7 +87,7 @@ def linear(x, weight, bias=None, /):
     return y, gradients
 
 
-def einsum(*xs, subscripts):
+def einsum(*xs: Array, subscripts: str):
     """z = sums of products as `subscripts` say: "ik,kj->ij" is the matrix product. Letters, "..." and "->" as in NumPy.
 
     z is linear in each argument, so the gradient of one is the same kind of sum: g takes the argument's place and its

@@ -7,6 +7,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from autotx import kernels
 from autotx.ops.arithmetic import as_floats
+from autotx.types import Array
 
 
 def _spread(a, axis, keepdims, ndim):
@@ -17,7 +18,7 @@ def _spread(a, axis, keepdims, ndim):
     return np.expand_dims(a, tuple(i % ndim for i in axes))
 
 
-def sum(x, /, axis=None, keepdims=False):
+def sum(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """y = sum of x along axis.   Every summed element enters with factor 1, so dx = g, repeated along axis."""
 
     def dx(g):
@@ -26,7 +27,7 @@ def sum(x, /, axis=None, keepdims=False):
     return kernels.total(x, axis, keepdims), (dx,)
 
 
-def mean(x, /, axis=None, keepdims=False):
+def mean(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """y = (1/n) sum of x along axis, n elements each.   dx = g / n, repeated along axis. ValueError when n = 0."""
     n = _count("mean", x, axis)
 
@@ -44,7 +45,7 @@ def _count(name, x, axis):
     return n
 
 
-def var(x, /, axis=None, keepdims=False, correction=0):
+def var(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False, correction: float = 0):
     """y = sum((x - m)^2) / (n - correction), m the mean along axis.   correction 0: population, 1: sample variance.
 
     dy/dx_i = 2 (x_i - m) / (n - correction): the dependence of m on x_i adds -2/n sum(x - m) = 0.
@@ -58,12 +59,12 @@ def var(x, /, axis=None, keepdims=False, correction=0):
     return y, (lambda g: _spread(g, axis, keepdims, x.ndim) * d * (2 / n),)
 
 
-def max(x, /, axis=None, keepdims=False):
+def max(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """y = the largest of x along axis.   dx = g for the largest element; equal ones share it in equal parts."""
     return _extreme("max", np.max, x, axis, keepdims)
 
 
-def min(x, /, axis=None, keepdims=False):
+def min(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """y = the smallest of x along axis.   dx = g for the smallest element; equal ones share it in equal parts."""
     return _extreme("min", np.min, x, axis, keepdims)
 
@@ -80,7 +81,7 @@ def _extreme(name, find, x, axis, keepdims):
     return y if keepdims else np.squeeze(y, axis), (dx,)
 
 
-def logsumexp(x, /, axis=None, keepdims=False):
+def logsumexp(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """y = ln sum exp(x) along axis, computed as m + ln sum exp(x - m), m the maximum, which cannot overflow.
 
     dy/dx_i = exp(x_i) / sum exp(x): the softmax. So dx = g exp(x - m) / sum exp(x - m).
@@ -102,7 +103,7 @@ def logsumexp(x, /, axis=None, keepdims=False):
     return y if keepdims else np.squeeze(y, axis), (dx,)
 
 
-def cumsum(x, /, axis):
+def cumsum(x: Array, /, axis: int):
     """y_i = x_1 + ... + x_i along axis.   x_i enters y_i and all that follow: dx_i = g_i + g_(i+1) + ... + g_n."""
     y = np.cumsum(x, axis=axis, dtype=kernels.sum_type(x))
     return y, (lambda g: np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis),)

@@ -1,43 +1,46 @@
 """Ops that move, select and join elements: their gradients move back along the same way."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from autotx import kernels
 from autotx.ops.arithmetic import typed
+from autotx.types import Array, ArrayLike
 
 
-def reshape(x, /, shape):
+def reshape(x: Array, /, shape: int | Sequence[int]):
     """y = x in another shape, elements in row order; one size may be -1.   dx = g in the shape of x."""
     return np.reshape(x, shape), (lambda g: np.reshape(g, x.shape),)
 
 
-def permute(x, /, axes):
+def permute(x: Array, /, axes: Sequence[int]):
     """y = x with its axes in the order `axes`.   dx = g with the inverse order."""
     if sorted(a % x.ndim for a in axes) != list(range(x.ndim)):
         raise ValueError(f"permute: axes {tuple(axes)} are not an order of the {x.ndim} axes of shape {x.shape}")
     return np.transpose(x, axes), (lambda g: np.transpose(g, np.argsort([a % x.ndim for a in axes])),)
 
 
-def transpose(x, /, axis0, axis1):
+def transpose(x: Array, /, axis0: int, axis1: int):
     """y = x with two axes exchanged.   dx = g with them exchanged again."""
     return np.swapaxes(x, axis0, axis1), (lambda g: np.swapaxes(g, axis0, axis1),)
 
 
-def expand(x, /, shape):
+def expand(x: Array, /, shape: Sequence[int]):
     """y = x repeated to `shape` by broadcasting.   dx = g summed over the repeats (the engine's un-broadcasting)."""
     if any(n < 0 for n in shape):
         raise ValueError(f"expand: sizes {tuple(shape)} of shape {x.shape}; none may be < 0, repeat those that stay")
     return np.broadcast_to(x, shape), (lambda g: g,)
 
 
-def squeeze(x, /, axis=None):
+def squeeze(x: Array, /, axis: int | tuple[int, ...] | None = None):
     """y = x without axes of size 1 (all of them, or those named).   dx = g in the shape of x."""
     return np.squeeze(x, axis), (lambda g: np.reshape(g, x.shape),)
 
 
-def unsqueeze(x, /, axis):
+def unsqueeze(x: Array, /, axis: int | tuple[int, ...]):
     """y = x with a new axis of size 1 at `axis`.   dx = g in the shape of x."""
     return np.expand_dims(x, axis), (lambda g: np.reshape(g, x.shape),)
 
@@ -45,7 +48,7 @@ def unsqueeze(x, /, axis):
 _SIMPLE = {int, np.int64, slice, type(None), type(...)}  # of these alone, an index makes a view
 
 
-def getitem(x, /, index):
+def getitem(x: Array, /, index: Any):
     """y = x[index]: slices, integers, None, ..., masks, index arrays.   dx = g at the places taken, else 0.
 
     A place that an index array takes more than once gets the sum of its gradients.
@@ -65,7 +68,7 @@ def getitem(x, /, index):
     return x[index], (lambda g: lambda dx: add_into(dx, g),)
 
 
-def gather(x, /, index, axis):
+def gather(x: Array, /, index: ArrayLike, axis: int):
     """y[.., j, ..] = x[.., index[.., j, ..], ..] along axis; index has as many axes as x.
 
     The other axes are as long as those of x, or 1: then the index is used for each of their places.
@@ -88,7 +91,7 @@ def gather(x, /, index, axis):
     return np.take_along_axis(x, index, axis), (lambda g: lambda dx: add_into(dx, g),)
 
 
-def concat(*xs, axis=0):
+def concat(*xs: Array, axis: int = 0):
     """y = the arrays one after another along axis.   Each gets the slice of g that it filled."""
     y = np.concatenate(xs, axis=axis)
     ends = np.cumsum([x.shape[axis] for x in xs])
@@ -101,12 +104,12 @@ def concat(*xs, axis=0):
     return y, tuple(take(x, end) for x, end in zip(xs, ends))
 
 
-def stack(*xs, axis=0):
+def stack(*xs: Array, axis: int = 0):
     """y = the arrays side by side along a new axis.   Each gets its own layer of g."""
     return np.stack(xs, axis=axis), tuple(lambda g, i=i: np.take(g, i, axis=axis) for i in range(len(xs)))
 
 
-def pad(x, /, widths, value=0.0):
+def pad(x: Array, /, widths: Sequence[Sequence[int]], value: float = 0.0):
     """y = x with `value` around it; widths is one (before, after) for each axis.   dx = g without the border."""
     if np.shape(widths)[:1] != (x.ndim,) or any(np.shape(w) != (2,) or min(w) < 0 for w in widths):
         raise ValueError(f"pad: widths {widths} are not one (before, after), none negative, for each axis of {x.shape}")
@@ -115,13 +118,13 @@ def pad(x, /, widths, value=0.0):
     return y, (lambda g: g[inside],)
 
 
-def tril(x, /, diagonal=0):
+def tril(x: Array, /, diagonal: int = 0):
     """y = x on and below the diagonal of its last two axes, else 0.   dx = g there, else 0."""
     _needs_rows("tril", x)
     return np.tril(x, diagonal), (lambda g: np.tril(g, diagonal),)
 
 
-def triu(x, /, diagonal=0):
+def triu(x: Array, /, diagonal: int = 0):
     """y = x on and above the diagonal of its last two axes, else 0.   dx = g there, else 0."""
     _needs_rows("triu", x)
     return np.triu(x, diagonal), (lambda g: np.triu(g, diagonal),)
@@ -132,7 +135,7 @@ def _needs_rows(name, x):
         raise ValueError(f"{name}: shape {x.shape} has no rows and columns; reshape it to two axes or more")
 
 
-def split_sizes(n, size_or_sections):
+def split_sizes(n: int, size_or_sections: int | Sequence[int]) -> list[slice]:
     """The slices of an axis of n elements for `split`: pieces of a size (the last may be smaller), or given sizes."""
     if isinstance(size_or_sections, int | np.integer):
         if size_or_sections < 1:
