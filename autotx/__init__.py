@@ -1,6 +1,6 @@
 """autotx: reverse-mode automatic differentiation on arrays, and the transformers built on it."""
 
-from autotx import init, kernels, nn, optim
+from autotx import init, kernels, methods, nn, optim
 from autotx.functional import (
     abs, add, binary_cross_entropy_with_logits, clip, concat, cross_entropy, cumsum, div, dropout, einsum, embedding,
     exp, expand, gather, gelu, getitem, layer_norm, linear, log, log_softmax, logsumexp, masked_fill, matmul, max,

@@ -1,6 +1,7 @@
-"""Every op as a function on Tensors, one line each, and the operators and methods of Tensor that they become."""
+"""Every op as a function on Tensors, one line each. methods.py makes methods and operators of them."""
 
 import builtins
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
@@ -8,6 +9,7 @@ from numpy.lib.array_utils import normalize_axis_index
 from autotx.lift import lift
 from autotx.ops import arithmetic, attention, layers, losses, products, reductions, shaping
 from autotx.tensor import Tensor
+from autotx.types import Array, ArrayLike
 
 add = lift(arithmetic.add)
 sub = lift(arithmetic.sub)
@@ -70,16 +72,16 @@ _where, _einsum = lift(arithmetic.where), lift(products.einsum)
 _concat, _stack = lift(shaping.concat), lift(shaping.stack)
 
 
-def where(condition, x, y):
+def where(condition: ArrayLike, x: Array, y: Array) -> Tensor:
     return _where(x, y, condition)
 
 
-def concat(tensors, axis=0):
+def concat(tensors: Sequence[Array], axis: int = 0) -> Tensor:
     _check_list("concat", axis)
     return _concat(*tensors, axis=axis)
 
 
-def stack(tensors, axis=0):
+def stack(tensors: Sequence[Array], axis: int = 0) -> Tensor:
     _check_list("stack", axis)
     return _stack(*tensors, axis=axis)
 
@@ -89,13 +91,13 @@ def _check_list(name, axis):
         raise TypeError(f"{name}: the axis is a Tensor; give the tensors as one list, {name}([x, y])")
 
 
-def einsum(subscripts, *operands):
+def einsum(subscripts: str, *operands: Array) -> Tensor:
     if not isinstance(subscripts, str):
         raise TypeError(f"einsum: the subscripts are a {type(subscripts).__name__}; give them first, as a string")
     return _einsum(*operands, subscripts=subscripts)
 
 
-def split(x, size_or_sections, axis=0):
+def split(x: Array, size_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
     """A list of pieces of x along axis: of a given size (the last may be smaller), or of the sizes in a list.
 
     Each piece is a slice, so the gradients are those of getitem. ValueError when the sizes do not add up.
@@ -108,29 +110,3 @@ def split(x, size_or_sections, axis=0):
 for _function in (where, concat, stack, einsum):
     _lifted = globals()[f"_{_function.__name__}"]
     _function.__doc__, _function.op = _lifted.__doc__, _lifted.op
-
-
-def _swapped(function):
-    """`other - tensor` for an operator that was given its arguments the other way round."""
-    return lambda x, other: function(other, x)
-
-
-def _shape_given(function):
-    """A method that takes its axes or sizes one by one, or as one tuple: x.reshape(2, 3) and x.reshape((2, 3))."""
-    return lambda x, *given: function(x, given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given)
-
-
-_OPERATORS = {"add": add, "sub": sub, "mul": mul, "truediv": div, "pow": pow, "matmul": matmul}
-for _name, _function in _OPERATORS.items():
-    setattr(Tensor, f"__{_name}__", _function)
-    setattr(Tensor, f"__r{_name}__", _swapped(_function))
-Tensor.__neg__, Tensor.__abs__, Tensor.__getitem__ = neg, abs, getitem
-Tensor.T = property(lambda x: permute(x, tuple(range(x.ndim))[::-1]), doc="The tensor with its axes in reverse order.")
-for _function in (reshape, permute, expand):
-    setattr(Tensor, _function.__name__, _shape_given(_function))
-for _function in (
-    *(add, sub, mul, div, neg, pow, exp, log, sqrt, tanh, sigmoid, relu, abs, maximum, minimum, clip, masked_fill),
-    *(sum, mean, var, max, min, logsumexp, cumsum, transpose, squeeze, unsqueeze, gather, pad, tril, triu, split),
-    *(matmul, gelu, softmax, log_softmax, dropout),
-):
-    setattr(Tensor, _function.__name__, _function)

@@ -7,13 +7,17 @@ for all ops; and what the graph keeps is copied here if the caller could still w
 
 import functools
 import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 import numpy as np
 
 from autotx.tensor import SCALARS, Tensor, as_data, modes, plain, refuse_gradients, tell
 
+P = ParamSpec("P")
 
-def lift(op):
+
+def lift(op: Callable[P, tuple[Any, Any]]) -> Callable[P, Tensor]:
     """Make a function on Tensors of an op on arrays (see tensor.py). Use it as a decorator.
 
     The function takes Tensors, arrays and numbers for the arguments before the slash, and settings after it, by
@@ -58,7 +62,7 @@ def lift(op):
         if watchers:
             tell(watchers, "begin")
         try:
-            out, pullback = op(*data, **settings)
+            out, pullback = op(*data, **settings)  # pyright: ignore[reportCallIssue]  (arrays for Tensors)
         except (ValueError, IndexError, TypeError) as error:
             raise _explained(error, name, data, settings_names) from error
         if out.__class__ not in _DATA:
@@ -71,7 +75,7 @@ def lift(op):
             tell(watchers, "result", name, t, data, settings)
         return t
 
-    function.op = op
+    function.op = op  # pyright: ignore[reportAttributeAccessIssue]
     return function
 
 

@@ -251,7 +251,7 @@ class GELU(Module):
     """x P(x), P the normal distribution function; approximate="tanh" for GPT-2's form. Any shape."""
 
     def __init__(self, approximate: Literal["none", "tanh"] = "none"):
-        self.approximate = approximate
+        self.approximate: Literal["none", "tanh"] = approximate
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
         return functional.gelu(x, approximate=self.approximate)

@@ -26,10 +26,18 @@ import contextlib
 import itertools
 import operator
 import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from autotx import anomaly, kernels
+from autotx.types import ArrayLike, DTypeLike
+
+if TYPE_CHECKING:  # its methods for type checkers; at run time methods.py, which needs Tensor, sets them
+    from autotx.methods import Methods
+else:
+    Methods = object
 
 next_tick = itertools.count(1).__next__
 by_tick = operator.attrgetter("_tick")
@@ -41,7 +49,7 @@ class _Modes(threading.local):
     """What is switched on in this thread."""
 
     recording = True  # is the graph recorded? see no_grad
-    watch = None  # a tuple of those who look on: an anomaly.Watch inside detect_anomaly, a viz.record
+    watch: tuple | None = None  # a tuple of those who look on: an anomaly.Watch inside detect_anomaly, a viz.record
 
 
 modes = _Modes()
@@ -85,7 +93,7 @@ def watch(watcher):
 
 def unwatch(watcher):
     """Let it look away again."""
-    modes.watch = tuple(w for w in modes.watch if w is not watcher) or None
+    modes.watch = tuple(w for w in modes.watch or () if w is not watcher) or None
 
 
 def tell(watchers, event, *facts):
@@ -94,7 +102,7 @@ def tell(watchers, event, *facts):
         getattr(watcher, event)(*facts)
 
 
-class Tensor:
+class Tensor(Methods):
     """An array that remembers how it was made.
 
     data: a number or nested lists (of floats: float32; of whole numbers: int64), or an array, whose float32, float64,
@@ -108,7 +116,10 @@ class Tensor:
     __array_ufunc__ = None  # so that ndarray * Tensor asks the Tensor, and gives a Tensor
     __hash__ = object.__hash__  # == compares values; two tensors are the same key only if they are the same object
 
-    def __init__(self, data, requires_grad=False, dtype=None, name=None, _op=None, _parents=None, _backward=None):
+    def __init__(
+        self, data: ArrayLike, requires_grad: bool = False, dtype: DTypeLike | None = None, name: str | None = None,
+        _op=None, _parents=None, _backward=None,
+    ):  # fmt: skip
         if _op is None:  # made by hand, not the result of an op
             data = as_data(data, dtype)
             if requires_grad and data.dtype.kind != "f":
@@ -116,9 +127,9 @@ class Tensor:
                     f"Tensor: {data.dtype} cannot require gradients, only floating-point numbers can; "
                     "pass dtype=numpy.float32"
                 )
-        self._data = data
+        self._data: Any = data  # an ndarray, or a NumPy scalar where there are no axes
         self.requires_grad = requires_grad
-        self.grad = None
+        self.grad: np.ndarray | None = None
         self.name = name
         self._tick = next_tick()
         self._op = _op
@@ -128,14 +139,14 @@ class Tensor:
     # What a tensor looks like from outside
 
     @property
-    def data(self):
+    def data(self) -> np.ndarray:
         """The values, as a read-only view: a graph may need them. `t.data = array` gives the tensor new values."""
         view = np.asarray(self._data).view()
         view.flags.writeable = False
         return view
 
     @data.setter
-    def data(self, value):
+    def data(self, value: ArrayLike) -> None:
         if self._op is not None:
             raise ValueError(f"data: a result of {self._op} cannot be assigned, only tensors made by hand")
         value = as_data(value, self._data.dtype)
@@ -143,7 +154,7 @@ class Tensor:
             raise ValueError(f"data: the tensor has shape {self._data.shape}, the new values {value.shape}")
         self._data = value  # graphs recorded before keep the old array, and stay right
 
-    def writable(self):
+    def writable(self) -> np.ndarray:
         """The values as an array to write into in place, for optimizers. Shape and type as the tensor's.
 
         A graph recorded before this call refuses to run backward: its gradients would be of other values.
@@ -155,65 +166,65 @@ class Tensor:
         return self._data
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return self._data.shape
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         return self._data.ndim
 
     @property
-    def size(self):
+    def size(self) -> int:
         return self._data.size
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self._data.dtype
 
-    def item(self):
+    def item(self) -> Any:
         """The one value, as a Python number. ValueError when there is not exactly one."""
         if self._data.size != 1:
             raise ValueError(f"item: needs a tensor of one element, this one has shape {self.shape}")
         return self._data.item()
 
-    def numpy(self):
+    def numpy(self) -> np.ndarray:
         """A copy of the values: yours to write into."""
         return np.array(self._data)
 
-    def detach(self):
+    def detach(self) -> "Tensor":
         """A tensor of the same values, cut off from the graph. A copy: writing into one leaves the other alone."""
         return Tensor(self._data)
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Forget the gradient."""
         self.grad = None
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> object:  # so that ndarray + Tensor is a Tensor
         if copy or (dtype is not None and dtype != self._data.dtype):
             return np.array(self._data, dtype=dtype)
         return self.data
 
-    def __len__(self):
+    def __len__(self) -> int:
         if not self._data.ndim:
             raise TypeError("len: a tensor with no axes has no length")
         return len(self._data)
 
-    def __iter__(self):
+    def __iter__(self) -> "Iterator[Tensor]":
         return (self[i] for i in range(len(self)))
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.item())
 
-    def __float__(self):
+    def __float__(self) -> float:
         return float(self.item())
 
-    def __int__(self):
+    def __int__(self) -> int:
         return int(self.item())
 
-    def __index__(self):
+    def __index__(self) -> int:
         return operator.index(self._data)
 
-    def __setitem__(self, index, value):
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TypeError(
             "setitem: a tensor is not written into, a graph may need its values; build a new one with autotx.where or "
             "masked_fill, or replace the values of a leaf with t.data = array"
@@ -246,31 +257,31 @@ class Tensor:
             facts.append(f"name={self.name!r}")
         return f"Tensor({', '.join([values, *facts])})"
 
-    def __eq__(self, other):
+    def __eq__(self, other: Any) -> Any:
         if other is None:
             return NotImplemented
         return self._data == plain(other)
 
-    def __ne__(self, other):
+    def __ne__(self, other: Any) -> Any:
         if other is None:
             return NotImplemented
         return self._data != plain(other)
 
-    def __lt__(self, other):
+    def __lt__(self, other: ArrayLike) -> np.ndarray:
         return self._data < plain(other)
 
-    def __le__(self, other):
+    def __le__(self, other: ArrayLike) -> np.ndarray:
         return self._data <= plain(other)
 
-    def __gt__(self, other):
+    def __gt__(self, other: ArrayLike) -> np.ndarray:
         return self._data > plain(other)
 
-    def __ge__(self, other):
+    def __ge__(self, other: ArrayLike) -> np.ndarray:
         return self._data >= plain(other)
 
     # The backward pass
 
-    def backward(self, grad=None, retain_graph=False):
+    def backward(self, grad: ArrayLike | None = None, retain_graph: bool = False) -> None:
         """Add to the `.grad` of every leaf the gradient of this tensor with respect to it.
 
         grad: the gradient of what follows with respect to this tensor, of its shape; 1 for a tensor of one element.
@@ -389,7 +400,7 @@ def _reachable(root):
 class Notes(tuple):
     """The parents of a result, with what pictures want to know of it: all of it goes when the graph is freed."""
 
-    spans = ()  # (module, tick before, tick after) for each call of a Module that returned it, from the inside out
+    spans: tuple = ()  # (module, tick before, tick after) for each call of a Module that returned it, inner first
     record = None  # what viz.record saw
 
 

@@ -1,13 +1,19 @@
 """The types that signatures name, beside those of Python and NumPy."""
 
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
-import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy import typing as npt
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from autotx.tensor import Tensor
 
 __all__ = ["Array", "ArrayLike", "DTypeLike", "Generator", "Mask", "Reduction", "Rng"]
 
 Array: TypeAlias = Any  # inside an op an ndarray or a number; what `lift` makes of the op takes Tensors in its place
+ArrayLike = Union[npt.ArrayLike, "Tensor"]
+DTypeLike = npt.DTypeLike
 Mask = ArrayLike | None  # of attention: booleans, True where a query may attend, or floats that are added to the scores
 Reduction = Literal["mean", "sum", "none"]
 Generator: TypeAlias = "np.random.Generator"  # a string: NumPy loads numpy.random when it is first named

@@ -21,6 +21,7 @@ LAYERS = [
     {"autotx.tensor"},
     {"autotx.lift"},
     {"autotx.functional"},
+    {"autotx.methods"},
     {"autotx.gradcheck", "autotx.nn", "autotx.optim", "autotx.init", "autotx.checkpoint"},
     {"autotx"},
     {"autotx.viz"},
@@ -47,6 +48,8 @@ def _imports(name):
     """The autotx modules that a module imports, and the lines on which it does so inside a function."""
     imported, hidden = set(), []
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    for block in [b for b in ast.walk(tree) if isinstance(b, ast.If) and ast.unparse(b.test) == "TYPE_CHECKING"]:
+        block.body = []  # never run
     functions = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.Lambda | ast.AsyncFunctionDef)]
     inside = {id(node) for f in functions for node in ast.walk(f)}
     for node in ast.walk(tree):

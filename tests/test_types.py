@@ -1,0 +1,41 @@
+"""Type checkers find no mistake in typed_program.py, beside which they see only the package as it is installed."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typed_program
+
+from autotx.methods import Methods
+from autotx.tensor import Tensor
+
+PROGRAM = Path(typed_program.__file__)
+
+
+def test_the_program_runs(rng):
+    assert typed_program.train(rng) < 1
+    typed_program.operators(rng)
+    assert typed_program.language_model(rng).shape == (1, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tool", "option"), [("pyright", "--pythonpath"), ("mypy", "--python-executable")])
+def test_a_checker_finds_no_mistake_in_it(tool, option, tmp_path):
+    if importlib.util.find_spec(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    command = [sys.executable, "-m", tool, option, sys.executable, shutil.copy(PROGRAM, tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_methods_that_a_checker_reads_are_those_that_run():
+    """A checker takes Methods for the base of Tensor; at run time its attributes are copied to Tensor."""
+    written = {name: value for name, value in vars(Methods).items() if callable(value) or isinstance(value, property)}
+    assert {"exp", "__add__", "__rsub__", "__getitem__", "reshape", "T"} <= written.keys()
+    assert [name for name, value in written.items() if vars(Tensor).get(name) is not value] == []
+    x = Tensor(np.ones((2, 3), np.float32))
+    assert (2 - x.T.reshape(2, 3)).permute(1, 0).shape == (3, 2)

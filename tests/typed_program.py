@@ -1,0 +1,129 @@
+"""What a user writes, for type checkers: pyright and mypy find no mistake in it, and see the types that it claims.
+
+    python tests/typed_program.py
+
+A test runs it, too. Where a type is claimed, by assert_type, a checker compares it with what it found out.
+"""
+
+# mypy: warn-unused-ignores
+# pyright: reportUnnecessaryTypeIgnoreComment=error
+
+import tempfile
+from pathlib import Path
+from typing import assert_type
+
+import numpy as np
+
+import autotx
+from autotx import GradcheckError, Tensor, gradcheck, init, lift, nn, no_grad, optim, viz
+from autotx.checkpoint import load_tensors, save_tensors
+from autotx.models import GPT, GPTConfig
+from autotx.types import Array
+
+
+@lift
+def swish(x: Array, /, beta: float = 1.0):
+    """y = x s, s = 1 / (1 + exp(-beta x)).   dx = g (s + beta x s (1 - s))."""
+    s = 1 / (1 + np.exp(-beta * x))
+    return x * s, (lambda g: g * (s + beta * x * s * (1 - s)),)
+
+
+class Net(nn.Module):
+    """A classifier of points: two linear layers with a normalization and an op of our own between them."""
+
+    def __init__(self, hidden: int, rng: np.random.Generator):
+        self.inner = nn.Sequential(nn.Linear(2, hidden, rng=rng), nn.LayerNorm(hidden))
+        self.outer = nn.Linear(hidden, 3, rng=rng)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
+        return self.outer(self.dropout(nn.GELU()(self.inner(x)), rng=rng))
+
+
+def train(rng: np.random.Generator, steps: int = 30) -> float:
+    """Three clouds of points. Returns the last loss."""
+    labels = rng.integers(3, size=90)
+    points = np.eye(3, 2)[labels] + rng.normal(0, 0.1, (90, 2))
+    model = Net(16, rng)
+    optimizer = optim.AdamW(optim.decay_groups(model, 0.01), lr=1e-2, betas=(0.9, 0.99))
+    schedule = optim.warmup_cosine(1e-2, 1e-3, warmup_steps=5, total_steps=steps)
+    value = float("nan")
+    for step in range(steps):
+        optimizer.lr = schedule(step)
+        logits = assert_type(model(points, rng=rng), Tensor)
+        loss = autotx.cross_entropy(logits, labels, label_smoothing=0.1, reduction="mean")
+        loss.backward()
+        assert_type(optim.clip_grad_norm(model.parameters(), 1.0), float)
+        optimizer.step()
+        optimizer.zero_grad()
+        value = float(loss)
+    with no_grad():
+        guesses = model(points).data.argmax(axis=-1)
+    print(f"loss {value:.3f}, {np.mean(guesses == labels):.0%} right")
+    state = assert_type(model.state_dict(), dict[str, np.ndarray])
+    with tempfile.TemporaryDirectory() as folder:
+        save_tensors(Path(folder) / "net.safetensors", state)
+        arrays, _ = load_tensors(Path(folder) / "net.safetensors")
+    model.astype(np.float64).load_state_dict(arrays)
+    return value
+
+
+def operators(rng: np.random.Generator) -> None:
+    """Methods, operators and functions, the tensor on either side."""
+    x = Tensor(init.normal((2, 3), rng), requires_grad=True, name="x")
+    y = x @ x.T + 1 - x.sum(axis=0) @ np.ones(3, np.float32)
+    y = assert_type(2 * y / (1 + y**2) - -y, Tensor)
+    y = assert_type(np.ones((2, 2), np.float32) @ y, Tensor)
+    y = assert_type(y[0].exp() + y[:, None].mean(axis=(0, 1), keepdims=False) + abs(y)[-1], Tensor)
+    z = x.reshape(3, 2).transpose(0, 1).softmax(axis=-1).masked_fill(np.eye(2, 3) > 0, 0.0)
+    parts = assert_type(z.split(1, axis=1), list[Tensor])
+    z = autotx.concat([*parts, z], axis=1).permute((1, 0)).clip(min=0.1).log()
+    z = autotx.where(z > 0, z, autotx.einsum("ij->ij", swish(z, beta=0.5)))
+    loss = assert_type((y.sum() * z.sum()).tanh(), Tensor)
+    loss.backward(retain_graph=True)
+    assert x.grad is not None
+    assert_type(x.grad, np.ndarray)
+    assert_type(x.shape, tuple[int, ...])
+    assert_type(x.data, np.ndarray)
+    for row in x:
+        assert_type(row, Tensor)
+    point = Tensor([0.5, -0.5], requires_grad=True, dtype=np.float64)
+    try:
+        assert_type(gradcheck(swish, point), bool)
+    except GradcheckError as error:
+        print(error)
+    viz.graph(loss)
+
+
+def language_model(rng: np.random.Generator) -> np.ndarray:
+    """A GPT: a step, and a continuation."""
+    model = GPT(GPTConfig(block_size=8, vocab_size=5, n_layer=1, n_head=2, n_embd=16), rng=rng)
+    optimizer = optim.Adam(model.parameters(), lr=1e-2)
+    ids = np.array([[0, 1, 2, 3, 4, 0, 1, 2]])
+    _, loss = model(ids, np.roll(ids, -1))
+    assert loss is not None
+    loss.backward()
+    optimizer.step()
+    return model.generate(ids[:, :3], max_new_tokens=5, temperature=0.8, rng=rng)
+
+
+def mistakes(x: Tensor, layer: nn.Linear, optimizer: optim.Optimizer) -> None:
+    """Never called. Each line is wrong, and a checker must say so: an ignored error that is none is an error."""
+    x.sum(axis="0")  # type: ignore
+    x.exp(2)  # type: ignore
+    x.reshape(2, "3")  # type: ignore
+    x.no_such_method()  # type: ignore
+    autotx.cross_entropy(x, [0], reduction="average")  # type: ignore
+    autotx.dropout(x, 0.1, rng=0)  # type: ignore
+    swish(x, bta=0.5)  # type: ignore
+    layer(x, x, x)  # type: ignore
+    nn.Linear(2, 3)  # type: ignore
+    optim.AdamW(3, lr=1e-3)  # type: ignore
+    optimizer.lr = "high"  # type: ignore
+
+
+if __name__ == "__main__":
+    generator = np.random.default_rng(0)
+    train(generator)
+    operators(generator)
+    print(language_model(generator))
