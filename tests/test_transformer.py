@@ -15,9 +15,7 @@ from autotx.models.transformer import END, PAD, START, sinusoidal_positions
 V = 13
 TINY = TransformerConfig(vocab_size=V, block_size=12, n_layer=2, n_head=2, n_embd=8, dropout=0.0)
 SOURCE = np.array([[5, 6, 7, PAD, PAD], [8, 9, 10, 11, 12], [4, PAD, PAD, PAD, PAD]])
-TARGET = np.array(
-    [[START, 9, 4, END, PAD, PAD], [START, 3, 4, 5, 6, END], [START, 12, 11, 10, END, PAD]]
-)
+TARGET = np.array([[START, 9, 4, END, PAD, PAD], [START, 3, 4, 5, 6, END], [START, 12, 11, 10, END, PAD]])
 KINDS = [{}, {"pre_norm": True}, {"tied": False}]
 
 

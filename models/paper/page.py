@@ -112,7 +112,7 @@ def _bar(section):
 
 def _section(section, link):
     first, last = section.lines
-    title = f'<h2>{html.escape(section.title)} <small>lines {first}–{last}</small></h2>'
+    title = f"<h2>{html.escape(section.title)} <small>lines {first}–{last}</small></h2>"
     parts = [f'<section id="{section.slug}">', title]
     if link:
         parts.append(f'<p class="replay"><a href="{html.escape(link[0])}">{html.escape(link[1])}</a></p>')

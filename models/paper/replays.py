@@ -1,7 +1,7 @@
 """Two of the paper's examples as pages to step through, forward and backward: the encoder, and P - y.
 
-    FILE-encoder.html    "You are welcome": positions, attention, two heads, layer norm, feed-forward net, layer norm
-    FILE-p-minus-y.html  "The cat sat on the ___": softmax, cross entropy, and the gradient that comes back
+FILE-encoder.html    "You are welcome": positions, attention, two heads, layer norm, feed-forward net, layer norm
+FILE-p-minus-y.html  "The cat sat on the ___": softmax, cross entropy, and the gradient that comes back
 """
 
 import math
