@@ -29,7 +29,7 @@ def sum_type(x):
     return x.dtype if x.dtype.kind == "f" else np.dtype(np.int64)
 
 
-def total(x, axis=None, keepdims=False):
+def total(x, axis=None, keepdims=False) -> np.ndarray:
     """The sum of x over axis: None, a number, or a tuple. Of the type `sum_type(x)`.
 
     NumPy adds up pairwise along the axis whose elements lie together, and one after another along the others, with an
