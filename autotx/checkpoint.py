@@ -17,20 +17,23 @@ or replaced is noticed.
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from autotx.files import read_json, replace, sync_folder, temporary_path, to_json, write_atomically
+from autotx.types import ArrayLike, PathLike
 
 STATE = "state.json"
 _NEW = "checkpoint.new"
 _READY = "checkpoint.ready"
 
 
-def save_tensors(path, tensors, metadata=None):
+def save_tensors(path: PathLike, tensors: Mapping[str, ArrayLike], metadata: dict[str, str] | None = None) -> None:
     """Write arrays to one safetensors file, atomically.
 
     path: the file. tensors: dict of name -> array or number. metadata: dict of str -> str, kept in the header.
@@ -52,7 +55,7 @@ def save_tensors(path, tensors, metadata=None):
         temporary.unlink(missing_ok=True)
 
 
-def load_tensors(path):
+def load_tensors(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read a safetensors file. Returns (dict of name -> array, dict of metadata).
 
     ValueError when the file is truncated or not a safetensors file, FileNotFoundError when there is none.
@@ -67,7 +70,7 @@ def load_tensors(path):
         raise ValueError(f"load_tensors: {path} is truncated or not a safetensors file ({error})") from error
 
 
-def save_checkpoint(folder, tensors, state):
+def save_checkpoint(folder: PathLike, tensors: Mapping[str, Mapping[str, ArrayLike]], state: dict[str, Any]) -> None:
     """Replace the checkpoint in `folder` by a new one, all of it or nothing.
 
     folder: an existing folder. tensors: dict of file name -> dict of name -> array. state: what JSON can hold.
@@ -91,7 +94,7 @@ def save_checkpoint(folder, tensors, state):
     recover_checkpoint(folder)
 
 
-def load_checkpoint(folder):
+def load_checkpoint(folder: PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
     """Read what `save_checkpoint` wrote. Returns (dict of file name -> dict of name -> array, state).
 
     FileNotFoundError when there is no checkpoint. ValueError when a file was truncated or changed, or holds NaN or Inf.
@@ -114,7 +117,7 @@ def load_checkpoint(folder):
     return tensors, state
 
 
-def recover_checkpoint(folder):
+def recover_checkpoint(folder: PathLike) -> None:
     """Finish the save that a kill interrupted, or forget it: then `folder` holds one whole checkpoint, or none."""
     new, ready = Path(folder) / _NEW, Path(folder) / _READY
     if ready.is_dir():

@@ -1,5 +1,6 @@
 """The types that signatures name, beside those of Python and NumPy."""
 
+import os
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 from numpy import typing as npt
@@ -9,12 +10,11 @@ if TYPE_CHECKING:
 
     from autotx.tensor import Tensor
 
-__all__ = ["Array", "ArrayLike", "DTypeLike", "Generator", "Mask", "Reduction", "Rng"]
-
 Array: TypeAlias = Any  # inside an op an ndarray or a number; what `lift` makes of the op takes Tensors in its place
 ArrayLike = Union[npt.ArrayLike, "Tensor"]
 DTypeLike = npt.DTypeLike
 Mask = ArrayLike | None  # of attention: booleans, True where a query may attend, or floats that are added to the scores
+PathLike = str | os.PathLike[str]
 Reduction = Literal["mean", "sum", "none"]
 Generator: TypeAlias = "np.random.Generator"  # a string: NumPy loads numpy.random when it is first named
 Rng: TypeAlias = "np.random.Generator | None"
