@@ -1,6 +1,6 @@
 """Does a wheel hold the whole package? `.ci/run` asks it of the wheel, and of the one made from the sdist.
 
-    python tests/packaging.py WHEEL [ANOTHER]
+    python tests/check_wheel.py WHEEL [ANOTHER]
 
 Prints what is missing, and where two wheels differ. The exit status is 1 then.
 """
