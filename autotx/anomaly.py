@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-_FILES = ("tensor", "lift", "ops", "functional", "anomaly", "gradcheck", "viz.trace")
+_FILES = ("tensor", "lift", "ops", "functional", "methods", "anomaly", "gradcheck", "viz.trace")
 OPS = tuple(f"autotx.{file}" for file in _FILES)
 ENGINE = (*OPS, "autotx.nn")
 
