@@ -217,10 +217,8 @@ class MultiHeadAttention(Module):
             packed = (self.qkv(q_input),)
         else:
             packed = self._linear(q_input, slice(C)), self._linear(kv_input, slice(C, 3 * C))
-        heads = functional.multi_head_attention(
-            *packed, n_head=self.n_head, mask=mask, causal=causal, dropout_p=self.dropout.p, rng=rng
-        )
-        return self.proj(heads)
+        settings: Any = {"n_head": self.n_head, "mask": mask, "causal": causal, "dropout_p": self.dropout.p, "rng": rng}
+        return self.proj(functional.multi_head_attention(*packed, **settings))
 
     def _linear(self, x: Array, rows: slice) -> Tensor:
         """The part of `qkv` that these rows of its weight are."""
