@@ -1,6 +1,7 @@
 """autotx: reverse-mode automatic differentiation on arrays, and the transformers built on it."""
 
 from autotx import init, kernels, methods, nn, optim
+from autotx.anomaly import detect_anomaly
 from autotx.functional import (
     abs, add, binary_cross_entropy_with_logits, clip, concat, cross_entropy, cumsum, div, dropout, einsum, embedding,
     exp, expand, gather, gelu, getitem, layer_norm, linear, log, log_softmax, logsumexp, masked_fill, matmul, max,
@@ -10,7 +11,8 @@ from autotx.functional import (
 )  # fmt: skip
 from autotx.gradcheck import GradcheckError, gradcheck
 from autotx.lift import lift
-from autotx.tensor import Tensor, detect_anomaly, no_grad
+from autotx.modes import no_grad
+from autotx.tensor import Tensor
 
 __version__ = "0.1.0"
 

@@ -5,22 +5,32 @@ import sys
 
 import numpy as np
 
-_FILES = ("tensor", "lift", "ops", "functional", "methods", "anomaly", "gradcheck", "viz.trace")
+from autotx.modes import Watcher, unwatch, watch
+
+_FILES = ("tensor", "lift", "ops", "functional", "methods", "modes", "anomaly", "gradcheck", "viz.trace")
 OPS = tuple(f"autotx.{file}" for file in _FILES)
-ENGINE = (*OPS, "autotx.nn")
+ENGINE = (*OPS, "autotx.nn", "autotx.notes")
 
 
-class Watch:
+class detect_anomaly:  # noqa: N801  (a context manager, named as everywhere)
+    """`with detect_anomaly():` the first op that makes a NaN or an Inf raises FloatingPointError, forward or backward.
+
+    The message names the op and the line that called it. Every result is inspected, so this is for debugging.
+    """
+
+    def __enter__(self):
+        self.watch = Watch()
+        watch(self.watch)
+
+    def __exit__(self, *error):
+        unwatch(self.watch)
+
+
+class Watch(Watcher):
     """Looks at every result and every gradient, and remembers which line called each op."""
 
     def __init__(self):
         self.lines = {}  # tick of a result -> where it was computed
-
-    def begin(self):
-        """An op, or the pullback of one, is about to be called."""
-
-    def end(self, node):
-        """The pullback of `node` has been called, and its gradients were added."""
 
     def result(self, op, t, data, settings):
         """Raise FloatingPointError if `op` made a NaN or an Inf out of finite arguments."""

@@ -12,7 +12,8 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
-from autotx.tensor import SCALARS, Tensor, as_data, modes, plain, refuse_gradients, tell
+from autotx.modes import modes, tell
+from autotx.tensor import SCALARS, Op, Tensor, as_data, plain, refuse_gradients, result_of
 
 P = ParamSpec("P")
 
@@ -35,6 +36,7 @@ def lift(op: Callable[P, tuple[Any, Any]]) -> Callable[P, Tensor]:
     name = op.__name__.rstrip("_")
     if not arrays and not variadic:
         raise TypeError(f"lift: {name} has no differentiable argument; put a slash after them: def {name}(x, /)")
+    known = Op(name, op)
 
     several = count > 1 or variadic  # then a number takes on the type of what is beside it; alone it is made an array
     as_they_are, convert = (_AS_THEY_ARE, plain) if several else (_DATA, as_data)
@@ -68,9 +70,9 @@ def lift(op: Callable[P, tuple[Any, Any]]) -> Callable[P, Tensor]:
         if out.__class__ not in _DATA:
             out = np.asarray(out)
         if recorded:
-            t = Tensor(out, True, None, None, name, args, pullback)
+            t = result_of(known, out, settings, args, pullback)
         else:
-            t = Tensor(_of_its_own(out, data), _op=name)
+            t = result_of(known, _of_its_own(out, data))
         if watchers:
             tell(watchers, "result", name, t, data, settings)
         return t

@@ -15,7 +15,8 @@ import numpy as np
 
 from autotx import functional, init
 from autotx.checks import checked_probability, checked_size
-from autotx.tensor import Tensor, next_tick, note_span
+from autotx.notes import note_span
+from autotx.tensor import Tensor, next_tick
 from autotx.types import Array, ArrayLike, DTypeLike, Mask, Rng
 
 __all__ = [
@@ -51,7 +52,15 @@ class Module:
 
         A Tensor that is found at two places (tied weights) comes once, under its first name.
         """
-        return _walk(vars(self), "", {id(self)})
+        return ((name, value) for name, value in walk(self) if isinstance(value, Tensor))
+
+    def named_modules(self) -> "Iterator[tuple[str, Module]]":
+        """An iterator of (dotted name, Module), this module first, as "", in the order of assignment.
+
+        A module that is found at two places comes once, under its first name.
+        """
+        yield "", self
+        yield from ((name, value) for name, value in walk(self) if isinstance(value, Module))
 
     def parameters(self) -> list[Tensor]:
         """A list of the Tensors of `named_parameters`."""
@@ -104,17 +113,26 @@ class Module:
         return "\n".join([f"{type(self).__name__}(num_parameters={self.num_parameters():,})", *rows])
 
 
+def walk(module: Module, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """An iterator of (dotted name, value) for each Tensor, array and Module below a module, in the order of assignment.
+
+    Lists, tuples and dicts are looked into. What is found at two places (tied weights) comes once, under its first
+    name. prefix: what every name begins with.
+    """
+    return _walk(vars(module), prefix, {id(module)})
+
+
 def _walk(attributes, prefix, seen):
-    """The distinct Tensors below these (name, value) pairs. `seen` holds ids, so that tied weights come once."""
-    for name, value in attributes.items():
-        if isinstance(value, Tensor | Module | list | tuple | dict) and id(value) not in seen:
+    for key, value in attributes.items():
+        if isinstance(value, Tensor | np.ndarray | Module | list | tuple | dict) and id(value) not in seen:
             seen.add(id(value))
-            if isinstance(value, Tensor):
-                yield f"{prefix}{name}", value
-            else:
-                inner = vars(value) if isinstance(value, Module) else value
-                inner = inner if isinstance(inner, dict) else dict(enumerate(inner))
-                yield from _walk(inner, f"{prefix}{name}.", seen)
+            if isinstance(value, Tensor | np.ndarray | Module):
+                yield f"{prefix}{key}", value
+            if isinstance(value, Module):
+                yield from _walk(vars(value), f"{prefix}{key}.", seen)
+            elif isinstance(value, list | tuple | dict):
+                inner = value if isinstance(value, dict) else dict(enumerate(value))
+                yield from _walk(inner, f"{prefix}{key}.", seen)
 
 
 def _zeros(*shape: int) -> Tensor:

@@ -22,16 +22,15 @@ search for a topological order. And a parent that is *younger* than its child wa
 recorded, which would make the gradient silently wrong: backward refuses.
 """
 
-import contextlib
 import itertools
 import operator
-import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from autotx import anomaly, kernels
+from autotx import kernels
+from autotx.modes import modes, tell
 from autotx.types import ArrayLike, DTypeLike
 
 if TYPE_CHECKING:  # its methods for type checkers; at run time methods.py, which needs Tensor, sets them
@@ -41,65 +40,20 @@ else:
 
 next_tick = itertools.count(1).__next__
 by_tick = operator.attrgetter("_tick")
-_ndarray = np.ndarray
+_ndarray, _new = np.ndarray, object.__new__
 SCALARS = {np.float32, np.float64}  # NumPy computes with single numbers several times faster than with arrays of one
 
 
-class _Modes(threading.local):
-    """What is switched on in this thread."""
+class Op:
+    """An op as a graph knows it. name: what users call it; function: the op itself, on plain arrays."""
 
-    recording = True  # is the graph recorded? see no_grad
-    watch: tuple | None = None  # a tuple of those who look on: an anomaly.Watch inside detect_anomaly, a viz.record
+    __slots__ = ("function", "name")
 
+    def __init__(self, name, function):
+        self.name, self.function = name, function
 
-modes = _Modes()
-
-
-class no_grad(contextlib.ContextDecorator):  # noqa: N801  (a context manager, named as everywhere)
-    """`with no_grad():`, or @no_grad() above a function: no graph is recorded inside, in this thread.
-
-    Results do not require gradients.
-    """
-
-    def __init__(self):
-        self.before = []  # one object may be entered while it is open
-
-    def __enter__(self):
-        self.before.append(modes.recording)
-        modes.recording = False
-
-    def __exit__(self, *error):
-        modes.recording = self.before.pop()
-
-
-class detect_anomaly:  # noqa: N801
-    """`with detect_anomaly():` the first op that makes a NaN or an Inf raises FloatingPointError, forward or backward.
-
-    The message names the op and the line that called it. Every result is inspected, so this is for debugging.
-    """
-
-    def __enter__(self):
-        self.watch = anomaly.Watch()
-        watch(self.watch)
-
-    def __exit__(self, *error):
-        unwatch(self.watch)
-
-
-def watch(watcher):
-    """Let `watcher` look on at all that this thread computes. It has the methods of anomaly.Watch."""
-    modes.watch = (*(modes.watch or ()), watcher)
-
-
-def unwatch(watcher):
-    """Let it look away again."""
-    modes.watch = tuple(w for w in modes.watch or () if w is not watcher) or None
-
-
-def tell(watchers, event, *facts):
-    """Call the method `event` of each watcher."""
-    for watcher in watchers:
-        getattr(watcher, event)(*facts)
+    def __str__(self):
+        return self.name
 
 
 class Tensor(Methods):
@@ -112,29 +66,33 @@ class Tensor(Methods):
     name: what error messages and pictures call it.
     """
 
-    __slots__ = ("__weakref__", "_backward", "_data", "_op", "_parents", "_tick", "grad", "name", "requires_grad")
+    __slots__ = (
+        *("__weakref__", "_data", "_tick", "grad", "name", "requires_grad"),
+        # Of a result: its Op; with a graph also the op's settings, its arguments and its pullback
+        *("_op", "_settings", "_parents", "_backward"),
+    )
     __array_ufunc__ = None  # so that ndarray * Tensor asks the Tensor, and gives a Tensor
     __hash__ = object.__hash__  # == compares values; two tensors are the same key only if they are the same object
 
     def __init__(
-        self, data: ArrayLike, requires_grad: bool = False, dtype: DTypeLike | None = None, name: str | None = None,
-        _op=None, _parents=None, _backward=None,
-    ):  # fmt: skip
-        if _op is None:  # made by hand, not the result of an op
-            data = as_data(data, dtype)
-            if requires_grad and data.dtype.kind != "f":
-                raise TypeError(
-                    f"Tensor: {data.dtype} cannot require gradients, only floating-point numbers can; "
-                    "pass dtype=numpy.float32"
-                )
+        self,
+        data: ArrayLike,
+        requires_grad: bool = False,
+        dtype: DTypeLike | None = None,
+        name: str | None = None,
+    ):
+        data = as_data(data, dtype)
+        if requires_grad and data.dtype.kind != "f":
+            raise TypeError(
+                f"Tensor: {data.dtype} cannot require gradients, only floating-point numbers can; "
+                "pass dtype=numpy.float32"
+            )
         self._data: Any = data  # an ndarray, or a NumPy scalar where there are no axes
         self.requires_grad = requires_grad
         self.grad: np.ndarray | None = None
         self.name = name
         self._tick = next_tick()
-        self._op = _op
-        self._parents = _parents
-        self._backward = _backward
+        self._op = self._settings = self._parents = self._backward = None
 
     # What a tensor looks like from outside
 
@@ -325,7 +283,9 @@ class Tensor(Methods):
                 if watchers:
                     tell(watchers, "end", node)
             if not retain_graph:
-                node._backward, node._parents, node.grad = FREED, (), None
+                node._backward = FREED
+                node._parents = ()
+                node._settings = node.grad = None
         for leaf in leaves:
             if leaf.grad.__class__ in SCALARS:
                 leaf.grad = np.asarray(leaf.grad)
@@ -355,6 +315,23 @@ def _apart(gradients):
             owners.add(owner)
         result.append(d)
     return result
+
+
+def result_of(op, data, settings=None, parents=None, backward=None):
+    """The Tensor of what an Op returned. With the op's settings, arguments and pullback it has a graph, and a gradient.
+
+    One statement a slot: this is a tenth of the cost of an op on single numbers.
+    """
+    t = _new(Tensor)
+    t._data = data
+    t._tick = next_tick()
+    t._op = op
+    t._settings = settings
+    t._parents = parents
+    t._backward = backward
+    t.requires_grad = parents is not None
+    t.grad = t.name = None
+    return t
 
 
 class _Freed:
@@ -395,36 +372,6 @@ def _reachable(root):
         t.grad = None  # of an earlier walk that retained the graph
     nodes.sort(key=by_tick)
     return nodes, leaves.values()
-
-
-class Notes(tuple):
-    """The parents of a result, with what pictures want to know of it: all of it goes when the graph is freed."""
-
-    spans: tuple = ()  # (module, tick before, tick after) for each call of a Module that returned it, inner first
-    record = None  # what viz.record saw
-
-
-def notes(t):
-    """The Notes of a result that has a graph."""
-    if t._parents.__class__ is not Notes:
-        t._parents = Notes(t._parents)
-    return t._parents
-
-
-def note_span(out, module, before):
-    """Note on the Tensors in `out` that `module` returned them and began at the tick `before`.
-
-    What has its tick in a span was computed by that module: so pictures are grouped, at no cost for an op.
-    """
-    span, found = (module, before, next_tick()), [out]
-    for t in found:
-        if t.__class__ is Tensor:
-            if t._parents is not None and t._tick > before:  # else handed through, not made here
-                notes(t).spans += (span,)
-        elif isinstance(t, tuple | list):
-            found.extend(t)
-        elif isinstance(t, dict):
-            found.extend(t.values())
 
 
 def written_after(parent, node):

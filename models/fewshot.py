@@ -23,7 +23,7 @@ import numpy as np
 
 from autotx.models.classifier import padded
 from autotx.models.data import read_text
-from autotx.tensor import no_grad
+from autotx.modes import no_grad
 
 WORDS = 300
 ENTRIES = 4  # of the largest dictionary

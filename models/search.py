@@ -18,7 +18,7 @@ from autotx import kernels
 from autotx.models.decoder import Matrix, Norm
 from autotx.models.pairs import decode, encode, pad
 from autotx.models.transformer import END, PAD, START, seen
-from autotx.tensor import no_grad
+from autotx.modes import no_grad
 
 TOKENS = 2000  # of source sentences that are translated side by side
 LONGER = 50  # a translation may have so many tokens more than its source (Vaswani et al., 2017, 6.1)

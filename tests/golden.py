@@ -17,12 +17,11 @@ import numpy as np
 
 import autotx
 from autotx import viz
-from autotx.models.commands.graph import example
 from autotx.models.config import CONFIGS
 from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.train import Trainer
 from autotx.models.transformer import START, Transformer, TransformerConfig
-from autotx.viz.primitives import COMPOSED
+from autotx.viz.ops import COMPOSED, OPS, example
 
 FILE = Path(__file__).parent / "golden.json"
 LABELLED = "el gato\tspanish\nthe cat\tenglish\nla casa\tspanish\nthe house\tenglish\n" * 8
@@ -84,8 +83,7 @@ def _generation():
 def _graphs():
     """The structure of graphs: of each op's example, as it is and opened, and of both models."""
     found = {}
-    ops = sorted(name for name, f in vars(autotx).items() if hasattr(f, "op"))
-    for name in ops:
+    for name in OPS:
         tensor, grads = example(name)
         found[f"graph {name}"] = _structure(viz.graph_json(tensor, grads=grads))
         if name in COMPOSED:

@@ -14,12 +14,12 @@ import autotx
 
 # From the bottom to the top; a module may import from its own line and those before it
 LAYERS = [
-    {"autotx.checks", "autotx.files", "autotx.text", "autotx.types"},
+    {"autotx.checks", "autotx.files", "autotx.modes", "autotx.text", "autotx.types"},
     {"autotx.kernels"},
     {"autotx.ops"},
     {"autotx.anomaly"},
     {"autotx.tensor"},
-    {"autotx.lift"},
+    {"autotx.lift", "autotx.notes"},
     {"autotx.functional"},
     {"autotx.methods"},
     {"autotx.gradcheck", "autotx.nn", "autotx.optim", "autotx.init", "autotx.checkpoint"},

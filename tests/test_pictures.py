@@ -25,7 +25,6 @@ from autotx.viz import style
 from autotx.viz.attention import LARGEST, AttentionMap, _Plan, most_tokens
 from autotx.viz.curves import _running_mean
 from autotx.viz.embeddings import nearest, pca
-from autotx.viz.modules import named_modules
 from autotx.viz.steps import op_times
 
 WORDS = ["You", "are", "welcome", "$5", " and", "\n", "你", "end"]
@@ -124,7 +123,7 @@ def test_maps_of_a_gpt_and_of_a_transformer(rng):
     assert list(found) == ["blocks.0.attn", "blocks.1.attn"]
     np.testing.assert_allclose(found["blocks.1.attn"].weights.sum(axis=-1), 1, rtol=1e-5)
     assert (found["blocks.0.attn"].allowed == np.tri(5, dtype=bool)).all()
-    assert all("forward" not in vars(module) for _, module in named_modules(gpt))
+    assert all("forward" not in vars(module) for _, module in gpt.named_modules())
 
     model = Transformer(TransformerConfig(vocab_size=9, block_size=8, n_layer=1, n_head=2, n_embd=8), rng)
     source, target = np.array([[5, 6, 7, PAD], [5, 6, 7, 8]]), np.array([[START, 4, PAD], [START, 4, 5]])
@@ -142,7 +141,7 @@ def test_a_failed_forward_leaves_the_model_as_it_was(rng):
     gpt = GPT(GPTConfig(block_size=4, vocab_size=9, n_layer=1, n_head=2, n_embd=8), rng)
     with pytest.raises(ValueError, match="exceed block_size"):
         viz.attention_maps(gpt, np.zeros((1, 5), int))
-    assert all("forward" not in vars(module) for _, module in named_modules(gpt))
+    assert all("forward" not in vars(module) for _, module in gpt.named_modules())
     assert gpt(np.zeros((1, 4), int))[0].shape == (1, 4, 9)
 
 

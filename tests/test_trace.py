@@ -294,13 +294,13 @@ def test_an_op_of_the_user_s_own():
     assert (n.formula, n.gradients, n.settings) == ("y = scale x^3", {"x": "dx = 3 g scale x^2"}, {"scale": 5.0})
 
 
-def test_an_op_that_cannot_be_found():
+def test_an_op_that_is_made_inside_a_function():
     @autotx.lift
     def inner(x, /):
         return x + 1, (lambda g: g,)
 
     n = trace(inner(leaf([2.0]))).nodes[-1]
-    assert (n.op, n.formula, n.gradients, n.settings) == ("inner", None, {"x0": None}, {})
+    assert (n.op, n.formula, n.gradients, n.settings) == ("inner", None, {"x": None}, {})
 
 
 # ---- The backward pass, step by step ----------------------------------------------------------------------------

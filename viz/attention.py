@@ -16,10 +16,10 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Patch
 
 from autotx import functional, nn
+from autotx.modes import Watcher, no_grad, unwatch, watch
 from autotx.ops.attention import heads
-from autotx.tensor import no_grad, unwatch, watch
 from autotx.viz import style
-from autotx.viz.modules import named_modules, wrapped
+from autotx.viz.modules import wrapped
 
 LARGEST = 80.0  # inches: a picture that is higher cannot be looked at
 MOST_TOKENS, MOST_LETTERS = 64, 24  # in a map, in a token
@@ -48,7 +48,7 @@ def attention_maps(model, *inputs, index=0, **settings):
     index: which sentence of the batch. ValueError when the model made no attention.
     """
     recorder = _Recorder(index)
-    modules = {n: m for n, m in named_modules(model) if isinstance(m, nn.MultiHeadAttention)}
+    modules = {n: m for n, m in model.named_modules() if isinstance(m, nn.MultiHeadAttention)}
     watch(recorder)
     try:
         with wrapped(modules, recorder.named), no_grad():
@@ -60,8 +60,8 @@ def attention_maps(model, *inputs, index=0, **settings):
     return recorder.maps
 
 
-class _Recorder:
-    """Looks on: the engine shows it the arguments and the result of every op (see anomaly.Watch)."""
+class _Recorder(Watcher):
+    """Computes the weights of each attention from the arguments that its op was given."""
 
     def __init__(self, index):
         self.index, self.maps, self.name = index, {}, None
@@ -85,11 +85,6 @@ class _Recorder:
             names = (name, *(f"{name} {i}" for i in range(2, 10_000)))  # called twice: the second one is "... 2"
             free = next(n for n in names if n not in self.maps)
             self.maps[free] = _one_sentence(*found[:2], settings.get("mask"), settings.get("causal", False), self.index)
-
-    def begin(self):
-        """Nothing is noted before an op, nor of backward, which does not happen here."""
-
-    end = gradient = begin
 
 
 def queries_keys_values(op, arguments, settings):

@@ -6,10 +6,10 @@ the graph: ids look rows up, moves take their axes along, sums keep the axes tha
 
 import numpy as np
 
+from autotx.viz.ops import row
+
 _VISIBLE = {" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥"}
 _LONGEST = 12
-# Their last axis is another one than that of x
-_SUM_OVER_LAST = {"linear", "matmul", "scaled_dot_product_attention", "multi_head_attention"}
 
 
 def named(recorded, rows, source):
@@ -52,17 +52,17 @@ def _of_op(node, recorded, found, moved):
     given = [(recorded.nodes[a.node], found[a.node]) for a in node.parents]
     if moved:
         return _moved(node, given[0], moved)
-    if node.op == "embedding":
+    if row(node.op).looks_up:
         return _looked_up(node, recorded, found)
     names = [None] * node.value.ndim
     for (parent, theirs), argument in zip(given, node.parents):
         if argument.position is not None:
             for axis in _kept(node, parent, argument.position):
                 names[axis] = names[axis] or theirs[axis - len(names)]
-    if node.op == "linear":
-        names[-1] = given[1][1][0]
-    if node.op in ("matmul", "scaled_dot_product_attention") and len(given[-1][1]) > 1 and names:
-        names[-1] = given[1 if node.op == "matmul" else 2][1][-1]
+    if row(node.op).last and names:
+        argument, axis = row(node.op).last
+        if len(given[argument][1]) > 1:
+            names[-1] = given[argument][1][axis]
     return tuple(names)
 
 
@@ -70,7 +70,7 @@ def _kept(node, parent, position):
     """The axes of a result, counted from its first, that are axes of an argument too."""
     count = node.value.ndim
     axes = range(max(0, count - parent.value.ndim), count)
-    if node.op in _SUM_OVER_LAST:
+    if row(node.op).sums_last:
         axes = [axis for axis in axes if axis < count - 1 and (position == 0 or axis < count - 2)]
     same = node.value.ndim >= parent.value.ndim
     return [axis for axis in axes if same and parent.shape[axis - count] == node.shape[axis] > 1]

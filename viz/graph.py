@@ -15,7 +15,8 @@ from autotx.files import write_atomically
 from autotx.tensor import Tensor
 from autotx.text import counted
 from autotx.viz import dot, folding, labels, style, titles
-from autotx.viz.primitives import COMPOSED, open_fused
+from autotx.viz.ops import COMPOSED
+from autotx.viz.primitives import open_fused
 from autotx.viz.trace import trace
 
 # One look a kind: the shape tells as much as the colour does. Tints of the palette of Okabe and Ito, which the

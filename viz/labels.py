@@ -6,52 +6,8 @@ import textwrap
 
 import numpy as np
 
-# {x} and {y} stand for an argument, which may be a number; words in braces for a setting
-_MATH = {
-    "add": "{x} + {y}",
-    "sub": "{x} − {y}",
-    "mul": "{x} × {y}",
-    "div": "{x} / {y}",
-    "neg": "−x",
-    "matmul": "x y",
-    "linear": "x Wᵀ + b",
-    "exp": "exp x",
-    "tanh": "tanh x",
-    "sqrt": "√x",
-    "abs": "|x|",
-    "log": "ln x",
-    "relu": "max(x, 0)",
-    "maximum": "max({x}, {y})",
-    "minimum": "min({x}, {y})",
-    "where": "{x} or {y}",
-    "sum": "Σ x",
-    "max": "max x",
-    "min": "min x",
-    "mean": "mean of x",
-    "var": "variance of x",
-    "masked_fill": "x, filled where mask",
-    "logsumexp": "ln Σ exp x",
-    "einsum": "Σ products",
-    "embedding": "W[ids]",
-    "layer_norm": "γ (x − m) / σ + β",
-    "softmax": "softmax",
-    "log_softmax": "ln softmax",
-    "scaled_dot_product_attention": "softmax(Q Kᵀ / √D) V",
-    "multi_head_attention": "softmax(Q Kᵀ / √D) V, heads: {n_head}",
-    "cross_entropy": "−Σ y ln softmax",
-    "nll_loss": "−ln P[target]",
-    "mse_loss": "mean (x − y)²",
-    "binary_cross_entropy_with_logits": "ln(1 + eˣ) − x y",
-    "getitem": "x[{index}]",
-    "transpose": "axes {axis0} ↔ {axis1}",
-}
-_PLAIN = {"reshape", "permute", "expand", "squeeze", "unsqueeze", "concat", "stack", "pad", "gather"}
-_NAMES = {
-    "scaled_dot_product_attention": "attention",
-    "multi_head_attention": "multi-head attention",
-    "binary_cross_entropy_with_logits": "binary cross entropy",
-}
-_COMMUTE = {"add", "mul", "maximum", "minimum", "concat", "stack"}
+from autotx.viz.ops import row
+
 _SHORT = 34  # letters in a line of a node
 
 
@@ -63,17 +19,13 @@ def math(node, nodes):
         return _power(node, nodes)
     if _is_transposed(node):
         return "xᵀ"
-    if node.op in _MATH:
-        facts = {"x": "x", "y": "y"} | {key: setting(value) for key, value in node.settings.items()}
-        for argument in node.parents:
-            source = nodes[argument.node]
-            if source.kind == "constant" and argument.name in ("x", "y"):
-                facts[argument.name] = number(source.value.flat[0])
-        try:
-            return shortened(_MATH[node.op].format(**facts))
-        except KeyError:  # a setting that the pullback does not remember
-            return title(node)
-    return title(node) if node.op in _PLAIN else f"{title(node)}(x)"
+    written = row(node.op).math or "{title}(x)"
+    facts = {"x": "x", "y": "y", "title": title(node)} | {key: setting(v) for key, v in node.settings.items()}
+    for argument in node.parents:
+        source = nodes[argument.node]
+        if source.kind == "constant" and argument.name in ("x", "y"):
+            facts[argument.name] = number(source.value.flat[0])
+    return shortened(written.format(**facts)) if row(node.op).math else written.format(**facts)
 
 
 def _is_transposed(node):
@@ -100,7 +52,7 @@ def title(node):
 
 def op_title(op):
     """The name of an op: "layer norm"."""
-    return _NAMES.get(op, op.replace("_", " ")).strip()
+    return row(op).title or op.replace("_", " ").strip()
 
 
 def setting(value):
@@ -118,7 +70,7 @@ def setting(value):
 def needs_argument_names(node, nodes):
     """Whether an edge into this op must tell which argument it is: x / y is not y / x."""
     kinds = {a.node: nodes[a.node].kind for a in node.parents if a.position is not None}
-    return node.op not in _COMMUTE and sum(kind not in ("constant", "parameter") for kind in kinds.values()) > 1
+    return not row(node.op).commutes and sum(kind not in ("constant", "parameter") for kind in kinds.values()) > 1
 
 
 def shape(node):
@@ -182,4 +134,7 @@ def shortened(text, most=_SHORT):
 
 def escaped(text):
     """A text as it stands in an HTML-like label of Graphviz, which would write a name in the place of "\\N"."""
-    return html.escape("".join(c if c.isprintable() else " " for c in str(text))).replace("\\", "\\\\")
+    text = str(text)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return html.escape(text).replace("\\", "\\\\")

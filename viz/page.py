@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from autotx import functional
 from autotx.files import write_atomically
 from autotx.viz import axes, folding, labels, style
 from autotx.viz.attention import queries_keys_values, weights_of
+from autotx.viz.ops import OPS, row
 from autotx.viz.trace import trace
 
-HERE = Path(__file__).parent
+WEB = Path(__file__).parent / "web"
 STYLES = ("page_graph.css", "page_detail.css", "page.css")  # the last has the rules for small screens
 _PARTS = ("numbers", "arrays", "arithmetic", "ops", "layers", "layout", "graph")
 SCRIPTS = (*(f"page_{part}.js" for part in _PARTS), "page.js")
@@ -81,12 +81,12 @@ def _document(title, data, numbers):
         "data": json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"),
         "numbers": base64.b64encode(numbers).decode(),
     }
-    pieces = (HERE / "page.html").read_text(encoding="utf-8").split("@@")  # @@name@@ is where a part goes
+    pieces = (WEB / "page.html").read_text(encoding="utf-8").split("@@")  # @@name@@ is where a part goes
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 def _joined(names):
-    return "\n".join((HERE / name).read_text(encoding="utf-8") for name in names)
+    return "\n".join((WEB / name).read_text(encoding="utf-8") for name in names)
 
 
 # What happened
@@ -142,8 +142,8 @@ def _steps(recorded, groups, names, grad, arrays):
         op["incoming"] = arrays.add(step.incoming)
         for i, argument in enumerate(recorded.nodes[step.node].parents):
             if argument.position in step.outgoing:
-                of_parameter = recorded.nodes[argument.node].kind == "parameter"
-                op["inputs"][i]["grad"] = arrays.add(step.outgoing[argument.position], of_parameter, op["op"] in _ROWS)
+                how = recorded.nodes[argument.node].kind == "parameter", row(op["op"]).looks_up
+                op["inputs"][i]["grad"] = arrays.add(step.outgoing[argument.position], *how)
         backward.append(place[step.node])
         totals.update(step.totals)
     inputs = [i for op in ops for i in op["inputs"] if "grad" in i and i["leaf"] is not None]
@@ -222,13 +222,8 @@ def _plain(value):
 
 def _derivation(node):
     """The docstring of an op: its formulas, and how its gradients follow."""
-    function = getattr(functional, node.op, None)
+    function = OPS.get(node.op)
     return inspect.cleandoc(function.__doc__) if function and function.__doc__ else None
-
-
-_ROWS = ("embedding",)  # the gradient of its argument is one of single rows: which, is what there is to see
-_SAME_ORDER = ("reshape", "squeeze", "unsqueeze")
-_MOVED = ("getitem", "permute", "transpose")
 
 
 def _taken(node, recorded):
@@ -254,18 +249,14 @@ def _source(node, recorded):
 def _places(node, recorded):
     """For an op that only moves elements: from where each was taken, in the flat order of the argument. None where that
     is not known."""
-    if node.op not in _SAME_ORDER + _MOVED or not node.value.size:
+    keeps = row(node.op).keeps
+    if not keeps or not node.value.size:
         return None
     shape = recorded.nodes[node.parents[0].node].shape
     places = np.arange(math.prod(shape)).reshape(shape)
-    if node.op in _SAME_ORDER:
+    if keeps == "order":
         return places.reshape(node.shape)
-    names = inspect.signature(getattr(functional, node.op).op).parameters
-    settings = {name: value for name, value in node.settings.items() if name in names}
-    try:
-        return np.asarray(getattr(functional, node.op).op(places, **settings)[0])
-    except TypeError:  # a setting that the pullback did not remember
-        return None
+    return np.asarray(OPS[node.op].op(places, **node.settings)[0])
 
 
 def _inner(node, recorded, names):

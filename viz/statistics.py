@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from autotx.tensor import Tensor
 from autotx.viz import style
-from autotx.viz.modules import named_modules, wrapped
+from autotx.viz.modules import wrapped
 
 MOST_LAYERS = 160  # more rows could not be read
 
@@ -37,7 +37,7 @@ class LayerStatistics:
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"LayerStatistics: every is {every!r}; give a whole number, 1 or more")
         self.every, self.records = every, []
-        self.layers = {name or "model": m for name, m in named_modules(model) if _own(m)}
+        self.layers = {name or "model": m for name, m in model.named_modules() if _own(m)}
         if not self.layers:
             raise ValueError(f"LayerStatistics: {type(model).__name__} has no parameters")
 

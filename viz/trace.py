@@ -1,25 +1,26 @@
 """What the engine recorded below a tensor, as plain objects: the ground for pictures and for the page that replays.
 
-`trace(loss)` needs nothing switched on before. It reads the graph: who was made of whom, the values, the settings that
-the pullbacks remember, and the modules (every Module notes on what it returns when it began and ended; an op made in
-between is its own). Formulas are read from the docstrings of the ops. Only two things must be watched while they
-happen, inside `with record():`, the lines of Python that made the ops, and the time they took.
+`trace(loss)` needs nothing switched on before. It reads the graph: the op, settings and arguments of each result, the
+values, and the modules (see notes.py). formulas.py reads the formulas from the docstrings of the ops. Only two things
+must be observed while they happen, inside `with record():`, the lines of Python that made the ops, and the time they
+took.
 """
 
 import bisect
 import functools
-import inspect
-import re
-import sys
 import time
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from autotx import anomaly, functional
+from autotx import anomaly
 from autotx import tensor as engine
-from autotx.nn import Module
+from autotx.modes import Watcher, unwatch, watch
+from autotx.nn import Module, walk
+from autotx.notes import notes
 from autotx.tensor import Tensor
+from autotx.types import ArrayLike, Mask
+from autotx.viz.formulas import formulas, parameters
 
 
 @dataclass
@@ -111,32 +112,37 @@ class Trace:
             self.groups[node.group].nodes.append(node.id)
 
     def backward(self, grad=None):
-        """Run the backward pass, op by op: an iterator of Steps, from the newest op to the oldest.
+        """The backward pass, op by op: a list of Steps, from the newest op to the oldest.
 
-        It calls the recorded pullbacks and adds as the engine does, so the numbers are the engine's, but no tensor's
-        `.grad` is touched, and the graph stays. grad: as for Tensor.backward. ValueError: as for Tensor.backward.
+        The engine walks the graph, with the tensors requiring gradients that did so when it was traced. Afterwards
+        every tensor's `.grad` is what it was before, and the graph stays. grad and ValueError: as for Tensor.backward.
         """
-        root = self._tensors[self.root]
-        seed = root._seed(grad)
-        for node in self.nodes:
-            self._check_current(node)
-        grads = {self.root: seed}
-        for node in reversed(self.nodes):
-            if node.op and node.id in grads:
-                yield self._step(node, grads)
+        before = [(t, t.grad, t.requires_grad) for t in self._tensors.values()]
+        steps = _Steps(self._tensors)
+        for node, t in self._tensors.items():
+            t.grad, t.requires_grad = None, self.nodes[node].requires_grad
+        watch(steps)
+        try:
+            self._tensors[self.root].backward(grad, retain_graph=True)
+        finally:
+            unwatch(steps)
+            for t, grad, requires_grad in before:
+                t.grad, t.requires_grad = grad, requires_grad
+        return steps.found
 
     def gradients(self, grad=None):
         """The gradient of every node that gets one: a dict of node id -> array. Arguments as for `backward`."""
-        grads = {self.root: self._tensors[self.root]._seed(grad)}
+        grads = {}
         for step in self.backward(grad):
+            grads.setdefault(step.node, step.incoming)
             grads.update(step.totals)
         return grads
 
     # How it is built
 
     def _add_op(self, t, is_root, ids, names, group):
-        op, seen = _find_op(t), getattr(t._parents, "record", None)
-        settings = _settings(op, t._backward) | (seen.settings if seen else {})
+        op, seen = t._op.function, getattr(t._settings, "record", None)
+        settings = settings_of(op, t._settings)
         arguments = enumerate(zip(t._parents, _argument_names(op, len(t._parents))))
         parents = [Argument(self._leaf(p, ids, names), name, i) for i, (p, name) in arguments if p is not None]
         formula, gradients = formulas(op, settings)
@@ -145,7 +151,8 @@ class Trace:
             if isinstance(value, np.ndarray) and (value.ndim or value.dtype.kind == "i"):
                 parents.append(Argument(self._leaf(value, ids, names, name), name, None))
         kind = "loss" if is_root and t.size == 1 else "op"
-        node = Node(len(self.nodes), kind, t._op, t.name, t.data, _view(t.grad), True, group, "", parents, settings)
+        facts = t._op.name, t.name, t.data, _view(t.grad), True, group, "", parents, settings
+        node = Node(len(self.nodes), kind, *facts)
         node.formula, node.gradients = formula, gradients
         if seen:
             node.line, node.inner_line, node.forward_seconds = seen.line, seen.inner_line, seen.forward_seconds
@@ -209,44 +216,30 @@ class Trace:
             yield group
             group = self.groups[group].parent
 
-    # The backward pass
 
-    def _check_current(self, node):
-        for argument in node.parents:
-            parent = self._tensors.get(argument.node)
-            t = self._tensors[node.id]
-            if parent is not None and parent._tick > t._tick:
-                raise ValueError(engine.written_after(parent, t))
+class _Steps(Watcher):
+    """Makes a Step of each op that the engine's backward pass visits. tensors: dict of node id -> Tensor."""
 
-    def _step(self, node, grads):
-        """Call the pullback of one node, and add what it gives to `grads`."""
-        t, g = self._tensors[node.id], grads[node.id]
-        pullback, together = t._backward, None
-        if not isinstance(pullback, tuple):
-            wanted = {a.position for a in node.parents if self.nodes[a.node].requires_grad}
-            together = pullback(g, [i in wanted for i in range(len(t._parents))])
-        outgoing = {}
-        for argument in node.parents:
-            parent, position = self.nodes[argument.node], argument.position
-            if position is None or not parent.requires_grad:
-                continue
-            d = together[position] if together is not None else pullback[position](g)
-            have = grads.get(parent.id)
-            if callable(d):  # it adds itself to a buffer
-                alone = np.zeros(parent.shape, parent.dtype)
-                d(alone)
-                outgoing[position] = alone
-                if have is None:
-                    grads[parent.id] = alone
-                else:
-                    grads[parent.id] = have.copy()
-                    d(grads[parent.id])
-                continue
-            d = engine.unbroadcast(np.asarray(d), parent.shape, node.op).astype(parent.dtype, copy=False)
-            outgoing[position] = d
-            grads[parent.id] = d if have is None else np.add(have, d)
-        totals = {a.node: grads[a.node] for a in node.parents if a.position in outgoing}
-        return Step(node.id, g, outgoing, totals)
+    def __init__(self, tensors):
+        self.ids = {id(t): node for node, t in tensors.items()}
+        self.found, self.outgoing = [], {}
+
+    def begin(self):
+        self.outgoing = {}
+
+    def gradient(self, node, parent, d, g):
+        if callable(d):  # it adds itself to a buffer
+            alone = np.zeros(parent.shape, parent.dtype)
+            d(alone)
+        else:
+            alone = engine.unbroadcast(np.asarray(d), parent.shape, node._op).astype(parent.dtype)  # a copy
+        position = next(i for i, p in enumerate(node._parents) if p is parent and i not in self.outgoing)
+        self.outgoing[position] = alone
+
+    def end(self, node):
+        parents = {self.ids[id(node._parents[i])]: node._parents[i] for i in self.outgoing}
+        totals = {i: np.array(p.grad) for i, p in parents.items()}  # copies: the engine adds to its buffers in place
+        self.found.append(Step(self.ids[id(node)], np.asarray(node.grad), self.outgoing, totals))
 
 
 def trace(tensor):
@@ -308,7 +301,7 @@ def _spans(results):
     """Every noted call of a module, outer ones before those inside them."""
     noted = {}
     for t in results:
-        for module, begin, end in getattr(t._parents, "spans", ()):
+        for module, begin, end in getattr(t._settings, "spans", ()):
             noted[begin] = _Span(module, begin, end)
     return [noted[begin] for begin in sorted(noted)]
 
@@ -333,7 +326,7 @@ def _grow_groups(groups, spans):
         groups.append(Group(len(groups), "", type(span.module).__name__, parent))
     titles, modules, tensors = _unique([type(top).__name__ for top in tops]), {}, {}
     for top, title in zip(tops, titles):
-        for value, path in _attributes(top, "" if len(tops) == 1 else f"{title}.", {id(top)}):
+        for path, value in walk(top, "" if len(tops) == 1 else f"{title}."):
             (modules if isinstance(value, Module) else tensors).setdefault(id(value), path)
             if getattr(value, "base", None) is not None:  # an array that is a view: its parts are views of the same
                 tensors.setdefault(id(value.base), path)
@@ -352,120 +345,24 @@ def _unique(titles):
     return [t if titles.count(t) == 1 else f"{t}_{titles[: i + 1].count(t)}" for i, t in enumerate(titles)]
 
 
-def _attributes(holder, prefix, seen):
-    """Every Module, Tensor and array below a module with its path, each once, in the order of named_parameters."""
-    inner = vars(holder) if isinstance(holder, Module) else holder
-    for key, value in (inner if isinstance(inner, dict) else dict(enumerate(inner))).items():
-        if isinstance(value, Tensor | np.ndarray | Module | list | tuple | dict) and id(value) not in seen:
-            seen.add(id(value))
-            if isinstance(value, Tensor | np.ndarray | Module):
-                yield value, f"{prefix}{key}"
-            if isinstance(value, Module | list | tuple | dict):
-                yield from _attributes(value, f"{prefix}{key}.", seen)
-
-
-# Ops: their settings and their formulas
-
-
-def _find_op(t):
-    """The op that made a result, as the plain function; None when it cannot be found, as one made inside a function."""
-    first = t._backward[0] if isinstance(t._backward, tuple) else t._backward
-    name = getattr(first, "__qualname__", "").partition(".<locals>")[0]
-    function = getattr(sys.modules.get(getattr(first, "__module__", None)), name, None)
-    if getattr(function, "__name__", "").rstrip("_") != t._op:
-        function = getattr(functional, t._op, None)  # its pullback stands in a helper, as that of max
-    return getattr(function, "op", function if inspect.isfunction(function) else None)
+# Ops: their arguments and settings
 
 
 def _argument_names(op, count):
     """What an op calls its differentiable arguments."""
-    names = [] if op is None else [p.name for p in _parameters(op) if p.kind is p.POSITIONAL_ONLY]
+    names = [p.name for p in parameters(op) if p.kind is p.POSITIONAL_ONLY]
     return (names + [f"x{i}" for i in range(len(names), count)])[:count]
 
 
-@functools.cache
-def _parameters(op):
-    return tuple(inspect.signature(op).parameters.values())
-
-
-def _settings(op, pullback):
-    """The settings that a pullback remembers: what the functions in it have taken along, by the op's own names."""
-    settings = [p for p in _parameters(op) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)] if op else []
-    names = {p.name for p in settings}
-    found, waiting = {}, list(pullback) if isinstance(pullback, tuple) else [pullback]
-    for function in waiting:
-        cells = getattr(function, "__closure__", None) or ()
-        for name, cell in zip(function.__code__.co_freevars if cells else (), cells):
-            value = cell.cell_contents
-            if inspect.isfunction(value) and value not in waiting:
-                waiting.append(value)
-            elif name in names:
-                found[name] = value
+def settings_of(op, given):
+    """The settings that an op was called with, and its defaults. One that the op takes as an array is an array; None,
+    which stands for a setting that is not there, is left out."""
+    found = {}
+    for p in parameters(op):
+        value = given.get(p.name, p.default)
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and value is not None:
+            found[p.name] = np.asarray(value) if p.annotation in (ArrayLike, Mask) else value
     return found
-
-
-def formulas(op, settings=None):
-    """What the docstring of an op says: its formula ("y = x W^T + b"), and a dict from the name of each argument to
-    the formula of its gradient ("dx = g W"). (None, {}) when there is no docstring.
-
-    The formula is the beginning of the docstring. The gradient of the argument x is what follows "dx =" (or "dx +=",
-    "dL/dx ="), without indices when there is a choice. A line that begins with setting="value": holds for that alone.
-    When an argument has no formula of its own, the sentence after the first stands for all. The key of an op's varying
-    number of arguments is "*".
-    """
-    if op is None or not op.__doc__:
-        return None, {}
-    chosen = tuple((name, value) for name, value in (settings or {}).items() if isinstance(value, str))
-    formula, gradients = _formulas(op, chosen)
-    return formula, dict(gradients)
-
-
-@functools.cache
-def _formulas(op, settings):
-    general, special = _for_settings(inspect.cleandoc(op.__doc__), dict(settings))
-    text = special or general
-    formula = re.split(rf"{_STOP}|, so ", text, maxsplit=1)[0].strip()
-    gradients = {}
-    for p in _parameters(op):
-        if p.kind is p.POSITIONAL_ONLY:
-            found = _gradient(p.name, text) or _gradient(p.name, general)
-            if found:
-                gradients[p.name] = found
-            elif "   " in text:
-                gradients[p.name] = re.split(r"(?<!\.)\.(?=\s|$)|;", text.split("   ", 1)[1])[0].strip()
-        elif p.kind is p.VAR_POSITIONAL:
-            rest = text.split("   ", 1) if "   " in text else text.split(".\n", 1)
-            gradients["*"] = re.split(r"(?<!\.)\.(?=\s|$)", rest[-1].strip())[0]
-    return formula, gradients
-
-
-_STOP = r"(?<!\.)\.(?=\s|$)|;|\s{2,}|:\s"  # where a formula ends: a full stop, a semicolon, a gap, a colon
-
-
-def _gradient(name, text):
-    end = rf"{_STOP}|,?\s(?:and|so)\s(?:d\w+\s\+?=|[01]\s|g\s/)|,\s(?:so|d\w+\s=)|\s\(the\s\w+\srule\)|$"
-    letter = f"(?i:{name})" if len(name) == 1 else name
-    for index in ("", r"(?:_\w+|\[[^=]*\])"):
-        found = re.search(rf"(?:dL/|(?<![\w/]))d{letter}{index}\s\+?=\s.+?(?={end})", text)
-        if found:
-            return found[0].strip()
-    return None
-
-
-def _for_settings(doc, settings):
-    """The text of a docstring, and the part of it that holds for these settings alone ("" for none). A line that is
-    indented is a formula by itself: gaps are put around it."""
-    general, special, into = "", "", None
-    for line in doc.partition("Source:")[0].splitlines():
-        found = re.match(r"(\w+)=\"?(\w+)\"?: (.*)", line)
-        if found:
-            into, line = str(settings.get(found[1])) == found[2], found[3]
-        gap = "   " if line.startswith(" ") or not line else " "
-        if into is None:
-            general += f"{gap}{line}{gap if gap != ' ' else ''}"
-        elif into:
-            special += f"{gap}{line}"
-    return general.strip(), special.strip()
 
 
 # Lines and times
@@ -479,12 +376,11 @@ class Record:
     shape: tuple
     line: tuple  # (file, number, text)
     inner_line: tuple
-    settings: dict
     forward_seconds: float
     backward_seconds: float | None = None
 
 
-class record:  # noqa: N801  (a context manager, named as no_grad is)
+class record(Watcher):  # noqa: N801  (a context manager, named as no_grad is)
     """`with record() as r:` watch the ops of this thread: which line of Python calls each, and how long it takes.
 
     Pictures of graphs that are made inside show lines and times. `r.records` lists every op that was seen, in order,
@@ -494,11 +390,11 @@ class record:  # noqa: N801  (a context manager, named as no_grad is)
 
     def __enter__(self):
         self.records, self._by_tick, self._begun = [], {}, 0.0
-        engine.watch(self)
+        watch(self)
         return self
 
     def __exit__(self, *error):
-        engine.unwatch(self)
+        unwatch(self)
 
     def begin(self):
         self._begun = time.perf_counter()
@@ -506,14 +402,11 @@ class record:  # noqa: N801  (a context manager, named as no_grad is)
     def result(self, op, t, data, settings):
         seconds = time.perf_counter() - self._begun
         lines = anomaly.calling_line(), anomaly.calling_line(anomaly.OPS)
-        seen = Record(op, t.shape, *lines, settings, seconds)
+        seen = Record(op, t.shape, *lines, seconds)
         self.records.append(seen)
         self._by_tick[t._tick] = seen
         if t._parents is not None:
-            engine.notes(t).record = seen
-
-    def gradient(self, node, parent, d, g):
-        pass
+            notes(t).record = seen
 
     def end(self, node):
         seen = self._by_tick.get(node._tick)

@@ -18,7 +18,7 @@ import autotx
 from autotx import Tensor, nn, viz
 from autotx.files import write_atomically
 from autotx.models.commands import maps
-from autotx.models.commands.graph import example, loss_of
+from autotx.models.commands.graph import loss_of
 from autotx.models.commands.plot import read_runs, timed
 from autotx.models.commands.replay import of_gpt
 from autotx.models.config import GPTTrainConfig, TransformerTrainConfig
@@ -32,6 +32,7 @@ from autotx.models.search import translate
 from autotx.models.train import train
 from autotx.models.transformer import sinusoidal_positions
 from autotx.viz.attention import AttentionMap
+from autotx.viz.ops import example
 
 INDEX = "README.md"
 PROMPT = "the value of "

@@ -15,7 +15,7 @@ from autotx.models.config import read_config
 from autotx.models.data import TextSource, load_data, random_blocks, read_text
 from autotx.models.gpt import stream_text
 from autotx.models.load import load_gpt
-from autotx.tensor import no_grad
+from autotx.modes import no_grad
 from autotx.text import counted
 from autotx.viz.style import checked_path
 

@@ -1,6 +1,5 @@
 """`autotx graph`: draw the computation of a model, or of a single op, without writing a program."""
 
-import inspect
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from autotx.models.load import load_gpt, load_transformer
 from autotx.models.mlp import MLP
 from autotx.models.transformer import END, SPECIALS, START, Transformer, TransformerConfig
 from autotx.tensor import Tensor
-from autotx.viz import dot, primitives, style
+from autotx.viz import dot, ops, style
 
 TOKENS = 8  # in the sentence that the models are drawn with
 
@@ -44,7 +43,7 @@ def add_arguments(parser):
         action="extend",
         default=[],
         metavar="OP",
-        help=f"ops to open into the simpler ones they are made of: {', '.join(primitives.COMPOSED)}",
+        help=f"ops to open into the simpler ones they are made of: {', '.join(ops.COMPOSED)}",
     )
     parser.add_argument("--values", action="store_true", help="show values, or their mean, deviation and range")
     parser.add_argument("--grads", action="store_true", help="show gradients likewise")
@@ -58,7 +57,9 @@ def run(args):
         style.checked_path(args.json, None)
     settings = {"depth": args.depth, "expand": args.expand, "fused": args.fused, "max_nodes": args.max_nodes}
     if args.op:
-        tensor, grads = example(args.op)
+        if args.op not in ops.OPS:
+            raise ValueError(f"--op {args.op}: there is no such op; there are {', '.join(ops.OPS)}")
+        tensor, grads = ops.example(args.op)
         settings |= {"values": True, "grads": grads, "formulas": True, "max_nodes": 60}
     else:
         weights = args.values or args.grads
@@ -103,62 +104,3 @@ def _transformer_loss(model):
     words = SPECIALS + np.arange(min(TOKENS, model.config.block_size) - 2) % (model.config.vocab_size - SPECIALS)
     source, target = np.array([[*words, END]]), np.array([[START, *words, END]])
     return model.loss(source, target)
-
-
-# One op
-
-_IDS = np.array([0, 2, 2])
-_SPECIAL = {  # arguments that random numbers would not do for: shapes, then settings
-    "matmul": (((2, 3), (3, 2)), {}),
-    "linear": (((2, 3), (2, 3), (2,)), {}),
-    "embedding": (((3, 2),), {"ids": _IDS}),
-    "layer_norm": (((2, 3), (3,), (3,)), {}),
-    "scaled_dot_product_attention": (((3, 2), (3, 2), (3, 2)), {"causal": True}),
-    "multi_head_attention": (((1, 2, 6),), {"n_head": 2, "causal": True}),
-    "cross_entropy": (((3, 4),), {"targets": _IDS}),
-    "nll_loss": (((3, 4),), {"targets": _IDS}),
-    "dropout": (((2, 3),), {"p": 0.5, "rng": np.random.default_rng(0)}),
-    "reshape": (((2, 3),), {"shape": (3, 2)}),
-    "permute": (((2, 3),), {"axes": (1, 0)}),
-    "transpose": (((2, 3),), {"axis0": 0, "axis1": 1}),
-    "expand": (((1, 3),), {"shape": (2, 3)}),
-    "squeeze": (((2, 1),), {"axis": 1}),
-    "unsqueeze": (((3,),), {"axis": 0}),
-    "getitem": (((3, 2),), {"index": (slice(None), 1)}),
-    "gather": (((3, 2),), {"index": np.array([[0], [2]]), "axis": 0}),
-    "pad": (((2,),), {"widths": ((1, 1),)}),
-    "masked_fill": (((2, 3),), {"mask": np.array([False, True, False]), "value": 0.0}),
-    "where": (((3,), (3,)), {"condition": np.array([True, False, True])}),
-    "clip": (((4,),), {"min": 0.5, "max": 1.5}),
-    "cumsum": (((4,),), {"axis": 0}),
-    "concat": (((2,), (3,)), {}),
-    "stack": (((3,), (3,)), {}),
-    "einsum": (((2, 3), (3, 2)), {"subscripts": "ik,kj->ij"}),
-}
-_LISTS = {"concat", "stack"}
-
-
-def example(name):
-    """An op on quarters, all above zero so that logarithms and roots exist: the result, and a gradient of it that
-    differs from place to place. ValueError that lists the ops when there is no such one."""
-    function = getattr(autotx, name, None)
-    ops = sorted(n for n, f in vars(autotx).items() if hasattr(f, "op"))
-    if name not in ops:
-        raise ValueError(f"--op {name}: there is no such op; there are {', '.join(ops)}")
-    parameters = inspect.signature(function.op).parameters.values()
-    names = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
-    shapes, settings = _SPECIAL.get(name, (((2, 3),) * len(names), {}))
-    names = names or [f"x{i + 1}" for i in range(len(shapes))]
-    rng = np.random.default_rng(1)
-    tensors = [
-        Tensor(rng.integers(1, 8, shape) / 4, requires_grad=True, dtype=np.float32, name=n)
-        for n, shape in zip(names, shapes)
-    ]
-    if name == "where":
-        out = autotx.where(settings["condition"], *tensors)
-    elif name == "einsum":
-        out = autotx.einsum(settings["subscripts"], *tensors)
-    else:
-        out = function(tensors, **settings) if name in _LISTS else function(*tensors, **settings)
-    grads = rng.integers(-4, 5, out.shape) / 4 if out.shape else np.ones(())
-    return out, grads.astype(np.float32)

@@ -1,6 +1,6 @@
 """What the training loop asks of a kind of training: batches, a loss, and a few words for the user."""
 
-from autotx.tensor import no_grad
+from autotx.modes import no_grad
 
 
 class Task:

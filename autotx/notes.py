@@ -1,0 +1,37 @@
+"""What pictures want to know of a result and the engine does not need: it is kept with the graph, and freed with it."""
+
+from autotx.tensor import Tensor, next_tick
+
+
+class Notes(dict):
+    """The settings of a result's op, and what pictures want to know: one slot of a Tensor is enough for both.
+
+    spans: (module, tick before, tick after) for each call of a Module that returned the result, inner calls first.
+    record: what viz.record saw of the op.
+    """
+
+    spans: tuple = ()
+    record = None
+
+
+def notes(t: Tensor) -> Notes:
+    """The Notes of a result that has a graph."""
+    if t._settings.__class__ is not Notes:
+        t._settings = Notes(t._settings)
+    return t._settings
+
+
+def note_span(out, module, before):
+    """Note on the Tensors in `out` that `module` returned them and began at the tick `before`.
+
+    A result whose tick lies in a span was computed by that module. So pictures are grouped at no cost for an op.
+    """
+    span, found = (module, before, next_tick()), [out]
+    for t in found:
+        if t.__class__ is Tensor:
+            if t._parents is not None and t._tick > before:  # an older one was passed through
+                notes(t).spans += (span,)
+        elif isinstance(t, tuple | list):
+            found.extend(t)
+        elif isinstance(t, dict):
+            found.extend(t.values())

@@ -1,0 +1,218 @@
+"""What pictures know of each op, a row an op: how it is written, what it is composed of, and an example of it.
+
+An op that has no row is written by its name, and its example has arguments of shape (2, 3).
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from autotx import functional
+from autotx.lift import lift
+from autotx.tensor import Tensor
+
+# What fused ops are composed of: functions of the op's arguments and settings, on Tensors. One that returns None
+# cannot be opened with these settings.
+
+
+@lift
+def erf(x, /):
+    """y = erf(x), the error function.   dx = g 2 / sqrt(pi) exp(-x^2)."""
+    y = np.vectorize(math.erf, otypes=[x.dtype])(x)
+    return y, (lambda g: g * (2 / math.sqrt(math.pi)) * np.exp(-x * x),)
+
+
+def _linear(x, weight, bias=None):
+    y = x @ weight.transpose(0, 1)
+    return y if bias is None else y + bias
+
+
+def _layer_norm(x, gamma, beta, eps=1e-5):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred**2).mean(axis=-1, keepdims=True)
+    return gamma * (centred / (variance + eps).sqrt()) + beta
+
+
+def _softmax(x, axis=-1):
+    e = (x - x.max(axis=axis, keepdims=True)).exp()
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def _log_softmax(x, axis=-1):
+    below = x - x.max(axis=axis, keepdims=True)
+    return below - below.exp().sum(axis=axis, keepdims=True).log()
+
+
+def _gelu(x, approximate="none"):
+    if approximate == "tanh":
+        return x * 0.5 * ((math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)).tanh() + 1)
+    return x * 0.5 * (erf(x / math.sqrt(2)) + 1)
+
+
+def _attention(q, k, v, mask=None, causal=False, dropout_p=0.0, rng=None):
+    if rng is not None and dropout_p:
+        return None  # what was dropped is not kept
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        mask = np.asarray(mask)
+        scores = scores.masked_fill(~mask, -np.inf) if mask.dtype == bool else scores + mask
+    if causal:
+        T, S = scores.shape[-2:]
+        scores = scores.masked_fill(np.triu(np.ones((T, S), bool), S - T + 1), -np.inf)
+    return scores.softmax() @ v
+
+
+def _multi_head_attention(x, kv=None, n_head=1, mask=None, causal=False, dropout_p=0.0, rng=None):
+    if rng is not None and dropout_p:
+        return None
+    q, k, v = _heads(x, 3, n_head) if kv is None else (*_heads(x, 1, n_head), *_heads(kv, 2, n_head))
+    out = functional.scaled_dot_product_attention(q, k, v, mask, causal)
+    return out.transpose(1, 2).reshape(*x.shape[:2], n_head * q.shape[-1])
+
+
+def _heads(x, count, n_head):
+    """The parts of x (B, T, count C), each (B, n_head, T, D)."""
+    B, T, channels = x.shape
+    packed = x.reshape(B, T, count, n_head, channels // (count * n_head))
+    return [packed[:, :, i].transpose(1, 2) for i in range(count)]
+
+
+def _cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0, reduction="mean"):
+    V = logits.shape[-1]
+    counted = np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
+    y = np.eye(V, dtype=logits.dtype)[np.where(counted, targets, 0)] * (1 - label_smoothing) + label_smoothing / V
+    y = Tensor((y * counted[..., None]).astype(logits.dtype), name="y")
+    losses = -(y * logits.log_softmax()).sum(axis=-1)
+    return losses if reduction == "none" else losses.sum() / int(counted.sum()) if reduction == "mean" else losses.sum()
+
+
+def _reduced(losses, reduction):
+    return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
+
+
+def _mse_loss(x, y, reduction="mean"):
+    return _reduced((x - y) ** 2, reduction)
+
+
+def _binary_cross_entropy(x, y, reduction="mean"):
+    s = x.sigmoid()
+    return _reduced(-(y * s.log() + (1 - y) * (1 - s).log()), reduction)
+
+
+# The table
+
+
+@dataclass(frozen=True)
+class Row:
+    """math: the op as mathematics; {x} and {y} stand for an argument, which may be a number, other words in braces for
+    a setting. title: its name, where that is not the function's. commutes: whether its arguments may be exchanged.
+    composed: of which simpler ops it is made. shapes, settings: its example. keeps: "order" for an op whose result has
+    the elements of its argument in the same order, "elements" for one that only moves or selects them. looks_up:
+    whether it takes rows of a table by their ids. sums_last: whether it sums over the last axis of its arguments.
+    last: (argument, axis) that the last axis of its result comes from, if from another one than the first argument's.
+    """
+
+    math: str | None = None
+    title: str | None = None
+    commutes: bool = False
+    composed: Callable | None = None
+    shapes: tuple | None = None
+    settings: dict = field(default_factory=dict)
+    keeps: str | None = None
+    looks_up: bool = False
+    sums_last: bool = False
+    last: tuple | None = None
+
+
+_IDS = np.array([0, 2, 2])
+_ATTENTION = "softmax(Q Kᵀ / √D) V"
+_ORDER, _ELEMENTS = {"math": "{title}", "keeps": "order"}, {"keeps": "elements"}
+
+ROWS = {
+    "add": Row("{x} + {y}", commutes=True),
+    "sub": Row("{x} − {y}"),
+    "mul": Row("{x} × {y}", commutes=True),
+    "div": Row("{x} / {y}"),
+    "neg": Row("−x"),
+    "exp": Row("exp x"),
+    "log": Row("ln x"),
+    "sqrt": Row("√x"),
+    "tanh": Row("tanh x"),
+    "abs": Row("|x|"),
+    "relu": Row("max(x, 0)"),
+    "maximum": Row("max({x}, {y})", commutes=True),
+    "minimum": Row("min({x}, {y})", commutes=True),
+    "where": Row("{x} or {y}", shapes=((3,), (3,)), settings={"condition": np.array([True, False, True])}),
+    "clip": Row(shapes=((4,),), settings={"min": 0.5, "max": 1.5}),
+    "masked_fill": Row("x, filled where mask", settings={"mask": np.array([False, True, False]), "value": 0.0}),
+    "sum": Row("Σ x"),
+    "mean": Row("mean of x"),
+    "var": Row("variance of x"),
+    "max": Row("max x"),
+    "min": Row("min x"),
+    "logsumexp": Row("ln Σ exp x"),
+    "cumsum": Row(shapes=((4,),), settings={"axis": 0}),
+    "reshape": Row(settings={"shape": (3, 2)}, **_ORDER),
+    "squeeze": Row(shapes=((2, 1),), settings={"axis": 1}, **_ORDER),
+    "unsqueeze": Row(shapes=((3,),), settings={"axis": 0}, **_ORDER),
+    "permute": Row("{title}", settings={"axes": (1, 0)}, **_ELEMENTS),
+    "transpose": Row("axes {axis0} ↔ {axis1}", settings={"axis0": 0, "axis1": 1}, **_ELEMENTS),
+    "getitem": Row("x[{index}]", shapes=((3, 2),), settings={"index": (slice(None), 1)}, **_ELEMENTS),
+    "expand": Row("{title}", shapes=((1, 3),), settings={"shape": (2, 3)}),
+    "concat": Row("{title}", commutes=True, shapes=((2,), (3,))),
+    "stack": Row("{title}", commutes=True, shapes=((3,), (3,))),
+    "pad": Row("{title}", shapes=((2,),), settings={"widths": ((1, 1),)}),
+    "gather": Row("{title}", shapes=((3, 2),), settings={"index": np.array([[0], [2]]), "axis": 0}),
+    "matmul": Row("x y", shapes=((2, 3), (3, 2)), sums_last=True, last=(1, -1)),
+    "linear": Row("x Wᵀ + b", composed=_linear, shapes=((2, 3), (2, 3), (2,)), sums_last=True, last=(1, 0)),
+    "einsum": Row("Σ products", shapes=((2, 3), (3, 2)), settings={"subscripts": "ik,kj->ij"}),
+    "embedding": Row("W[ids]", shapes=((3, 2),), settings={"ids": _IDS}, looks_up=True),
+    "softmax": Row("softmax", composed=_softmax),
+    "log_softmax": Row("ln softmax", composed=_log_softmax),
+    "gelu": Row(composed=_gelu),
+    "layer_norm": Row("γ (x − m) / σ + β", composed=_layer_norm, shapes=((2, 3), (3,), (3,))),
+    "dropout": Row(settings={"p": 0.5, "rng": np.random.default_rng(0)}),
+    "scaled_dot_product_attention": Row(
+        _ATTENTION, "attention", composed=_attention, sums_last=True, last=(2, -1),
+        shapes=((3, 2), (3, 2), (3, 2)), settings={"causal": True},
+    ),
+    "multi_head_attention": Row(
+        _ATTENTION + ", heads: {n_head}", "multi-head attention", composed=_multi_head_attention, sums_last=True,
+        shapes=((1, 2, 6),), settings={"n_head": 2, "causal": True},
+    ),
+    "cross_entropy": Row("−Σ y ln softmax", composed=_cross_entropy, shapes=((3, 4),), settings={"targets": _IDS}),
+    "nll_loss": Row("−ln P[target]", shapes=((3, 4),), settings={"targets": _IDS}),
+    "mse_loss": Row("mean (x − y)²", composed=_mse_loss),
+    "binary_cross_entropy_with_logits": Row(
+        "ln(1 + eˣ) − x y", "binary cross entropy", composed=_binary_cross_entropy
+    ),
+}  # fmt: skip
+_NO_ROW = Row()
+COMPOSED = {name: row.composed for name, row in ROWS.items() if row.composed}
+OPS = {name: f for name, f in sorted(vars(functional).items()) if hasattr(f, "op") and not name.startswith("_")}
+
+
+def row(op: str) -> Row:
+    """The Row of an op, which is empty for one that the table does not have."""
+    return ROWS.get(op, _NO_ROW)
+
+
+def example(name):
+    """An op on quarters, all above zero so that logarithms and roots exist: the result, and a gradient of it that
+    differs from place to place. name: a key of OPS."""
+    op, known = OPS[name].op, row(name)
+    parameters = inspect.signature(op).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    shapes = known.shapes or ((2, 3),) * len(names)
+    names = names or [f"x{i + 1}" for i in range(len(shapes))]
+    rng = np.random.default_rng(1)
+    tensors = [
+        Tensor(rng.integers(1, 8, shape) / 4, requires_grad=True, dtype=np.float32, name=n)
+        for n, shape in zip(names, shapes)
+    ]
+    out = lift(op)(*tensors, **known.settings)  # lifted anew: some functions take their arguments in another order
+    grads = rng.integers(-4, 5, out.shape) / 4 if out.shape else np.ones(())
+    return out, grads.astype(np.float32)
