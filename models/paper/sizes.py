@@ -3,7 +3,7 @@
 Both are polynomials, which the last case of 'GPT Time Complexity' compares with models small enough to build and count.
 """
 
-import autotx
+from autotx.viz.trace import trace
 
 
 def gpt_parameters(layers, width, vocabulary, context):
@@ -28,29 +28,19 @@ def gpt_multiplications(layers, width, tokens):
 def counted_multiplications(result):
     """Multiplications of the matrix products in the graph of a Tensor: (by weights, of tokens with tokens)."""
     by_weights = of_pairs = 0
-    seen, stack = {id(result)}, [result]
-    while stack:
-        t = stack.pop()
-        parents = [p for p in t._parents or () if isinstance(p, autotx.Tensor)]
-        if t._op in ("linear", "matmul"):
-            by_weights += t.size * parents[0].shape[-1]
-        if t._op in ("scaled_dot_product_attention", "multi_head_attention"):
-            of_pairs += 2 * t.size * parents[-1].shape[-2]  # Q K^T and P V, as many channels each
-        for p in parents:
-            if id(p) not in seen:
-                seen.add(id(p))
-                stack.append(p)
+    nodes = trace(result).nodes
+    for node in nodes:
+        given = [nodes[a.node] for a in node.parents if a.position is not None]
+        if node.op in ("linear", "matmul"):
+            by_weights += node.value.size * given[0].shape[-1]
+        if node.op in ("scaled_dot_product_attention", "multi_head_attention"):
+            of_pairs += 2 * node.value.size * given[-1].shape[-2]  # Q K^T and P V, as many channels each
     return by_weights, of_pairs
 
 
 def longest_path(result):
     """How many ops lie between a result and what is furthest from it in its graph."""
     depth = {}
-
-    def visit(t):
-        if id(t) not in depth:
-            parents = [p for p in t._parents or () if isinstance(p, autotx.Tensor) and p._parents is not None]
-            depth[id(t)] = 1 + max((visit(p) for p in parents), default=0)
-        return depth[id(t)]
-
-    return visit(result)
+    for node in trace(result).nodes:  # an op comes after its arguments
+        depth[node.id] = (node.op is not None) + max((depth[a.node] for a in node.parents), default=0)
+    return max(depth.values())
