@@ -1,7 +1,7 @@
 """GPT-2: a stack of blocks that reads tokens and says, at every place, which token comes next.
 
-Top to bottom: the configuration, one block (attention, then a feed-forward net), the model, and its two uses, the loss
-for training and the generation of text, with the choice of a token at the end. `decoder.py` has the cached steps.
+Top to bottom: the configuration, one block (attention, then a feed-forward net), the model with its loss, and its
+reader: the same formulas once more, on plain arrays with a cache, for the generation of text.
 
     ids (B, T) -> table of tokens + table of places -> n_layer blocks -> layer norm -> scores (B, T, V)
 
@@ -9,6 +9,7 @@ Letters: B batch, T tokens, C channels (n_embd), H heads, D = C / H channels a h
 Source: Radford et al., 2019, "Language Models are Unsupervised Multitask Learners"; the whitepaper's GPT sections.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -16,8 +17,9 @@ import numpy as np
 
 import autotx
 from autotx import init, nn
-from autotx.checks import checked_rng, checked_size
-from autotx.models.decoder import Decoder, Weights
+from autotx.checks import checked_size
+from autotx.models.inference.pieces import Matrix, Norm, attend, split
+from autotx.models.inference.sampling import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.ln_2(x)), rng)
 
 
-class GPT(nn.Module):
+class GPT(LanguageModel, nn.Module):
     """The model. The table of tokens is used twice: to read a token, and, as the head, to score each as the next one.
 
     config: GPTConfig. rng: numpy.random.Generator that draws the weights; None leaves them zero, to be loaded.
@@ -128,107 +130,57 @@ class GPT(nn.Module):
         """Scores of all tokens: (..., C) -> (..., V)."""
         return autotx.linear(x, self.wte.weight)
 
-    def generate(self, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None):
-        """Continue each row of ids by max_new_tokens tokens. Returns integers (B, T + max_new_tokens).
-
-        Arguments and errors are those of `stream`.
-        """
-        new = list(self.stream(ids, max_new_tokens, temperature, top_k, top_p, rng))
-        return np.column_stack([_checked_prompt(ids, self.config.vocab_size), *new])
-
-    def stream(self, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None):
-        """An iterator of the new tokens, (B,) integers at a time, as they are made.
-
-        ids: the prompt, integers (B, T), T at least 1, or (T,) for B = 1. temperature: 0 takes the likeliest token,
-        1 draws by the model's probabilities, more flattens them. top_k: draw among the k likeliest. top_p: draw among
-        the fewest likeliest that together have at least this probability. rng: draws; None for one seeded by chance.
-        The model sees the last block_size tokens. Up to there each token costs the work of one, thanks to the cache.
-        Beyond, the window slides: every token gets a new place, so all are computed again for each new one.
-        ValueError: an empty prompt, an id out of range, or a setting outside its range; TypeError: ids not integers.
-        """
-        ids = _checked_prompt(ids, self.config.vocab_size)
-        _check_settings(max_new_tokens, temperature, top_k, top_p)
-        rng = np.random.default_rng() if rng is None else checked_rng("generate", rng)
-        return self._stream(ids, max_new_tokens, lambda logits: sample(logits, temperature, top_k, top_p, rng))
-
-    def weights(self):
-        """The weights as the decoder takes them."""
-        return Weights(self)
-
-    def _stream(self, ids, max_new_tokens, choose):
-        weights, size = self.weights(), self.config.block_size
-        decoder = None
-        for _ in range(max_new_tokens):
-            if decoder is None or decoder.length == size:  # the first piece, or a window that slides
-                ids = ids[:, -size:]
-                decoder = Decoder(weights, len(ids), min(size, ids.shape[1] + max_new_tokens))
-            x = decoder.read(ids[:, decoder.length :])
-            new = choose(decoder.scores(x[:, -1]))
-            ids = np.column_stack([ids, new])
-            yield new
+    def reader(self, rows=1, size=None, matrix=Matrix):
+        """A GPTReader of the weights as they are now, for so many texts of at most `size` (None: block_size) tokens."""
+        return GPTReader(self, matrix).reader(rows, size)
 
 
-def sample(logits, temperature, top_k, top_p, rng):
-    """Choose one token for each row: logits (B, V) -> integers (B,). In float64, whatever the logits are.
+class GPTReader(LanguageModel):
+    """The model on plain arrays, with a cache, for generation (see inference/pieces.py). matrix: the kind of weights.
 
-    Of tokens with equal scores, the one with the lower id counts as likelier. With both, top_k is applied first and
-    top_p to the probabilities that remain. Source: Holtzman et al., 2020 (top_p, "nucleus sampling").
+    Keys and values of what was read lie in one array, (L, 2, rows, H, size, D), made once: a piece is written to its
+    place, and nothing is moved.
     """
-    logits = np.asarray(logits, np.float64)
-    if not np.isfinite(logits).all():
-        raise ValueError("generate: the model's scores have a NaN or an Inf; its training diverged, take other weights")
-    if temperature == 0:
-        return logits.argmax(axis=-1)
-    order = np.argsort(-logits, axis=-1, kind="stable")[:, :top_k]  # likeliest first
-    scores = np.take_along_axis(logits, order, axis=-1)
-    with np.errstate(over="ignore"):  # towards temperature 0 the differences grow to -inf, whose exp is rightly 0
-        p = np.exp((scores - scores[:, :1]) / temperature)
-    p /= p.sum(axis=-1, keepdims=True)
-    if top_p is not None and top_p < 1:
-        before = np.pad(p.cumsum(axis=-1)[:, :-1], ((0, 0), (1, 0)))
-        p *= before < top_p  # a token stays when those before it do not have that much yet
-    below = p.cumsum(axis=-1)
-    drawn = (below <= rng.random((len(p), 1)) * below[:, -1:]).sum(axis=-1, keepdims=True)
-    return np.take_along_axis(order, drawn, axis=-1)[:, 0]
+
+    def __init__(self, model, matrix):
+        self.config = model.config
+        self.wte, self.wpe = matrix(model.wte.weight.data), model.wpe.weight.data
+        self.blocks = [_BlockReader(block, matrix) for block in model.blocks]
+        self.ln_f = Norm(model.ln_f)
+
+    def reader(self, rows=1, size=None):
+        """Another reader with the same weights, which has read nothing."""
+        c, other = self.config, copy.copy(self)
+        shape = c.n_layer, 2, rows, c.n_head, size or c.block_size, c.n_embd // c.n_head
+        other.length, other.cache = 0, np.empty(shape, self.wpe.dtype)
+        return other
+
+    def read(self, ids):
+        """The tokens that follow: ids (B, T) -> what the blocks make of them, (B, T, C)."""
+        start, self.length = self.length, self.length + ids.shape[1]
+        x = (self.wte.rows(ids) + self.wpe[start : self.length]).reshape(-1, self.config.n_embd)
+        for block, cache in zip(self.blocks, self.cache):
+            block.add_to(x, cache, start)
+        return self.ln_f(x).reshape(*ids.shape, -1)
+
+    def scores(self, x):
+        """The scores of all tokens as the next one: (..., C) -> (..., V)."""
+        return self.wte(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+    @property
+    def nbytes(self):
+        """Bytes that are read for a token: the matrices'. Biases and norms are a thousandth of them."""
+        return self.wte.nbytes + sum(m.nbytes for b in self.blocks for m in (b.qkv, b.proj, b.fc, b.mlp_proj))
 
 
-def _checked_prompt(ids, vocab_size):
-    """The prompt as integers (B, T)."""
-    ids = np.atleast_2d(np.asarray(ids))
-    if ids.ndim != 2 or not ids.size:
-        raise ValueError(f"generate: the prompt has shape {ids.shape}; give ids (B, T), T at least 1")
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"generate: the prompt's ids have type {ids.dtype}; give integers")
-    bad = ids[(ids < 0) | (ids >= vocab_size)]
-    if bad.size:
-        raise ValueError(f"generate: id {bad[0]} is out of range, there are {vocab_size} tokens, from 0")
-    return ids.astype(np.int64)
+class _BlockReader:
+    def __init__(self, block, matrix):
+        layers = block.attn.qkv, block.attn.proj, block.mlp.fc, block.mlp.proj
+        self.qkv, self.proj, self.fc, self.mlp_proj = map(matrix.of, layers)
+        self.ln_1, self.ln_2 = Norm(block.ln_1), Norm(block.ln_2)
 
-
-def _check_settings(max_new_tokens, temperature, top_k, top_p):
-    whole = int | np.integer
-    for name, value, good, wanted in (
-        ("max_new_tokens", max_new_tokens, isinstance(max_new_tokens, whole) and max_new_tokens >= 0, "0, 1, 2 ..."),
-        ("temperature", temperature, temperature >= 0, "0 (always the likeliest token) or more"),
-        ("top_k", top_k, top_k is None or (isinstance(top_k, whole) and top_k >= 1), "1, 2, 3 ..."),
-        ("top_p", top_p, top_p is None or 0 < top_p <= 1, "a probability above 0, at most 1"),
-    ):
-        if not good:
-            raise ValueError(f"generate: {name} is {value}; give {wanted}")
-
-
-def stream_text(model, tokenizer, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, seen=None):
-    """What follows the prompt, in pieces, as the tokens come: an iterator of str.
-
-    The settings are those of GPT.stream. An empty prompt counts as a line end, for a model needs something to go on.
-    seen: a list to which the ids of the prompt are added, and each new one.
-    """
-    ids = tokenizer.encode(prompt or "\n")
-    seen = [] if seen is None else seen
-    seen.extend(ids)
-    decoder = tokenizer.decoder()
-    # Bytes at the end of the prompt never are half a character, so what is decoded is new text alone.
-    for token in model.stream(ids[None], max_new_tokens, temperature, top_k, top_p, rng):
-        seen.append(token[0])
-        yield decoder.push(token[0])
-    yield decoder.finish()
+    def add_to(self, x, cache, start):
+        """What the block adds to x: (B T, C), in place."""
+        q, k, v = split(self.qkv(self.ln_1(x)), cache.shape[1], 3, cache.shape[-1])
+        self.proj(attend(q, k, v, cache, start), onto=x)
+        self.mlp_proj(self.fc(self.ln_2(x), "gelu_tanh"), onto=x)

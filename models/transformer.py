@@ -4,8 +4,8 @@
                                                                                         v
     target (B, T) -> table + waves -> n_layer decoder blocks, which look at the memory -> scores (B, T, V)
 
-Top to bottom: the configuration, the positions, one encoder block, one decoder block, the model. `search.py` writes
-translations with it: greedily or by beam search, with cached keys and values.
+Top to bottom: the configuration, the positions, one encoder block, one decoder block, the model, and its reader: the
+decoder's formulas once more, on plain arrays with a cache. `inference/beams.py` writes translations with it.
 
 A sentence is a row of token ids. The first three ids are no words: PAD fills short rows up and is never looked at,
 START is what the decoder reads first, END is what it writes last.
@@ -20,8 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 
 import autotx
-from autotx import init, nn
+from autotx import init, kernels, nn
 from autotx.checks import checked_size
+from autotx.models.inference.pieces import Matrix, Norm, attend, split
+from autotx.tensor import no_grad
 
 PAD, START, END = 0, 1, 2
 SPECIALS = 3  # the words' ids begin here
@@ -187,6 +189,13 @@ class Transformer(nn.Module):
         """Scores of all tokens as the next one: (..., C) -> (..., V)."""
         return autotx.linear(x, self.out.weight)
 
+    def reader(self, source, beam=1, size=None, matrix=Matrix):
+        """A TransformerReader of `beam` rows for each sentence of source, ids (B, S), as translations of it.
+
+        size: the most tokens that each row will hold; None for block_size. matrix: the kind of weights.
+        """
+        return TransformerReader(self, source, beam, size or self.config.block_size, matrix)
+
     def _embed(self, table, ids, rng):
         ids = np.asarray(ids)
         if ids.ndim != 2 or not ids.size:
@@ -203,3 +212,71 @@ def seen(ids):
     """The padding mask: ids (B, S) -> booleans (B, 1, 1, S), False where nobody may look. None when there is no PAD."""
     there = np.asarray(ids) != PAD
     return None if there.all() else there[:, None, None, :]
+
+
+class TransformerReader:
+    """The decoder on plain arrays, with a cache (see inference/pieces.py), for B beam rows that follow each other.
+
+    The keys and values of each row's tokens lie in one array, (L, 2, rows, H, size, D), made once, and those of the
+    source in one for each layer, (2, rows, H, S, D). No row may hold PAD.
+    """
+
+    def __init__(self, model, source, beam, size, matrix):
+        c = self.config = model.config
+        with no_grad():
+            memory = model.encode(source).data
+        (B, _, C), D = memory.shape, c.n_embd // c.n_head
+        self.blocks = [_DecoderBlockReader(block, matrix) for block in model.decoder]
+        self.norm = None if model.decoder_norm is None else Norm(model.decoder_norm)
+        self.table, self.positions = matrix(model.target_wte.weight.data), model.positions
+        self.out = self.table if model.out is model.target_wte else matrix(model.out.weight.data)
+        packed = [split(block.cross_kv(memory.reshape(-1, C)), B, 2, D) for block in self.blocks]
+        self.memory = [np.repeat(kv, beam, axis=1) for kv in packed]
+        mask = seen(source)
+        self.mask = None if mask is None else np.repeat(mask, beam, axis=0)
+        self.length, self.cache = 0, np.empty((c.n_layer, 2, B * beam, c.n_head, size, D), memory.dtype)
+
+    def read(self, ids):
+        """The tokens that follow: ids (rows, T) -> what the decoder makes of them, (rows, T, C)."""
+        start, self.length, C = self.length, self.length + ids.shape[1], self.config.n_embd
+        table = self.table.rows(ids)
+        x = (table * table.dtype.type(math.sqrt(C)) + self.positions[start : self.length]).reshape(-1, C)
+        for block, cache, memory in zip(self.blocks, self.cache, self.memory):
+            x = block(x, cache, start, memory, self.mask)
+        return (x if self.norm is None else self.norm(x)).reshape(*ids.shape, C)
+
+    def scores(self, x):
+        """The scores of all tokens as the next one: (..., C) -> (..., V)."""
+        return self.out(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+    def keep(self, rows):
+        """Row i goes on with what row rows[i] has read: another one of the same sentence."""
+        self.cache[..., : self.length, :] = self.cache[:, :, rows, :, : self.length]
+
+
+class _DecoderBlockReader:
+    def __init__(self, block, matrix):
+        C = block.cross.proj.weight.shape[0]
+        weight, bias = block.cross.qkv.weight.data, block.cross.qkv.bias.data
+        self.cross_q, self.cross_kv = matrix(weight[:C], bias[:C]), matrix(weight[C:], bias[C:])
+        layers = block.attn.qkv, block.attn.proj, block.cross.proj, block.mlp.fc, block.mlp.proj
+        self.qkv, self.proj, self.cross_proj, self.fc, self.mlp_proj = map(matrix.of, layers)
+        self.norms, self.pre_norm = [Norm(norm) for norm in (block.ln_1, block.ln_2, block.ln_3)], block.pre_norm
+
+    def __call__(self, x, cache, start, memory, mask):
+        """x and result: (rows T, C)."""
+        B, D = cache.shape[1], cache.shape[-1]
+
+        def attention(x):
+            return self.proj(attend(*split(self.qkv(x), B, 3, D), cache, start))
+
+        def cross_attention(x):
+            y, _ = kernels.attention.attention(*split(self.cross_q(x), B, 1, D), *memory, mask)
+            return self.cross_proj(y.transpose(0, 2, 1, 3).reshape(x.shape))
+
+        def feed_forward(x):
+            return self.mlp_proj(self.fc(x, "relu"))
+
+        for norm, f in zip(self.norms, (attention, cross_attention, feed_forward)):
+            x = x + f(norm(x)) if self.pre_norm else norm(x + f(x))
+        return x

@@ -17,7 +17,7 @@ from autotx.checkpoint import load_tensors, save_tensors
 from autotx.models import tokenizers
 from autotx.models.cli import COMMANDS, main
 from autotx.models.config import CONFIGS, flag, read_config
-from autotx.models.gpt import stream_text
+from autotx.models.inference.sampling import stream_text
 from autotx.models.progress import Progress
 from autotx.viz.curves import loss_curve
 

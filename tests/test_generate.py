@@ -1,4 +1,4 @@
-"""Generation beyond what test_gpt.py says of it: the decoder, int8 weights, `generate --int8`, and `autotx warmup`."""
+"""Generation beyond what test_gpt.py says of it: the reader, int8 weights, `generate --int8`, and `autotx warmup`."""
 
 import ast
 import os
@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import autotx
-from autotx.models import GPT, GPTConfig, cli, decoder, int8
+from autotx.models import GPT, GPTConfig, cli
 from autotx.models.commands import warmup
 from autotx.models.commands.generate import perplexity
+from autotx.models.inference.pieces import Int8Matrix
 
 TEXT = "".join(f"{i} times {i} is {i * i}.\n" for i in range(300))
 
@@ -27,20 +28,26 @@ def _gpt(rng, dtype=np.float32, **settings):
     return model.astype(dtype)
 
 
+def _scores(model, ids):
+    """What a new reader of the model says of ids (B, T): (B, T, V)."""
+    reader = model.reader(len(ids))
+    return reader.scores(reader.read(ids))
+
+
 @pytest.fixture
 def ids(rng):
     return rng.integers(37, size=(2, 24))
 
 
-# The decoder
+# The reader
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
 @pytest.mark.parametrize("pieces", [[24], [1] * 24, [10, 1, 1, 12], [3, 1, 20]])
-def test_the_decoder_is_the_model(pieces, dtype, tolerance, bias, rng, ids):
+def test_the_reader_is_the_model(pieces, dtype, tolerance, bias, rng, ids):
     model = _gpt(rng, dtype, bias=bias)
-    reader = decoder.Decoder(decoder.Weights(model), 2, 24)
+    reader = model.reader(2)
     parts = [reader.scores(reader.read(part)) for part in np.split(ids, np.cumsum(pieces)[:-1], axis=1)]
     with autotx.no_grad():
         expected = model(ids)[0].data
@@ -50,7 +57,7 @@ def test_the_decoder_is_the_model(pieces, dtype, tolerance, bias, rng, ids):
     np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=tolerance, atol=tolerance * scale)
 
 
-def test_the_decoder_leaves_the_weights_alone(rng, ids):
+def test_the_reader_leaves_the_weights_alone(rng, ids):
     model = _gpt(rng)
     before = model.state_dict()
     model.generate(ids, 30, temperature=0)
@@ -62,21 +69,20 @@ def test_the_decoder_leaves_the_weights_alone(rng, ids):
 
 def test_int8_is_the_model_with_rounded_matrices(rng, ids):
     model = _gpt(rng)
-    small = int8.quantize(model)
+    small = model.reader(matrix=Int8Matrix)
     for name, p in model.named_parameters():
         if p.ndim == 2 and name != "wpe.weight":
-            matrix = int8.Int8Matrix(p.numpy())
+            matrix = Int8Matrix(p.numpy())
             p.data = matrix.rows(np.arange(p.shape[0]))
     with autotx.no_grad():
         logits, loss = model(ids, ids)
-    found = small(ids, ids)
+    found = _scores(small, ids)
     scale = np.abs(logits.data).max()
-    np.testing.assert_allclose(found[0].data, logits.data, rtol=0, atol=1e-5 * scale)
-    assert abs(found[1].item() - loss.item()) < 1e-5
-    assert small(ids)[1] is None
-    many = small(np.tile(ids, (2, 1)))[0].data  # so many rows that they go another way
+    np.testing.assert_allclose(found, logits.data, rtol=0, atol=1e-5 * scale)
+    assert abs(autotx.cross_entropy(found, ids).item() - loss.item()) < 1e-5
+    many = _scores(small, np.tile(ids, (2, 1)))  # so many rows that they go another way
     np.testing.assert_allclose(many[2:], logits.data, rtol=0, atol=1e-5 * scale)
-    assert many[:, :, 0].size > int8.MANY > ids.size
+    assert many[:, :, 0].size > Int8Matrix.MANY > ids.size
     one_by_one = []
     list(small._stream(ids[:, :1], 20, lambda scores: one_by_one.append(scores) or scores.argmax(-1)))
     rows = model.generate(ids[:, :1], 20, temperature=0)
@@ -87,21 +93,19 @@ def test_int8_is_the_model_with_rounded_matrices(rng, ids):
 
 def test_int8_stays_close(rng, ids):
     model = _gpt(rng)
-    small = int8.quantize(model)
+    small = model.reader(matrix=Int8Matrix)
     with autotx.no_grad():
         exact = model(ids)[0].data
-    error = small(ids)[0].data - exact
+    error = _scores(small, ids) - exact
     assert np.sqrt(np.mean(error**2)) < 0.02 * np.std(exact)  # each weight is right to 1/254 of its row's largest
     text = rng.integers(37, size=2000)
     assert abs(perplexity(small, text) / perplexity(model, text) - 1) < 0.01
-    assert small.weights().nbytes < 0.28 * model.weights().nbytes  # of rows this short, the scales take 1/12 of it
+    assert small.nbytes < 0.28 * model.reader().nbytes  # of rows this short, the scales take 1/12 of it
 
 
-def test_int8_generates_and_holds_no_parameters(rng, ids):
-    small = int8.quantize(_gpt(rng))
+def test_int8_generates(rng, ids):
+    small = _gpt(rng).reader(matrix=Int8Matrix)
     assert small.generate(ids, 5, rng=rng).shape == (2, 29)
-    assert small.parameters() == []
-    assert not small(ids)[0].requires_grad
 
 
 # The command line

@@ -8,8 +8,7 @@ import pytest
 import autotx
 from autotx import optim
 from autotx.models import GPT, GPTConfig
-from autotx.models.decoder import Decoder
-from autotx.models.gpt import sample
+from autotx.models.inference.sampling import sample
 
 TINY = GPTConfig(block_size=8, vocab_size=11, n_layer=2, n_head=2, n_embd=8)
 
@@ -192,10 +191,10 @@ def test_cached_scores_equal_uncached(pieces, bias, rng):
     model, ids = tiny(rng, bias=bias), tokens(rng)
     with autotx.no_grad():
         expected = model(ids)[0].data
-    decoder = Decoder(model.weights(), len(ids), 8)
-    parts = [decoder.scores(decoder.read(part)) for part in np.split(ids, np.cumsum(pieces)[:-1], axis=1)]
+    reader = model.reader(len(ids), 8)
+    parts = [reader.scores(reader.read(part)) for part in np.split(ids, np.cumsum(pieces)[:-1], axis=1)]
     np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=1e-5, atol=1e-5)
-    assert decoder.length == 8
+    assert reader.length == 8
 
 
 def uncached(model, ids, max_new_tokens, choose):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from autotx.models import paper
+from autotx.models.inference.beams import translations
 from autotx.models.paper import command, corrected, page, pictures, report, timing, trained
 from autotx.models.paper.case import VERDICTS, Case, Claim, Digits, digits
-from autotx.models.search import translations
 
 # What is known to be wrong in the paper. A verdict that leaves or enters these lists is either a discovery or a bug of
 # the engine: look, then change the list.

@@ -9,7 +9,8 @@ import pytest
 
 import autotx
 from autotx import optim
-from autotx.models import Transformer, TransformerConfig, search
+from autotx.models import Transformer, TransformerConfig
+from autotx.models.inference import beams
 from autotx.models.transformer import END, PAD, START, sinusoidal_positions
 
 V = 13
@@ -76,7 +77,7 @@ def test_it_starts_as_a_guess_and_learns(rng):
         optimizer.step()
         optimizer.zero_grad()
     assert model.loss(source, target).item() < 0.1
-    for row, found in zip(target, search.translate(model, source)):
+    for row, found in zip(target, beams.translate(model, source)):
         assert found[0].ids == row[1:-1].tolist()
 
 
@@ -185,31 +186,38 @@ def test_scores_and_gradients_are_pytorchs(rng, pre_norm):
 def log_probabilities(model, source, ids):
     """log P of every token after `ids` (without START), by the model itself: an array (V,)."""
     logits = model(source[None], np.array([[START, *ids]])).data[0, -1:]
-    return search.log_softmax(logits)[0]
+    return beams.log_softmax(logits)[0]
 
 
 @pytest.mark.parametrize("changes", KINDS)
 def test_cached_equals_uncached(rng, changes):
-    """Every score that the writer computes for five tokens, one at a time, is that of the whole model."""
+    """Every score that the reader computes for five tokens, one at a time, is that of the whole model."""
     model = tiny(rng, **changes)
-    writer = search.Writer(model, SOURCE, 1, 5)
+    reader = model.reader(SOURCE, 1, 5)
     for t in range(5):
-        scores = writer.write(TARGET[:, t])
+        scores = reader.scores(reader.read(TARGET[:, t : t + 1]))[:, 0]
         expected = model(SOURCE, TARGET[:, : t + 1]).data[:, -1]
-        rows = TARGET[:, : t + 1].all(axis=1)  # the writer never writes PAD, the model does not look at it
+        rows = TARGET[:, : t + 1].all(axis=1)  # the reader never reads PAD, the model does not look at it
         np.testing.assert_allclose(scores[rows], expected[rows], rtol=1e-4, atol=1e-4)
 
 
 class Uncached:
-    """What Writer does, by the whole model, for all tokens anew."""
+    """A model whose reader computes everything anew for each token, by the whole model."""
 
-    def __init__(self, model, source, beam, size):
-        self.model, self.source = model, np.repeat(source, beam, axis=0)
+    def __init__(self, model):
+        self.model, self.config = model, model.config
+
+    def reader(self, source, beam, size):
+        self.source = np.repeat(source, beam, axis=0)
         self.ids = np.empty((len(self.source), 0), int)
+        return self
 
-    def write(self, tokens):
-        self.ids = np.column_stack([self.ids, tokens])
-        return self.model(self.source, self.ids).data[:, -1]
+    def read(self, ids):
+        self.ids = np.column_stack([self.ids, ids])
+        return self.model.decode(self.model.encode(self.source), self.source, self.ids)[:, -1:].data
+
+    def scores(self, x):
+        return self.model.scores(x).data
 
     def keep(self, rows):
         self.ids = self.ids[rows]
@@ -217,11 +225,10 @@ class Uncached:
 
 @pytest.mark.parametrize("beam", [1, 4])
 @pytest.mark.parametrize("changes", KINDS)
-def test_cached_translations_equal_uncached_ones(rng, monkeypatch, beam, changes):
+def test_cached_translations_equal_uncached_ones(rng, beam, changes):
     model = tiny(rng, **changes)
-    cached = search.translate(model, SOURCE, beam=beam, n_best=beam)
-    monkeypatch.setattr(search, "Writer", Uncached)
-    uncached = search.translate(model, SOURCE, beam=beam, n_best=beam)
+    cached = beams.translate(model, SOURCE, beam=beam, n_best=beam)
+    uncached = beams.translate(Uncached(model), SOURCE, beam=beam, n_best=beam)
     assert [[t.ids for t in found] for found in cached] == [[t.ids for t in found] for found in uncached]
     np.testing.assert_allclose(
         [[t.score for t in found] for found in cached], [[t.score for t in found] for found in uncached], rtol=1e-4
@@ -230,11 +237,10 @@ def test_cached_translations_equal_uncached_ones(rng, monkeypatch, beam, changes
 
 def test_kept_rows_go_on_with_what_they_were_given(rng):
     model = tiny(rng)
-    writer = search.Writer(model, SOURCE[:1], 3, 4)
-    writer.write(np.array([START, START, START]))
-    writer.write(np.array([4, 5, 6]))
-    writer.keep(np.array([2, 0, 0]))
-    scores = writer.write(np.array([7, 8, 9]))
+    reader = model.reader(SOURCE[:1], 3, 4)
+    reader.read(np.array([[START, 4], [START, 5], [START, 6]]))
+    reader.keep(np.array([2, 0, 0]))
+    scores = reader.scores(reader.read(np.array([[7], [8], [9]])))[:, 0]
     for row, ids in zip(scores, ([6, 7], [4, 8], [4, 9])):
         expected = model(SOURCE[:1], np.array([[START, *ids]])).data[0, -1]
         np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-4)
@@ -242,7 +248,7 @@ def test_kept_rows_go_on_with_what_they_were_given(rng):
 
 def test_greedy_always_takes_the_likeliest(rng):
     model = tiny(rng)
-    for i, [found] in enumerate(search.translate(model, SOURCE)):
+    for i, [found] in enumerate(beams.translate(model, SOURCE)):
         ids = []
         while len(ids) < 12:
             best = int(log_probabilities(model, SOURCE[i], ids).argmax())
@@ -256,7 +262,7 @@ def test_a_wide_beam_finds_the_best_of_all(rng):
     """Four words, at most two of them: a beam as wide as all candidates must find the best by its own score."""
     model = tiny(rng, vocab_size=7, block_size=3)
     source = np.array([[4, 5, 6]])
-    [found] = search.translate(model, source, beam=16, length_penalty=1.0, n_best=5)
+    [found] = beams.translate(model, source, beam=16, length_penalty=1.0, n_best=5)
     scores = {}
     for length in range(3):
         for ids in itertools.product(range(3, 7), repeat=length):
@@ -273,18 +279,18 @@ def test_a_wide_beam_finds_the_best_of_all(rng):
 
 def test_a_batch_is_translated_as_its_sentences_are(rng):
     model = tiny(rng)
-    together = search.translate(model, SOURCE, beam=3, n_best=2)
+    together = beams.translate(model, SOURCE, beam=3, n_best=2)
     for row, found in zip(SOURCE, together):
-        [alone] = search.translate(model, row[row != PAD][None], beam=3, n_best=2)
+        [alone] = beams.translate(model, row[row != PAD][None], beam=3, n_best=2)
         assert [t.ids for t in alone] == [t.ids for t in found]
 
 
 def test_what_cannot_be_translated(rng):
     model = tiny(rng)
     with pytest.raises(ValueError, match="n_best is 3, beam 2; give 1 <= n_best <= beam"):
-        search.translate(model, SOURCE, beam=2, n_best=3)
+        beams.translate(model, SOURCE, beam=2, n_best=3)
     with pytest.raises(ValueError, match="with a word in every row"):
-        search.translate(model, np.array([[4], [PAD]]))
+        beams.translate(model, np.array([[4], [PAD]]))
     model.wte.weight.data = np.full_like(model.wte.weight.data, np.nan)
     with pytest.raises(ValueError, match="scores have a NaN or an Inf"):
-        search.translate(model, SOURCE)
+        beams.translate(model, SOURCE)

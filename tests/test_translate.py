@@ -13,10 +13,10 @@ from autotx.checkpoint import load_tensors, save_tensors
 from autotx.models.cli import main
 from autotx.models.commands import translate
 from autotx.models.config import TransformerTrainConfig
+from autotx.models.inference.beams import translations
 from autotx.models.load import load_transformer
 from autotx.models.pairs import HELD_OUT, Sentences, decode, emoji_pairs, encode, pad, read_pairs, split_pairs
 from autotx.models.run import Run
-from autotx.models.search import translations
 from autotx.models.tokenizers import make_tokenizer
 from autotx.models.train import Trainer, train
 from autotx.models.transformer import END, PAD, START

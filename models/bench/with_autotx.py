@@ -9,8 +9,9 @@ import numpy as np
 
 import autotx
 from autotx import kernels, optim
-from autotx.models import GPT, GPTConfig, int8
+from autotx.models import GPT, GPTConfig
 from autotx.models.bench import inputs
+from autotx.models.inference.pieces import Int8Matrix
 
 OPS = {
     "layer_norm": autotx.layer_norm,
@@ -110,7 +111,7 @@ def generate(L, H, C, T, V, prompt, new):
 
 def generate_int8(L, H, C, T, V, prompt, new):
     """The same with weights in 8 bits. No results: with rounded weights another token may be the likeliest."""
-    model = int8.quantize(gpt(L, H, C, T, V))
+    model = gpt(L, H, C, T, V).reader(matrix=Int8Matrix)
     ids = inputs.batch(1, prompt, V)[0]
 
     def run():

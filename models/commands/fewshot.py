@@ -8,7 +8,7 @@ import numpy as np
 from autotx.files import write_atomically
 from autotx.models.config import GPTTrainConfig
 from autotx.models.fewshot import ENTRIES, Tasks, is_told, right_answers
-from autotx.models.gpt import stream_text
+from autotx.models.inference.sampling import stream_text
 from autotx.models.load import load_gpt
 from autotx.models.run import Run
 from autotx.models.train import train

@@ -23,12 +23,12 @@ from autotx.models.commands.plot import read_runs, timed
 from autotx.models.commands.replay import of_gpt
 from autotx.models.config import GPTTrainConfig, TransformerTrainConfig
 from autotx.models.gpt import GPT, GPTConfig
+from autotx.models.inference.beams import translate
 from autotx.models.load import load_gpt, load_transformer
 from autotx.models.mlp import MLP
 from autotx.models.pairs import encode
 from autotx.models.paper.constants import PE, W_K, W_Q, X
 from autotx.models.paper.steps import attention_weights, causal, linear, tensor
-from autotx.models.search import translate
 from autotx.models.train import train
 from autotx.models.transformer import sinusoidal_positions
 from autotx.viz.attention import AttentionMap

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from autotx import viz
+from autotx import cross_entropy, viz
 from autotx.checkpoint import STATE
 from autotx.files import read_json
-from autotx.models import int8
 from autotx.models.commands import maps
 from autotx.models.config import read_config
 from autotx.models.data import TextSource, load_data, random_blocks, read_text
-from autotx.models.gpt import stream_text
+from autotx.models.inference.pieces import Int8Matrix
+from autotx.models.inference.sampling import stream_text
 from autotx.models.load import load_gpt
-from autotx.modes import no_grad
 from autotx.text import counted
 from autotx.viz.style import checked_path
 
@@ -94,18 +93,18 @@ def _draw_attention(args, model, tokenizer, ids):
 
 
 def _to_int8(model, tokenizer, folder):
-    """The Int8GPT of a model. What that gained and cost goes to stderr; the model itself is not held any longer."""
-    rounded = int8.quantize(model)
-    print(f"autotx generate: int8: {comparison(model, rounded, tokenizer, folder)}", file=sys.stderr)
+    """A reader with int8 weights. What that gained and cost goes to stderr; the model itself is not held any longer."""
+    rounded = model.reader(matrix=Int8Matrix)
+    print(f"autotx generate: int8: {comparison(model.reader(), rounded, tokenizer, folder)}", file=sys.stderr)
     return rounded
 
 
 def comparison(exact, rounded, tokenizer, folder):
     """What rounding to int8 gained and cost, in words: the size of the matrices, and the perplexity of the run's text.
 
-    exact: GPT, rounded: its Int8GPT. Both read the same blocks, drawn from the part that was kept for validation.
+    exact, rounded: readers of both. They read the same blocks, drawn from the part that was kept for validation.
     """
-    sizes = [f"{model.weights().nbytes / 1e6:.3g} MB" for model in (exact, rounded)]
+    sizes = [f"{reader.nbytes / 1e6:.3g} MB" for reader in (exact, rounded)]
     gained = f"weights of {sizes[1]} instead of {sizes[0]}"
     block_size, expected = exact.config.block_size, read_json(Path(folder) / STATE).get("data_sha256")
     try:
@@ -114,16 +113,18 @@ def comparison(exact, rounded, tokenizer, folder):
         return f"{gained}; perplexity not compared: {error}"
     if data.digest != expected:
         return f"{gained}; perplexity not compared: the text is no longer the one that the model learned from"
-    before, after = (perplexity(model, data.validation) for model in (exact, rounded))
+    before, after = (perplexity(reader, data.validation) for reader in (exact, rounded))
     change = f"{after / before - 1:+.2%}"
     return f"{gained}; perplexity on the validation text {before:.4g} in float32, {after:.4g} in int8 ({change})"
 
 
 def perplexity(model, ids, batches=8):
-    """exp of the mean loss over some 4,000 tokens of `ids` in blocks, always the same ones."""
-    rng, size = np.random.default_rng(0), model.config.block_size
-    with no_grad():
-        losses = [model(*random_blocks(ids, -(-512 // size), size, rng))[1].item() for _ in range(batches)]
+    """exp of the mean loss over some 4,000 tokens of `ids` in blocks, always the same ones. model: has `reader`."""
+    rng, size, losses = np.random.default_rng(0), model.config.block_size, []
+    for _ in range(batches):
+        inputs, targets = random_blocks(ids, -(-512 // size), size, rng)
+        reader = model.reader(len(inputs))
+        losses.append(cross_entropy(reader.scores(reader.read(inputs)), targets).item())
     return math.exp(np.mean(losses))
 
 

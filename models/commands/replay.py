@@ -7,9 +7,9 @@ import numpy as np
 from autotx import viz
 from autotx.models.commands import maps
 from autotx.models.config import TransformerTrainConfig
+from autotx.models.inference.beams import translate
 from autotx.models.load import load_gpt, load_transformer, trained_config
 from autotx.models.pairs import decode, encode
-from autotx.models.search import translate
 from autotx.models.transformer import END, SPECIALS, START
 from autotx.viz.page import checked_path
 

@@ -6,9 +6,9 @@ import time
 
 from autotx.models.commands import maps
 from autotx.models.data import read_columns
+from autotx.models.inference.beams import translations
 from autotx.models.load import load_transformer
 from autotx.models.pairs import encode, spaced
-from autotx.models.search import translations
 from autotx.text import counted
 from autotx.viz import style
 

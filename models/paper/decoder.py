@@ -8,6 +8,7 @@ listings as they stand.
 import numpy as np
 
 from autotx import nn
+from autotx.models.inference.beams import translate
 from autotx.models.pairs import decode
 from autotx.models.paper import trained
 from autotx.models.paper.case import Claim, Section, digits
@@ -38,7 +39,6 @@ from autotx.models.paper.steps import (
     linear,
     tensor,
 )
-from autotx.models.search import translate
 from autotx.models.transformer import Transformer, TransformerConfig
 
 target = Section("target", "Prepare and Embed Target Sequence for Decoder", (745, 771))
@@ -438,7 +438,7 @@ def joined():
     "Training and use differ: teacher forcing, beam search",
     printed="used to improve the translations",
     note="Teacher forcing, in Transformer.loss: the right words are given, so all places are learned at once. Beam "
-    "search, in search.translate: several candidates are kept; what it finds here is no less probable than greedily.",
+    "search, in translate: several candidates are kept; what it finds here is no less probable than greedily.",
 )
 def beam_search():
     model, tokenizer, (source, _) = trained.translator()

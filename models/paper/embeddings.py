@@ -5,12 +5,12 @@ import numpy as np
 import autotx
 from autotx import nn
 from autotx.models.gpt import GPT, GPTConfig
+from autotx.models.inference.beams import translate
 from autotx.models.pairs import decode, encode, pad
 from autotx.models.paper import trained
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import X, Y
 from autotx.models.paper.steps import largest_difference, tensor
-from autotx.models.search import Writer, translate
 from autotx.models.transformer import END, PAD, START, Transformer, TransformerConfig
 
 overview = Section("overview", "How Transformers Work", (60, 81))
@@ -84,8 +84,8 @@ def target_words():
 def two_modes():
     model, _, (source, target) = trained.translator()
     given = model(source[:1], target[:1, :-1]).data[0]
-    writer = Writer(model, source[:1], 1, len(given))
-    written = [writer.write(np.array([token]))[0] for token in target[0, : len(given)]]
+    reader = model.reader(source[:1])
+    written = [reader.scores(reader.read(np.array([[token]])))[0, 0] for token in target[0, : len(given)]]
     difference = largest_difference(given, written)
     return Claim(difference < 1e-12, f"the scores differ by up to {difference:.1g}")
 

@@ -7,7 +7,6 @@ from autotx.models.paper import trained
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import PE, X_PE, Y_PE, X, Y
 from autotx.models.paper.steps import cos, exponents, largest_difference, position_encoding, tensor, waves
-from autotx.models.search import Writer
 from autotx.models.transformer import END, START, EncoderBlock, TransformerConfig, sinusoidal_positions
 
 section = Section("positions", "1.5 Position Encoding", (121, 237))
@@ -75,11 +74,11 @@ def all_at_once():
 def inference_too():
     model, _, (source, target) = trained.translator()
     given = model(source[:1], target[:1, :-1]).data[0].argmax(axis=-1)
-    writer, written = Writer(model, source[:1], 1, len(given)), [START]
+    reader, written = model.reader(source[:1]), [START]
     while written[-1] != END:
-        written.append(int(writer.write(np.array(written[-1:])).argmax()))
+        written.append(int(reader.scores(reader.read(np.array([written[-1:]]))).argmax()))
     same = "the same words" if written[1:] == given.tolist() else "other words"
-    return Claim(writer.length == 1, f"1 pass when they are given, {writer.length} when they are written; {same}")
+    return Claim(reader.length == 1, f"1 pass when they are given, {reader.length} when they are written; {same}")
 
 
 @section.case(

@@ -5,9 +5,9 @@ import shlex
 
 import numpy as np
 
+from autotx.models.inference.beams import translations
 from autotx.models.load import make_transformer
 from autotx.models.pairs import PAPER, Sentences, digest, emoji_pairs, read_pairs, spaced, split_pairs
-from autotx.models.search import translations
 from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import load_tokenizer, make_tokenizer
 from autotx.models.transformer import PAD, SPECIALS

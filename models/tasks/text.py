@@ -5,7 +5,7 @@ import shlex
 import numpy as np
 
 from autotx.models.data import TextSource, load_data, random_blocks, read_text
-from autotx.models.gpt import stream_text
+from autotx.models.inference.sampling import stream_text
 from autotx.models.load import make_gpt
 from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import load_tokenizer, make_tokenizer

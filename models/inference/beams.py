@@ -1,11 +1,7 @@
-"""Translations, greedily or by beam search, with a Transformer.
-
-The decoder is that of transformer.py once more, on plain arrays: for one new token at a time, keys and values of those
-before are kept, and those of the source are made once. Engine and gradients have no part in it.
+"""Translations, greedily or by beam search, with any model that has a reader for pairs of sentences.
 
     translations   sentences -> for each the best translations of it, as text
     translate      the same in ids
-    Writer         the cached decoder: one token for each row, then the scores of the next
     _Beam          the candidates of one sentence
 """
 
@@ -14,11 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autotx import kernels
-from autotx.models.decoder import Matrix, Norm
 from autotx.models.pairs import decode, encode, pad
-from autotx.models.transformer import END, PAD, START, seen
-from autotx.modes import no_grad
+from autotx.models.transformer import END, PAD, START
 
 TOKENS = 2000  # of source sentences that are translated side by side
 LONGER = 50  # a translation may have so many tokens more than its source (Vaswani et al., 2017, 6.1)
@@ -55,9 +48,10 @@ def translations(model, tokenizer, sentences, beam=1, length_penalty=0.6, n_best
 def translate(model, source, beam=1, length_penalty=0.6, n_best=1):
     """Translate some sentences. Returns for each a list of n_best Translations, the best first.
 
-    model: a Transformer. source: ids (B, S), PAD after the end. beam: how many candidates each sentence keeps; with 1
-    the likeliest token is always taken (greedy). length_penalty a: candidates are compared by
-    log P / ((5 + length) / 6)^a, END counted, so that long ones are not at a disadvantage (Wu et al., 2016, 7).
+    model: a Transformer, or what has config.block_size and such a `reader`. source: ids (B, S), PAD after the end.
+    beam: how many candidates each sentence keeps; with 1 the likeliest token is always taken (greedy).
+    length_penalty a: candidates are compared by log P / ((5 + length) / 6)^a, END counted, so that long ones are not
+    at a disadvantage (Wu et al., 2016, 7).
     A candidate ends with END or when it has LONGER tokens more than its source, or block_size.
     ValueError: n_best above beam, an empty row, scores that are no numbers.
     """
@@ -68,10 +62,10 @@ def translate(model, source, beam=1, length_penalty=0.6, n_best=1):
         raise ValueError(f"translate: source of shape {source.shape}: give (B, S), with a word in every row")
     longest = min(model.config.block_size, source.shape[1] + LONGER)
     limits = np.minimum((source != PAD).sum(axis=1) + LONGER, longest)
-    writer, beams = Writer(model, source, beam, longest), [_Beam(beam, length_penalty) for _ in source]
+    reader, beams = model.reader(source, beam, longest), [_Beam(beam, length_penalty) for _ in source]
     tokens = np.full(len(source) * beam, START)
     for length in range(1, longest + 1):
-        scores = log_softmax(writer.write(tokens)).reshape(len(source), beam, -1)
+        scores = log_softmax(reader.scores(reader.read(tokens[:, None])[:, 0])).reshape(len(source), beam, -1)
         rows = np.arange(len(tokens)).reshape(len(source), beam)
         tokens = np.full_like(rows, END)
         for i, (candidates, limit) in enumerate(zip(beams, limits)):
@@ -82,7 +76,7 @@ def translate(model, source, beam=1, length_penalty=0.6, n_best=1):
             break
         tokens = tokens.ravel()
         if beam > 1:
-            writer.keep(rows.ravel())
+            reader.keep(rows.ravel())
     return [candidates.best(n_best) for candidates in beams]
 
 
@@ -130,76 +124,6 @@ class _Beam:
 
     def best(self, n):
         return sorted(self.ended, key=lambda t: -t.score)[:n]
-
-
-class Writer:
-    """The cached decoder, `beam` rows for each source sentence.
-
-    Each token that is written costs the work of one: the keys and values of its row's earlier tokens lie in one array
-    (L, 2, rows, H, size, D), made once, and those of the source, for every layer, in another.
-    """
-
-    def __init__(self, model, source, beam, size):
-        c = model.config
-        self.config, self.length = c, 0
-        with no_grad():
-            memory = model.encode(source).data
-        B, S, C = memory.shape
-        self.blocks = [_Block(block) for block in model.decoder]
-        self.norm = None if model.decoder_norm is None else Norm(model.decoder_norm)
-        self.table, self.positions = model.target_wte.weight.data, model.positions
-        self.out = Matrix(model.out.weight.data)
-        shape = (B, S, 2, c.n_head, C // c.n_head)
-        packed = [block.cross_kv(memory.reshape(B * S, C)).reshape(shape) for block in self.blocks]
-        self.memory = [np.repeat(kv.transpose(2, 0, 3, 1, 4), beam, axis=1) for kv in packed]  # (2, rows, H, S, D)
-        mask = seen(source)
-        self.mask = None if mask is None else np.repeat(mask, beam, axis=0)
-        self.cache = np.zeros((c.n_layer, 2, B * beam, c.n_head, size, C // c.n_head), memory.dtype)
-
-    def write(self, tokens):
-        """One more token for each row, (rows,) ids. Returns the scores of all tokens as the next one, (rows, V)."""
-        c, rows = self.config, len(tokens)
-        x = self.table[tokens] * self.table.dtype.type(math.sqrt(c.n_embd)) + self.positions[self.length]
-        self.length += 1
-        for block, (keys, values), (source_keys, source_values) in zip(self.blocks, self.cache, self.memory):
-
-            def attend(x, block=block, keys=keys, values=values):
-                q, k, v = block.qkv(x).reshape(rows, 3, c.n_head, -1).transpose(1, 0, 2, 3)
-                keys[:, :, self.length - 1], values[:, :, self.length - 1] = k, v
-                return block.proj(kernels.gemv.attend(q, keys, values, self.length).reshape(rows, -1))
-
-            def attend_to_source(x, block=block, keys=source_keys, values=source_values):
-                q = block.cross_q(x).reshape(rows, c.n_head, 1, -1)
-                return block.cross_proj(kernels.attention.attention(q, keys, values, self.mask)[0].reshape(rows, -1))
-
-            x = block.around(block.ln_1, x, attend)
-            x = block.around(block.ln_2, x, attend_to_source)
-            x = block.around(block.ln_3, x, block.feed_forward)
-        return self.out(x if self.norm is None else self.norm(x))
-
-    def keep(self, rows):
-        """Row i goes on with what row rows[i] has written."""
-        self.cache[..., : self.length, :] = self.cache[:, :, rows, :, : self.length]
-
-
-class _Block:
-    """A decoder block's weights, as views of its arrays."""
-
-    def __init__(self, block):
-        C = block.cross.proj.weight.shape[0]
-        weight, bias = block.cross.qkv.weight.data, block.cross.qkv.bias.data
-        self.cross_q, self.cross_kv = Matrix(weight[:C], bias[:C]), Matrix(weight[C:], bias[C:])
-        layers = block.attn.qkv, block.attn.proj, block.cross.proj, block.mlp.fc, block.mlp.proj
-        matrices = (Matrix(layer.weight.data, layer.bias.data) for layer in layers)
-        self.qkv, self.proj, self.cross_proj, self.fc, self.mlp_proj = matrices
-        self.ln_1, self.ln_2, self.ln_3 = Norm(block.ln_1), Norm(block.ln_2), Norm(block.ln_3)
-        self.pre_norm = block.pre_norm
-
-    def around(self, norm, x, f):
-        return x + f(norm(x)) if self.pre_norm else norm(x + f(x))
-
-    def feed_forward(self, x):
-        return self.mlp_proj(self.fc(x, "relu"))
 
 
 def log_softmax(scores):

@@ -1,0 +1,116 @@
+"""A language model goes on with a text: the choice of a token, and the loop around it.
+
+`LanguageModel` gives a model or a reader its methods `generate` and `stream`; `stream_text` is the same in text.
+"""
+
+import numpy as np
+
+from autotx.ops.layers import checked_rng
+
+
+class LanguageModel:
+    """What goes on with texts: a base for anything that has the two things below, GPT and its reader among them.
+
+    config: has block_size, the longest context in tokens, and vocab_size. reader(rows, size): returns a reader (see
+    pieces.py) that has read nothing, for `rows` texts of at most `size` tokens each.
+    """
+
+    def generate(self, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None):
+        """Continue each row of ids by max_new_tokens tokens. Returns integers (B, T + max_new_tokens).
+
+        Arguments and errors are those of `stream`.
+        """
+        new = list(self.stream(ids, max_new_tokens, temperature, top_k, top_p, rng))
+        return np.column_stack([_checked_prompt(ids, self.config.vocab_size), *new])
+
+    def stream(self, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None):
+        """An iterator of the new tokens, (B,) integers at a time, as they are made.
+
+        ids: the prompt, integers (B, T), T at least 1, or (T,) for B = 1. temperature: 0 takes the likeliest token,
+        1 draws by the model's probabilities, more flattens them. top_k: draw among the k likeliest. top_p: draw among
+        the fewest likeliest that together have at least this probability. rng: draws; None for one seeded by chance.
+        The model sees the last block_size tokens. Up to there each token costs the work of one, thanks to the cache.
+        Beyond, the window slides: every token gets a new place, so all are computed again for each new one.
+        ValueError: an empty prompt, an id out of range, or a setting outside its range; TypeError: ids not integers.
+        """
+        ids = _checked_prompt(ids, self.config.vocab_size)
+        _check_settings(max_new_tokens, temperature, top_k, top_p)
+        rng = np.random.default_rng() if rng is None else checked_rng("generate", rng)
+        return self._stream(ids, max_new_tokens, lambda logits: sample(logits, temperature, top_k, top_p, rng))
+
+    def _stream(self, ids, max_new_tokens, choose):
+        size, reader = self.config.block_size, None
+        for _ in range(max_new_tokens):
+            if reader is None or reader.length == size:  # the first piece, or a window that slides
+                ids = ids[:, -size:]
+                reader = (reader or self).reader(len(ids), min(size, ids.shape[1] + max_new_tokens))
+            x = reader.read(ids[:, reader.length :])
+            new = choose(reader.scores(x[:, -1]))
+            ids = np.column_stack([ids, new])
+            yield new
+
+
+def sample(logits, temperature, top_k, top_p, rng):
+    """Choose one token for each row: logits (B, V) -> integers (B,). In float64, whatever the logits are.
+
+    Of tokens with equal scores, the one with the lower id counts as likelier. With both, top_k is applied first and
+    top_p to the probabilities that remain. Source: Holtzman et al., 2020 (top_p, "nucleus sampling").
+    """
+    logits = np.asarray(logits, np.float64)
+    if not np.isfinite(logits).all():
+        raise ValueError("generate: the model's scores have a NaN or an Inf; its training diverged, take other weights")
+    if temperature == 0:
+        return logits.argmax(axis=-1)
+    order = np.argsort(-logits, axis=-1, kind="stable")[:, :top_k]  # likeliest first
+    scores = np.take_along_axis(logits, order, axis=-1)
+    with np.errstate(over="ignore"):  # towards temperature 0 the differences grow to -inf, whose exp is rightly 0
+        p = np.exp((scores - scores[:, :1]) / temperature)
+    p /= p.sum(axis=-1, keepdims=True)
+    if top_p is not None and top_p < 1:
+        before = np.pad(p.cumsum(axis=-1)[:, :-1], ((0, 0), (1, 0)))
+        p *= before < top_p  # a token stays when those before it do not have that much yet
+    below = p.cumsum(axis=-1)
+    drawn = (below <= rng.random((len(p), 1)) * below[:, -1:]).sum(axis=-1, keepdims=True)
+    return np.take_along_axis(order, drawn, axis=-1)[:, 0]
+
+
+def _checked_prompt(ids, vocab_size):
+    """The prompt as integers (B, T)."""
+    ids = np.atleast_2d(np.asarray(ids))
+    if ids.ndim != 2 or not ids.size:
+        raise ValueError(f"generate: the prompt has shape {ids.shape}; give ids (B, T), T at least 1")
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"generate: the prompt's ids have type {ids.dtype}; give integers")
+    bad = ids[(ids < 0) | (ids >= vocab_size)]
+    if bad.size:
+        raise ValueError(f"generate: id {bad[0]} is out of range, there are {vocab_size} tokens, from 0")
+    return ids.astype(np.int64)
+
+
+def _check_settings(max_new_tokens, temperature, top_k, top_p):
+    whole = int | np.integer
+    for name, value, good, wanted in (
+        ("max_new_tokens", max_new_tokens, isinstance(max_new_tokens, whole) and max_new_tokens >= 0, "0, 1, 2 ..."),
+        ("temperature", temperature, temperature >= 0, "0 (always the likeliest token) or more"),
+        ("top_k", top_k, top_k is None or (isinstance(top_k, whole) and top_k >= 1), "1, 2, 3 ..."),
+        ("top_p", top_p, top_p is None or 0 < top_p <= 1, "a probability above 0, at most 1"),
+    ):
+        if not good:
+            raise ValueError(f"generate: {name} is {value}; give {wanted}")
+
+
+def stream_text(model, tokenizer, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, seen=None):
+    """What follows the prompt, in pieces, as the tokens come: an iterator of str.
+
+    The settings are those of GPT.stream. An empty prompt counts as a line end, for a model needs something to go on.
+    seen: a list to which the ids of the prompt are added, and each new one.
+    """
+    ids = tokenizer.encode(prompt or "\n")
+    seen = [] if seen is None else seen
+    seen.extend(ids)
+    decoder = tokenizer.decoder()
+    # Bytes at the end of the prompt never are half a character, so what is decoded is new text alone.
+    for token in model.stream(ids[None], max_new_tokens, temperature, top_k, top_p, rng):
+        seen.append(token[0])
+        yield decoder.push(token[0])
+    yield decoder.finish()
