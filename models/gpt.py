@@ -18,7 +18,7 @@ import numpy as np
 import autotx
 from autotx import init, nn
 from autotx.checks import checked_size
-from autotx.models.inference.pieces import Matrix, Norm, attend, split
+from autotx.models.inference.pieces import Matrix, Norm, attend, new_cache, split
 from autotx.models.inference.sampling import LanguageModel
 
 
@@ -136,11 +136,7 @@ class GPT(LanguageModel, nn.Module):
 
 
 class GPTReader(LanguageModel):
-    """The model on plain arrays, with a cache, for generation (see inference/pieces.py). matrix: the kind of weights.
-
-    Keys and values of what was read lie in one array, (L, 2, rows, H, size, D), made once: a piece is written to its
-    place, and nothing is moved.
-    """
+    """The model on plain arrays, with a cache (see inference/pieces.py). matrix: the kind of weights."""
 
     def __init__(self, model, matrix):
         self.config = model.config
@@ -151,16 +147,16 @@ class GPTReader(LanguageModel):
     def reader(self, rows=1, size=None):
         """Another reader with the same weights, which has read nothing."""
         c, other = self.config, copy.copy(self)
-        shape = c.n_layer, 2, rows, c.n_head, size or c.block_size, c.n_embd // c.n_head
-        other.length, other.cache = 0, np.empty(shape, self.wpe.dtype)
+        shape = c.n_layer, rows, c.n_head, size or c.block_size, c.n_embd // c.n_head
+        other.length, other.cache = 0, new_cache(*shape, self.wpe.dtype)
         return other
 
     def read(self, ids):
         """The tokens that follow: ids (B, T) -> what the blocks make of them, (B, T, C)."""
         start, self.length = self.length, self.length + ids.shape[1]
         x = (self.wte.rows(ids) + self.wpe[start : self.length]).reshape(-1, self.config.n_embd)
-        for block, cache in zip(self.blocks, self.cache):
-            block.add_to(x, cache, start)
+        for block, keys, values in zip(self.blocks, *self.cache):
+            block.add_to(x, keys, values, start)
         return self.ln_f(x).reshape(*ids.shape, -1)
 
     def scores(self, x):
@@ -179,8 +175,8 @@ class _BlockReader:
         self.qkv, self.proj, self.fc, self.mlp_proj = map(matrix.of, layers)
         self.ln_1, self.ln_2 = Norm(block.ln_1), Norm(block.ln_2)
 
-    def add_to(self, x, cache, start):
+    def add_to(self, x, keys, values, start):
         """What the block adds to x: (B T, C), in place."""
-        q, k, v = split(self.qkv(self.ln_1(x)), cache.shape[1], 3, cache.shape[-1])
-        self.proj(attend(q, k, v, cache, start), onto=x)
+        q, k, v = split(self.qkv(self.ln_1(x)), len(values), 3, values.shape[-1])
+        self.proj(attend(q, k, v, keys, values, start), onto=x)
         self.mlp_proj(self.fc(self.ln_2(x), "gelu_tanh"), onto=x)

@@ -22,7 +22,7 @@ import numpy as np
 import autotx
 from autotx import init, kernels, nn
 from autotx.checks import checked_size
-from autotx.models.inference.pieces import Matrix, Norm, attend, split
+from autotx.models.inference.pieces import Matrix, Norm, attend, new_cache, split
 from autotx.tensor import no_grad
 
 PAD, START, END = 0, 1, 2
@@ -217,8 +217,7 @@ def seen(ids):
 class TransformerReader:
     """The decoder on plain arrays, with a cache (see inference/pieces.py), for B beam rows that follow each other.
 
-    The keys and values of each row's tokens lie in one array, (L, 2, rows, H, size, D), made once, and those of the
-    source in one for each layer, (2, rows, H, S, D). No row may hold PAD.
+    The keys and values of the source are made once. No row may hold PAD.
     """
 
     def __init__(self, model, source, beam, size, matrix):
@@ -231,18 +230,17 @@ class TransformerReader:
         self.table, self.positions = matrix(model.target_wte.weight.data), model.positions
         self.out = self.table if model.out is model.target_wte else matrix(model.out.weight.data)
         packed = [split(block.cross_kv(memory.reshape(-1, C)), B, 2, D) for block in self.blocks]
-        self.memory = [np.repeat(kv, beam, axis=1) for kv in packed]
-        mask = seen(source)
-        self.mask = None if mask is None else np.repeat(mask, beam, axis=0)
-        self.length, self.cache = 0, np.empty((c.n_layer, 2, B * beam, c.n_head, size, D), memory.dtype)
+        self.memory = [(np.repeat(k.swapaxes(2, 3), beam, axis=0), np.repeat(v, beam, axis=0)) for k, v in packed]
+        self.words = np.repeat((np.asarray(source) != PAD).sum(axis=1), beam)  # of each row's source
+        self.length, self.cache = 0, new_cache(c.n_layer, B * beam, c.n_head, size, D, memory.dtype)
 
     def read(self, ids):
         """The tokens that follow: ids (rows, T) -> what the decoder makes of them, (rows, T, C)."""
         start, self.length, C = self.length, self.length + ids.shape[1], self.config.n_embd
         table = self.table.rows(ids)
         x = (table * table.dtype.type(math.sqrt(C)) + self.positions[start : self.length]).reshape(-1, C)
-        for block, cache, memory in zip(self.blocks, self.cache, self.memory):
-            x = block(x, cache, start, memory, self.mask)
+        for block, keys, values, memory in zip(self.blocks, *self.cache, self.memory):
+            x = block(x, keys, values, start, memory, self.words)
         return (x if self.norm is None else self.norm(x)).reshape(*ids.shape, C)
 
     def scores(self, x):
@@ -251,7 +249,8 @@ class TransformerReader:
 
     def keep(self, rows):
         """Row i goes on with what row rows[i] has read: another one of the same sentence."""
-        self.cache[..., : self.length, :] = self.cache[:, :, rows, :, : self.length]
+        (keys, values), n = self.cache, self.length
+        keys[..., :n], values[..., :n, :] = keys[:, rows, ..., :n], values[:, rows, :, :n]
 
 
 class _DecoderBlockReader:
@@ -263,16 +262,16 @@ class _DecoderBlockReader:
         self.qkv, self.proj, self.cross_proj, self.fc, self.mlp_proj = map(matrix.of, layers)
         self.norms, self.pre_norm = [Norm(norm) for norm in (block.ln_1, block.ln_2, block.ln_3)], block.pre_norm
 
-    def __call__(self, x, cache, start, memory, mask):
+    def __call__(self, x, keys, values, start, memory, words):
         """x and result: (rows T, C)."""
-        B, D = cache.shape[1], cache.shape[-1]
+        B, D = len(values), values.shape[-1]
 
         def attention(x):
-            return self.proj(attend(*split(self.qkv(x), B, 3, D), cache, start))
+            return self.proj(attend(*split(self.qkv(x), B, 3, D), keys, values, start))
 
         def cross_attention(x):
-            y, _ = kernels.attention.attention(*split(self.cross_q(x), B, 1, D), *memory, mask)
-            return self.cross_proj(y.transpose(0, 2, 1, 3).reshape(x.shape))
+            (q,) = split(self.cross_q(x), B, 1, D)
+            return self.cross_proj(kernels.attend.attend(q, *memory, words).reshape(x.shape))
 
         def feed_forward(x):
             return self.mlp_proj(self.fc(x, "relu"))

@@ -74,7 +74,7 @@ from autotx.kernels.rows import floats, plain, use_numba
 from autotx.kernels.threads import shared
 from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, multiply, pack, panel_size, thread_memory
 
-KEYS = 112  # keys in a block, at most
+KEY_BLOCK = -(-112 // ROWS) * ROWS  # keys in a block, at most: whole panels
 QUERIES = 128  # queries in a block
 PIECE = 512  # queries in a task of the forward pass, where there are few heads
 FEW = 4  # queries for which nothing is packed
@@ -204,9 +204,8 @@ def _empty_like(x):
 
 
 def _key_block(S):
-    """Keys in a block: blocks as even as whole panels of ROWS keys allow."""
-    blocks = -(-S // KEYS)
-    return -(-S // (blocks * ROWS)) * ROWS
+    """Keys in a block: the same for all S that take more than one, so that a key more or less changes no other sum."""
+    return min(KEY_BLOCK, -(-S // ROWS) * ROWS)
 
 
 @register_jitable
@@ -332,13 +331,13 @@ def _pack_keys(k, v, seen, block, at, scratch):
 @kernel
 def _start_queries(q, at, scratch):
     n, D = q.shape
-    _pack_scaled(q, _scale(D), at, scratch, at.q)
+    _pack_scaled(q, scale_of(D), at, scratch, at.q)
     scratch[at.out : at.out + _up(n, COLS) * _up(D + 1, 4)] = ZERO
     scratch[at.top : at.top + QUERIES] = -INFINITY
 
 
 @kernel
-def _scale(D):
+def scale_of(D):
     return np.float32(1 / math.sqrt(D))
 
 
@@ -487,7 +486,7 @@ def _backward(
             _collect(scratch, at.weights_turned, at.g_channels, n, keys, hidden, q1 - q0, D, dv, s * dv_step, dv_step)
             _collect(scratch, at.grads_turned, at.q_channels, n, keys, hidden, q1 - q0, D, dk, s * dk_step, dk_step)
         for j in range(COLS):
-            scratch[at.mask + j] = _scale(D)
+            scratch[at.mask + j] = scale_of(D)
         for t in range(q0, q1, COLS):
             x, count = at.dq + (t - q0) // COLS * _up(D, 4) * COLS, min(COLS, q1 - t)
             _write(x, D, count, at, scratch, lines, at.mask, dq, t * dq_step, dq_step)
@@ -509,8 +508,8 @@ def _pack_queries(g, q, out, lse, at, scratch):
     """Queries and their gradients, both ways; lse; e_t = sum over d of g_td O_td; zeros for dq."""
     n, D = q.shape
     size = panel_size(COLS, D)
-    _pack_scaled(q, _scale(D), at, scratch, at.q)
-    _pack_scaled(q.T, _scale(D), at, scratch, at.q_channels)
+    _pack_scaled(q, scale_of(D), at, scratch, at.q)
+    _pack_scaled(q.T, scale_of(D), at, scratch, at.q_channels)
     pack(g, COLS, scratch, at.g)
     pack(g.T, COLS, scratch, at.g_channels)
     pack(out, COLS, scratch, at.out)

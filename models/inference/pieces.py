@@ -32,9 +32,15 @@ class Matrix:
 
     def __call__(self, x, activation=None, onto=None):
         """x: (M, in) -> f(x W^T + b): (M, out). activation: f, as kernels.gemm.matmul takes it. onto: added to."""
-        if len(x) <= kernels.gemv.FEW:
-            return _finish(kernels.gemv.linear(x, self.weight, self.bias), activation, onto)
-        return kernels.gemm.matmul(x, self.weight.T, onto, onto is not None, self.bias, activation)
+        y = self.product(x)
+        if onto is None:
+            return kernels.gemm.activate(y, activation)
+        onto += y
+        return onto
+
+    def product(self, x):
+        """x W^T + b."""
+        return kernels.gemv.linear(x, self.weight, self.bias)
 
     def rows(self, ids):
         """The rows with these numbers: ids.shape + (in,)."""
@@ -49,17 +55,12 @@ class Int8Matrix(Matrix):
     """A Matrix whose weights are rounded to int8, with a scale for each row (see kernels/gemv.py): a quarter of the
     bytes to read for each token."""
 
-    MANY = 64  # rows: for more it is faster to make a float32 matrix of the int8 one and let the tile multiply
-
     def __init__(self, weight, bias=None):
         self.weight, self.scale = kernels.gemv.quantize(weight)
         self.bias = bias
 
-    def __call__(self, x, activation=None, onto=None):
-        if len(x) <= self.MANY:
-            return _finish(kernels.gemv.linear_int8(x, self.weight, self.scale, self.bias), activation, onto)
-        weight = self.weight * self.scale[:, None]
-        return kernels.gemm.matmul(x, weight.T, onto, onto is not None, self.bias, activation)
+    def product(self, x):
+        return kernels.gemv.linear_int8(x, self.weight, self.scale, self.bias)
 
     def rows(self, ids):
         return self.weight[ids] * self.scale[ids][..., None]
@@ -67,14 +68,6 @@ class Int8Matrix(Matrix):
     @property
     def nbytes(self):
         return self.weight.nbytes + self.scale.nbytes
-
-
-def _finish(y, activation, onto):
-    """What a Matrix does in the end, where the kernel does not."""
-    if onto is None:
-        return kernels.gemm.activate(y, activation)
-    onto += y
-    return onto
 
 
 class Norm:
@@ -93,25 +86,23 @@ def split(x, B, parts, D):
     return x.reshape(B, -1, parts, x.shape[1] // (parts * D), D).transpose(2, 0, 3, 1, 4)
 
 
-def attend(q, k, v, cache, start):
+def new_cache(layers, rows, heads, size, D, dtype):
+    """For keys (layers, rows, heads, D, size) and values (layers, rows, heads, size, D). A new token's are written to
+    their place, and nothing is moved. Keys lie as the scores of one query need them."""
+    return np.empty((layers, rows, heads, D, size), dtype), np.empty((layers, rows, heads, size, D), dtype)
+
+
+def attend(q, k, v, keys, values, start):
     """Causal attention of T new tokens to themselves and to the `start` tokens before them. Returns (B T, H D).
 
-    q: (B, H, T, D). k, v: (B, G, T, D), which are kept in the cache, (2, B, G, size, D), a layer's share of a reader's.
-    H is a multiple of G: heads of q that follow each other share one of k and v ("grouped-query attention").
+    q: (B, H, T, D). k, v: (B, G, T, D), which are written to a layer's share of the cache, keys and values. H is a
+    multiple of G: heads of q that follow each other share one of k and v ("grouped-query attention").
     """
-    (B, H, T, D), (keys, values), G = q.shape, cache, k.shape[1]
-    keys[:, :, start : start + T], values[:, :, start : start + T] = k, v
+    (B, H, T, D), G = q.shape, k.shape[1]
+    keys[..., start : start + T], values[:, :, start : start + T] = k.swapaxes(2, 3), v
     if H == G:
-        y = _attend(q, keys, values, start + T)
+        y = kernels.attend.attend(q, keys, values, start + 1)
     else:
         groups = q.reshape(B, G, H // G, T, D).transpose(2, 0, 1, 3, 4)
-        y = np.stack([_attend(group, keys, values, start + T) for group in groups], axis=3)
+        y = np.stack([kernels.attend.attend(group, keys, values, start + 1) for group in groups], axis=3)
     return y.reshape(B * T, H * D)
-
-
-def _attend(q, keys, values, end):
-    """q: (B, G, T, D), the last T of `end` places -> (B, T, G, D)."""
-    if q.shape[2] == 1:
-        return kernels.gemv.attend(q[:, :, 0], keys, values, end)[:, None]
-    y, _ = kernels.attention.attention(q, keys[:, :, :end], values[:, :, :end], causal=True)
-    return y.transpose(0, 2, 1, 3)

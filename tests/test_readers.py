@@ -1,0 +1,118 @@
+"""A reader computes what its model's forward does, and the same bits however a text is cut, for every architecture."""
+
+import functools
+
+import numba
+import numpy as np
+import pytest
+
+import autotx
+from autotx.models import GPT, GPTConfig, Transformer, TransformerConfig
+from autotx.models.inference.pieces import Int8Matrix, Matrix, attend, new_cache
+from autotx.models.transformer import PAD
+
+T, V = 130, 60  # tokens: more than a block of keys in attention; 4 C is more than a piece of a matrix product's sum
+ROWS = np.random.default_rng(0).integers(3, V, (3, T))
+SOURCE = np.where(np.arange(9) < [[9], [4], [7]], ROWS[:, :9], PAD)
+
+
+def same(found, expected):
+    """To the bit where kernels make it; NumPy adds up otherwise for other shapes: there within 1e-5 of the largest."""
+    if numba.config.DISABLE_JIT:
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    else:
+        assert np.array_equal(found, expected)
+
+
+def near(found, expected):
+    """The bound of what pieces.py says of a reader and its model."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+ARCHITECTURES = {
+    "gpt": lambda rng: GPT(GPTConfig(T, V, n_layer=2, n_head=4, n_embd=200), rng),
+    "gpt without biases": lambda rng: GPT(GPTConfig(T, V, n_layer=1, n_head=2, n_embd=24, bias=False), rng),
+    "transformer": lambda rng: Transformer(TransformerConfig(V, T, n_layer=2, n_head=4, n_embd=200), rng),
+    "pre-norm": lambda rng: Transformer(TransformerConfig(V, T, 1, 2, 24, pre_norm=True, tied=False), rng),
+}
+
+
+@functools.cache
+def made(name):
+    """The model with weights far from zeros and ones."""
+    rng = np.random.default_rng(1)
+    model = ARCHITECTURES[name](rng)
+    for p in model.parameters():
+        p.data = (p.numpy() + 0.05 * rng.standard_normal(p.shape)).astype(np.float32)
+    return model
+
+
+def scores(model, matrix, rows, pieces):
+    """What a reader of the first `rows` rows says after each token, (rows, T, V)."""
+    if isinstance(model, Transformer):
+        reader = model.reader(SOURCE[:rows], matrix=matrix)
+    else:
+        reader = model.reader(rows, matrix=matrix)
+    read = [reader.scores(reader.read(part)) for part in np.split(ROWS[:rows], np.cumsum(pieces)[:-1], axis=1)]
+    assert reader.length == T
+    return np.concatenate(read, axis=1)
+
+
+@functools.cache
+def at_once(name, matrix):
+    return scores(made(name), matrix, 3, [T])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("piece", [1, 2, 7, T])
+@pytest.mark.parametrize("matrix", [Matrix, Int8Matrix])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_text_is_read_alike_however_it_is_cut(name, matrix, piece, rows, threads):
+    expected, before = at_once(name, matrix), autotx.get_num_threads()
+    autotx.set_num_threads(threads)
+    try:
+        same(scores(made(name), matrix, rows, [piece] * (T // piece) + [T % piece] * (T % piece > 0)), expected[:rows])
+    finally:
+        autotx.set_num_threads(before)
+
+
+@pytest.mark.parametrize("matrix", [Matrix, Int8Matrix])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_reader_is_near_its_model(name, matrix):
+    """With int8: the model whose matrices are rounded. What is no product of a layer, or looked up, stays as it is."""
+    model = ARCHITECTURES[name](None)
+    model.load_state_dict(made(name).state_dict())
+    for parameter, p in model.named_parameters():
+        if matrix is Int8Matrix and p.ndim == 2 and parameter != "wpe.weight" and not parameter.startswith("encoder"):
+            p.data = Int8Matrix(p.numpy()).rows(np.arange(len(p)))
+    with autotx.no_grad():
+        if isinstance(model, Transformer):
+            memory = made(name).encode(SOURCE)  # by the matrices as they are
+            expected = model.scores(model.decode(memory, SOURCE, ROWS)).data
+        else:
+            expected = model(ROWS)[0].data
+    near(at_once(name, matrix), expected)
+
+
+@pytest.mark.parametrize("matrix", [Matrix, Int8Matrix])
+@pytest.mark.parametrize("prompt", [1, 7, 20, 30])
+def test_beyond_the_context_the_last_tokens_are_read_at_once(matrix, prompt):
+    model, found = GPT(GPTConfig(20, V, n_layer=2, n_head=2, n_embd=24), np.random.default_rng(2)), []
+    ids = ROWS[:2, :prompt]
+    list(model.reader(matrix=matrix)._stream(ids, 30, lambda logits: found.append(logits) or logits.argmax(-1)))
+    for logits in found:
+        reader = model.reader(2, matrix=matrix)
+        same(logits, reader.scores(reader.read(ids[:, -20:])[:, -1]))
+        ids = np.column_stack([ids, logits.argmax(-1)])
+
+
+@pytest.mark.parametrize("T", [1, 6])
+def test_heads_that_share_keys_and_values(T, rng):
+    """As if each had a copy of them."""
+    q, k, v = (rng.standard_normal((2, heads, T, 8), np.float32) for heads in (6, 2, 2))
+    [keys], [values] = new_cache(1, 2, 2, 9, 8, np.float32)
+    keys[...], values[...] = rng.standard_normal((2, 2, 8, 9)), rng.standard_normal((2, 2, 9, 8))
+    many = [np.repeat(x, 3, axis=1) for x in (k, v, keys, values)]
+    same(attend(q, k, v, keys, values, 3), attend(q, *many, 3))
+    same(many[2], np.repeat(keys, 3, axis=1))
