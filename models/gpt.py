@@ -18,7 +18,7 @@ import numpy as np
 import autotx
 from autotx import init, nn
 from autotx.checks import checked_size
-from autotx.models.inference.pieces import Matrix, Norm, attend, new_cache, split
+from autotx.models.inference.pieces import Matrix, Norm, Reader, attend, new_cache, split
 from autotx.models.inference.sampling import LanguageModel
 
 
@@ -135,12 +135,12 @@ class GPT(LanguageModel, nn.Module):
         return GPTReader(self, matrix).reader(rows, size)
 
 
-class GPTReader(LanguageModel):
+class GPTReader(Reader, LanguageModel):
     """The model on plain arrays, with a cache (see inference/pieces.py). matrix: the kind of weights."""
 
     def __init__(self, model, matrix):
         self.config = model.config
-        self.wte, self.wpe = matrix(model.wte.weight.data), model.wpe.weight.data
+        self.head, self.wpe = matrix(model.wte.weight.data), model.wpe.weight.data
         self.blocks = [_BlockReader(block, matrix) for block in model.blocks]
         self.ln_f = Norm(model.ln_f)
 
@@ -154,19 +154,15 @@ class GPTReader(LanguageModel):
     def read(self, ids):
         """The tokens that follow: ids (B, T) -> what the blocks make of them, (B, T, C)."""
         start, self.length = self.length, self.length + ids.shape[1]
-        x = (self.wte.rows(ids) + self.wpe[start : self.length]).reshape(-1, self.config.n_embd)
+        x = (self.head.rows(ids) + self.wpe[start : self.length]).reshape(-1, self.config.n_embd)
         for block, keys, values in zip(self.blocks, *self.cache):
             block.add_to(x, keys, values, start)
         return self.ln_f(x).reshape(*ids.shape, -1)
 
-    def scores(self, x):
-        """The scores of all tokens as the next one: (..., C) -> (..., V)."""
-        return self.wte(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
-
     @property
     def nbytes(self):
         """Bytes that are read for a token: the matrices'. Biases and norms are a thousandth of them."""
-        return self.wte.nbytes + sum(m.nbytes for b in self.blocks for m in (b.qkv, b.proj, b.fc, b.mlp_proj))
+        return self.head.nbytes + sum(m.nbytes for b in self.blocks for m in (b.qkv, b.proj, b.fc, b.mlp_proj))
 
 
 class _BlockReader:

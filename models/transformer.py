@@ -22,7 +22,7 @@ import numpy as np
 import autotx
 from autotx import init, kernels, nn
 from autotx.checks import checked_size
-from autotx.models.inference.pieces import Matrix, Norm, attend, new_cache, split
+from autotx.models.inference.pieces import Matrix, Norm, Reader, attend, new_cache, split
 from autotx.tensor import no_grad
 
 PAD, START, END = 0, 1, 2
@@ -190,10 +190,7 @@ class Transformer(nn.Module):
         return autotx.linear(x, self.out.weight)
 
     def reader(self, source, beam=1, size=None, matrix=Matrix):
-        """A TransformerReader of `beam` rows for each sentence of source, ids (B, S), as translations of it.
-
-        size: the most tokens that each row will hold; None for block_size. matrix: the kind of weights.
-        """
+        """A TransformerReader of `beam` rows, of at most `size` (None: block_size) tokens, for each row of source."""
         return TransformerReader(self, source, beam, size or self.config.block_size, matrix)
 
     def _embed(self, table, ids, rng):
@@ -214,7 +211,7 @@ def seen(ids):
     return None if there.all() else there[:, None, None, :]
 
 
-class TransformerReader:
+class TransformerReader(Reader):
     """The decoder on plain arrays, with a cache (see inference/pieces.py), for B beam rows that follow each other.
 
     The keys and values of the source are made once. No row may hold PAD.
@@ -228,11 +225,11 @@ class TransformerReader:
         self.blocks = [_DecoderBlockReader(block, matrix) for block in model.decoder]
         self.norm = None if model.decoder_norm is None else Norm(model.decoder_norm)
         self.table, self.positions = matrix(model.target_wte.weight.data), model.positions
-        self.out = self.table if model.out is model.target_wte else matrix(model.out.weight.data)
+        self.head = self.table if model.out is model.target_wte else matrix(model.out.weight.data)
         packed = [split(block.cross_kv(memory.reshape(-1, C)), B, 2, D) for block in self.blocks]
         self.memory = [(np.repeat(k.swapaxes(2, 3), beam, axis=0), np.repeat(v, beam, axis=0)) for k, v in packed]
         self.words = np.repeat((np.asarray(source) != PAD).sum(axis=1), beam)  # of each row's source
-        self.length, self.cache = 0, new_cache(c.n_layer, B * beam, c.n_head, size, D, memory.dtype)
+        self.cache = new_cache(c.n_layer, B * beam, c.n_head, size, D, memory.dtype)
 
     def read(self, ids):
         """The tokens that follow: ids (rows, T) -> what the decoder makes of them, (rows, T, C)."""
@@ -242,10 +239,6 @@ class TransformerReader:
         for block, keys, values, memory in zip(self.blocks, *self.cache, self.memory):
             x = block(x, keys, values, start, memory, self.words)
         return (x if self.norm is None else self.norm(x)).reshape(*ids.shape, C)
-
-    def scores(self, x):
-        """The scores of all tokens as the next one: (..., C) -> (..., V)."""
-        return self.out(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
     def keep(self, rows):
         """Row i goes on with what row rows[i] has read: another one of the same sentence."""
@@ -260,7 +253,7 @@ class _DecoderBlockReader:
         self.cross_q, self.cross_kv = matrix(weight[:C], bias[:C]), matrix(weight[C:], bias[C:])
         layers = block.attn.qkv, block.attn.proj, block.cross.proj, block.mlp.fc, block.mlp.proj
         self.qkv, self.proj, self.cross_proj, self.fc, self.mlp_proj = map(matrix.of, layers)
-        self.norms, self.pre_norm = [Norm(norm) for norm in (block.ln_1, block.ln_2, block.ln_3)], block.pre_norm
+        self.norms, self.pre_norm = [*map(Norm, (block.ln_1, block.ln_2, block.ln_3))], block.pre_norm
 
     def __call__(self, x, keys, values, start, memory, words):
         """x and result: (rows T, C)."""

@@ -20,8 +20,9 @@ HEADS = 2**16  # floats of keys: up to so many, attention starts no threads
 
 
 def attend(q, keys, values, seen):
-    """softmax(q K^T / sqrt(D)) V. q: (B, H, T, D), keys: (B, H, D, size), values: (B, H, size, D), result (B, T, H, D).
+    """softmax(q K^T / sqrt(D)) V. q: (B, H, T, D), keys: (B, G, D, size), values: (B, G, size, D), result (B, T, H, D).
 
+    H is a multiple of G: heads of q that follow each other share those of keys and values.
     seen: how many keys may be attended to, 1 or more, the first ones; the rest may hold anything. A number n: causal,
     query t sees the first n + t. Integers (B,): every query of row b sees the first seen[b].
     To the bit the same for any number of queries, in float32; under NUMBA_DISABLE_JIT=1 and in float64, where NumPy
@@ -31,7 +32,10 @@ def attend(q, keys, values, seen):
     if T > FEW or not use_numba(q, keys, values):
         most = seen + T - 1 if causal else seen.max()
         mask = None if causal else np.arange(most) < seen[:, None, None, None]
-        y, _ = attention(q, keys[..., :most].swapaxes(2, 3), values[:, :, :most], mask, causal)
+        k, v = keys[..., :most].swapaxes(2, 3), values[:, :, :most]
+        if k.shape[1] < H:
+            k, v = (np.repeat(x, H // x.shape[1], axis=1) for x in (k, v))
+        y, _ = attention(q, k, v, mask, causal)
         return y.transpose(0, 2, 1, 3)
     out, seen = np.empty((B, T, H, D), np.float32), np.full(B, seen) if causal else seen
     step = B * H if T * keys.size <= HEADS else 1
@@ -85,9 +89,10 @@ def _attend_query(q, keys, values, seen, scratch, out):
 @kernel
 def _attend(q, keys, values, lengths, causal, out, scratch, step, worker, task):
     """The heads of a task."""
-    B, H, T, _ = q.shape
+    (B, H, T, _), shared_by = q.shape, q.shape[1] // keys.shape[1]
     for head in range(task * step, min(task * step + step, B * H)):
         b, h = head // H, head % H
+        k, v = keys[b, h // shared_by], values[b, h // shared_by]
         for t in range(T):
             seen = lengths[b] + t if causal else lengths[b]
-            _attend_query(q[b, h, t], keys[b, h], values[b, h], seen, scratch[worker], out[b, t, h])
+            _attend_query(q[b, h, t], k, v, seen, scratch[worker], out[b, t, h])

@@ -19,6 +19,8 @@ from autotx.kernels.tile import FLOAT, INT, LANES, VECTOR, _call, _first_lanes, 
 
 DEPTH = 768  # numbers of a row in a piece: HEIGHT rows of x stay in L1
 HEIGHT, WIDTH = 6, 4
+LINE = 64  # bytes of a cache line
+LOCALITY = 2
 INT32, BYTES = ir.IntType(32), ir.VectorType(ir.IntType(8), LANES)
 
 
@@ -43,7 +45,9 @@ def _dots(typing, x, x_step, M, w, w_step, itemsize, N, depth, y, y_step, add):
                     for j, width in _steps(builder, N, (2 * WIDTH, WIDTH, 1) if height == 1 else (WIDTH, 1)):
                         xs, ys = _rows(builder, x, i, x_step, height), _rows(builder, y, i, y_step, height)
                         ys = [builder.gep(row, [j]) for row in ys]
-                        _block(builder, xs, _rows(builder, of_w, j, w_step, width), weights, depth, ys, add)
+                        ws = _rows(builder, of_w, j, w_step, width)
+                        ahead = builder.mul(w_step, INT(2 * width)) if height < HEIGHT else None
+                        _block(builder, xs, ws, weights, LINE // size, depth, ys, add, ahead)
         return context.get_dummy_value()
 
     return types.void(*11 * [types.int64]), generate
@@ -67,8 +71,12 @@ def _rows(builder, first, i, step, count):
     return [builder.gep(first, [builder.mul(builder.add(i, INT(row)), step)]) for row in range(count)]
 
 
-def _block(builder, xs, ws, weights, depth, ys, add):
-    """Emit y[i][j] = x[i] w[j], or y[i][j] += x[i] w[j]; xs, ws and ys are pointers to rows."""
+def _block(builder, xs, ws, weights, line, depth, ys, add, ahead):
+    """Emit y[i][j] = x[i] w[j], or y[i][j] += x[i] w[j]; xs, ws and ys are pointers to rows.
+
+    weights: LLVM's type of a vector of w; line: how many elements of w are a cache line. ahead: for each line that is
+    read, the one so many elements further on is asked for, as the processor does not guess it; None for no line.
+    """
     sums = [[cgutils.alloca_once_value(builder, ir.Constant(VECTOR, [0.0] * LANES)) for _ in ws] for _ in xs]
 
     def step(k, mask=None):
@@ -79,8 +87,13 @@ def _block(builder, xs, ws, weights, depth, ys, add):
                 builder.store(_fma(builder, of_x, a, builder.load(place)), place)
 
     whole = builder.and_(depth, INT(-LANES))
-    with cgutils.for_range_slice(builder, INT(0), whole, INT(LANES), INT) as (k, _):
-        step(k)
+    for k, count in _steps(builder, whole, (line, LANES)):
+        if ahead:
+            for w in ws:
+                byte = builder.bitcast(builder.gep(w, [builder.add(k, ahead)]), ir.IntType(8).as_pointer())
+                _call(builder, "llvm.prefetch.p0", ir.VoidType(), byte, INT32(0), INT32(LOCALITY), INT32(1))
+        for first in range(0, count, LANES):
+            step(builder.add(k, INT(first)))
     with builder.if_then(builder.icmp_signed("<", whole, depth)):
         step(whole, _first_lanes(builder, builder.sub(depth, whole)))
     totals = _totals(builder, [builder.load(place) for row in sums for place in row])

@@ -69,7 +69,10 @@ def run(args):
     elif args.max_new_tokens is None:
         args.max_new_tokens = NEW_TOKENS
     if args.int8:
-        model = _to_int8(model, tokenizer, args.model)
+        rounded = model.reader(matrix=Int8Matrix)
+        found = comparison(model.reader(), rounded, tokenizer, args.model)
+        print(f"autotx generate: int8: {found}", file=sys.stderr)
+        model = rounded  # the float32 matrices are not held any longer
     rng, ids = np.random.default_rng(args.seed), []
     print(args.prompt, end="", flush=True)
     pieces = stream_text(
@@ -90,13 +93,6 @@ def _draw_attention(args, model, tokenizer, ids):
     figure, _ = maps.of_text(model, tokenizer, ids, given, title)
     viz.save(figure, args.attention)
     print(f"autotx generate: {args.attention} shows what every head looked at", file=sys.stderr)
-
-
-def _to_int8(model, tokenizer, folder):
-    """A reader with int8 weights. What that gained and cost goes to stderr; the model itself is not held any longer."""
-    rounded = model.reader(matrix=Int8Matrix)
-    print(f"autotx generate: int8: {comparison(model.reader(), rounded, tokenizer, folder)}", file=sys.stderr)
-    return rounded
 
 
 def comparison(exact, rounded, tokenizer, folder):

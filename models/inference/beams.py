@@ -1,9 +1,4 @@
-"""Translations, greedily or by beam search, with any model that has a reader for pairs of sentences.
-
-    translations   sentences -> for each the best translations of it, as text
-    translate      the same in ids
-    _Beam          the candidates of one sentence
-"""
+"""Translations, greedily or by beam search, with any model whose reader takes a source: of text, or of ids."""
 
 import math
 from typing import NamedTuple

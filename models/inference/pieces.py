@@ -11,6 +11,9 @@ stands once more in a reader, without Tensors, gradients and dropout. It is in t
 and whatever of the model is its own: where positions come in, its norms, its activation. Weights may be any kind of
 matrix: `Matrix` takes the model's arrays as they are, `Int8Matrix` keeps a copy in 8 bits.
 
+In float32, a text gives the same bits however it is cut, whatever rows are beside it, on any number of threads. The
+scores of forward differ by at most 1e-5 of the largest: there, products of many rows add up in another order.
+
 Letters: B rows of text, T tokens of a piece, C channels, H heads, D = C / H channels a head, V vocabulary, L layers.
 """
 
@@ -52,8 +55,7 @@ class Matrix:
 
 
 class Int8Matrix(Matrix):
-    """A Matrix whose weights are rounded to int8, with a scale for each row (see kernels/gemv.py): a quarter of the
-    bytes to read for each token."""
+    """A Matrix whose weights are rounded to int8, with a scale for each row (see kernels/gemv.py)."""
 
     def __init__(self, weight, bias=None):
         self.weight, self.scale = kernels.gemv.quantize(weight)
@@ -68,6 +70,16 @@ class Int8Matrix(Matrix):
     @property
     def nbytes(self):
         return self.weight.nbytes + self.scale.nbytes
+
+
+class Reader:
+    """The base of readers, which set `head`, the Matrix that makes scores of what the blocks have made."""
+
+    length = 0
+
+    def scores(self, x):
+        """The scores of all tokens as the next one: (..., C) -> (..., V)."""
+        return self.head(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
 class Norm:
@@ -98,11 +110,6 @@ def attend(q, k, v, keys, values, start):
     q: (B, H, T, D). k, v: (B, G, T, D), which are written to a layer's share of the cache, keys and values. H is a
     multiple of G: heads of q that follow each other share one of k and v ("grouped-query attention").
     """
-    (B, H, T, D), G = q.shape, k.shape[1]
+    B, H, T, D = q.shape
     keys[..., start : start + T], values[:, :, start : start + T] = k.swapaxes(2, 3), v
-    if H == G:
-        y = kernels.attend.attend(q, keys, values, start + 1)
-    else:
-        groups = q.reshape(B, G, H // G, T, D).transpose(2, 0, 1, 3, 4)
-        y = np.stack([kernels.attend.attend(group, keys, values, start + 1) for group in groups], axis=3)
-    return y.reshape(B * T, H * D)
+    return kernels.attend.attend(q, keys, values, start + 1).reshape(B * T, H * D)

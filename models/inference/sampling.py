@@ -1,7 +1,4 @@
-"""A language model goes on with a text: the choice of a token, and the loop around it.
-
-`LanguageModel` gives a model or a reader its methods `generate` and `stream`; `stream_text` is the same in text.
-"""
+"""A language model goes on with a text: the choice of a token, and the loop around it, in ids and in text."""
 
 import numpy as np
 
