@@ -25,8 +25,8 @@ def attend(q, keys, values, seen):
     H is a multiple of G: heads of q that follow each other share those of keys and values.
     seen: how many keys may be attended to, 1 or more, the first ones; the rest may hold anything. A number n: causal,
     query t sees the first n + t. Integers (B,): every query of row b sees the first seen[b].
-    To the bit the same for any number of queries, in float32; under NUMBA_DISABLE_JIT=1 and in float64, where NumPy
-    computes it, only nearly so.
+    To the bit the same for any number of queries, in float32, where the processor has fused multiply-adds; in float64
+    and under NUMBA_DISABLE_JIT=1, where NumPy computes it, only nearly so.
     """
     (B, H, T, D), causal = q.shape, np.ndim(seen) == 0
     if T > FEW or not use_numba(q, keys, values):

@@ -6,7 +6,7 @@ until one is left. So one row gives the same bits alone as among a thousand: a m
 one that reads it token by token come to the same scores.
 
 A block is HEIGHT x WIDTH = 6 x 4 elements, in 24 vector registers: 10 loads serve 24 multiply-adds, and nothing is
-packed. For one row it is 1 x 4, and as fast as the weights come from memory. int8 weights become float32 in registers.
+packed. For few rows it is lower, and as fast as the weights come from memory. int8 weights become float32 in registers.
 """
 
 from llvmlite import ir
@@ -15,12 +15,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from autotx.kernels.jit import apart
-from autotx.kernels.tile import FLOAT, INT, LANES, VECTOR, _call, _first_lanes, _fma, _pointers, _shuffle
+from autotx.kernels.tile import FLOAT, INT, LANES, ROWS, VECTOR, _call, _first_lanes, _fma, _pointers, _shuffle
 
 DEPTH = 768  # numbers of a row in a piece: HEIGHT rows of x stay in L1
-HEIGHT, WIDTH = 6, 4
-LINE = 64  # bytes of a cache line
-LOCALITY = 2
+WIDTH = 4
+HEIGHT = (2 * ROWS - WIDTH) // WIDTH  # 6 where there are 32 registers
+BROAD = min(2 * WIDTH, LANES)  # the width for a single row
+LINE, NEAR, FAR = 64, 2**11, 3 * 2**14  # bytes of a cache line; how far ahead weights are asked for: one row, several
 INT32, BYTES = ir.IntType(32), ir.VectorType(ir.IntType(8), LANES)
 
 
@@ -40,13 +41,14 @@ def _dots(typing, x, x_step, M, w, w_step, itemsize, N, depth, y, y_step, add):
         x, y, add = *_pointers(builder, x, y), builder.icmp_signed("!=", add, INT(0))
         for size, number, weights in ((4, FLOAT, VECTOR), (1, ir.IntType(8), BYTES)):
             with builder.if_then(builder.icmp_signed("==", itemsize, INT(size))):
-                of_w, i = builder.inttoptr(w, number.as_pointer()), INT(0)
+                of_w = builder.inttoptr(w, number.as_pointer())
                 for i, height in _steps(builder, M, (HEIGHT, 2, 1)):
-                    for j, width in _steps(builder, N, (2 * WIDTH, WIDTH, 1) if height == 1 else (WIDTH, 1)):
+                    alone = height == 1 and size > 1  # one row after the other is as fast as memory, and in its order
+                    ahead = 0 if height == HEIGHT else (NEAR if alone else FAR) // size
+                    for j, width in _steps(builder, N, (1,) if alone else (BROAD, WIDTH, 1)[height > 1 :]):
                         xs, ys = _rows(builder, x, i, x_step, height), _rows(builder, y, i, y_step, height)
                         ys = [builder.gep(row, [j]) for row in ys]
                         ws = _rows(builder, of_w, j, w_step, width)
-                        ahead = builder.mul(w_step, INT(2 * width)) if height < HEIGHT else None
                         _block(builder, xs, ws, weights, LINE // size, depth, ys, add, ahead)
         return context.get_dummy_value()
 
@@ -74,8 +76,8 @@ def _rows(builder, first, i, step, count):
 def _block(builder, xs, ws, weights, line, depth, ys, add, ahead):
     """Emit y[i][j] = x[i] w[j], or y[i][j] += x[i] w[j]; xs, ws and ys are pointers to rows.
 
-    weights: LLVM's type of a vector of w; line: how many elements of w are a cache line. ahead: for each line that is
-    read, the one so many elements further on is asked for, as the processor does not guess it; None for no line.
+    weights: LLVM's type of a vector of w; line: how many elements of w are a cache line. ahead: for each line of w that
+    is read, the one so many elements further on is asked for, as the processor guesses badly; 0 for none.
     """
     sums = [[cgutils.alloca_once_value(builder, ir.Constant(VECTOR, [0.0] * LANES)) for _ in ws] for _ in xs]
 
@@ -88,10 +90,9 @@ def _block(builder, xs, ws, weights, line, depth, ys, add, ahead):
 
     whole = builder.and_(depth, INT(-LANES))
     for k, count in _steps(builder, whole, (line, LANES)):
-        if ahead:
-            for w in ws:
-                byte = builder.bitcast(builder.gep(w, [builder.add(k, ahead)]), ir.IntType(8).as_pointer())
-                _call(builder, "llvm.prefetch.p0", ir.VoidType(), byte, INT32(0), INT32(LOCALITY), INT32(1))
+        for w in ws if ahead else ():
+            byte = builder.bitcast(builder.gep(w, [builder.add(k, INT(ahead))]), ir.IntType(8).as_pointer())
+            _call(builder, "llvm.prefetch.p0", ir.VoidType(), byte, INT32(0), INT32(2), INT32(1))  # to be read, into L2
         for first in range(0, count, LANES):
             step(builder.add(k, INT(first)))
     with builder.if_then(builder.icmp_signed("<", whole, depth)):

@@ -71,7 +71,8 @@ def _dots_task(x, weight, scale, bias, y, step, worker, task):
     """The columns of y that are a task's: their sums, piece by piece, and then scale and bias."""
     M, (N, K), first = x.shape[0], weight.shape, task * step
     last = min(first + step, N)
-    group = 2 * WIDTH if M <= HEIGHT and K > DEPTH else step  # few rows: in the order in which weights lie
+    few = 1 if M == 1 and weight.itemsize > 1 else 2 * WIDTH
+    group = few if M <= HEIGHT and K > DEPTH else step  # few rows: in the order in which weights lie
     for j in range(first, last, group):
         for k in range(0, max(1, K), DEPTH):
             of_w, of_y = weight.ctypes.data + weight.itemsize * (j * K + k), y.ctypes.data + 4 * j

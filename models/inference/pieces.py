@@ -11,7 +11,8 @@ stands once more in a reader, without Tensors, gradients and dropout. It is in t
 and whatever of the model is its own: where positions come in, its norms, its activation. Weights may be any kind of
 matrix: `Matrix` takes the model's arrays as they are, `Int8Matrix` keeps a copy in 8 bits.
 
-In float32, a text gives the same bits however it is cut, whatever rows are beside it, on any number of threads. The
+In float32, a text gives the same bits however it is cut, whatever rows are beside it, on any number of threads (where
+the processor has fused multiply-adds, and not under NUMBA_DISABLE_JIT=1: there within 1e-5 of the largest score). The
 scores of forward differ by at most 1e-5 of the largest: there, products of many rows add up in another order.
 
 Letters: B rows of text, T tokens of a piece, C channels, H heads, D = C / H channels a head, V vocabulary, L layers.
