@@ -23,7 +23,7 @@ import autotx
 from autotx import init, kernels, nn
 from autotx.checks import checked_size
 from autotx.models.inference.pieces import Matrix, Norm, Reader, attend, new_cache, split
-from autotx.tensor import no_grad
+from autotx.modes import no_grad
 
 PAD, START, END = 0, 1, 2
 SPECIALS = 3  # the words' ids begin here
