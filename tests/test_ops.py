@@ -1,7 +1,9 @@
 """Every op over its cases (cases.py): gradients against finite differences, values against NumPy, float32 against
 float64, fused ops against the same thing made of primitive ops, and everything against torch where it is installed."""
 
+import inspect
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from cases import CASES
 
 import autotx
 from autotx import Tensor, functional, gradcheck
+from autotx.viz.formulas import formulas
 
 # float32 against float64: the tolerances of torch.testing.assert_close, atol times the length of the sums
 RTOL, ATOL = 1.3e-6, 1e-5
@@ -83,11 +86,16 @@ def test_every_op_has_cases():
     assert not set(CASES) - set(OPS), "cases for ops that do not exist"
 
 
-def test_every_op_says_what_its_gradient_is():
-    for name, function in OPS.items():
-        op = getattr(function, "op", None)
-        if op is not None:
-            assert "g" in (op.__doc__ or "").partition("=")[2], f"{name}: the docstring derives no gradient"
+def test_every_differentiable_argument_has_a_gradient_of_its_own():
+    """The docstring of an op derives "dx = ..." for each argument x; one with varying arguments says it in words."""
+    ops = {f.op.__name__: f.op for f in vars(functional).values() if hasattr(f, "op")}
+    for name, op in ops.items():
+        for p in inspect.signature(op).parameters.values():
+            if p.kind is p.POSITIONAL_ONLY:
+                found = formulas(op)[1].get(p.name) or ""
+                assert re.match(rf"(?i)d{p.name}(_\w+|\[.*\])? \+?= \S", found), f"{name}: no d{p.name} = ... derived"
+            elif p.kind is p.VAR_POSITIONAL:
+                assert " g" in (formulas(op)[1].get("*") or ""), f"{name}: it is not said what each argument gets"
 
 
 @pytest.mark.parametrize(("name", "case"), some(lambda name, case: case.gradcheck))

@@ -114,12 +114,12 @@ def abs(x: Array, /):
 
 
 def maximum(x: Array, y: Array, /):
-    """z = max(x, y).   The larger argument gets g, the other 0; where they are equal, each gets g / 2."""
+    """z = max(x, y).   dx = g where x > y, g / 2 where x = y, else 0; dy = g - dx, for each z is one of the two."""
     return np.maximum(x, y), (lambda g: _won(g, np.greater(x, y), x, y), lambda g: _won(g, np.less(x, y), x, y))
 
 
 def minimum(x: Array, y: Array, /):
-    """z = min(x, y).   The smaller argument gets g, the other 0; where they are equal, each gets g / 2."""
+    """z = min(x, y).   dx = g where x < y, g / 2 where x = y, else 0; dy = g - dx, for each z is one of the two."""
     return np.minimum(x, y), (lambda g: _won(g, np.less(x, y), x, y), lambda g: _won(g, np.greater(x, y), x, y))
 
 
