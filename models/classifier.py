@@ -1,4 +1,4 @@
-"""A pre-trained GPT that learns to sort texts: its blocks, and a head that reads the state of the last token.
+"""A pre-trained language model that learns to sort texts: a head reads its state of the last token.
 
     pre-training    L1(U) = sum_i log P(u_i | u_(i-k), ..., u_(i-1))       on unlabelled text, k the context window
     fine-tuning     L2(C) = sum_(x, y) log P(y | x_1, ..., x_m)            on labelled texts
@@ -24,9 +24,10 @@ _NONE = -1  # the target of a place that has none
 
 
 class Classifier(nn.Module):
-    """A GPT and the matrix W_y, its weights normal with standard deviation 0.02. There are num_classes labels, from 0.
+    """A language model and the matrix W_y, its weights normal with standard deviation 0.02.
 
-    gpt: GPT, which is trained along. rng: numpy.random.Generator that draws W_y; None leaves it zero, to be loaded.
+    language_model: a GPT, or another with its `hidden`, `head` and `config`; it is trained along. num_classes: how many
+    labels there are. rng: numpy.random.Generator that draws W_y; None leaves it zero, to be loaded.
     ValueError for fewer than two classes.
 
     Every method takes texts of different lengths as `padded` packs them: ids (B, T), of which row b has lengths[b]
@@ -34,18 +35,23 @@ class Classifier(nn.Module):
     How long it is can change the order in which a matrix product adds up, and so a last digit, as any change of shape.
     """
 
-    def __init__(self, gpt, num_classes, rng):
+    def __init__(self, language_model, num_classes, rng):
         if num_classes < 2:
             raise ValueError(f"Classifier: num_classes is {num_classes}; give at least 2, or there is nothing to tell")
-        self.gpt = gpt
-        self.head = nn.Linear(gpt.config.n_embd, num_classes, bias=False, rng=None)
+        self.language_model = language_model
+        self.head = nn.Linear(language_model.config.n_embd, num_classes, bias=False, rng=None)
         if rng is not None:
             self.head.weight.data = init.normal(self.head.weight.shape, rng, std=0.02)
+
+    @property
+    def wte(self):
+        """The table of tokens."""
+        return self.language_model.wte
 
     def forward(self, ids, lengths, rng=None):
         """The scores of the classes, (B, num_classes): softmax makes them P(y | x). rng: draws the dropout."""
         lengths = _checked_lengths(ids, lengths)
-        return self._scores(self.gpt.hidden(ids, rng), lengths)
+        return self._scores(self.language_model.hidden(ids, rng), lengths)
 
     def losses(self, ids, lengths, labels, rng=None):
         """-L2 and -L1 of a batch: two Tensors of one number, sums over its texts and over their tokens but the first.
@@ -53,10 +59,12 @@ class Classifier(nn.Module):
         labels: the right classes, integers (B,). rng: draws the dropout; None for none.
         """
         ids, lengths = np.asarray(ids), _checked_lengths(ids, lengths)
-        states = self.gpt.hidden(ids, rng)
+        states = self.language_model.hidden(ids, rng)
         classes = autotx.cross_entropy(self._scores(states, lengths), labels, reduction="sum")
         following = np.where(np.arange(1, ids.shape[1]) < lengths[:, None], ids[:, 1:], _NONE)
-        words = autotx.cross_entropy(self.gpt.head(states[:, :-1]), following, ignore_index=_NONE, reduction="sum")
+        words = autotx.cross_entropy(
+            self.language_model.head(states[:, :-1]), following, ignore_index=_NONE, reduction="sum"
+        )
         return classes, words
 
     def _scores(self, states, lengths):
@@ -87,7 +95,7 @@ def _checked_lengths(ids, lengths):
 
 def predict(model, tokenizer, texts):
     """The probabilities of the labels: a list of N str, none empty -> (N, labels). What exceeds a block is not read."""
-    rows = [tokenizer.encode(text)[: model.gpt.config.block_size] for text in texts]
+    rows = [tokenizer.encode(text)[: model.language_model.config.block_size] for text in texts]
     with autotx.no_grad():
         scores = [model(*padded(rows[i : i + BATCH])) for i in range(0, len(rows), BATCH)]
         return np.concatenate([autotx.softmax(z).numpy() for z in scores])

@@ -1,7 +1,7 @@
 """The command line: `autotx <command>`.
 
-A command is a module of its name in commands/ that offers `add_arguments(parser)` and `run(args)`, which returns the
-exit status. Only the module of the command that was asked for is loaded, so that `autotx --help` answers at once.
+A command is a module that offers `add_arguments(parser)` and `run(args)`, which returns the exit status; COMMANDS lists
+them. Only the module of the command that was asked for is loaded, so that `autotx --help` answers at once.
 
 Exit status: 0 done; 2 a mistake or a failure, told in one line on stderr; 130 stopped by Ctrl-C.
 """
@@ -14,24 +14,22 @@ import sys
 import autotx
 from autotx.files import describe
 
-COMMANDS = {
-    "train": "train a GPT on text, a transformer on pairs of sentences, or word vectors",
-    "generate": "let a trained GPT go on with a text",
-    "translate": "translate sentences with a trained transformer",
-    "fewshot": "train a GPT that does tasks from the examples in its prompt, and measure it",
-    "finetune": "teach a trained GPT to label texts, from labelled examples",
-    "classify": "label texts with a fine-tuned model",
-    "nearest": "list the words whose vectors are most like that of a word",
-    "plot": "draw the curves of runs, also while they go on, or what a model learned",
-    "graph": "draw the computation of a model, or of a single op",
-    "replay": "write a page that steps through a model's work, forward and backward",
-    "gallery": "make a picture of each kind, of small models that it trains itself",
-    "paper": "recompute every number of the whitepaper, and say where it is wrong",
-    "warmup": "compile every kernel now, so that nothing waits for it later",
-    "bench": "time autotx against the libraries people would use instead",
+COMMANDS = {  # name: (module in autotx.models, summary)
+    "train": ("commands.train", "train a GPT on text, a transformer on pairs of sentences, or word vectors"),
+    "generate": ("commands.generate", "let a trained GPT go on with a text"),
+    "translate": ("commands.translate", "translate sentences with a trained transformer"),
+    "fewshot": ("commands.fewshot", "train a GPT that does tasks from the examples in its prompt, and measure it"),
+    "finetune": ("commands.finetune", "teach a trained GPT to label texts, from labelled examples"),
+    "classify": ("commands.classify", "label texts with a fine-tuned model"),
+    "nearest": ("commands.nearest", "list the words whose vectors are most like that of a word"),
+    "plot": ("commands.plot", "draw the curves of runs, also while they go on, or what a model learned"),
+    "graph": ("commands.graph", "draw the computation of a model, or of a single op"),
+    "replay": ("commands.replay", "write a page that steps through a model's work, forward and backward"),
+    "gallery": ("commands.gallery", "make a picture of each kind, of small models that it trains itself"),
+    "paper": ("paper.command", "recompute every number of the whitepaper, and say where it is wrong"),
+    "warmup": ("commands.warmup", "compile every kernel now, so that nothing waits for it later"),
+    "bench": ("bench.command", "time autotx against the libraries people would use instead"),
 }
-
-ELSEWHERE = {"paper": "autotx.models.paper.command", "bench": "autotx.models.bench.command"}  # beside what they run
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,8 +50,8 @@ def main(argv=None):
         top.print_help()
         return 0
     name = top.parse_args(argv[:1]).command
-    summary = COMMANDS[name]
-    command = importlib.import_module(ELSEWHERE.get(name, f"autotx.models.commands.{name}"))
+    module, summary = COMMANDS[name]
+    command = importlib.import_module(f"autotx.models.{module}")
     parser = Parser(prog=f"autotx {name}", description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False)
     command.add_arguments(parser)
     args = parser.parse_args(argv[1:])
@@ -77,7 +75,7 @@ def main(argv=None):
 
 def _top_parser():
     width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items())
+    commands = "\n".join(f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items())
     parser = Parser(
         prog="autotx",
         description="An autograd engine on NumPy and Numba, and the transformers built on it.",

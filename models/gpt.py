@@ -12,14 +12,17 @@ Source: Radford et al., 2019, "Language Models are Unsupervised Multitask Learne
 import copy
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 import autotx
 from autotx import init, nn
 from autotx.checks import checked_size
+from autotx.models.architecture import Blocks
 from autotx.models.inference.pieces import Matrix, Norm, Reader, attend, new_cache, split
 from autotx.models.inference.sampling import LanguageModel
+from autotx.text import counted
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,10 @@ class GPT(LanguageModel, nn.Module):
         """Scores of all tokens: (..., C) -> (..., V)."""
         return autotx.linear(x, self.wte.weight)
 
+    def position_tables(self):
+        """The table of places, by its name in a picture."""
+        return {"learned positions": self.wpe.weight.data}
+
     def reader(self, rows=1, size=None, matrix=Matrix):
         """A GPTReader of the weights as they are now, for so many texts of at most `size` (None: block_size) tokens."""
         return GPTReader(self, matrix).reader(rows, size)
@@ -176,3 +183,22 @@ class _BlockReader:
         q, k, v = split(self.qkv(self.ln_1(x)), len(values), 3, values.shape[-1])
         self.proj(attend(q, k, v, keys, values, start), onto=x)
         self.mlp_proj(self.fc(self.ln_2(x), "gelu_tanh"), onto=x)
+
+
+@dataclass(frozen=True)
+class GPTArchitecture(Blocks):
+    """A GPT as `autotx train` makes it. The defaults are nanoGPT's for a small GPT on a CPU."""
+
+    name: ClassVar[str] = "gpt"
+    model: ClassVar[type] = GPT
+    shape: ClassVar[type] = GPTConfig
+    published: ClassVar[GPTConfig] = GPTConfig(1024, 50257, 12, 12, 768)  # GPT-2 small
+
+    def build(self, vocab_size, rng):
+        return GPT(GPTConfig(self.block_size, vocab_size, self.n_layer, self.n_head, self.n_embd, self.dropout), rng)
+
+    def describe(self):
+        return (
+            f"{counted(self.n_layer, 'layer')}, {counted(self.n_head, 'head')}, {counted(self.n_embd, 'channel')}, "
+            f"blocks of {counted(self.block_size, 'token')}"
+        )

@@ -60,6 +60,13 @@ def decode(tokenizer, ids):
     return tokenizer.decode([i - SPECIALS for i in ids if i >= SPECIALS]).strip()
 
 
+def names(tokenizer, ids):
+    """Tokens of a sentence by name. Words of a word tokenizer all begin with a space, which then tells nothing."""
+    special = {PAD: "‹pad›", START: "‹start›", END: "‹end›"}
+    found = [special[i] if i < SPECIALS else tokenizer.texts([i - SPECIALS])[0] for i in map(int, ids)]
+    return [word.strip() or word for word in found] if tokenizer.kind == "word" else found
+
+
 class Sentences:
     """Pairs as ids. A batch is (source (B, S), target (B, T + 1)): PAD fills up, targets have START and END.
 

@@ -3,7 +3,7 @@
     config.json             every setting                       tokenizer.json    how text becomes tokens
     model.safetensors       the weights                         log.jsonl         one line a step
     optimizer.safetensors   AdamW's two means                   loss.png          the log as a picture
-    classifier.json         of a classifier only: the labels, and the shape of its GPT
+    classifier.json         of a classifier only: the labels, and the shape of its language model
     vectors.txt             of word2vec only: the words and their vectors, for other programs too
     statistics.jsonl        with --stats-interval only: how large every layer's results and gradients were
     state.json              the step, the random generators' states, the SHA-256 of the text and of the two above
@@ -111,16 +111,16 @@ class Run:
     def open_log(self, step):
         """Open the log to go on after `step`: later lines, of steps that were never saved, are dropped.
 
-        Returns (the records up to the step, a Log).
+        Returns (the records up to the step, the open file, to which `line` of each new one is written).
         """
         path = self.folder / LOG
         records = read_log(path, step) if path.exists() else []
-        write_atomically(path, b"".join(map(_line, records)))
-        return records, Log(path)
+        write_atomically(path, b"".join(map(line, records)))
+        return records, open(path, "ab", buffering=0)
 
     def write_statistics(self, records):
         """Write what --stats-interval asks for: records of viz.LayerStatistics, one a line."""
-        write_atomically(self.folder / STATISTICS, b"".join(map(_line, records)))
+        write_atomically(self.folder / STATISTICS, b"".join(map(line, records)))
 
     def read_statistics(self, step):
         """Those records up to a step."""
@@ -138,22 +138,6 @@ class Run:
         """Draw the log, if it was not done just before: a picture takes as long as many small steps."""
         if time.monotonic() > self._drawn + SECONDS_BETWEEN_PICTURES:
             self.draw(records)
-
-
-class Log:
-    """Appends records to a file, one JSON object a line. Use it with `with`."""
-
-    def __init__(self, path):
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (closed by __exit__)
-
-    def write(self, record):
-        self._file.write(_line(record))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._file.close()
 
 
 @contextlib.contextmanager
@@ -177,9 +161,9 @@ def _locked(folder):
 def read_log(path, last_step):
     """The records of a log up to a step, in order. A line that a kill cut off ends it."""
     records = []
-    for line in path.read_bytes().splitlines():
+    for found in path.read_bytes().splitlines():
         try:
-            record = json.loads(line)
+            record = json.loads(found)
         except ValueError:
             break
         if not isinstance(record, dict) or not record.get("step", last_step + 1) <= last_step:
@@ -188,5 +172,6 @@ def read_log(path, last_step):
     return records
 
 
-def _line(record):
+def line(record):
+    """A record as a line of a log."""
     return json.dumps(record).encode() + b"\n"

@@ -52,6 +52,10 @@ class Tokenizer:
         """A decoder that is given one token at a time."""
         return StreamDecoder(self.pieces)
 
+    def texts(self, ids):
+        """The text of each token; bytes that are no character alone are written as \\xe4."""
+        return [self.pieces[i].decode(errors="backslashreplace") for i in ids]
+
     def unknown(self, text):
         """What in `text` (characters, or words) was not in the text the tokenizer was made from: a sorted list."""
         return []

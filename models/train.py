@@ -18,19 +18,15 @@ import time
 import numpy as np
 
 from autotx.files import describe
+from autotx.models.formats import open_model
 from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
 from autotx.models.progress import Progress
-from autotx.models.run import Run
-from autotx.models.tasks.labels import LabelsTask
-from autotx.models.tasks.pairs import PairsTask
-from autotx.models.tasks.text import TextTask
-from autotx.models.tasks.words import WordsTask
+from autotx.models.run import Run, line
 from autotx.optim import clip_grad_norm
 from autotx.text import counted
 from autotx.viz.statistics import LayerStatistics
 
 INTERRUPTED = 130  # the exit status after Ctrl-C, as every shell has it
-TASKS = {"gpt": TextTask, "transformer": PairsTask, "word2vec": WordsTask, "classifier": LabelsTask}
 
 
 class DivergedError(ValueError):
@@ -38,12 +34,12 @@ class DivergedError(ValueError):
 
 
 class Trainer:
-    """A model in training. config: a TrainConfig. folder: that of the run it goes on with, None for a new one."""
+    """A model in training. config: a run's settings. folder: that of the run it goes on with, None for a new one."""
 
     def __init__(self, config, folder=None):
         self.config = config
         init_rng, self.data_rng, self.dropout_rng = (np.random.default_rng([config.seed, i]) for i in range(3))
-        self.task = TASKS[config.model](config, init_rng, folder)
+        self.task = config.task(config, init_rng, _begin(config, folder))
         self.model = self.task.model
         for name, p in self.model.named_parameters():
             p.name = name  # for error messages
@@ -139,6 +135,13 @@ class Trainer:
             raise ValueError(f"--resume: the checkpoint in {run.folder} does not fit its settings: {error}") from error
 
 
+def _begin(config, folder):
+    """The Opened model that a training begins with: that of the run it goes on with, a pre-trained one, or None."""
+    if folder:
+        return config.task.resumed(config, folder)
+    return open_model(config.pretrained, needs="text") if config.pretrained else None
+
+
 class Interrupt:
     """Inside `with Interrupt() as interrupt`, Ctrl-C only sets `interrupt.asked`. A second one stops at once."""
 
@@ -208,7 +211,7 @@ def _loop(trainer, run):
                 validate = trainer.step % config.eval_interval == 0 or trainer.step == config.steps
                 if validate:
                     record |= trainer.validate()
-                log.write(record)
+                log.write(line(record))
                 records.append(record)
                 progress.show(record)
                 if validate:

@@ -16,14 +16,18 @@ Source: Vaswani et al., 2017, "Attention Is All You Need"; the whitepaper's enco
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 import autotx
 from autotx import init, kernels, nn
 from autotx.checks import checked_size
+from autotx.models.architecture import Blocks
+from autotx.models.config import setting
 from autotx.models.inference.pieces import Matrix, Norm, Reader, attend, new_cache, split
 from autotx.modes import no_grad
+from autotx.text import counted
 
 PAD, START, END = 0, 1, 2
 SPECIALS = 3  # the words' ids begin here
@@ -189,6 +193,10 @@ class Transformer(nn.Module):
         """Scores of all tokens as the next one: (..., C) -> (..., V)."""
         return autotx.linear(x, self.out.weight)
 
+    def position_tables(self):
+        """The waves, by their name in a picture."""
+        return {"sinusoidal positions": self.positions}
+
     def reader(self, source, beam=1, size=None, matrix=Matrix):
         """A TransformerReader of `beam` rows, of at most `size` (None: block_size) tokens, for each row of source."""
         return TransformerReader(self, source, beam, size or self.config.block_size, matrix)
@@ -203,6 +211,33 @@ class Transformer(nn.Module):
             )
         scale = math.sqrt(self.config.n_embd)  # the paper's 3.4: words weigh as much as the waves, which are about 1
         return self.dropout(table(ids) * scale + self.positions[: ids.shape[1]], rng)
+
+
+@dataclass(frozen=True)
+class TransformerArchitecture(Blocks):
+    """A Transformer as `autotx train` makes it. The defaults suit the few short pairs that are learned without --pairs.
+
+    Longer sentences want a larger model and --tokenizer bpe.
+    """
+
+    name: ClassVar[str] = "transformer"
+    learns: ClassVar[str] = "pairs"
+    model: ClassVar[type] = Transformer
+    shape: ClassVar[type] = TransformerConfig
+    published: ClassVar[TransformerConfig] = TransformerConfig(37000)  # the paper's base model
+    defaults: ClassVar[dict] = {"n_layer": 2, "block_size": 128, "dropout": 0.1}
+
+    pre_norm: bool = setting(False, "layer norm before each part of a block, not after it", fixed=True)
+    untied: bool = setting(False, "tables of their own for source, target and output", fixed=True)
+
+    def build(self, vocab_size, rng):
+        names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "pre_norm")
+        same = {name: getattr(self, name) for name in names}
+        return Transformer(TransformerConfig(vocab_size, tied=not self.untied, **same), rng)
+
+    def describe(self):
+        heads = counted(self.n_head, "head")
+        return f"{counted(self.n_layer, 'layer')} on each side, {heads}, {self.n_embd} channels"
 
 
 def seen(ids):

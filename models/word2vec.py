@@ -26,10 +26,16 @@ Letters: N pairs, K drawn words a pair, C channels, V words.
 Source: Mikolov et al., 2013, "Distributed Representations of Words and Phrases and their Compositionality".
 """
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 
 import autotx
 from autotx import init, nn
+from autotx.models.architecture import Architecture
+from autotx.models.config import setting
+from autotx.text import counted
 
 
 class SkipGram(nn.Module):
@@ -55,6 +61,23 @@ class SkipGram(nn.Module):
         answers[:, 0] = 1
         total = autotx.binary_cross_entropy_with_logits(scores, answers, reduction="sum")
         return total * (1 / len(centers))
+
+
+@dataclass(frozen=True)
+class Word2VecArchitecture(Architecture):
+    """The tables of word vectors as `autotx train` makes them."""
+
+    name: ClassVar[str] = "word2vec"
+    learns: ClassVar[str] = "words"
+    model: ClassVar[type] = SkipGram
+
+    dim: int = setting(100, "numbers in a word's vector", at_least=1, fixed=True)
+
+    def build(self, vocab_size, rng):
+        return SkipGram(vocab_size, self.dim, rng)
+
+    def describe(self):
+        return f"vectors of {counted(self.dim, 'number')}"
 
 
 class PairSampler:

@@ -17,8 +17,8 @@ import numpy as np
 
 import autotx
 from autotx import viz
-from autotx.models.config import CONFIGS
 from autotx.models.gpt import GPT, GPTConfig
+from autotx.models.registry import settings_of
 from autotx.models.train import Trainer
 from autotx.models.transformer import START, Transformer, TransformerConfig
 from autotx.viz.ops import COMPOSED, OPS, example
@@ -47,7 +47,7 @@ def _training(folder):
     }
     found = {}
     for kind, given in settings.items():
-        trainer = Trainer(CONFIGS[kind](**given))
+        trainer = Trainer(settings_of(kind)(**given))
         found |= _trained(kind, trainer)
     return found
 

@@ -17,9 +17,9 @@ from autotx.files import read_json
 from autotx.models import GPT, GPTConfig
 from autotx.models.classifier import Classifier, padded, predict
 from autotx.models.cli import main
-from autotx.models.config import ClassifierTrainConfig, read_config
 from autotx.models.experiments import labels as few_labels
-from autotx.models.load import load_classifier, load_gpt
+from autotx.models.formats import open_model
+from autotx.models.registry import read_config, settings_of
 from autotx.models.tasks.labels import read_parts
 from autotx.models.train import INTERRUPTED, Trainer, train
 
@@ -72,10 +72,10 @@ def test_the_losses_are_the_formulas(rng, batch):
     classes, words = model.losses(ids, lengths, labels)
     l1 = l2 = 0.0
     for row, count, label in zip(ids, lengths, labels):
-        x = model.gpt.hidden(row[None, :count]).numpy()[0]
+        x = model.language_model.hidden(row[None, :count]).numpy()[0]
         z = x[-1] @ model.head.weight.numpy().T
         l2 += z[label] - np.log(np.exp(z).sum())
-        z = x @ model.gpt.wte.weight.numpy().T
+        z = x @ model.language_model.wte.weight.numpy().T
         log_p = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
         l1 += sum(log_p[i, row[i + 1]] for i in range(count - 1))
     assert classes.item() == pytest.approx(-l2, rel=1e-12)
@@ -166,7 +166,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def config(folder, tmp_path):
     (tmp_path / "labels.tsv").write_text(lines(1, 60))
-    return ClassifierTrainConfig(
+    return settings_of("gpt", "labels")(
         pretrained=str(folder / "pre"),
         labels=str(tmp_path / "labels.tsv"),
         out=str(tmp_path / "run"),
@@ -205,7 +205,8 @@ def test_it_learns_and_says_how_well(config, capsys):
 
 
 def test_the_classifier_says_the_likeliest_label(folder, capsys):
-    model, tokenizer, labels = load_classifier(folder / "fine")
+    opened = open_model(folder / "fine")
+    model, tokenizer, labels = opened.model, opened.tokenizer, opened.known["labels"]
     assert labels == ["animal", "colour"]
     texts = ["fox dog", "red", "blue green red 17"]
     p = predict(model, tokenizer, texts)
@@ -222,16 +223,16 @@ def test_the_classifier_says_the_likeliest_label(folder, capsys):
 
 
 def test_it_begins_with_the_pretrained_weights_and_then_changes_them(config, folder):
-    gpt, _ = load_gpt(folder / "pre")
+    gpt = open_model(folder / "pre").model
     model = Trainer(config).model
     for name, array in gpt.state_dict().items():
-        np.testing.assert_array_equal(model.gpt.state_dict()[name], array)
-    assert model.gpt.config.dropout == config.dropout == 0.1
+        np.testing.assert_array_equal(model.language_model.state_dict()[name], array)
+    assert model.language_model.config.dropout == config.dropout == 0.1
     scratch = Trainer(dataclasses.replace(config, from_scratch=True)).model
-    assert not np.array_equal(scratch.gpt.wte.weight.numpy(), model.gpt.wte.weight.numpy())
+    assert not np.array_equal(scratch.language_model.wte.weight.numpy(), model.language_model.wte.weight.numpy())
     trainer = Trainer(config)
     trainer.train_step()
-    for name, array in trainer.model.gpt.state_dict().items():
+    for name, array in trainer.model.language_model.state_dict().items():
         assert (array != gpt.state_dict()[name]).any(), name
 
 
@@ -324,7 +325,8 @@ def test_long_texts_are_cut_and_counted(config, capsys, folder):
     assert train(config) == 0
     shown = capsys.readouterr().out
     assert re.search(r"longer than 16 tokens, so that the end is cut off: \d+", shown)
-    model, tokenizer, _ = load_classifier(config.out)
+    opened = open_model(config.out)
+    model, tokenizer = opened.model, opened.tokenizer
     a, b = predict(model, tokenizer, ["red " * 30, "red " * 4])
     np.testing.assert_allclose(a, b, rtol=1e-5)
     assert call("classify", "--model", config.out, "red " * 30, "red") == 0
@@ -405,8 +407,8 @@ def test_a_classifier_file_that_was_changed(fails, folder, tmp_path):
     saved = read_json(copy / "classifier.json")
     for change, message in (
         ({"labels": None}, "classifier.json should hold the labels and the shape"),
-        ({"gpt": {**saved["gpt"], "n_head": 3}}, "n_head 3 does not divide n_embd 16"),
-        ({"gpt": {**saved["gpt"], "vocab_size": 7}}, "is for 7 tokens, the tokenizer has"),
+        ({"shape": {**saved["shape"], "n_head": 3}}, "n_head 3 does not divide n_embd 16"),
+        ({"shape": {**saved["shape"], "vocab_size": 7}}, "is for 7 tokens, the tokenizer has"),
         ({"labels": ["a", "b", "c"]}, "head.weight has shape"),
     ):
         (copy / "classifier.json").write_text(json.dumps({**saved, **change}))

@@ -17,8 +17,9 @@ from autotx import Tensor, nn, viz
 from autotx.models import GPT, GPTConfig
 from autotx.models.cli import main
 from autotx.models.commands import gallery, maps, plot
-from autotx.models.config import GPTTrainConfig
+from autotx.models.registry import settings_of
 from autotx.models.run import LOG
+from autotx.models.tokenizers import Tokenizer
 from autotx.models.train import train
 from autotx.models.transformer import PAD, START, Transformer, TransformerConfig
 from autotx.viz import style
@@ -54,7 +55,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
     shape = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 16, "batch_size": 2, "steps": 4}
-    train(GPTTrainConfig(text=(str(folder / "text.txt"),), out=str(folder / "run"), eval_interval=2, **shape))
+    train(settings_of("gpt")(text=(str(folder / "text.txt"),), out=str(folder / "run"), eval_interval=2, **shape))
     return folder / "run"
 
 
@@ -178,11 +179,13 @@ def test_there_is_room_for_as_many_tokens_as_is_said(rng):
 
 
 def test_maps_of_a_translation_have_their_own_tokens(rng):
-    class Tokenizer:
-        kind, pieces = "word", [b" you", b" are", b" welcome", b" de", b" nada"]
+    class Words(Tokenizer):
+        kind = "word"
+
+    words = Words([b" you", b" are", b" welcome", b" de", b" nada"])
 
     model = Transformer(TransformerConfig(vocab_size=8, block_size=8, n_layer=1, n_head=2, n_embd=8), rng)
-    figure, axes = maps.of_translation(model, Tokenizer(), [3, 4, 5], [6, 7], dark=True)
+    figure, axes = maps.of_translation(model, words, [3, 4, 5], [6, 7], dark=True)
     rows, columns = ([t.get_text() for t in getattr(axes[2, 0], f"get_{a}ticklabels")()] for a in "yx")
     assert rows == ["‹start›→de", "de→nada", "nada→‹end›"]
     assert columns == ["you", "are", "welcome"]

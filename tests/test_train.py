@@ -20,10 +20,10 @@ from autotx.checkpoint import load_checkpoint, load_tensors
 from autotx.files import read_json
 from autotx.models import train as training
 from autotx.models.cli import main
-from autotx.models.config import GPTTrainConfig, read_config
 from autotx.models.data import TextSource, load_data, random_blocks, read_text
-from autotx.models.load import load_gpt
+from autotx.models.formats import open_model
 from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
+from autotx.models.registry import read_config, settings_of
 from autotx.models.run import Run
 from autotx.models.tasks import text as text_task
 from autotx.models.tokenizers import CharTokenizer
@@ -48,7 +48,7 @@ TEXT = "".join(random.Random(0).choices("the quick brown fox jumps over it\n", k
 @pytest.fixture
 def config(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
-    return GPTTrainConfig(text=(tmp_path / "text.txt",), out=str(tmp_path / "run"), **SMALL)
+    return settings_of("gpt")(text=(tmp_path / "text.txt",), out=str(tmp_path / "run"), **SMALL)
 
 
 def resume(config, **changes):
@@ -104,7 +104,7 @@ def test_a_run_leaves_what_it_promises(config, capsys):
     assert [r["step"] for r in log if r["val_loss"] is not None] == [3, 6, 8]
     assert all(math.isfinite(r[key]) for r in log for key in ("loss", "lr", "grad_norm"))
     assert read_config(config.out) == config
-    assert load_gpt(config.out)[0].num_parameters() == Trainer(config).model.num_parameters()
+    assert open_model(config.out).model.num_parameters() == Trainer(config).model.num_parameters()
     shown = capsys.readouterr().out
     assert "step 8/8: loss" in shown
     assert "A sample of what the model writes" in shown

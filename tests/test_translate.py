@@ -12,10 +12,10 @@ import pytest
 from autotx.checkpoint import load_tensors, save_tensors
 from autotx.models.cli import main
 from autotx.models.commands import translate
-from autotx.models.config import TransformerTrainConfig
+from autotx.models.formats import open_model
 from autotx.models.inference.beams import translations
-from autotx.models.load import load_transformer
 from autotx.models.pairs import HELD_OUT, Sentences, decode, emoji_pairs, encode, pad, read_pairs, split_pairs
+from autotx.models.registry import settings_of
 from autotx.models.run import Run
 from autotx.models.tokenizers import make_tokenizer
 from autotx.models.train import Trainer, train
@@ -41,7 +41,7 @@ def pairs_file(tmp_path):
 
 @pytest.fixture
 def config(tmp_path, pairs_file):
-    return TransformerTrainConfig(pairs=str(pairs_file), out=str(tmp_path / "run"), warmup_steps=2, **SMALL)
+    return settings_of("transformer")(pairs=str(pairs_file), out=str(tmp_path / "run"), warmup_steps=2, **SMALL)
 
 
 @pytest.fixture
@@ -207,8 +207,8 @@ def trained(tmp_path_factory):
     path = folder / "pairs.tsv"
     path.write_text("".join(f"{a}\t{b}\n" for a, b in sentences(400)), encoding="utf-8")
     settings = {"n_layer": 1, "n_head": 2, "n_embd": 32, "dropout": 0.0, "lr": 5e-3, "batch_tokens": 400}
-    config = TransformerTrainConfig(pairs=str(path), out=str(folder / "run"), steps=250, warmup_steps=20, **settings)
-    assert train(config) == 0
+    settings |= {"pairs": str(path), "out": str(folder / "run"), "steps": 250, "warmup_steps": 20}
+    assert train(settings_of("transformer")(**settings)) == 0
     return folder / "run"
 
 
@@ -229,7 +229,8 @@ def test_the_score_is_sacrebleus(trained, tmp_path, capsys):
     path.write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
     assert main(["translate", "--model", str(trained), "--pairs", str(path), "--beam", "2"]) == 0
     shown = capsys.readouterr().out
-    model, tokenizer = load_transformer(trained)
+    opened = open_model(trained)
+    model, tokenizer = opened.model, opened.tokenizer
     written = [best[0].text for best in translations(model, tokenizer, [a for a, _ in pairs], beam=2)]
     score = sacrebleu.corpus_bleu(written, [[b for _, b in pairs]]).score
     assert shown.startswith(f"BLEU {score:.2f} (beam 2), 30 sentences in ")

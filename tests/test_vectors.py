@@ -9,7 +9,7 @@ import autotx
 from autotx import nn
 from autotx.checkpoint import load_tensors
 from autotx.models.cli import main
-from autotx.models.load import load_word_vectors
+from autotx.models.formats import open_model
 from autotx.models.tokenizers import WordTokenizer, load_tokenizer
 from autotx.models.vectors import WordVectors, embedding, load_embedding, load_vectors, words_of
 from autotx.optim import AdamW, clip_grad_norm, decay_groups
@@ -286,7 +286,8 @@ def test_nearest_reads_the_tokens_of_a_gpt(tmp_path, capsys):
     capsys.readouterr()
     assert main(["nearest", "--model", run, "king", "--n", "3"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
-    vectors = load_word_vectors(run)
+    opened = open_model(run)
+    vectors = opened.task.word_vectors(opened)
     assert {"the", "king", "and", "queen", "."} <= set(vectors.words)
     weights, _ = load_tensors(tmp_path / "run" / "model.safetensors")
     row = load_tokenizer(run).encode(" king")[0]

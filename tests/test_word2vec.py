@@ -9,7 +9,7 @@ import autotx
 from autotx import gradcheck
 from autotx.checkpoint import load_tensors
 from autotx.models.cli import main
-from autotx.models.config import Word2VecTrainConfig
+from autotx.models.registry import settings_of
 from autotx.models.tasks.words import WordsTask, split_words
 from autotx.models.train import Trainer
 from autotx.models.vectors import load_vectors
@@ -203,7 +203,7 @@ def test_a_beginning_that_fails_leaves_no_vectors(text, tmp_path, monkeypatch):
 
 
 def test_accumulated_batches_weigh_by_their_pairs(text, tmp_path):
-    config = Word2VecTrainConfig(text=(text,), out="", dim=4, subsample=0.01, grad_accum=3, batch_words=256)
+    config = settings_of("word2vec")(text=(text,), out="", dim=4, subsample=0.01, grad_accum=3, batch_words=256)
     task = WordsTask(config, np.random.default_rng(0))
     batches = task.batches(0, np.random.default_rng(0))
     assert len({task.count(batch) for batch in batches}) == len(batches) == 3

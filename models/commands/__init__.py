@@ -1,4 +1,4 @@
-"""The commands: `autotx <command>` is the file of its name here (see models/cli.py), and maps.py what several draw.
+"""The commands of `autotx` (models/cli.py lists them), and maps.py, which draws for several of them.
 
 No library module imports from here.
 """

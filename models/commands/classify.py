@@ -5,7 +5,7 @@ import sys
 import numpy as np
 
 from autotx.models.classifier import check_known, predict
-from autotx.models.load import load_classifier
+from autotx.models.formats import open_model
 
 SHOWN = 3  # labels for a text
 SHORT = 40  # characters of a text that names it in an error
@@ -20,13 +20,14 @@ def add_arguments(parser):
 
 def run(args):
     """Print the likeliest labels of each text, one line a text. Returns the exit status."""
-    model, tokenizer, labels = load_classifier(args.model)
+    opened = open_model(args.model, needs="labels")
+    model, tokenizer, labels = opened.model, opened.tokenizer, opened.known["labels"]
     texts = [text.strip() for text in args.texts]
     for text in texts:
         if not text:
             raise ValueError("a text is empty; there is nothing to label")
         check_known(tokenizer, text, f'"{text[:SHORT]}"')
-    size = model.gpt.config.block_size
+    size = model.language_model.config.block_size
     cut = sum(len(tokenizer.encode(text)) > size for text in texts)
     if cut:
         print(f"autotx classify: {cut} of {len(texts)} texts: only the first {size} tokens are read", file=sys.stderr)

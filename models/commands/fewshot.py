@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from autotx.files import write_atomically
-from autotx.models.config import GPTTrainConfig
 from autotx.models.fewshot import ENTRIES, Tasks, is_told, right_answers
+from autotx.models.formats import open_model
 from autotx.models.inference.sampling import stream_text
-from autotx.models.load import load_gpt
+from autotx.models.registry import settings_of
 from autotx.models.run import Run
 from autotx.models.train import train
 
@@ -42,7 +42,8 @@ def run(args):
         status = _train(tasks, args)
         if status:
             return status
-    model, tokenizer = load_gpt(folder)
+    opened = open_model(folder, needs="text")
+    model, tokenizer = opened.model, opened.tokenizer
     _check_model(model, tokenizer, tasks, folder)
     _report(model, tokenizer, tasks, args)
     print(f"\nAgain, without training: autotx fewshot --model {shlex.quote(folder)} --seed {args.seed}")
@@ -50,7 +51,7 @@ def run(args):
 
 
 def _train(tasks, args):
-    config = GPTTrainConfig(
+    config = settings_of("gpt")(
         **SHAPE,
         text=(str((Path(args.out) / TEXT).absolute()),),
         out=args.out,

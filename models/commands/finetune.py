@@ -1,10 +1,12 @@
-"""`autotx finetune`: a pre-trained GPT learns to label texts."""
+"""`autotx finetune`: a pre-trained language model learns to label texts."""
 
 import argparse
 import os
 
 from autotx.models.commands.train import absolute, resumed
-from autotx.models.config import ClassifierTrainConfig, add_flags, make_config
+from autotx.models.config import add_flags
+from autotx.models.formats import identify
+from autotx.models.registry import make_config, settings_of
 from autotx.models.train import train
 
 
@@ -12,14 +14,17 @@ def add_arguments(parser):
     parser.add_argument(
         "--model", dest="pretrained", metavar="DIR", default=argparse.SUPPRESS, help="the run of the GPT to start from"
     )
-    add_flags(parser, ClassifierTrainConfig)
+    add_flags(parser, settings_of("gpt", "labels"))  # the same for every architecture
 
 
 def run(args):
     """Fine-tune as the command line says. Returns the exit status."""
-    given = vars(args)
+    given, architecture = vars(args), "gpt"
     if "pretrained" in given:
         given["pretrained"] = os.path.abspath(given["pretrained"])
     if given.get("resume"):
-        return train(resumed(given, ClassifierTrainConfig.model))
-    return train(make_config(ClassifierTrainConfig, absolute(ClassifierTrainConfig, given)))
+        return train(resumed(given, "classifier"))
+    if "pretrained" in given:
+        architecture = identify(given["pretrained"], needs="text")[1].name
+    kind = settings_of(architecture, "labels")
+    return train(make_config(kind, absolute(kind, given)))

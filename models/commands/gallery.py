@@ -20,15 +20,15 @@ from autotx.files import write_atomically
 from autotx.models.commands import maps
 from autotx.models.commands.graph import loss_of
 from autotx.models.commands.plot import read_runs, timed
-from autotx.models.commands.replay import of_gpt
-from autotx.models.config import GPTTrainConfig, TransformerTrainConfig
+from autotx.models.formats import open_model
 from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.inference.beams import translate
-from autotx.models.load import load_gpt, load_transformer
 from autotx.models.mlp import MLP
 from autotx.models.pairs import encode
 from autotx.models.paper.constants import PE, W_K, W_Q, X
 from autotx.models.paper.steps import attention_weights, causal, linear, tensor
+from autotx.models.registry import settings_of
+from autotx.models.tasks.text import TextTask
 from autotx.models.train import train
 from autotx.models.transformer import sinusoidal_positions
 from autotx.viz.attention import AttentionMap
@@ -48,12 +48,12 @@ class Workshop:
     def gpts(self):
         """The folders of two runs of a small GPT on Python's manual, that differ in the learning rate."""
         shape = {"n_layer": 2, "n_embd": 64, "steps": 500, "eval_interval": 50, "eval_batches": 4, "min_lr": 1e-5}
-        return [self._train(GPTTrainConfig, f"lr {lr:g}", lr=lr, **shape) for lr in (3e-3, 3e-4)]
+        return [self._train("gpt", f"lr {lr:g}", lr=lr, **shape) for lr in (3e-3, 3e-4)]
 
     @functools.cached_property
     def gpt(self):
         """The model and the tokenizer of the first."""
-        return load_gpt(self.gpts[0])
+        return self._open(self.gpts[0])
 
     @functools.cached_property
     def translator(self):
@@ -62,13 +62,18 @@ class Workshop:
         file = self.folder / "numbers.tsv"
         write_atomically(file, "".join("\t".join(pair) + "\n" for pair in pairs).encode())
         shape = {"n_layer": 2, "n_head": 2, "n_embd": 64, "dropout": 0.0, "steps": 400, "eval_interval": 400}
-        folder = self._train(TransformerTrainConfig, "numbers", pairs=str(file), lr=3e-3, batch_tokens=600, **shape)
-        return load_transformer(folder)
+        folder = self._train("transformer", "numbers", pairs=str(file), lr=3e-3, batch_tokens=600, **shape)
+        return self._open(folder)
 
-    def _train(self, kind, name, **settings):
+    @staticmethod
+    def _open(folder):
+        opened = open_model(folder)
+        return opened.model, opened.tokenizer
+
+    def _train(self, architecture, name, **settings):
         out = self.folder / name
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            train(kind(out=str(out), **settings))
+            train(settings_of(architecture)(out=str(out), **settings))
         return out
 
 
@@ -166,7 +171,7 @@ def positions(workshop, path):
 def embeddings(workshop, path):
     model, tokenizer = workshop.gpt
     known = len(tokenizer.characters)  # after them come the bytes, which the text does not have
-    table, words = model.wte.weight.data[:known], maps.texts(tokenizer, range(known))
+    table, words = model.wte.weight.data[:known], tokenizer.texts(range(known))
     title = "What a small GPT thinks of characters"
     viz.save(viz.embeddings(table, words, ["e", "t", "1", "T"], title=title)[0], path)
 
@@ -204,7 +209,7 @@ def step_times(workshop, path):
 
 
 def replay(workshop, path):
-    loss, shown = of_gpt(*workshop.gpt, "the cat")
+    loss, shown = TextTask.replay(*workshop.gpt, "the cat")
     viz.page(loss, path, **shown)
 
 

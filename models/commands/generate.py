@@ -10,11 +10,10 @@ from autotx import cross_entropy, viz
 from autotx.checkpoint import STATE
 from autotx.files import read_json
 from autotx.models.commands import maps
-from autotx.models.config import read_config
 from autotx.models.data import TextSource, load_data, random_blocks, read_text
+from autotx.models.formats import open_model
 from autotx.models.inference.pieces import Int8Matrix
 from autotx.models.inference.sampling import stream_text
-from autotx.models.load import load_gpt
 from autotx.text import counted
 from autotx.viz.style import checked_path
 
@@ -55,7 +54,8 @@ def add_arguments(parser):
 def run(args):
     """Print the prompt and what the model makes of it, as it is made. Returns the exit status."""
     _check(args)
-    model, tokenizer = load_gpt(args.model)
+    opened = open_model(args.model, needs="text")
+    model, tokenizer = opened.model, opened.tokenizer
     unknown = tokenizer.unknown(args.prompt)
     if unknown:
         raise ValueError(
@@ -70,9 +70,8 @@ def run(args):
         args.max_new_tokens = NEW_TOKENS
     if args.int8:
         rounded = model.reader(matrix=Int8Matrix)
-        found = comparison(model.reader(), rounded, tokenizer, args.model)
-        print(f"autotx generate: int8: {found}", file=sys.stderr)
-        model = rounded  # the float32 matrices are not held any longer
+        print(f"autotx generate: int8: {comparison(opened, rounded)}", file=sys.stderr)
+        model, opened = rounded, None  # the float32 matrices are not held any longer
     rng, ids = np.random.default_rng(args.seed), []
     print(args.prompt, end="", flush=True)
     pieces = stream_text(
@@ -95,16 +94,20 @@ def _draw_attention(args, model, tokenizer, ids):
     print(f"autotx generate: {args.attention} shows what every head looked at", file=sys.stderr)
 
 
-def comparison(exact, rounded, tokenizer, folder):
+def comparison(opened, rounded):
     """What rounding to int8 gained and cost, in words: the size of the matrices, and the perplexity of the run's text.
 
-    exact, rounded: readers of both. They read the same blocks, drawn from the part that was kept for validation.
+    opened: of a language model; rounded: its reader with int8 weights. The float32 reader and that one read the same
+    blocks, drawn from the part that was kept for validation.
     """
+    exact, config = opened.model.reader(), opened.config
     sizes = [f"{reader.nbytes / 1e6:.3g} MB" for reader in (exact, rounded)]
     gained = f"weights of {sizes[1]} instead of {sizes[0]}"
-    block_size, expected = exact.config.block_size, read_json(Path(folder) / STATE).get("data_sha256")
+    if config is None:
+        return f"{gained}; perplexity not compared: {opened.path} does not say what text it learned from"
+    expected = read_json(opened.path / STATE).get("data_sha256")
     try:
-        data = load_data(TextSource(read_text(read_config(folder).text), lambda text: tokenizer), block_size)
+        data = load_data(TextSource(read_text(config.text), lambda text: opened.tokenizer), exact.config.block_size)
     except ValueError as error:
         return f"{gained}; perplexity not compared: {error}"
     if data.digest != expected:

@@ -6,15 +6,11 @@ import numpy as np
 
 import autotx
 from autotx import viz
-from autotx.models.config import GPTTrainConfig, TransformerTrainConfig, read_config
-from autotx.models.gpt import GPT, GPTConfig
-from autotx.models.load import load_gpt, load_transformer
+from autotx.models.formats import open_model
 from autotx.models.mlp import MLP
-from autotx.models.transformer import END, SPECIALS, START, Transformer, TransformerConfig
+from autotx.models.registry import ARCHITECTURES, TASKS, that_have
 from autotx.tensor import Tensor
 from autotx.viz import dot, ops, style
-
-TOKENS = 8  # in the sentence that the models are drawn with
 
 
 def add_arguments(parser):
@@ -76,31 +72,19 @@ def run(args):
 def loss_of(model, rng):
     """The loss of a model on one short example, with its graph. rng: draws the weights of the named models, None
     leaves them zero, which looks the same and is quick; the model in a folder has its own."""
-    if model == "gpt":
-        return _gpt_loss(GPT(GPTConfig(1024, 50257, 12, 12, 768), rng))
-    if model == "transformer":
-        return _transformer_loss(Transformer(TransformerConfig(37000), rng))
+    published = {a.name: a for a in ARCHITECTURES.values() if a.published}
+    if model in published:
+        architecture = published[model]
+        return TASKS[architecture.learns].example_loss(architecture.model(architecture.published, rng))
     if model == "mlp":
         x = Tensor([[0, 0], [0, 1], [1, 0], [1, 1]], name="x", dtype=np.float32)
         y = Tensor([[0], [1], [1], [0]], name="y", dtype=np.float32)
         return autotx.mse_loss(MLP((2, 4, 1), "tanh", rng=rng or np.random.default_rng(0))(x), y)
-    if not Path(model).is_dir():
-        raise ValueError(f"--model {model}: there is no such folder; give gpt, transformer, mlp or the folder of a run")
-    config = read_config(model)
-    if isinstance(config, GPTTrainConfig):
-        return _gpt_loss(load_gpt(model)[0])
-    if isinstance(config, TransformerTrainConfig):
-        return _transformer_loss(load_transformer(model)[0])
-    raise ValueError(f"--model {model} holds a {config.model}; a gpt or a transformer can be drawn")
-
-
-def _gpt_loss(model):
-    count = min(TOKENS, model.config.block_size)
-    ids = np.arange(count + 1)[None] % model.config.vocab_size
-    return model(ids[:, :-1], ids[:, 1:])[1]
-
-
-def _transformer_loss(model):
-    words = SPECIALS + np.arange(min(TOKENS, model.config.block_size) - 2) % (model.config.vocab_size - SPECIALS)
-    source, target = np.array([[*words, END]]), np.array([[START, *words, END]])
-    return model.loss(source, target)
+    if not Path(model).exists():
+        known = ", ".join([*published, "mlp"])
+        raise ValueError(f"--model {model}: there is no such folder; give {known} or the folder of a run")
+    opened = open_model(model)
+    if not opened.task.example_loss:
+        wanted = that_have(lambda architecture, task: task.example_loss)
+        raise ValueError(f"--model {model} holds a {opened.kind}; {wanted} can be drawn")
+    return opened.task.example_loss(opened.model)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from autotx import viz
-from autotx.models.transformer import END, PAD, SPECIALS, START
+from autotx.models.pairs import names
+from autotx.models.transformer import END, START
 from autotx.viz.attention import most_tokens
 
 
@@ -30,7 +31,7 @@ def of_text(model, tokenizer, ids, given=None, title=None, dark=False):
     ValueError when so many tokens could not be read.
     """
     maps = viz.attention_maps(model, np.asarray(ids)[None])
-    return viz.attention(maps, texts(tokenizer, ids), title=title, given=given, dark=dark)
+    return viz.attention(maps, tokenizer.texts(ids), title=title, given=given, dark=dark)
 
 
 def of_translation(model, tokenizer, source, target, title=None, cross_only=False, dark=False):
@@ -42,7 +43,7 @@ def of_translation(model, tokenizer, source, target, title=None, cross_only=Fals
     """
     source, read, written = np.asarray(source), np.array([START, *target]), [*target, END]
     maps = viz.attention_maps(model, source[None], read[None])
-    words, reading, writing = (words_of(tokenizer, ids) for ids in (source, read, written))
+    words, reading, writing = (names(tokenizer, ids) for ids in (source, read, written))
     steps = [f"{r}→{w}" for r, w in zip(reading, writing)]
     if cross_only:
         maps = {name: m for name, m in maps.items() if name.endswith("cross")}
@@ -50,15 +51,3 @@ def of_translation(model, tokenizer, source, target, title=None, cross_only=Fals
     columns = {name: reading if name.startswith("decoder") and not name.endswith("cross") else words for name in maps}
     note = "A row of the decoder is named: the word it reads → the word it writes next."
     return viz.attention(maps, rows, columns, title=title, note=note, dark=dark)
-
-
-def texts(tokenizer, ids):
-    """The text of each token; bytes that are no character alone are written as \\xe4."""
-    return [tokenizer.pieces[i].decode(errors="backslashreplace") for i in ids]
-
-
-def words_of(tokenizer, ids):
-    """Tokens of a sentence by name. Words of a word tokenizer all begin with a space, which then tells nothing."""
-    names = {PAD: "‹pad›", START: "‹start›", END: "‹end›"}
-    found = [names[i] if i < SPECIALS else texts(tokenizer, [i - SPECIALS])[0] for i in map(int, ids)]
-    return [word.strip() or word for word in found] if tokenizer.kind == "word" else found

@@ -2,7 +2,7 @@
 
 import sys
 
-from autotx.models.load import load_word_vectors
+from autotx.models.formats import open_model
 from autotx.models.vectors import load_vectors
 from autotx.text import counted
 
@@ -19,7 +19,11 @@ def run(args):
     """Print each word, and below it the nearest ones with their cosines. Returns the exit status."""
     if args.n < 1:
         raise ValueError(f"--n {args.n} should be at least 1")
-    vectors = load_vectors(args.vectors) if args.vectors else load_word_vectors(args.model)
+    if args.vectors:
+        vectors = load_vectors(args.vectors)
+    else:
+        opened = open_model(args.model)
+        vectors = opened.task.word_vectors(opened)
     if vectors.repeated:
         again = counted(vectors.repeated, "repeated word")
         print(f"autotx nearest: {again} in the file; the first of each counts", file=sys.stderr)

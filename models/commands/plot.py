@@ -8,15 +8,11 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
-
 from autotx import viz
-from autotx.checkpoint import load_tensors
 from autotx.models import config as configs
-from autotx.models.config import GPTTrainConfig, TransformerTrainConfig
-from autotx.models.load import load_gpt, load_transformer, load_word_vectors, trained_config
-from autotx.models.run import LOG, MODEL, STATISTICS, Run, read_log
-from autotx.models.transformer import SPECIALS, Transformer, sinusoidal_positions
+from autotx.models.formats import open_model
+from autotx.models.registry import settings_of, that_have
+from autotx.models.run import LOG, STATISTICS, Run, read_log
 from autotx.viz.style import checked_path
 
 SECONDS_BETWEEN_LOOKS = 2
@@ -82,22 +78,19 @@ def _curves(args, empty=False):
 
 def _embeddings(args):
     """The table of a model's tokens, or word2vec's vectors."""
-    vectors = load_word_vectors(_only(args))
+    opened = open_model(_only(args))
+    vectors = opened.task.word_vectors(opened)
     title = f"{len(vectors.words):,} embeddings of {Path(args.folders[0]).name} in two dimensions (PCA)"
     return viz.embeddings(vectors.matrix, vectors.words, args.mark or (), title=title, dark=args.dark)[0]
 
 
 def _positions(args):
     """A GPT's table of positions, learned, or a Transformer's waves."""
-    folder = Path(_only(args))
-    config = trained_config(folder)
-    if isinstance(config, GPTTrainConfig):
-        tables = {"learned positions": load_tensors(folder / MODEL)[0]["wpe.weight"]}
-    elif isinstance(config, TransformerTrainConfig):
-        tables = {"sinusoidal positions": sinusoidal_positions(config.block_size, config.n_embd)}
-    else:
-        raise ValueError(f"{folder} holds a {config.model}, which has no positions; give a gpt or a transformer")
-    return viz.positions(tables, dark=args.dark)[0]
+    opened = open_model(_only(args))
+    if not hasattr(opened.model, "position_tables"):
+        wanted = that_have(lambda architecture, task: hasattr(architecture.model, "position_tables"))
+        raise ValueError(f"{opened.path} holds a {opened.kind}, which has no positions; give {wanted}")
+    return viz.positions(opened.model.position_tables(), dark=args.dark)[0]
 
 
 def _statistics(args):
@@ -111,22 +104,13 @@ def _statistics(args):
 
 def _times(args):
     """Where the time of a training step of a model goes: on random tokens, in batches as large as those of the run."""
-    folder = Path(_only(args))
-    config = trained_config(folder)
-    if isinstance(config, GPTTrainConfig):
-        model, rows, columns = load_gpt(folder)[0], config.batch_size, config.block_size
-    elif isinstance(config, TransformerTrainConfig):
-        model, columns = load_transformer(folder)[0], min(16, config.block_size - 1)
-        rows = max(1, config.batch_tokens // columns)
-    else:
-        raise ValueError(f"{folder} holds a {config.model}; a step of a gpt or a transformer can be timed")
-    first = SPECIALS if isinstance(model, Transformer) else 0
-    ids = np.random.default_rng(0).integers(first, model.config.vocab_size, (rows, columns + 1))
-
-    def make_loss():
-        return model.loss(ids, ids) if isinstance(model, Transformer) else model(ids[:, :-1], ids[:, 1:])[1]
-
-    return timed(make_loss, f"A training step of {folder.name}: {rows} × {columns} tokens", args.dark)
+    opened = open_model(_only(args))
+    if not opened.task.timed_loss:
+        wanted = that_have(lambda architecture, task: task.timed_loss)
+        raise ValueError(f"{opened.path} holds a {opened.kind}; a step of {wanted} can be timed")
+    config = opened.config or settings_of(opened.architecture.name)()
+    make_loss, rows, columns = opened.task.timed_loss(opened.model, config)
+    return timed(make_loss, f"A training step of {opened.path.name}: {rows} × {columns} tokens", args.dark)
 
 
 def timed(make_loss, title, dark=False):

@@ -3,16 +3,16 @@
 import dataclasses
 import os
 
-from autotx.models.config import CONFIGS, add_flags, flag, make_config, read_config
+from autotx.models.config import add_flags, flag
+from autotx.models.registry import ARCHITECTURES, make_config, read_config, settings_of
 from autotx.models.run import Run
 from autotx.models.train import train
 
-KINDS = [kind for kind in CONFIGS if kind != "classifier"]  # autotx finetune trains that one
-
 
 def add_arguments(parser):
-    parser.add_argument("--model", choices=KINDS, help="what learns (default: gpt, or transformer with --pairs)")
-    add_flags(parser, *(CONFIGS[name] for name in KINDS))
+    what = "what learns (default: gpt, or transformer with --pairs)"
+    parser.add_argument("--model", choices=ARCHITECTURES, help=what)
+    add_flags(parser, *map(settings_of, ARCHITECTURES))
 
 
 def run(args):
@@ -20,7 +20,7 @@ def run(args):
     given = {name: value for name, value in vars(args).items() if name != "model"}
     if given.get("resume"):
         return train(resumed(given, args.model))
-    kind = CONFIGS[args.model or ("transformer" if "pairs" in given else "gpt")]
+    kind = settings_of(args.model or ("transformer" if "pairs" in given else "gpt"))
     return train(make_config(kind, absolute(kind, given)))
 
 
@@ -34,13 +34,16 @@ def absolute(kind, given):
     }
 
 
-def resumed(given, model=None):
-    """The settings of the run in given["out"], with those given now in their place. ValueError when that cannot be."""
-    folder = given.get("out", CONFIGS[model or "gpt"].out)
+def resumed(given, kind=None):
+    """The settings of the run in given["out"], with those given now in their place. ValueError when that cannot be.
+
+    kind: what its model must be called; None for any.
+    """
+    folder = given.get("out", f"runs/{kind or 'gpt'}")
     Run(folder).check_there()
     saved = read_config(folder)
-    if model not in (None, saved.model):
-        raise ValueError(f"--resume: the run in {folder} is of a {saved.model}, not a {model}; leave --model out")
+    if kind not in (None, saved.kind):
+        raise ValueError(f"--resume: the run in {folder} is of a {saved.kind}, not a {kind}; leave --model out")
     given = absolute(type(saved), given)
     for f in dataclasses.fields(saved):
         was = getattr(saved, f.name)

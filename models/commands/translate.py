@@ -6,8 +6,8 @@ import time
 
 from autotx.models.commands import maps
 from autotx.models.data import read_columns
+from autotx.models.formats import open_model
 from autotx.models.inference.beams import translations
-from autotx.models.load import load_transformer
 from autotx.models.pairs import encode, spaced
 from autotx.text import counted
 from autotx.viz import style
@@ -41,7 +41,8 @@ def add_arguments(parser):
 def run(args):
     """Print a translation for each sentence, or a score. Returns the exit status."""
     _check(args)
-    model, tokenizer = load_transformer(args.model)
+    opened = open_model(args.model, needs="pairs")
+    model, tokenizer = opened.model, opened.tokenizer
     if args.pairs:
         _score(model, tokenizer, args)
         return 0

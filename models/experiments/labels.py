@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from autotx.models.config import ClassifierTrainConfig, GPTTrainConfig
 from autotx.models.pairs import emoji_pairs
+from autotx.models.registry import settings_of
 from autotx.models.train import Trainer, train
 
 HELD_OUT = 2  # in ten
@@ -34,7 +34,7 @@ def main(argv=None):
         known = _prepare(np.random.default_rng(0))
         print(f"pre-training, {args.steps:,} steps", flush=True)
         with contextlib.redirect_stdout(io.StringIO()):  # it speaks of a folder that is not to stay
-            status = train(GPTTrainConfig(text=["names.txt"], out="pre", steps=args.steps, **SHAPE))
+            status = train(settings_of("gpt")(text=["names.txt"], out="pre", steps=args.steps, **SHAPE))
         if status:
             return status
         print(f"{'labels':>8s}{'pre-trained':>16s}{'random weights':>18s}   (right, mean of {args.draws} draws)")
@@ -66,7 +66,7 @@ def _right(known, count, draw, from_scratch):
     chosen = np.random.default_rng([count, draw]).choice(known, count, replace=False)
     Path("labels.tsv").write_text("\n".join(chosen), encoding="utf-8")
     files = {"labels": "labels.tsv", "held_out": "held_out.tsv"}
-    trainer = Trainer(ClassifierTrainConfig(pretrained="pre", seed=draw, from_scratch=from_scratch, **files))
+    trainer = Trainer(settings_of("gpt", "labels")(pretrained="pre", seed=draw, from_scratch=from_scratch, **files))
     while trainer.step < trainer.config.steps:
         trainer.train_step()
     return trainer.validate()["val_accuracy"]

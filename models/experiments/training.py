@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  (its usual name)
 
 from autotx.models.bench import with_torch
-from autotx.models.config import CONFIGS, add_flags, make_config
+from autotx.models.config import add_flags
+from autotx.models.registry import make_config, settings_of
 from autotx.models.train import Trainer
 from autotx.models.transformer import PAD
 from autotx.optim import decay_groups
@@ -110,7 +111,7 @@ class TwinTrainer:
     """Steps of the twin, with the optimizer and the schedule of a Trainer."""
 
     def __init__(self, trainer):
-        twin = GPTTwin if trainer.config.model == "gpt" else TransformerTwin
+        twin = GPTTwin if trainer.config.kind == "gpt" else TransformerTwin
         self.trainer, self.twin = trainer, twin(trainer.model)
         theirs = {id(ours): p for ours, p in self.twin.pairs}
         groups = [
@@ -147,11 +148,11 @@ def main(argv=None):
     parser.add_argument("--model", choices=MODELS, help="what learns (default: gpt, or transformer with --pairs)")
     parser.add_argument("--compared", type=int, metavar="N", default=100, help="steps to compare (default: 100)")
     parser.add_argument("--picture", metavar="FILE", default="losses.png", help="where to draw (default: losses.png)")
-    add_flags(parser, *(CONFIGS[name] for name in MODELS))
+    add_flags(parser, *map(settings_of, MODELS))
     given = vars(parser.parse_args(argv))
     model, compared, picture = (given.pop(name) for name in ("model", "compared", "picture"))
     checked_path(picture)
-    kind = CONFIGS[model or ("transformer" if "pairs" in given else "gpt")]
+    kind = settings_of(model or ("transformer" if "pairs" in given else "gpt"))
     config = dataclasses.replace(make_config(kind, given), dropout=0.0, grad_accum=1)
     if config.optimizer != "adamw":
         parser.error(f"--optimizer {config.optimizer}: the twin has AdamW alone; leave it out")

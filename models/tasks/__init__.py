@@ -1,1 +1,1 @@
-"""What can be learned: each file is one kind of training data, with the model that learns from it."""
+"""What can be learned: each file is one kind of training data, with its settings and what the commands do with it."""

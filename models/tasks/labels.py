@@ -1,19 +1,20 @@
-"""A pre-trained GPT learns to label texts: fine-tuning, with the language model as an auxiliary loss."""
+"""A pre-trained language model learns to label texts: fine-tuning, with the language model as an auxiliary loss."""
 
 import dataclasses
 import hashlib
 import shlex
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from autotx.files import to_json, write_atomically
+from autotx.files import read_json, to_json, write_atomically
+from autotx.models.architecture import Opened
 from autotx.models.classifier import Classifier, check_known, padded, predict
+from autotx.models.config import TrainConfig, setting
 from autotx.models.data import read_columns
-from autotx.models.gpt import GPT
-from autotx.models.load import load_gpt, make_classifier
 from autotx.models.run import LABELS
 from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import load_tokenizer
@@ -30,41 +31,86 @@ class Line(NamedTuple):
     place: str
 
 
+@dataclass(frozen=True)
+class LabelsSettings(TrainConfig):
+    """The shape of the model and its tokens are those it was pre-trained with."""
+
+    defaults: ClassVar[dict] = {
+        "steps": 100, "lr": 5e-4, "min_lr": 0.0, "warmup_steps": 10, "weight_decay": 0.01, "eval_interval": 25,
+    }  # fmt: skip
+
+    pretrained: str = setting("", None, fixed=True)  # a language model; autotx finetune takes it as --model
+    labels: str = setting("", "labelled texts to learn from, in lines: text TAB label", metavar="FILE")
+    held_out: str = setting("", "labelled texts to measure on (default: a share of --labels)", metavar="FILE")
+    held_out_share: float = setting(0.2, "that share, the same of every label", above=0, below=1, fixed=True)
+    from_scratch: bool = setting(False, "begin with random weights: is the pre-training worth anything?", fixed=True)
+    lm_weight: float = setting(0.5, "the weight of the language model's loss beside the labels'", at_least=0)
+    dropout: float = setting(0.1, "share of activations dropped in training", at_least=0, below=1)
+    batch_size: int = setting(32, "texts in a batch", at_least=1)
+    eval_batches: int = setting(40, "batches for the validation loss; the accuracy is of all", at_least=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.pretrained:
+            raise ValueError("no pre-trained model is given; give the folder of its run by --model DIR")
+        if not self.labels:
+            raise ValueError("no labelled texts are given; give a file of them by --labels FILE")
+
+
 class LabelsTask(Task):
-    """config: ClassifierTrainConfig. A batch is (ids (B, T), lengths (B,), classes (B,)), padded on the right.
+    """A batch is (ids (B, T), lengths (B,), classes (B,)), padded on the right.
 
     The loss is the mean over texts of -log P(label | text) - lm_weight / m sum_i log P(u_i | u_1, ..., u_(i-1)), where
     m is how many tokens a training text has to predict on average. That is L3 = L2 + lambda L1, each text with the same
     weight in L2 and each token with the same weight in L1, however they are spread over batches.
     """
 
-    def __init__(self, config, rng, folder=None):
+    name = "labels"
+    settings = LabelsSettings
+    makes = "classifier"
+    made_by = "autotx finetune"
+
+    def __init__(self, config, rng, begin):
         super().__init__(config)
         self.texts, self.held_out_texts = read_parts(config)
         self.labels = sorted({line.label for line in self.texts})
         content = repr([[line[:2] for line in part] for part in (self.texts, self.held_out_texts)])
         self.digest = hashlib.sha256(content.encode()).hexdigest()
-        self.model, self.tokenizer = self._resumed(folder) if folder else self._from_pretrained(rng)
+        self.tokenizer = begin.tokenizer
+        if begin.task is LabelsTask:
+            self.model = begin.model
+            if begin.known["labels"] != self.labels:
+                raise ValueError(
+                    f"--resume: the labels are not those that the run in {begin.path} began with; restore them"
+                )
+        else:
+            self.model = self._from_pretrained(begin.model, rng)
         self.training, self.held_out = self._encode(self.texts), self._encode(self.held_out_texts)
         self.cut = sum(len(ids) > self.block_size for ids, _ in self.training + self.held_out)
         self.to_predict = np.mean([min(len(ids), self.block_size) - 1 for ids, _ in self.training])
 
-    def _from_pretrained(self, rng):
+    def _from_pretrained(self, pretrained, rng):
         config = self.config
-        gpt, tokenizer = load_gpt(config.pretrained)
-        shape = dataclasses.replace(gpt.config, dropout=config.dropout)
-        fresh = GPT(shape, rng if config.from_scratch else None)
+        shape = dataclasses.replace(pretrained.config, dropout=config.dropout)
+        fresh = type(pretrained)(shape, rng if config.from_scratch else None)
         if not config.from_scratch:
-            fresh.load_state_dict(gpt.state_dict())
-        return Classifier(fresh, len(self.labels), rng), tokenizer
+            fresh.load_state_dict(pretrained.state_dict())
+        return Classifier(fresh, len(self.labels), rng)
 
-    def _resumed(self, folder):
-        """The weights come from the checkpoint, so the folder of the pre-trained model is needed no longer."""
-        tokenizer = load_tokenizer(folder)
-        model, labels = make_classifier(folder, tokenizer, self.config.dropout)
-        if labels != self.labels:
-            raise ValueError(f"--resume: the labels are not those that the run in {folder} began with; restore them")
-        return model, tokenizer
+    @classmethod
+    def rebuild(cls, config, folder):
+        """The labels and the model's shape are in a file of their own: the pre-trained model is needed no longer."""
+        path, tokenizer, architecture = Path(folder) / LABELS, load_tokenizer(folder), config.architecture
+        saved = read_json(path)
+        try:
+            shape = architecture.shape(**{**saved["shape"], "dropout": config.dropout})
+            labels = [str(label) for label in saved["labels"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} should hold the labels and the shape of the model: {error}") from error
+        if shape.vocab_size != tokenizer.vocab_size:
+            raise ValueError(f"{path} is for {shape.vocab_size} tokens, the tokenizer has {tokenizer.vocab_size}")
+        model = Classifier(architecture.model(shape, None), len(labels), None)
+        return Opened(folder, architecture, cls, model, tokenizer, config, {"labels": labels})
 
     def _encode(self, lines):
         """A list of (ids, class). ValueError for a character that the pre-trained model does not know."""
@@ -75,7 +121,7 @@ class LabelsTask(Task):
 
     @property
     def block_size(self):
-        return self.model.gpt.config.block_size
+        return self.model.language_model.config.block_size
 
     def batches(self, step, rng):
         """Epoch after epoch, each in an order of its own, which the seed decides."""
@@ -122,11 +168,11 @@ class LabelsTask(Task):
 
     def save(self, folder):
         super().save(folder)
-        shape = dataclasses.asdict(self.model.gpt.config)
-        write_atomically(Path(folder) / LABELS, to_json({"labels": self.labels, "gpt": shape}))
+        shape = dataclasses.asdict(self.model.language_model.config)
+        write_atomically(Path(folder) / LABELS, to_json({"labels": self.labels, "shape": shape}))
 
     def introduction(self):
-        config, gpt = self.config, self.model.gpt
+        config, model = self.config, self.model.language_model
         repeated = len({line.text for line in self.texts} & {line.text for line in self.held_out_texts})
         notes = [
             f"{counted(len(self.texts), 'text')} to learn from, {len(self.held_out_texts):,} held out; "
@@ -142,7 +188,7 @@ class LabelsTask(Task):
             *(("", note) for note in notes),
             (
                 "model",
-                f"GPT of {gpt.num_parameters():,} parameters from {begin}, and a head of "
+                f"{type(model).__name__} of {model.num_parameters():,} parameters from {begin}, and a head of "
                 f"{self.model.head.weight.size:,}; blocks of {counted(self.block_size, 'token')}",
             ),
         ]

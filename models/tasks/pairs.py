@@ -2,52 +2,126 @@
 
 import functools
 import shlex
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from autotx.models.inference.beams import translations
-from autotx.models.load import make_transformer
-from autotx.models.pairs import PAPER, Sentences, digest, emoji_pairs, read_pairs, spaced, split_pairs
-from autotx.models.tasks.task import Task
-from autotx.models.tokenizers import load_tokenizer, make_tokenizer
-from autotx.models.transformer import PAD, SPECIALS
+from autotx import viz
+from autotx.models import pairs
+from autotx.models.config import TrainConfig, setting
+from autotx.models.inference.beams import translate, translations
+from autotx.models.tasks.task import Task, checked_text
+from autotx.models.tokenizers import KINDS, make_tokenizer
+from autotx.models.transformer import END, PAD, SPECIALS, START
 from autotx.models.vectors import load_embedding, words_of
 from autotx.text import counted
 
 SHOWN = 5  # held-out sentences that are shown translated at the end
+DRAWN = 8  # tokens of the sentence that the model is drawn with
+
+
+@dataclass(frozen=True)
+class PairsSettings(TrainConfig):
+    """The defaults suit the few short pairs that are learned without --pairs."""
+
+    defaults: ClassVar[dict] = {"steps": 1200, "min_lr": 1e-5, "weight_decay": 0.01, "beta2": 0.98}
+
+    pairs: str = setting(
+        "", "lines to learn from: source TAB target (default: emoji names, English and Spanish)", metavar="FILE"
+    )
+    val_pairs: str = setting("", "pairs to validate on (default: a tenth of those to learn from)", metavar="FILE")
+    tokenizer: str = setting("word", "what a token is: a character, a byte, ...", choices=KINDS, fixed=True)
+    vocab_size: int = setting(10_000, "how many tokens bpe and word may have", at_least=257, fixed=True)
+    embeddings: str = setting("", "vectors to begin with: word2vec, GloVe, FastText", metavar="FILE", fixed=True)
+    freeze_embeddings: bool = setting(False, "leave those vectors as they are", fixed=True)
+    batch_tokens: int = setting(1000, "tokens in a batch, on the longer side, padding included", at_least=1)
+    label_smoothing: float = setting(0.1, "share of the truth that is spread over all words", at_least=0, below=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.val_pairs and not self.pairs:
+            raise ValueError("--val-pairs is given without --pairs; give the pairs to learn from too")
+        if self.freeze_embeddings and not self.embeddings:
+            raise ValueError("--freeze-embeddings is given without --embeddings; give a file of word vectors")
 
 
 class PairsTask(Task):
-    """config: TransformerTrainConfig. A batch is (source (B, S), target (B, T + 1)), as Sentences makes them."""
+    """A batch is (source (B, S), target (B, T + 1)), as Sentences makes them.
 
-    def __init__(self, config, rng, folder=None):
+    The model is a Transformer, or another with its `loss`, its `wte`, and what inference/beams.py translates with.
+    """
+
+    name = "pairs"
+    settings = PairsSettings
+    made_by = "autotx train --model transformer"
+
+    def __init__(self, config, rng, begin=None):
         super().__init__(config)
         self.texts = self._read()
-        self.digest = digest(*self.texts)
-        if folder:
-            self.tokenizer = load_tokenizer(folder)
+        self.digest = pairs.digest(*self.texts)
+        if begin:
+            self.tokenizer = begin.tokenizer
         else:
-            text = "\n".join(spaced(sentence) for pair in self.texts[0] for sentence in pair)
+            text = "\n".join(pairs.spaced(sentence) for pair in self.texts[0] for sentence in pair)
             self.tokenizer = make_tokenizer(config.tokenizer, text, config.vocab_size)
-        self.training, self.held_out = (Sentences(p, self.tokenizer, config.block_size) for p in self.texts)
+        self.training, self.held_out = (pairs.Sentences(p, self.tokenizer, config.block_size) for p in self.texts)
         for name, part in (("learn from", self.training), ("validate on", self.held_out)):
             if not part.pairs:
                 raise ValueError(f"no pair is left to {name} within --block-size {config.block_size}; give more")
-        self.model = make_transformer(config, self.tokenizer, rng)
+        self.model = begin.model if begin else config.build(self.vocab_size(self.tokenizer), rng)
         # In a resumed run they are in the checkpoint, and their file may be gone.
-        self.found = self._take_embeddings(rng) if config.embeddings and not folder else None
+        self.found = self._take_embeddings(rng) if config.embeddings and not begin else None
         self.model.wte.weight.requires_grad = not config.freeze_embeddings
         self.per_epoch = len(self._epoch_batches(0))
+
+    @staticmethod
+    def vocab_size(tokenizer):
+        return SPECIALS + tokenizer.vocab_size
+
+    @staticmethod
+    def example_loss(model):
+        words = SPECIALS + np.arange(min(DRAWN, model.config.block_size) - 2) % (model.config.vocab_size - SPECIALS)
+        return model.loss(np.array([[*words, END]]), np.array([[START, *words, END]]))
+
+    @staticmethod
+    def timed_loss(model, config):
+        columns = min(16, model.config.block_size - 1)
+        rows = max(1, config.batch_tokens // columns)
+        ids = np.random.default_rng(0).integers(SPECIALS, model.config.vocab_size, (rows, columns + 1))
+        return lambda: model.loss(ids, ids), rows, columns
+
+    @staticmethod
+    def replay(model, tokenizer, prompt, target=None):
+        """It is asked to translate the prompt to the target, by default to what it would write itself."""
+        size = model.config.block_size
+        source = pairs.encode(tokenizer, prompt)
+        checked_text("--prompt", source, tokenizer.unknown(f" {prompt.strip()}"), size)
+        if target is None:
+            answer = np.asarray(translate(model, np.asarray(source)[None])[0][0].ids)
+            target = pairs.decode(tokenizer, answer)
+            answer = answer[answer >= SPECIALS][: size - 1]
+        else:
+            answer = pairs.encode(tokenizer, target)
+            answer = answer[answer >= SPECIALS]
+            checked_text("--target", answer, tokenizer.unknown(f" {target.strip()}"), size - 1)
+        with viz.record():
+            loss = model.loss(np.asarray(source)[None], np.array([[START, *answer, END]]))
+        tables = {name for name, _ in model.named_parameters()} & {"wte.weight", "target_wte.weight", "out.weight"}
+        rows = dict.fromkeys(tables, pairs.names(tokenizer, range(PairsTask.vocab_size(tokenizer))))
+        about = f"It is asked for “{target}”, word by word."
+        return loss, {"title": f"A transformer translates “{prompt}”", "about": about, "rows": rows}
 
     def _read(self):
         """The pairs to learn from, and those to validate on."""
         config, rng = self.config, np.random.default_rng([self.config.seed, 5])
         if config.val_pairs:
-            return read_pairs(config.pairs), read_pairs(config.val_pairs, "--val-pairs")
-        training, held_out = split_pairs(read_pairs(config.pairs) if config.pairs else emoji_pairs(), rng)
+            return pairs.read_pairs(config.pairs), pairs.read_pairs(config.val_pairs, "--val-pairs")
+        given = pairs.read_pairs(config.pairs) if config.pairs else pairs.emoji_pairs()
+        training, held_out = pairs.split_pairs(given, rng)
         if not held_out:
             raise ValueError(f"--pairs {config.pairs}: too few pairs to keep some for validation; give --val-pairs")
-        return training if config.pairs else [*training, PAPER], held_out
+        return training if config.pairs else [*training, pairs.PAPER], held_out
 
     def _take_embeddings(self, rng):
         """Begin the source's table (the only one, when tied) with given vectors. Returns how many words have one."""
@@ -91,9 +165,7 @@ class PairsTask(Task):
             *self._vectors(),
             (
                 "model",
-                f"Transformer of {self.model.num_parameters():,} parameters: "
-                f"{counted(config.n_layer, 'layer')} on each side, {counted(config.n_head, 'head')}, "
-                f"{config.n_embd} channels",
+                f"{type(self.model).__name__} of {self.model.num_parameters():,} parameters: {config.describe()}",
             ),
         ]
 
@@ -106,14 +178,14 @@ class PairsTask(Task):
     def show(self):
         held_out = self.texts[1]
         if not self.config.pairs:
-            print(f'"{PAPER[0]}" becomes "{self._translate([PAPER[0]])[0]}".')
-            for name, pairs in (("learned", self.texts[0]), ("held out of training", held_out)):
-                written = self._translate([source for source, _ in pairs])
+            print(f'"{pairs.PAPER[0]}" becomes "{self._translate([pairs.PAPER[0]])[0]}".')
+            for name, part in (("learned", self.texts[0]), ("held out of training", held_out)):
+                written = self._translate([source for source, _ in part])
                 # A source may have several translations, each of which is right.
-                right = sum((source, target) in set(pairs) for (source, _), target in zip(pairs, written))
-                new = sum(bool(self.tokenizer.unknown(spaced(" ".join(pair)))) for pair in pairs)
+                right = sum((source, target) in set(part) for (source, _), target in zip(part, written))
+                new = sum(bool(self.tokenizer.unknown(pairs.spaced(" ".join(pair)))) for pair in part)
                 note = f"; {new:,} have a word that is in no learned one" if new else ""
-                print(f"Of {len(pairs):,} names {name} it translates {right:,} to the letter{note}.")
+                print(f"Of {len(part):,} names {name} it translates {right:,} to the letter{note}.")
         print("\nSome that it has not seen:")
         for (source, target), written in zip(held_out[:SHOWN], self._translate([s for s, _ in held_out[:SHOWN]])):
             print(f"  {source}\n    {written}\n    (held-out translation: {target})")
@@ -122,5 +194,5 @@ class PairsTask(Task):
         return [best[0].text for best in translations(self.model, self.tokenizer, sentences)]
 
     def next_commands(self, out):
-        sentence = shlex.quote(PAPER[0] if not self.config.pairs else self.texts[1][0][0])
+        sentence = shlex.quote(pairs.PAPER[0] if not self.config.pairs else self.texts[1][0][0])
         return [f"autotx translate --model {out} {sentence}"]

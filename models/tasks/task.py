@@ -1,20 +1,61 @@
-"""What the training loop asks of a kind of training: batches, a loss, and a few words for the user."""
+"""What the training loop and the commands ask of a task: data, a loss, a few words for the user, and its pictures."""
 
 from autotx.modes import no_grad
+from autotx.models.architecture import Opened
+from autotx.models.tokenizers import load_tokenizer
+from autotx.models.vectors import WordVectors, words_of
 
 
 class Task:
-    """A model and what it learns from.
+    """Something to learn: a model, and data that it learns from.
 
-    A kind of training sets, in __init__(config, rng, folder), `model` (a Module, its weights drawn from rng) and
-    `digest` (a str by which a resumed run knows that its data are still the same); `tokenizer` if it has one. folder:
-    that of the run that is resumed, which holds its tokenizer; None for a new run.
+    A task sets, in __init__(config, rng, begin), `model` (a Module, its weights drawn from rng) and `digest` (a str by
+    which a resumed run knows that its data are still the same); `tokenizer` if it has one. config: the settings of the
+    run. begin: the Opened model to begin with, that of the run that is resumed or the one of config.pretrained; None
+    for a new one.
     """
 
+    name = None  # as config.json calls it
+    settings = None  # the dataclass of its settings, a TrainConfig
+    makes = None  # what it makes of a trained model, such as a classifier; None when it trains a new one
+    made_by = "autotx train"  # the command that trains it
     tokenizer = None
+
+    # What the commands can do with a model that has learned it, static methods; None when they cannot.
+    example_loss = None  # (model) -> the loss of one short example, for a picture of its graph
+    timed_loss = None  # (model, config) -> (function that makes the loss of a random batch, its rows, its columns)
+    replay = None  # (model, tokenizer, prompt, target=None) -> (a loss, and what viz.page is told: title, about, rows)
 
     def __init__(self, config):
         self.config = config
+
+    @classmethod
+    def rebuild(cls, config, folder):
+        """The model of a run's folder as an Opened, its weights zero. ValueError or OSError when a file is missing."""
+        tokenizer = load_tokenizer(folder)
+        model = config.build(cls.vocab_size(tokenizer), None)
+        return Opened(folder, config.architecture, cls, model, tokenizer, config)
+
+    @classmethod
+    def resumed(cls, config, folder):
+        """What a run that is resumed begins with: the Opened model of its folder, its weights to be restored."""
+        return cls.rebuild(config, folder)
+
+    @staticmethod
+    def vocab_size(tokenizer):
+        """How many ids the model has: those of the tokenizer, and before them any that stand for no text."""
+        return tokenizer.vocab_size
+
+    @staticmethod
+    def word_vectors(opened):
+        """The WordVectors of a model: here the rows of its table of tokens, `wte`.
+
+        Tokens that are the same word, with and without a space before it, count once, the one with the lower id.
+        """
+        words = words_of(opened.tokenizer)
+        rows = {word: row for row, word in reversed(list(enumerate(words))) if word}
+        table = opened.model.wte.weight.data[-len(words) :]  # the ids that stand for no text come first
+        return WordVectors(rows, table[list(rows.values())])
 
     def batches(self, step, rng):
         """The batches of one optimizer step, config.grad_accum of them. rng: a Generator, saved with the run."""
@@ -64,3 +105,12 @@ class Task:
     def next_commands(self, out):
         """What the user may do now: command lines. out: the run folder, quoted for a shell."""
         return []
+
+
+def checked_text(flag, ids, unknown, most):
+    """The ids of a text that a flag gave. ValueError when it has unknown tokens, or more than `most` tokens."""
+    if unknown:
+        raise ValueError(f"{flag}: the model has never seen {', '.join(map(repr, unknown))}; leave that out")
+    if len(ids) > most:
+        raise ValueError(f"{flag}: {len(ids)} tokens are more than the {most} that the model reads at once; cut it")
+    return ids

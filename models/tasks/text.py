@@ -1,31 +1,89 @@
-"""A GPT learns a text: at every place, which token comes next."""
+"""A language model learns a text: at every place, which token comes next."""
 
 import shlex
+from dataclasses import dataclass
 
 import numpy as np
 
+from autotx import viz
+from autotx.models.config import TrainConfig, setting
 from autotx.models.data import TextSource, load_data, random_blocks, read_text
 from autotx.models.inference.sampling import stream_text
-from autotx.models.load import make_gpt
-from autotx.models.tasks.task import Task
-from autotx.models.tokenizers import load_tokenizer, make_tokenizer
+from autotx.models.tasks.task import Task, checked_text
+from autotx.models.tokenizers import KINDS, make_tokenizer
 from autotx.text import counted
 
 SAMPLE_TOKENS = 300
+DRAWN = 8  # tokens of the text that the model is drawn with
+
+
+@dataclass(frozen=True)
+class TextSettings(TrainConfig):
+    """The defaults are nanoGPT's recipe for a small GPT on a CPU, but for the steps, of which that has 2,000: a first
+    run, which compiles the kernels too, should not take longer than a cup of tea."""
+
+    text: tuple = setting((), "UTF-8 text to learn from, repeat for more (default: Python's manual)", metavar="FILE")
+    tokenizer: str = setting("char", "what a token is: a character, a byte, ...", choices=KINDS, fixed=True)
+    vocab_size: int = setting(1024, "how many tokens bpe and word may have", at_least=257, fixed=True)
+    batch_size: int = setting(12, "blocks of text in a batch", at_least=1)
 
 
 class TextTask(Task):
-    """config: GPTTrainConfig. A batch is (inputs, targets), both (B, T) integers."""
+    """A batch is (inputs, targets), both (B, T) integers.
 
-    def __init__(self, config, rng, folder=None):
+    The model is a language model:
+
+        model(ids, targets=None, rng=None)   ids (B, T) -> (scores (B, T, V), the mean loss or None)
+        model.hidden(ids, rng=None)          the states that the scores are made of: (B, T, C)
+        model.head(x)                        the scores of states: (..., C) -> (..., V)
+        model.stream(ids, ...)               new tokens, one after the other (see inference/sampling.py)
+        model.config                         with block_size, the longest text in tokens, and vocab_size
+        model.wte                            the nn.Embedding of its tokens
+        model.position_tables()              its tables of places, dict of name -> (T, C); not needed
+    """
+
+    name = "text"
+    settings = TextSettings
+
+    def __init__(self, config, rng, begin=None):
         super().__init__(config)
 
         def tokenizer(text):
-            return load_tokenizer(folder) if folder else make_tokenizer(config.tokenizer, text, config.vocab_size)
+            return begin.tokenizer if begin else make_tokenizer(config.tokenizer, text, config.vocab_size)
 
         self.data = load_data(TextSource(read_text(config.text), tokenizer), config.block_size)
         self.digest, self.tokenizer = self.data.digest, self.data.tokenizer
-        self.model = make_gpt(config, self.tokenizer, rng)
+        self.model = begin.model if begin else config.build(self.vocab_size(self.tokenizer), rng)
+
+    @staticmethod
+    def example_loss(model):
+        count = min(DRAWN, model.config.block_size)
+        ids = np.arange(count + 1)[None] % model.config.vocab_size
+        return model(ids[:, :-1], ids[:, 1:])[1]
+
+    @staticmethod
+    def timed_loss(model, config):
+        rows, columns = config.batch_size, model.config.block_size
+        ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (rows, columns + 1))
+        return lambda: model(ids[:, :-1], ids[:, 1:])[1], rows, columns
+
+    @staticmethod
+    def replay(model, tokenizer, prompt, target=None):
+        """It reads the prompt, and at each place is asked for the token that follows."""
+        name = type(model).__name__
+        if target is not None:
+            raise ValueError(f"--target is for a translator; a {name} is asked for the next token of --prompt itself")
+        ids, unknown = tokenizer.encode(prompt), tokenizer.unknown(prompt)
+        checked_text("--prompt", ids, unknown, model.config.block_size + 1)
+        if len(ids) < 2:
+            raise ValueError(
+                f"--prompt {prompt!r} is one token; give two or more, for the model is asked what comes next"
+            )
+        with viz.record():
+            _, loss = model(ids[None, :-1], ids[None, 1:])
+        about = "At each token it is asked for the one after it."
+        rows = {"wte.weight": tokenizer.texts(range(tokenizer.vocab_size))}
+        return loss, {"title": f"A {name} reads “{prompt}”", "about": about, "rows": rows}
 
     def batches(self, step, rng):
         config = self.config
@@ -54,9 +112,7 @@ class TextTask(Task):
             ),
             (
                 "model",
-                f"GPT of {self.model.num_parameters():,} parameters: {counted(config.n_layer, 'layer')}, "
-                f"{counted(config.n_head, 'head')}, {counted(config.n_embd, 'channel')}, "
-                f"blocks of {counted(config.block_size, 'token')}",
+                f"{type(self.model).__name__} of {self.model.num_parameters():,} parameters: {config.describe()}",
             ),
         ]
 

@@ -2,30 +2,52 @@
 
 import hashlib
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from autotx.models.architecture import Opened
+from autotx.models.config import TrainConfig, setting
 from autotx.models.data import TRAINING_SHARE, random_blocks, read_text
 from autotx.models.run import VECTORS
 from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import WordTokenizer
-from autotx.models.vectors import WordVectors
-from autotx.models.word2vec import PairSampler, SkipGram
+from autotx.models.vectors import WordVectors, load_vectors
+from autotx.models.word2vec import PairSampler
 from autotx.text import counted
 
 BLOCK = 128  # words of running text; no pair of neighbours reaches from one block into another
 SHOWN = 10  # words whose neighbours are shown at the end
 
 
+@dataclass(frozen=True)
+class WordsSettings(TrainConfig):
+    """The defaults suit a text of a megabyte."""
+
+    defaults: ClassVar[dict] = {"steps": 1500, "lr": 7e-3, "min_lr": 7e-4, "weight_decay": 0.0}
+
+    text: tuple = setting((), "UTF-8 text to learn from, repeat for more (default: Python's manual)", metavar="FILE")
+    min_count: int = setting(5, "how often a word must occur to have a vector", at_least=1, fixed=True)
+    window: int = setting(5, "how many words away a neighbour may be", at_least=1)
+    negatives: int = setting(5, "words drawn at random for each pair of neighbours", at_least=1)
+    subsample: float = setting(1e-4, "words with a larger share of the text are thinned out", at_least=1e-6)
+    batch_words: int = setting(4096, "words of text in a batch", at_least=1)
+
+
 class WordsTask(Task):
-    """config: Word2VecTrainConfig. A batch is (centers (N,), contexts (N,), drawn (N, K)), as PairSampler makes them.
+    """A batch is (centers (N,), contexts (N,), drawn (N, K)), as PairSampler makes them. The model is a SkipGram.
 
     The vocabulary is the words of the training part with config.min_count occurrences, the commonest first; others are
     taken out of the text. It follows from the text, so a resumed run makes it anew.
     """
 
-    def __init__(self, config, rng, folder=None):
+    name = "words"
+    settings = WordsSettings
+    made_by = "autotx train --model word2vec"
+
+    def __init__(self, config, rng, begin=None):
         super().__init__(config)
         text = read_text(config.text)
         self.digest = hashlib.sha256(text.encode()).hexdigest()
@@ -45,7 +67,21 @@ class WordsTask(Task):
         self.shares = kept / kept.sum()
         self.sampler = PairSampler(kept, config.window, config.negatives, config.subsample)
         self.blocks = -(-config.batch_words // BLOCK)  # in a batch
-        self.model = SkipGram(len(self.words), config.dim, rng)
+        self.model = config.build(len(self.words), rng)
+
+    @classmethod
+    def rebuild(cls, config, folder):
+        vectors = load_vectors(Path(folder) / VECTORS)
+        model = config.build(len(vectors), None)
+        return Opened(folder, config.architecture, cls, model, config=config, known={"vectors": vectors})
+
+    @classmethod
+    def resumed(cls, config, folder):
+        return None  # all follows from the text
+
+    @staticmethod
+    def word_vectors(opened):
+        return opened.known["vectors"]
 
     def batches(self, step, rng):
         return [self._batch(self.training, rng) for _ in range(self.config.grad_accum)]
@@ -90,7 +126,7 @@ class WordsTask(Task):
             ),
             (
                 "model",
-                f"word2vec, skip-gram: vectors of {counted(config.dim, 'number')}, neighbours up to "
+                f"word2vec, skip-gram: {config.describe()}, neighbours up to "
                 f"{counted(config.window, 'word')} away, {counted(config.negatives, 'drawn word')} a pair",
             ),
         ]

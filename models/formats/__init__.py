@@ -1,0 +1,49 @@
+"""Files that hold a model: FORMATS lists them, and `open_model` opens whichever it is.
+
+A format is a module (or any object) with three functions of a path:
+
+    recognises(path)   whether the path is of this format: a bool, and no error whatever is there
+    identify(path)     (Architecture, Task): what it holds, without reading the weights
+    read(path)         the whole as an Opened; ValueError or OSError for what is missing or broken
+
+Formats share names of files: config.json and model.safetensors are in the folder of a run, and elsewhere with other
+contents. So `recognises` looks into a file.
+"""
+
+from pathlib import Path
+
+from autotx.models.architecture import kind_of
+from autotx.models.formats import run
+from autotx.models.registry import TASKS, that_have
+from autotx.models.run import MODEL
+
+FORMATS = [run]
+
+
+def open_model(path, needs=None):
+    """Read the model at a path, of any format. Returns an Opened; a bad path is a ValueError or an OSError.
+
+    needs: the name of the task that it must have learned; None for any.
+    """
+    return identify(path, needs)[0].read(Path(path))
+
+
+def identify(path, needs=None):
+    """(format, Architecture, Task) of the model at a path, without reading its weights. Errors as in `open_model`."""
+    path, made_by = Path(path), TASKS[needs].made_by if needs else "autotx train"
+    found = next((f for f in FORMATS if f.recognises(path)), None)
+    if found is None:
+        raise ValueError(_unrecognised(path, made_by))
+    architecture, task = found.identify(path)
+    if needs and not issubclass(task, TASKS[needs]):
+        wanted = f"a {TASKS[needs].makes}" if TASKS[needs].makes else that_have(lambda a, t: t is TASKS[needs])
+        raise ValueError(f"{path} holds a {kind_of(architecture, task)}, not {wanted}; {made_by} makes one")
+    return found, architecture, task
+
+
+def _unrecognised(path, made_by):
+    if path.is_file():
+        return f"{path} is a file; give the folder of a run"
+    if not (path / MODEL).is_file():
+        return f"{path}: there is no trained model ({MODEL}) there; {made_by} makes one"
+    return f"{path} holds a {MODEL}, but it is not the folder of a run; {made_by} makes one"

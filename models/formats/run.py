@@ -1,0 +1,34 @@
+"""The folder of a run as a format: how the model that it holds is read (models/run.py is how it is written)."""
+
+from pathlib import Path
+
+from autotx.checkpoint import STATE, load_tensors
+from autotx.files import read_json
+from autotx.models.config import FILE
+from autotx.models.formats import weights
+from autotx.models.registry import read_config
+from autotx.models.run import MODEL
+
+
+def recognises(path):
+    """A run has a state.json, or at least a config.json that names an architecture and a task."""
+    path = Path(path)
+    if not (path / MODEL).is_file():
+        return False
+    try:
+        return (path / STATE).is_file() or {"architecture", "task"} <= read_json(path / FILE).keys()
+    except (OSError, ValueError):
+        return False
+
+
+def identify(path):
+    config = read_config(path)
+    return config.architecture, config.task
+
+
+def read(path):
+    config = read_config(path)
+    opened = config.task.rebuild(config, path)
+    tensors, _ = load_tensors(path / MODEL)
+    weights.fill(opened.model, weights.identity(opened.model), tensors, path / MODEL, path)
+    return opened

@@ -1,0 +1,91 @@
+"""The two registries, and the settings of a run, in which one entry of each meets.
+
+A new family of networks is a row of ARCHITECTURES, something new to learn is a row of TASKS.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+from autotx.files import read_json
+from autotx.models.architecture import kind_of
+from autotx.models.config import FILE, flag
+from autotx.models.gpt import GPTArchitecture
+from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
+from autotx.models.tasks.labels import LabelsTask
+from autotx.models.tasks.pairs import PairsTask
+from autotx.models.tasks.text import TextTask
+from autotx.models.tasks.words import WordsTask
+from autotx.models.transformer import TransformerArchitecture
+from autotx.models.word2vec import Word2VecArchitecture
+
+ARCHITECTURES = {a.name: a for a in (GPTArchitecture, TransformerArchitecture, Word2VecArchitecture)}
+TASKS = {t.name: t for t in (TextTask, PairsTask, WordsTask, LabelsTask)}
+
+
+def that_have(capable):
+    """The architectures for which capable(architecture, its task) is true, in words: "a gpt or a transformer"."""
+    return " or ".join(f"a {a.name}" for a in ARCHITECTURES.values() if capable(a, TASKS[a.learns]))
+
+
+def settings_of(architecture, task=None):
+    """The class of the settings of runs in which an architecture learns a task, both given by name.
+
+    It is a dataclass with the fields of TrainConfig, of the task's settings and of the architecture. task: None for
+    the one that the architecture learns by default.
+    """
+    architecture = ARCHITECTURES[architecture]
+    return _composed(architecture, TASKS[task or architecture.learns])
+
+
+@functools.cache
+def _composed(architecture, task):
+    kind = kind_of(architecture, task)
+    # A task that makes something of a trained model takes the shape from that model.
+    bases = (task.settings,) if task.makes else (architecture, task.settings)
+    known = {f.name: f for base in bases for f in dataclasses.fields(base)}
+    defaults = {"out": f"runs/{kind}"} | {name: value for base in bases for name, value in base.defaults.items()}
+    fields = [(n, known[n].type, dataclasses.field(default=v, metadata=known[n].metadata)) for n, v in defaults.items()]
+    facts = {"architecture": architecture, "task": task, "kind": kind, "__module__": __name__}
+    return dataclasses.make_dataclass("RunConfig", fields, bases=bases, namespace=facts, frozen=True)
+
+
+def make_config(kind, given, saved=None):
+    """The settings of one class. given: {field: value}, of any class. saved: those of a resumed run.
+
+    ValueError for a setting of another class, and for one that the chosen optimizer or schedule does not use.
+    """
+    names = {f.name for f in dataclasses.fields(kind)}
+    wrong = [flag(name) for name in given if name not in names]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is no setting of a {kind.kind}; leave it out, or give another --model")
+    config = kind(**{**(saved or {}), **given})
+    for field_name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        chosen = getattr(config, field_name)
+        unused = {name for choice in choices.values() for name in choice.uses} - {*choices[chosen].uses}
+        for name in given:
+            if name in unused:
+                raise ValueError(f"{flag(name)} is not used by {flag(field_name)} {chosen}; leave it out")
+    return config
+
+
+def read_config(folder):
+    """The settings of the run in a folder. ValueError for an unknown key or a value that makes no sense."""
+    path = Path(folder) / FILE
+    saved = read_json(path)
+    model, *names = (saved.pop(key, None) for key in ("model", "architecture", "task"))
+    for key, name, registry in zip(("architecture", "task"), names, (ARCHITECTURES, TASKS)):
+        if name not in registry:
+            known = " or ".join(registry)
+            raise ValueError(f"{path} does not say what kind of model it is for: {key} should be {known}")
+    kind = settings_of(*names)
+    if model != kind.kind:
+        raise ValueError(f"{path} does not say what kind of model it is for: model should be {kind.kind}")
+    known = {f.name for f in dataclasses.fields(kind)} - {"resume"}
+    unknown = sorted(saved.keys() - known)
+    if unknown:
+        raise ValueError(f"{path} has settings that autotx does not know: {', '.join(unknown)}")
+    try:
+        return kind(**saved)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
