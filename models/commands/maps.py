@@ -11,8 +11,10 @@ from autotx.viz.attention import most_tokens
 def fitting(count, prompt, config):
     """`count`, the new tokens after a prompt of `prompt` in a map of a GPT; for None as many as it has room for.
 
-    ValueError when that is none, or fewer than `count`.
+    ValueError when that is none, or fewer than `count`, and for a model without attention.
     """
+    if not hasattr(config, "n_head"):
+        raise ValueError("--attention: this model has no attention; leave it out")
     most = min(most_tokens(config.n_head, config.n_layer), config.block_size)
     count = max(1, most - prompt) if count is None else count
     if prompt + count > most:
