@@ -25,7 +25,7 @@ class Architecture(Settings):
         raise NotImplementedError
 
     def describe(self):
-        """The shape in a few words for the user."""
+        """The shape in a few words for the user, where the task asks for it."""
         raise NotImplementedError
 
 

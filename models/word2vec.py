@@ -35,7 +35,6 @@ import autotx
 from autotx import init, nn
 from autotx.models.architecture import Architecture
 from autotx.models.config import setting
-from autotx.text import counted
 
 
 class SkipGram(nn.Module):
@@ -75,9 +74,6 @@ class Word2VecArchitecture(Architecture):
 
     def build(self, vocab_size, rng):
         return SkipGram(vocab_size, self.dim, rng)
-
-    def describe(self):
-        return f"vectors of {counted(self.dim, 'number')}"
 
 
 class PairSampler:

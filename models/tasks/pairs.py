@@ -55,6 +55,7 @@ class PairsTask(Task):
     name = "pairs"
     settings = PairsSettings
     made_by = "autotx train --model transformer"
+    specials = SPECIALS
 
     def __init__(self, config, rng, begin=None):
         super().__init__(config)
@@ -69,15 +70,11 @@ class PairsTask(Task):
         for name, part in (("learn from", self.training), ("validate on", self.held_out)):
             if not part.pairs:
                 raise ValueError(f"no pair is left to {name} within --block-size {config.block_size}; give more")
-        self.model = begin.model if begin else config.build(self.vocab_size(self.tokenizer), rng)
+        self.model = begin.model if begin else config.build(SPECIALS + self.tokenizer.vocab_size, rng)
         # In a resumed run they are in the checkpoint, and their file may be gone.
         self.found = self._take_embeddings(rng) if config.embeddings and not begin else None
         self.model.wte.weight.requires_grad = not config.freeze_embeddings
         self.per_epoch = len(self._epoch_batches(0))
-
-    @staticmethod
-    def vocab_size(tokenizer):
-        return SPECIALS + tokenizer.vocab_size
 
     @staticmethod
     def example_loss(model):
@@ -108,7 +105,7 @@ class PairsTask(Task):
         with viz.record():
             loss = model.loss(np.asarray(source)[None], np.array([[START, *answer, END]]))
         tables = {name for name, _ in model.named_parameters()} & {"wte.weight", "target_wte.weight", "out.weight"}
-        rows = dict.fromkeys(tables, pairs.names(tokenizer, range(PairsTask.vocab_size(tokenizer))))
+        rows = dict.fromkeys(tables, pairs.names(tokenizer, range(SPECIALS + tokenizer.vocab_size)))
         about = f"It is asked for “{target}”, word by word."
         return loss, {"title": f"A transformer translates “{prompt}”", "about": about, "rows": rows}
 

@@ -19,6 +19,7 @@ class Task:
     settings = None  # the dataclass of its settings, a TrainConfig
     makes = None  # what it makes of a trained model, such as a classifier; None when it trains a new one
     made_by = "autotx train"  # the command that trains it
+    specials = 0  # how many ids stand for no text; they come before those of the tokenizer
     tokenizer = None
 
     # What the commands can do with a model that has learned it, static methods; None when they cannot.
@@ -33,7 +34,7 @@ class Task:
     def rebuild(cls, config, folder):
         """The model of a run's folder as an Opened, its weights zero. ValueError or OSError when a file is missing."""
         tokenizer = load_tokenizer(folder)
-        model = config.build(cls.vocab_size(tokenizer), None)
+        model = config.build(cls.specials + tokenizer.vocab_size, None)
         return Opened(folder, config.architecture, cls, model, tokenizer, config)
 
     @classmethod
@@ -41,20 +42,15 @@ class Task:
         """What a run that is resumed begins with: the Opened model of its folder, its weights to be restored."""
         return cls.rebuild(config, folder)
 
-    @staticmethod
-    def vocab_size(tokenizer):
-        """How many ids the model has: those of the tokenizer, and before them any that stand for no text."""
-        return tokenizer.vocab_size
-
-    @staticmethod
-    def word_vectors(opened):
+    @classmethod
+    def word_vectors(cls, opened):
         """The WordVectors of a model: here the rows of its table of tokens, `wte`.
 
         Tokens that are the same word, with and without a space before it, count once, the one with the lower id.
         """
         words = words_of(opened.tokenizer)
         rows = {word: row for row, word in reversed(list(enumerate(words))) if word}
-        table = opened.model.wte.weight.data[-len(words) :]  # the ids that stand for no text come first
+        table = opened.model.wte.weight.data[cls.specials :]
         return WordVectors(rows, table[list(rows.values())])
 
     def batches(self, step, rng):

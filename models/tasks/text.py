@@ -53,7 +53,7 @@ class TextTask(Task):
 
         self.data = load_data(TextSource(read_text(config.text), tokenizer), config.block_size)
         self.digest, self.tokenizer = self.data.digest, self.data.tokenizer
-        self.model = begin.model if begin else config.build(self.vocab_size(self.tokenizer), rng)
+        self.model = begin.model if begin else config.build(self.tokenizer.vocab_size, rng)
 
     @staticmethod
     def example_loss(model):

@@ -126,7 +126,7 @@ class WordsTask(Task):
             ),
             (
                 "model",
-                f"word2vec, skip-gram: {config.describe()}, neighbours up to "
+                f"word2vec, skip-gram: vectors of {counted(config.dim, 'number')}, neighbours up to "
                 f"{counted(config.window, 'word')} away, {counted(config.negatives, 'drawn word')} a pair",
             ),
         ]
