@@ -14,7 +14,7 @@ import autotx
 from autotx import init, nn
 from autotx.models.architecture import Architecture
 from autotx.models.config import setting
-from autotx.models.inference.pieces import Matrix
+from autotx.models.inference.pieces import Matrix, Reader
 from autotx.models.inference.sampling import LanguageModel
 
 
@@ -57,13 +57,13 @@ class Bigram(LanguageModel, nn.Module):
         return BigramReader(self, matrix)
 
 
-class BigramReader(LanguageModel):
-    """It keeps nothing of what it has read but how much that was."""
+class BigramReader(Reader, LanguageModel):
+    """It keeps nothing of what it has read but how much that was. `scores` is the base's."""
 
     def __init__(self, model, matrix):
-        self.config, self.length = model.config, 0
-        self.wte, self.out = matrix(model.wte.weight.data), matrix.of(model.out)
-        self.nbytes = self.wte.nbytes + self.out.nbytes
+        self.config = model.config
+        self.wte, self.head = matrix(model.wte.weight.data), matrix.of(model.out)
+        self.nbytes = self.wte.nbytes + self.head.nbytes
 
     def reader(self, rows=1, size=None):
         other = copy.copy(self)
@@ -73,9 +73,6 @@ class BigramReader(LanguageModel):
     def read(self, ids):
         self.length += ids.shape[1]
         return autotx.tanh(self.wte.rows(ids)).data
-
-    def scores(self, x):
-        return self.out(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
 @dataclass(frozen=True)

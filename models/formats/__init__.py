@@ -28,10 +28,14 @@ def open_model(path, needs=None):
     return identify(path, needs)[0].read(Path(path))
 
 
+def format_of(path):
+    """The one of FORMATS that recognises a path, or None."""
+    return next((f for f in FORMATS if f.recognises(Path(path))), None)
+
+
 def identify(path, needs=None):
     """(format, Architecture, Task) of the model at a path, without reading its weights. Errors as in `open_model`."""
-    path, made_by = Path(path), TASKS[needs].made_by if needs else "autotx train"
-    found = next((f for f in FORMATS if f.recognises(path)), None)
+    path, found, made_by = Path(path), format_of(path), TASKS[needs].made_by if needs else "autotx train"
     if found is None:
         raise ValueError(_unrecognised(path, made_by))
     architecture, task = found.identify(path)
