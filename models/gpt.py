@@ -198,7 +198,5 @@ class GPTArchitecture(Blocks):
         return GPT(GPTConfig(self.block_size, vocab_size, self.n_layer, self.n_head, self.n_embd, self.dropout), rng)
 
     def describe(self):
-        return (
-            f"{counted(self.n_layer, 'layer')}, {counted(self.n_head, 'head')}, {counted(self.n_embd, 'channel')}, "
-            f"blocks of {counted(self.block_size, 'token')}"
-        )
+        sizes = (self.n_layer, "layer"), (self.n_head, "head"), (self.n_embd, "channel"), (self.block_size, "token")
+        return "{}, {}, {}, blocks of {}".format(*(counted(*size) for size in sizes))

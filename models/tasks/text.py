@@ -34,12 +34,12 @@ class TextTask(Task):
     The model is a language model:
 
         model(ids, targets=None, rng=None)   ids (B, T) -> (scores (B, T, V), the mean loss or None)
-        model.hidden(ids, rng=None)          the states that the scores are made of: (B, T, C)
-        model.head(x)                        the scores of states: (..., C) -> (..., V)
-        model.stream(ids, ...)               new tokens, one after the other (see inference/sampling.py)
-        model.config                         with block_size, the longest text in tokens, and vocab_size
+        model.hidden(ids, rng=None)          the states that the scores are made of: (B, T, C); for LabelsTask
+        model.head(x)                        the scores of states: (..., C) -> (..., V); for LabelsTask
+        model.reader(rows, size, matrix)     see inference/pieces.py; the base LanguageModel generates text with it
+        model.config                         has block_size, the longest text in tokens, and vocab_size
         model.wte                            the nn.Embedding of its tokens
-        model.position_tables()              its tables of places, dict of name -> (T, C); not needed
+        model.position_tables()              its tables of places, dict of name -> (T, C), if it has any
     """
 
     name = "text"
