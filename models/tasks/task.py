@@ -1,9 +1,9 @@
 """What the training loop and the commands ask of a task: data, a loss, a few words for the user, and its pictures."""
 
-from autotx.modes import no_grad
 from autotx.models.architecture import Opened
 from autotx.models.tokenizers import load_tokenizer
 from autotx.models.vectors import WordVectors, words_of
+from autotx.modes import no_grad
 
 
 class Task:
