@@ -50,10 +50,7 @@ def main(argv=None):
         top.print_help()
         return 0
     name = top.parse_args(argv[:1]).command
-    module, summary = COMMANDS[name]
-    command = importlib.import_module(f"autotx.models.{module}")
-    parser = Parser(prog=f"autotx {name}", description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False)
-    command.add_arguments(parser)
+    command, parser = load(name)
     args = parser.parse_args(argv[1:])
     try:
         status = command.run(args)
@@ -71,6 +68,15 @@ def main(argv=None):
         return _fail(name, f"not enough memory; make the model or the batch smaller ({error})")
     except ValueError as error:
         return _fail(name, str(error))
+
+
+def load(name):
+    """The module of a command, and the Parser of its arguments."""
+    module, summary = COMMANDS[name]
+    command = importlib.import_module(f"autotx.models.{module}")
+    parser = Parser(prog=f"autotx {name}", description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False)
+    command.add_arguments(parser)
+    return command, parser
 
 
 def _top_parser():

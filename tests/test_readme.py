@@ -1,7 +1,15 @@
 """The README tells the truth: its examples print what they say, and its two commands stand in it literally."""
 
+import argparse
 import doctest
+import importlib
+import re
+import shlex
 from pathlib import Path
+
+import pytest
+
+from autotx.models import cli
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,3 +24,69 @@ def test_the_two_commands_stand_in_the_readme():
     readme = (ROOT / "README.md").read_text()
     assert "\npython3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/autotx train\n" in readme
     assert "\npython3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest\n" in readme
+
+
+def _blocks():
+    """The fenced blocks of the README: (language, or "" for none; content)."""
+    language, lines = None, []
+    for line in (ROOT / "README.md").read_text().splitlines():
+        if not line.startswith("```"):
+            lines.append(line)
+        elif language is None:
+            language, lines = line[3:], []
+        else:
+            yield language, "\n".join(lines)
+            language = None
+
+
+def _shell_lines():
+    """The command lines of the README, in the blocks that no language is named for, without the comments beside them."""
+    for language, block in _blocks():
+        for line in block.replace("\\\n", " ").splitlines() if not language else ():
+            command = re.split(r" {5,}", line.strip())[0]
+            yield from (part.strip() for part in command.split("&&"))
+
+
+COMMAND_LINES = [line for line in _shell_lines() if re.match(r"(\S*/)?autotx |python -m autotx", line)]
+
+
+def test_the_readme_shows_commands():
+    assert len(COMMAND_LINES) > 20
+
+
+class ParsedError(Exception):
+    """The arguments were understood; what they ask for is not done here."""
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_command_lines_are_understood(line, monkeypatch):
+    program, *words = shlex.split(line)
+    if program == "python" and words[1] != "autotx":
+        parse = argparse.ArgumentParser.parse_args
+
+        def parse_only(parser, argv):
+            parse(parser, argv)
+            raise ParsedError
+
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+        with pytest.raises(ParsedError):
+            importlib.import_module(words[1]).main([word for word in words[2:] if word != "..."])
+        return
+    words = words[2:] if program == "python" else words
+    _, parser = cli.load(words[0])
+    parser.parse_args(words[1:])
+
+
+def test_the_tree_exists():
+    """Each file and folder that the README's picture of the house names, below the folder that it stands in."""
+    (tree,) = (block for language, block in _blocks() if block.startswith("autotx/ "))
+    folder, named = ROOT, 0
+    for line in tree.splitlines():
+        if not line.startswith(" "):
+            folder = ROOT / line.split()[0]
+            assert folder.is_dir(), folder
+            continue
+        for name in re.match(r"(\s+[\w.]+(\.py|/)(?=\s|$))+", line)[0].split():
+            assert (folder / name).exists(), f"{folder.name}/{name} is in the README's tree"
+            named += 1
+    assert named > 30
