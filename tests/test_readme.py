@@ -40,7 +40,7 @@ def _blocks():
 
 
 def _shell_lines():
-    """The command lines of the README, in the blocks that no language is named for, without the comments beside them."""
+    """The command lines of the README: in blocks without a language, without the comments beside them."""
     for language, block in _blocks():
         for line in block.replace("\\\n", " ").splitlines() if not language else ():
             command = re.split(r" {5,}", line.strip())[0]
