@@ -92,7 +92,9 @@ class Tensor(Methods):
         self.grad: np.ndarray | None = None
         self.name = name
         self._tick = next_tick()
-        self._op = self._settings = self._parents = self._backward = None
+        self._op: Op | None = None
+        self._settings: Any = None
+        self._parents = self._backward = None
 
     # What a tensor looks like from outside
 
