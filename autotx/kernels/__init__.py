@@ -10,8 +10,23 @@ from autotx.kernels import blas
 blas.stop_spinning()
 
 _MODULES = (
-    "attend", "attention", "cross_entropy", "dots", "embedding", "exp", "gelu", "gemm", "gemv", "jit", "layernorm",
-    "memory", "parameters", "rows", "softmax", "sums", "threads",
+    "attend",
+    "attention",
+    "cross_entropy",
+    "dots",
+    "embedding",
+    "exp",
+    "gelu",
+    "gemm",
+    "gemv",
+    "jit",
+    "layernorm",
+    "memory",
+    "parameters",
+    "rows",
+    "softmax",
+    "sums",
+    "threads",
 )
 
 
