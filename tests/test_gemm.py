@@ -10,11 +10,14 @@ from itertools import product
 import numba
 import numpy as np
 import pytest
+from numba import types
 
-from autotx.kernels import gelu, gemm, jit, threads, tile
+from autotx.kernels import gelu, gemm, jit, simd, threads
 from autotx.kernels.gemm import matmul
+from autotx.kernels.simd import FLOAT32_TILE as TILE
 
-ROWS, COLS = tile.ROWS, tile.COLS
+ROWS, COLS, LANES = TILE.rows, TILE.cols, TILE.lanes
+FLOAT64_DEEP = simd.SimdTile(np.dtype(np.float64), LANES // 2, 6, LANES, depth=384)
 needs_jit = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="kernels are off")
 
 
@@ -73,7 +76,7 @@ def test_empty(M, N, K):
 
 def test_more_than_one_block_of_each_axis():
     rng = np.random.default_rng(1)
-    M, N, K = 9 * ROWS + 1, gemm.WIDTH + 3, 2 * gemm.DEPTH + 5
+    M, N, K = 9 * ROWS + 1, TILE.width + 3, 2 * TILE.depth + 5
     a, b, bias = _matrix(rng, M, K), _matrix(rng, K, N), _matrix(rng, N)
     _check(matmul(a, b, bias=bias), a, b, bias)
 
@@ -86,7 +89,7 @@ ACTIVATIONS = {
 }
 
 
-@pytest.mark.parametrize("M", [1, gemm.FEW, gemm.FEW + 1, 40])
+@pytest.mark.parametrize("M", [1, gemm.FEW_ROWS, gemm.FEW_ROWS + 1, 40])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_bias_and_accumulate(M, transposed):
     rng = np.random.default_rng(2)
@@ -101,7 +104,7 @@ def test_bias_and_accumulate(M, transposed):
     _check(out - matmul(a, b), a, b, 3.0 + bias)
 
 
-@pytest.mark.parametrize(("M", "N", "K"), [(1, 150, 45), (3 * ROWS + 2, COLS + 3, 45), (61, 67, gemm.DEPTH + 9)])
+@pytest.mark.parametrize(("M", "N", "K"), [(1, 150, 45), (3 * ROWS + 2, COLS + 3, 45), (61, 67, TILE.depth + 9)])
 @pytest.mark.parametrize(("activation", "f"), ACTIVATIONS.items())
 def test_activation(M, N, K, activation, f):
     rng = np.random.default_rng(9)
@@ -201,7 +204,7 @@ def test_the_same_bits_for_any_number_of_threads(M, N, K):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("N", "O", "I"),
-    [(1, 1, 1), (ROWS + 3, COLS + 1, 5), (61, 3 * ROWS, 2 * COLS), (2 * gemm.DEPTH + 7, 40, gemm.WIDTH + 9), (0, 3, 4)],
+    [(1, 1, 1), (ROWS + 3, COLS + 1, 5), (61, 3 * ROWS, 2 * COLS), (2 * TILE.depth + 7, 40, TILE.width + 9), (0, 3, 4)],
 )
 def test_linear_backward(N, O, I, layout):
     rng = np.random.default_rng(10)
@@ -249,19 +252,20 @@ SHAPES = [(1, 768, 384, 128), (1, 1, 1, 1), (48, 64, 64, 32), (2, 5000, 9, 7)]
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 64])
 @pytest.mark.parametrize(("stack", "M", "N", "K"), SHAPES)
 def test_blocks_cover_whole_tiles(n, stack, M, N, K):
-    m_block, n_block, k_block = gemm._blocks(stack, M, N, K, n)
-    assert m_block % ROWS == n_block % COLS == k_block % tile.LANES == 0
-    assert 0 < n_block <= max(gemm.WIDTH, COLS)
-    assert 0 < k_block <= gemm.DEPTH
-    assert k_block == gemm._blocks(1, 1, 1, K, 1)[2]  # the order of a sum depends on K alone
+    m_block, n_block, k_block = gemm._blocks(TILE, stack, M, N, K, n)
+    assert m_block % ROWS == n_block % COLS == k_block % LANES == 0
+    assert 0 < n_block <= max(TILE.width, COLS)
+    assert 0 < k_block <= TILE.depth
+    assert k_block == gemm._blocks(TILE, 1, 1, 1, K, 1)[2]  # the order of a sum depends on K alone
 
 
 # ---- packing and processors -------------------------------------------------------------------------------------
 
 
-@jit.kernel(from_python=True)
-def pack(x, width, panels, at):
-    tile.pack(x, width, panels, at)
+@threads.shared_by_tile(lambda tile: (tile.array(2, readonly=True), types.intp, tile.array(1, "C"), types.intp))
+@jit.kernel
+def pack(tile, x, width, panels, at, worker, task):
+    tile.pack(tile, x, width, panels, at)
 
 
 @needs_jit
@@ -269,11 +273,11 @@ def pack(x, width, panels, at):
 @pytest.mark.parametrize("lines", [1, ROWS, COLS + 1, 3 * COLS + 5])
 def test_pack(width, lines):
     rng = np.random.default_rng(8)
-    for depth, layout in product([1, tile.LANES, tile.LANES + 1, 50], LAYOUTS.values()):
+    for depth, layout in product([1, LANES, LANES + 1, 50], LAYOUTS.values()):
         x = layout(_matrix(rng, lines, depth))
-        size, count = tile.panel_size(width, depth), -(-lines // width)
+        size, count = TILE.panel_size(TILE, width, depth), -(-lines // width)
         panels = np.full(5 + count * size + 5, 7, np.float32)
-        pack(x, width, panels, 5)
+        pack(TILE, 1, x, width, panels, 5)
         for p in range(count):
             part = x[p * width : (p + 1) * width]
             panel = panels[5 + p * size :][: width * depth].reshape(depth, width)
@@ -284,22 +288,52 @@ def test_pack(width, lines):
 
 
 def test_tile_shapes():
-    assert tile.tile_shape({"avx512f", "avx2", "fma"}) == (16, 14, 32)
-    assert tile.tile_shape({"avx2", "fma"}) == (8, 6, 16)
-    assert tile.tile_shape({"neon"}) == (4, 14, 8)
-    assert tile.tile_shape(set()) == (4, 6, 8)
+    assert simd.tile_shape({"avx512f", "avx2", "fma"}) == (16, 14, 32)
+    assert simd.tile_shape({"avx2", "fma"}) == (8, 6, 16)
+    assert simd.tile_shape({"neon"}) == (4, 14, 8)
+    assert simd.tile_shape(set()) == (4, 6, 8)
+
+
+@needs_jit
+@pytest.mark.parametrize("number", [np.float32, np.float64])
+def test_two_tiles_in_one_process(number):
+    """A second tile, of half the lanes and other blocks, or of another number type, beside that of float32."""
+    number = np.dtype(number)
+    lanes = max(2, LANES * 4 // number.itemsize // 2)
+    other = simd.SimdTile(number, lanes, 6, 2 * lanes, depth=96, width=8 * lanes)
+    rng = np.random.default_rng(5)
+    for M, N, K in [(70, 90, 110), (13, 37, 250), (3, 200, 20)]:
+        a, b = rng.standard_normal((M, K)), rng.standard_normal((K, N))
+        for tile in (other, TILE, other):
+            x, y = a.astype(tile.number), b.astype(tile.number)
+            found = matmul(x, y, np.empty((M, N), tile.number), tile=tile)
+            expected = x.astype(np.float64) @ y
+            np.testing.assert_allclose(found, expected, rtol=0, atol=64 * np.finfo(tile.number).eps * K)
+    assert other is not TILE
+    assert other.type != TILE.type
+
+
+@needs_jit
+def test_the_kernels_of_a_tile_are_its_own():
+    """A product by a tile of float64 has float64's precision, so NumPy did not compute it in another way."""
+    other = simd.SimdTile(np.dtype(np.float64), LANES // 2, 6, LANES, depth=48)
+    rng = np.random.default_rng(6)
+    a, b = rng.standard_normal((40, 130)), rng.standard_normal((130, 50))
+    bits = {tile.depth: matmul(a, b, np.empty((40, 50)), tile=tile).tobytes() for tile in (other, FLOAT64_DEEP)}
+    assert len(set(bits.values())) == 2  # sums are cut by the depth of the tile's blocks
 
 
 OTHER_PROCESSOR = """
 import numpy as np
-from autotx.kernels import gemm, tile
+from autotx.kernels import gemm
+from autotx.kernels.simd import FLOAT32_TILE as tile
 rng = np.random.default_rng(0)
 for M, N, K in [(70, 90, 110), (13, 17, 400), (1, 99, 55)]:
     a, b = rng.standard_normal((M, K), dtype=np.float32), rng.standard_normal((K, N), dtype=np.float32)
     gemm.SMALL = 0
     for x, y in [(a, b), (np.asfortranarray(a), np.asfortranarray(b))]:
         np.testing.assert_allclose(gemm.matmul(x, y), a.astype(float) @ b.astype(float), atol=1e-6 * K)
-print(tile.LANES, tile.ROWS, tile.COLS)
+print(tile.lanes, tile.rows, tile.cols)
 """
 
 
@@ -314,7 +348,7 @@ def _python(code, **environment):
 
 
 def _x86():
-    return "avx2" in tile.host_features()
+    return "avx2" in simd.host_features()
 
 
 @needs_jit
@@ -370,17 +404,17 @@ print(len(caught), caught[0].message)
 def test_the_name_of_a_kept_kernel_depends_on_the_modules_it_imports():
     gemm_sources = jit._source_hash(jit.Path(gemm.__file__))
     assert gemm_sources == jit._source_hash(jit.Path(gemm.__file__))
-    assert gemm_sources != jit._source_hash(jit.Path(tile.__file__))
+    assert gemm_sources != jit._source_hash(jit.Path(simd.__file__))
 
 
 @needs_jit
 def test_a_kernel_for_kernels_is_not_called_from_python():
     with pytest.raises(TypeError, match="multiply: only kernels call this kernel; declare it with @kernel"):
-        tile.multiply(1)
+        TILE.multiply(1)
 
 
 @needs_jit
-def test_what_is_apart_is_compiled_once_and_kept(tmp_path):
+def test_an_outlined_function_is_compiled_once_and_kept(tmp_path):
     code = """
 import numpy as np
 from autotx.kernels import attention, gemm
@@ -392,28 +426,28 @@ attention.attention(x[None], x[None], x[None])
     for times in ("once", "from the cache"):
         _, said = _python(code, NUMBA_CACHE_DIR=str(tmp_path))
         assert bool(said) == (times == "once")
-        assert len(list(tmp_path.rglob("tile._multiply-*.kernel"))) == 1
-        assert len(list(tmp_path.rglob("tile._pack-*.kernel"))) == 1
+        assert len(list(tmp_path.rglob("simd._multiply-*.kernel"))) == 1
+        assert len(list(tmp_path.rglob("simd._pack-*.kernel"))) == 1
 
 
 ELSEWHERE = """
-import autotx.kernels.tile as t
 from numba import types
 from autotx.kernels.jit import kernel
-from autotx.kernels.threads import shared
+from autotx.kernels.threads import shared_by_tile
 
-@shared(types.float32[:, ::1], types.float32[::1])
+@shared_by_tile(lambda tile: (types.float32[:, ::1], types.float32[::1]))
 @kernel
-def f(x, panels, worker, task):
-    t.pack(x, 1, panels, 0)
+def f(tile, x, panels, worker, task):
+    tile.pack(tile, x, 1, panels, 0)
     panels[0] += NUMBER
 """
 CALL = """
 import numpy as np, pathlib, elsewhere
+from autotx.kernels.simd import FLOAT32_TILE
 file = pathlib.Path(elsewhere.__file__)
 file.write_text(file.read_text().replace("+= 1", "+= 2"))  # after it was imported, before it is compiled
 panels = np.zeros(64, np.float32)
-elsewhere.f(1, np.full((1, 1), 5, np.float32), panels)
+elsewhere.f(FLOAT32_TILE, 1, np.full((1, 1), 5, np.float32), panels)
 print(panels[0])
 """
 

@@ -85,7 +85,7 @@ def test_few_queries_have_the_bits_of_many(D, size, rng):
     q, k, v = rng.standard_normal((3, 2, 3, size, D), np.float32)
     keys = np.ascontiguousarray(k.swapaxes(2, 3))
     together = attention.attention(q, k, v, causal=True)[0].transpose(0, 2, 1, 3)
-    for n in range(1, 1 + attention.FEW):
+    for n in range(1, 1 + attention.FEW_QUERIES):
         for t in range(0, size - n, 7):
             assert np.array_equal(attend.attend(q[:, :, t : t + n], keys, v, t + 1), together[:, t : t + n])
     seen = np.array([size, 5])

@@ -8,7 +8,7 @@ import numpy as np
 
 from autotx.kernels import memory
 
-ROWS = memory.LARGE // 4000 + 1  # of 1,000 float32: just large enough
+ROWS = memory.LARGE_BYTES // 4000 + 1  # of 1,000 float32: just large enough
 
 
 def address(a):
@@ -56,7 +56,7 @@ def test_only_a_few_blocks_wait():
 
 
 def test_threads_that_come_together_get_memory_of_their_own(monkeypatch):
-    monkeypatch.setattr(memory, "LARGE", 10)
+    monkeypatch.setattr(memory, "LARGE_BYTES", 10)
     before = sys.getswitchinterval()
 
     def work(me):

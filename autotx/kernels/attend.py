@@ -8,15 +8,17 @@ in its order and its blocks of keys: a prompt that is read at once gives the bit
 import numpy as np
 from numba import types
 
-from autotx.kernels.attention import FEW, IN4, INFINITY, KEY_BLOCK, attention, scale_of
+from autotx.kernels.attention import FEW_QUERIES, IN4, INFINITY, attention, key_block, scale_of
 from autotx.kernels.exp import ONE, ZERO, exp, larger
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import IDS, INTEGER, OUT2, plain, tasks, use_numba
+from autotx.kernels.rows import FLOAT32, IDS, INTEGER, OUT2, plain, tasks, use_numba
+from autotx.kernels.simd import FLOAT32_TILE
 from autotx.kernels.softmax import row_max
 from autotx.kernels.threads import shared
 from autotx.kernels.tile import thread_memory
 
-HEADS = 2**16  # floats of keys: up to so many, attention starts no threads
+KEY_BLOCK = key_block(FLOAT32_TILE)
+ONE_TASK_FLOATS = 2**16  # floats of keys: up to so many, attention starts no threads
 
 
 def attend(q, keys, values, seen):
@@ -29,7 +31,7 @@ def attend(q, keys, values, seen):
     and under NUMBA_DISABLE_JIT=1, where NumPy computes it, only nearly so.
     """
     (B, H, T, D), causal = q.shape, np.ndim(seen) == 0
-    if T > FEW or not use_numba(q, keys, values):
+    if T > FEW_QUERIES or not use_numba(q, keys, values):
         most = seen + T - 1 if causal else seen.max()
         mask = None if causal else np.arange(most) < seen[:, None, None, None]
         k, v = keys[..., :most].swapaxes(2, 3), values[:, :, :most]
@@ -38,8 +40,8 @@ def attend(q, keys, values, seen):
         y, _ = attention(q, k, v, mask, causal)
         return y.transpose(0, 2, 1, 3)
     out, seen = np.empty((B, T, H, D), np.float32), np.full(B, seen) if causal else seen
-    step = B * H if T * keys.size <= HEADS else 1
-    scratch = thread_memory(2 * D + KEY_BLOCK)
+    step = B * H if T * keys.size <= ONE_TASK_FLOATS else 1
+    scratch = thread_memory(2 * D + KEY_BLOCK, FLOAT32)
     _attend(tasks(B * H, step), q, plain(keys), plain(values), seen, causal, out, scratch, step)
     return out
 

@@ -52,7 +52,7 @@ Of a head of 64 tokens and 32 channels, 10 microseconds forward and 19 backward,
 own speed; packing, the softmax and writing back the rest. Blocks of 112 to 224 keys and 128 or 256 queries are equally
 fast.
 
-Up to FEW queries, as in generation, there is nothing to use twice, and packing the keys
+Up to FEW_QUERIES queries, as in generation, there is nothing to use twice, and packing the keys
 would cost more than the products: NumPy does those, 3 to 5 times as fast. So do the twins below serve float64,
 dropout, values of another width than keys, and NUMBA_DISABLE_JIT=1.
 
@@ -70,41 +70,41 @@ from numba.extending import register_jitable
 
 from autotx.kernels.exp import exp, larger, log
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import floats, plain, use_numba
-from autotx.kernels.threads import shared
-from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, multiply, pack, panel_size, thread_memory
+from autotx.kernels.rows import FLOAT_BYTES, floats, plain, use_numba
+from autotx.kernels.simd import FLOAT32_TILE
+from autotx.kernels.threads import shared_by_tile
+from autotx.kernels.tile import thread_memory
 
-KEY_BLOCK = -(-112 // ROWS) * ROWS  # keys in a block, at most: whole panels
-QUERIES = 128  # queries in a block
 PIECE = 512  # queries in a task of the forward pass, where there are few heads
-FEW = 4  # queries for which nothing is packed
+FEW_QUERIES = 4  # queries for which nothing is packed
 INFINITY = np.float32(np.inf)
 ZERO, ONE = np.float32(0), np.float32(1)
 
 
-def attention(q, k, v, mask=None, causal=False, keep=None):
+def attention(q, k, v, mask=None, causal=False, keep=None, tile=FLOAT32_TILE):
     """O = softmax(Q K^T / sqrt(D) masked) V and lse, the logarithm of each row's normaliser.
 
     q: (..., T, D), k: (..., S, D), v: (..., S, Dv); mask: booleans (True: may attend) or floats (added), broadcasting
     to (..., T, S), or None; keep: (..., T, S) factors on the weights (dropout) or None.
     Returns O (..., T, Dv) and lse (..., T), -inf for a query that may attend to nothing, whose O is 0.
     """
-    if keep is not None or q.shape[-2] <= FEW or not _use_kernel(q, k, v):
+    if keep is not None or q.shape[-2] <= FEW_QUERIES or not _use_kernel(q, k, v):
         return _attention_twin(q, k, v, mask, causal, keep)
     q4, k4, v4 = _four_axes(q), _four_axes(k), _four_axes(v)
     (B, H, T, D), S = q4.shape, k4.shape[2]
     out, lse = _empty_like(q4), np.empty((B, H, T), np.float32)
-    block = _key_block(S)
+    block = _key_block(tile, S)
     piece = T if B * H >= 16 else min(T, PIECE)
-    at = _places(Forward, S, D, block)
+    at = _places(tile, Forward, S, D, block)
     tasks = B * H * -(-T // piece)
+    memory = _memory(tile, at.end)
     _forward(
-        tasks, q4, k4, v4, _added(mask, q, k), mask is not None, causal, out, lse, block, piece, at, *_memory(at.end)
+        tile, tasks, q4, k4, v4, _added(mask, q, k), mask is not None, causal, out, lse, block, piece, at, *memory
     )  # fmt: skip
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])
 
 
-def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None, into=None):
+def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None, into=None, tile=FLOAT32_TILE):
     """dq, dk, dv of the shapes of q, k, v, from the gradient `g` of O and what `attention` returned.
 
     into: three arrays of the shapes of q, k, v with contiguous rows, which then are the results; None for new ones.
@@ -117,12 +117,12 @@ def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None,
     g4, q4, k4, v4, out4 = (_four_axes(x) for x in (g, q, k, v, out))
     D, S = q4.shape[3], k4.shape[2]
     dq, dk, dv = map(_four_axes, into) if into else (_empty_like(x) for x in (q4, k4, v4))
-    block = _key_block(S)
-    at = _places(Backward, S, D, block)
+    block = _key_block(tile, S)
+    at = _places(tile, Backward, S, D, block)
     tasks = g4.shape[0] * g4.shape[1]
+    lse, added, memory = plain(lse).reshape(q4.shape[:3]), _added(mask, q, k), _memory(tile, at.end)
     _backward(
-        tasks, g4, q4, k4, v4, out4, plain(lse).reshape(q4.shape[:3]), _added(mask, q, k), mask is not None, causal,
-        dq, dk, dv, block, at, *_memory(at.end),
+        tile, tasks, g4, q4, k4, v4, out4, lse, added, mask is not None, causal, dq, dk, dv, block, at, *memory
     )  # fmt: skip
     return into or (dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape))
 
@@ -203,9 +203,14 @@ def _empty_like(x):
     return np.empty((B, H, T, D), np.float32)
 
 
-def _key_block(S):
+def key_block(tile):
+    """Keys in a block, at most: whole panels."""
+    return -(-tile.keys // tile.rows) * tile.rows
+
+
+def _key_block(tile, S):
     """Keys in a block: the same for all S that take more than one, so that a key more or less changes no other sum."""
-    return min(KEY_BLOCK, -(-S // ROWS) * ROWS)
+    return min(key_block(tile), -(-S // tile.rows) * tile.rows)
 
 
 @register_jitable
@@ -215,9 +220,9 @@ def _up(size, unit):
 
 
 @register_jitable
-def _panels(lines, width, depth):
+def _panels(tile, lines, width, depth):
     """Floats in the panels of this width that hold so many lines."""
-    return _up(lines, width) // width * panel_size(width, depth)
+    return _up(lines, width) // width * tile.panel_size(tile, width, depth)
 
 
 Forward = namedtuple("Forward", "k v q scores mask out top factor shift rows end")
@@ -228,33 +233,34 @@ Backward = namedtuple(
 
 
 @functools.lru_cache(maxsize=1024)
-def _places(kind, S, D, block):
+def _places(tile, kind, S, D, block):
     """Where the buffers of a thread start in its memory, on whole lines of COLS floats.
 
     kind: Forward or Backward. Each buffer has room behind it, where unused lanes of a last vector may be written.
     """
-    queries, channels = _panels(QUERIES, COLS, D), _panels(D, COLS, QUERIES)  # queries side by side; channels likewise
-    keys, scores = _panels(S, ROWS, D), panel_size(COLS, block)
-    turned, tall, blocks = _panels(block, ROWS, QUERIES), QUERIES * _up(D + 1, 4), -(-S // block)
+    rows, cols, deep = tile.rows, tile.cols, tile.queries
+    queries, channels = _panels(tile, deep, cols, D), _panels(tile, D, cols, deep)  # side by side, either of them
+    keys, scores = _panels(tile, S, rows, D), tile.panel_size(tile, cols, block)
+    turned, tall, blocks = _panels(tile, block, rows, deep), deep * _up(D + 1, 4), -(-S // block)
     sizes = {
-        "k": keys, "k_channels": blocks * _panels(D, ROWS, block), "v": keys,
+        "k": keys, "k_channels": blocks * _panels(tile, D, rows, block), "v": keys,
         "q": queries, "q_channels": channels, "g": queries, "g_channels": channels,
         "scores": scores, "weights": scores, "grads": scores, "mask": scores,
         "weights_turned": turned, "grads_turned": turned, "dq": tall, "out": max(tall, queries),
-        "lse": QUERIES, "e": QUERIES, "top": QUERIES, "factor": COLS, "shift": COLS, "rows": COLS * _up(D, LANES),
+        "lse": deep, "e": deep, "top": deep, "factor": cols, "shift": cols, "rows": cols * _up(D, tile.lanes),
     }  # fmt: skip
     if kind is Forward:
-        sizes["v"] = blocks * _panels(D + 1, ROWS, block)
+        sizes["v"] = blocks * _panels(tile, D + 1, tile.rows, block)
     places = [0]
     for name in kind._fields[:-1]:
-        places.append(places[-1] + _up(sizes[name] + LANES * COLS, 64))
+        places.append(places[-1] + _up(sizes[name] + tile.lanes * tile.cols, 64))
     return kind(*places[:-1], _up(places[-1], 1024))
 
 
-def _memory(size):
+def _memory(tile, size):
     """For each thread a row of `size` or more floats for its buffers; the same in lines of COLS."""
-    rows = thread_memory(size)
-    return rows, rows.reshape(len(rows), -1, COLS)
+    rows = thread_memory(size, tile.number)
+    return rows, rows.reshape(len(rows), -1, tile.cols)
 
 
 IN3, IN4 = (types.Array(types.float32, ndim, "A", readonly=True) for ndim in (3, 4))
@@ -271,13 +277,13 @@ AT = {kind: types.NamedUniTuple(types.intp, len(kind._fields), kind) for kind in
 @kernel
 def _tokens(x, b, h):
     """Where the tokens of one head of x lie: floats that begin with its first row, and how many to the next row."""
-    step = x.strides[2] // 4
+    step = x.strides[2] // FLOAT_BYTES
     return floats(x.ctypes.data + b * x.strides[0] + h * x.strides[1], (x.shape[2] - 1) * step + x.shape[3]), step
 
 
-@shared(IN4, IN4, IN4, IN4, FLAG, FLAG, OUT4, OUT3, NUMBER, NUMBER, AT[Forward], TABLE, IN3)
+@shared_by_tile(lambda _: (IN4, IN4, IN4, IN4, FLAG, FLAG, OUT4, OUT3, NUMBER, NUMBER, AT[Forward], TABLE, IN3))
 @kernel
-def _forward(q, k, v, mask, masked, causal, out, lse, block, piece, at, scratch, lines, worker, task):
+def _forward(tile, q, k, v, mask, masked, causal, out, lse, block, piece, at, scratch, lines, worker, task):
     """A task is a piece of the queries of one head of one sequence: first to last."""
     (H, T, D), S = q.shape[1:], k.shape[2]
     pieces = (T + piece - 1) // piece
@@ -286,54 +292,54 @@ def _forward(q, k, v, mask, masked, causal, out, lse, block, piece, at, scratch,
     q, k, v, mask, lse = q[b, h], k[b, h], v[b, h], mask[b, h], lse[b, h]
     scratch, lines = scratch[worker], lines[worker]
     ahead = S - T if causal else S  # query t sees the keys before t + ahead + 1
-    _pack_keys(k, v, min(S, last + ahead), block, at, scratch)
-    for q0 in range(first, last, QUERIES):
-        q1 = min(q0 + QUERIES, last)
-        _start_queries(q[q0:q1], at, scratch)
+    _pack_keys(tile, k, v, min(S, last + ahead), block, at, scratch)
+    for q0 in range(first, last, tile.queries):
+        q1 = min(q0 + tile.queries, last)
+        _start_queries(tile, q[q0:q1], at, scratch)
         for s in range(0, min(S, q1 + ahead), block):
             keys = min(block, S - s)
-            k_at = at.k + s // ROWS * panel_size(ROWS, D)
-            v_at = at.v + s // block * _panels(D + 1, ROWS, block)
-            for t in range(q0, q1, COLS):
-                n = min(keys, t + COLS + ahead - s)
+            k_at = at.k + s // tile.rows * tile.panel_size(tile, tile.rows, D)
+            v_at = at.v + s // block * _panels(tile, D + 1, tile.rows, block)
+            for t in range(q0, q1, tile.cols):
+                n = min(keys, t + tile.cols + ahead - s)
                 if n > 0:
-                    panel = (t - q0) // COLS
-                    out_at = at.out + panel * _up(D + 1, 4) * COLS
-                    _scores(scratch, at.q + panel * panel_size(COLS, D), k_at, D, n, at.scores)
+                    panel = (t - q0) // tile.cols
+                    out_at = at.out + panel * _up(D + 1, 4) * tile.cols
+                    _scores(tile, scratch, at.q + panel * tile.panel_size(tile, tile.cols, D), k_at, D, n, at.scores)
                     if masked:
-                        _add_mask(mask[t : min(t + COLS, T), s : s + n], at, scratch, at.scores)
-                    _cut_future(scratch, at.scores, n, t + ahead - s)
-                    _soften(scratch, at.scores, n, at.top + t - q0, at.factor, at.shift)
+                        _add_mask(tile, mask[t : min(t + tile.cols, T), s : s + n], at, scratch, at.scores)
+                    _cut_future(tile, scratch, at.scores, n, t + ahead - s)
+                    _soften(tile, scratch, at.scores, n, at.top + t - q0, at.factor, at.shift)
                     if s > 0:  # else there is nothing yet
-                        _rescale(scratch, out_at, D + 1, at.factor)
-                    _weigh(scratch, at.scores, n, v_at, keys, D + 1, out_at)
-        for t in range(q0, q1, COLS):
-            out_at, count = at.out + (t - q0) // COLS * _up(D + 1, 4) * COLS, min(COLS, q1 - t)
-            _normalisers(scratch, out_at + D * COLS, at.top + t - q0, at.factor)
+                        _rescale(tile, scratch, out_at, D + 1, at.factor)
+                    _weigh(tile, scratch, at.scores, n, v_at, keys, D + 1, out_at)
+        for t in range(q0, q1, tile.cols):
+            out_at, count = at.out + (t - q0) // tile.cols * _up(D + 1, 4) * tile.cols, min(tile.cols, q1 - t)
+            _normalisers(tile, scratch, out_at + D * tile.cols, at.top + t - q0, at.factor)
             for j in range(count):
                 lse[t + j] = scratch[at.top + t - q0 + j]
-            _write(out_at, D, count, at, scratch, lines, at.factor, out, t * step, step)
+            _write(tile, out_at, D, count, at, scratch, lines, at.factor, out, t * step, step)
 
 
 @kernel
-def _pack_keys(k, v, seen, block, at, scratch):
+def _pack_keys(tile, k, v, seen, block, at, scratch):
     """Keys as panels of ROWS keys, values of ROWS channels; channel D is 1: its result is the sum of the weights."""
     S, D = k.shape
-    pack(k[:seen], ROWS, scratch, at.k)
+    tile.pack(tile, k[:seen], tile.rows, scratch, at.k)
     for s in range(0, seen, block):
-        keys, place = min(block, S - s), at.v + s // block * _panels(D + 1, ROWS, block)
-        pack(v[s : s + keys].T, ROWS, scratch, place)
-        ones = place + D // ROWS * panel_size(ROWS, keys) + D % ROWS
+        keys, place = min(block, S - s), at.v + s // block * _panels(tile, D + 1, tile.rows, block)
+        tile.pack(tile, v[s : s + keys].T, tile.rows, scratch, place)
+        ones = place + D // tile.rows * tile.panel_size(tile, tile.rows, keys) + D % tile.rows
         for i in range(keys):
-            scratch[ones + i * ROWS] = ONE
+            scratch[ones + i * tile.rows] = ONE
 
 
 @kernel
-def _start_queries(q, at, scratch):
+def _start_queries(tile, q, at, scratch):
     n, D = q.shape
-    _pack_scaled(q, scale_of(D), at, scratch, at.q)
-    scratch[at.out : at.out + _up(n, COLS) * _up(D + 1, 4)] = ZERO
-    scratch[at.top : at.top + QUERIES] = -INFINITY
+    _pack_scaled(tile, q, scale_of(D), at, scratch, at.q)
+    scratch[at.out : at.out + _up(n, tile.cols) * _up(D + 1, 4)] = ZERO
+    scratch[at.top : at.top + tile.queries] = -INFINITY
 
 
 @kernel
@@ -342,36 +348,38 @@ def scale_of(D):
 
 
 @kernel
-def _pack_scaled(x, scale, at, scratch, place):
+def _pack_scaled(tile, x, scale, at, scratch, place):
     """Pack x as panels of COLS lines, times scale."""
-    pack(x, COLS, scratch, place)
+    tile.pack(tile, x, tile.cols, scratch, place)
     panels = scratch[place:]
-    for i in range(_panels(x.shape[0], COLS, x.shape[1])):
+    for i in range(_panels(tile, x.shape[0], tile.cols, x.shape[1])):
         panels[i] *= scale
 
 
 @kernel
-def _scores(scratch, right, left, D, n, scores):
+def _scores(tile, scratch, right, left, D, n, scores):
     """scores (n, COLS) = left (n, D) times right (D, COLS), both packed."""
-    a_size = panel_size(ROWS, D)
-    multiply(D, scratch, left, a_size, scratch, right, 0, ZEROS, 0, (0, 0), scratch, scores, COLS, n, COLS)
+    a_size, cols = tile.panel_size(tile, tile.rows, D), tile.cols
+    tile.multiply(
+        tile, D, scratch, left, a_size, scratch, right, 0, tile.zeros, 0, (0, 0), scratch, scores, cols, n, cols
+    )  # fmt: skip
 
 
 @kernel
-def _add_mask(mask, at, scratch, scores):
+def _add_mask(tile, mask, at, scratch, scores):
     """Add the mask (queries, n) to the scores (n, COLS)."""
-    pack(mask, COLS, scratch, at.mask)
+    tile.pack(tile, mask, tile.cols, scratch, at.mask)
     x, added = scratch[scores:], scratch[at.mask :]
-    for i in range(mask.shape[1] * COLS):
+    for i in range(mask.shape[1] * tile.cols):
         x[i] += added[i]
 
 
 @kernel
-def _cut_future(scratch, scores, n, visible):
+def _cut_future(tile, scratch, scores, n, visible):
     """Set to -inf what lies in the future: query j of the panel sees the first visible + j + 1 of the n keys."""
     for s in range(max(0, visible + 1), n):
-        for j in range(min(COLS, s - visible)):
-            scratch[scores + s * COLS + j] = -INFINITY
+        for j in range(min(tile.cols, s - visible)):
+            scratch[scores + s * tile.cols + j] = -INFINITY
 
 
 # The loops below become vectors under two conditions. Their indices must start from 0, for Numba lets a negative index
@@ -380,62 +388,65 @@ def _cut_future(scratch, scores, n, visible):
 
 
 @kernel
-def _soften(scratch, place, n, top_at, factor_at, shift_at):
+def _soften(tile, scratch, place, n, top_at, factor_at, shift_at):
     """A step of the online softmax: scores become e^(score - top), top their maximum; factor = e^(old - new top)."""
     scores, top, factor, shift = scratch[place:], scratch[top_at:], scratch[factor_at:], scratch[shift_at:]
-    for i in range(n * COLS, _up(n, 4) * COLS):
+    cols = tile.cols
+    for i in range(n * tile.cols, _up(n, 4) * tile.cols):
         scores[i] = -INFINITY
-    for j in range(COLS):
+    for j in range(tile.cols):
         factor[j] = top[j]
     for s in range((n + 3) // 4):
-        for j in range(COLS):
-            i = s * 4 * COLS + j
-            a, b = larger(scores[i], scores[i + COLS]), larger(scores[i + 2 * COLS], scores[i + 3 * COLS])
+        for j in range(tile.cols):
+            i = s * 4 * cols + j
+            a, b = larger(scores[i], scores[i + cols]), larger(scores[i + 2 * cols], scores[i + 3 * cols])
             top[j] = larger(larger(a, b), top[j])
-    for j in range(COLS):
+    for j in range(tile.cols):
         shift[j] = top[j] if top[j] > -INFINITY else ZERO  # a query that has seen nothing: e^-inf = 0
         factor[j] = exp(factor[j] - shift[j])
     for s in range(n):
-        for j in range(COLS):
-            scores[s * COLS + j] = exp(scores[s * COLS + j] - shift[j])
+        for j in range(tile.cols):
+            scores[s * tile.cols + j] = exp(scores[s * tile.cols + j] - shift[j])
 
 
 @kernel
-def _rescale(scratch, place, lines, factor_at):
+def _rescale(tile, scratch, place, lines, factor_at):
     """Multiply each line of COLS floats by the factors; lines up to a multiple of four."""
     x, factor = scratch[place:], scratch[factor_at:]
     for d in range((lines + 3) // 4):
-        for j in range(COLS):
-            i = d * 4 * COLS + j
+        for j in range(tile.cols):
+            i = d * 4 * tile.cols + j
             x[i] *= factor[j]
-            x[i + COLS] *= factor[j]
-            x[i + 2 * COLS] *= factor[j]
-            x[i + 3 * COLS] *= factor[j]
+            x[i + tile.cols] *= factor[j]
+            x[i + 2 * tile.cols] *= factor[j]
+            x[i + 3 * tile.cols] *= factor[j]
 
 
 @kernel
-def _weigh(scratch, weights, n, channels, depth, D, out):
+def _weigh(tile, scratch, weights, n, channels, depth, D, out):
     """out (D, COLS) += x^T (D, n) times weights (n, COLS); x has `depth` lines, packed as panels of ROWS channels."""
-    a_size = panel_size(ROWS, depth)
-    multiply(n, scratch, channels, a_size, scratch, weights, 0, scratch, out, (COLS, 1), scratch, out, COLS, D, COLS)
+    a_size, cols = tile.panel_size(tile, tile.rows, depth), tile.cols
+    tile.multiply(
+        tile, n, scratch, channels, a_size, scratch, weights, 0, scratch, out, (cols, 1), scratch, out, cols, D, cols
+    )  # fmt: skip
 
 
 @kernel
-def _normalisers(scratch, total_at, top_at, factor_at):
+def _normalisers(tile, scratch, total_at, top_at, factor_at):
     """factor = 1 / total, what the results are yet to be multiplied by, and top becomes lse = top + log(total)."""
     total, top, factor = scratch[total_at:], scratch[top_at:], scratch[factor_at:]
-    for j in range(COLS):
+    for j in range(tile.cols):
         factor[j] = ONE / total[j] if total[j] != ZERO else ZERO  # 0 for a query that has seen nothing
-    for j in range(COLS):
+    for j in range(tile.cols):
         top[j] += log(total[j])
 
 
 @kernel
-def _write(x, D, count, at, scratch, lines, factor, out, place, step):
+def _write(tile, x, D, count, at, scratch, lines, factor, out, place, step):
     """out[place + j * step + d] = x[d, j] factor[j] for the first `count` columns j of x (D, COLS)."""
-    _rescale(scratch, x, D, factor)
-    width, line = _up(D, LANES), x // COLS
-    pack(lines[line : line + D], width, scratch, at.rows)
+    _rescale(tile, scratch, x, D, factor)
+    width, line = _up(D, tile.lanes), x // tile.cols
+    tile.pack(tile, lines[line : line + D], width, scratch, at.rows)
     for j in range(count):
         row, rows = out[place + j * step :], scratch[at.rows + j * width :]
         for d in range(D):
@@ -445,10 +456,10 @@ def _write(x, D, count, at, scratch, lines, factor, out, place, step):
 # ---- backward ---------------------------------------------------------------------------------------------------
 
 
-@shared(*5 * [IN4], READ3, IN4, FLAG, FLAG, *3 * [OUT4], NUMBER, AT[Backward], TABLE, IN3)
+@shared_by_tile(lambda _: (*5 * [IN4], READ3, IN4, FLAG, FLAG, *3 * [OUT4], NUMBER, AT[Backward], TABLE, IN3))
 @kernel
 def _backward(
-    g, q, k, v, out, lse, mask, masked, causal, dq, dk, dv, block, at, scratch, lines, worker, task
+    tile, g, q, k, v, out, lse, mask, masked, causal, dq, dk, dv, block, at, scratch, lines, worker, task
 ):  # fmt: skip
     """A task is one head, so that its dk and dv have one owner."""
     (H, T, D), S = q.shape[1:], k.shape[2]
@@ -457,115 +468,116 @@ def _backward(
     scratch, lines = scratch[worker], lines[worker]
     (dq, dq_step), (dk, dk_step), (dv, dv_step) = _tokens(dq, b, h), _tokens(dk, b, h), _tokens(dv, b, h)
     ahead = S - T if causal else S  # query t sees the keys before t + ahead + 1
-    _pack_both(k, v, block, at, scratch)
+    _pack_both(tile, k, v, block, at, scratch)
     for s in range(S):
         dk[s * dk_step : s * dk_step + D] = ZERO
         dv[s * dv_step : s * dv_step + D] = ZERO
-    for q0 in range(0, T, QUERIES):
-        q1 = min(q0 + QUERIES, T)
-        _pack_queries(g[q0:q1], q[q0:q1], out[q0:q1], lse[q0:q1], at, scratch)
+    for q0 in range(0, T, tile.queries):
+        q1 = min(q0 + tile.queries, T)
+        _pack_queries(tile, g[q0:q1], q[q0:q1], out[q0:q1], lse[q0:q1], at, scratch)
         for s in range(0, min(S, q1 + ahead), block):
-            keys, keys_at = min(block, S - s), s // ROWS * panel_size(ROWS, D)
-            channels = at.k_channels + s // block * _panels(D, ROWS, block)
-            for t in range(q0, q1, COLS):
-                n = min(keys, t + COLS + ahead - s)
+            keys, keys_at = min(block, S - s), s // tile.rows * tile.panel_size(tile, tile.rows, D)
+            channels = at.k_channels + s // block * _panels(tile, D, tile.rows, block)
+            for t in range(q0, q1, tile.cols):
+                n = min(keys, t + tile.cols + ahead - s)
                 if n > 0:
-                    panel = (t - q0) // COLS
-                    panel_at = panel * panel_size(COLS, D)
-                    _scores(scratch, at.q + panel_at, at.k + keys_at, D, n, at.weights)
+                    panel = (t - q0) // tile.cols
+                    panel_at = panel * tile.panel_size(tile, tile.cols, D)
+                    _scores(tile, scratch, at.q + panel_at, at.k + keys_at, D, n, at.weights)
                     if masked:
-                        _add_mask(mask[t : min(t + COLS, T), s : s + n], at, scratch, at.weights)
-                    _cut_future(scratch, at.weights, n, t + ahead - s)
-                    _scores(scratch, at.g + panel_at, at.v + keys_at, D, n, at.grads)
-                    _differentiate(scratch, at.weights, at.grads, n, at.lse + t - q0, at.e + t - q0)
-                    _weigh(scratch, at.grads, n, channels, keys, D, at.dq + panel * _up(D, 4) * COLS)
-                    _turn(lines, at.weights, n, at, scratch, at.weights_turned + (t - q0) * ROWS)
-                    _turn(lines, at.grads, n, at, scratch, at.grads_turned + (t - q0) * ROWS)
+                        _add_mask(tile, mask[t : min(t + tile.cols, T), s : s + n], at, scratch, at.weights)
+                    _cut_future(tile, scratch, at.weights, n, t + ahead - s)
+                    _scores(tile, scratch, at.g + panel_at, at.v + keys_at, D, n, at.grads)
+                    _differentiate(tile, scratch, at.weights, at.grads, n, at.lse + t - q0, at.e + t - q0)
+                    _weigh(tile, scratch, at.grads, n, channels, keys, D, at.dq + panel * _up(D, 4) * tile.cols)
+                    _turn(tile, lines, at.weights, n, at, scratch, at.weights_turned + (t - q0) * tile.rows)
+                    _turn(tile, lines, at.grads, n, at, scratch, at.grads_turned + (t - q0) * tile.rows)
             n = min(keys, q1 + ahead - s)
             hidden = s - ahead - q0  # so many queries of this block do not see the first key
-            _collect(scratch, at.weights_turned, at.g_channels, n, keys, hidden, q1 - q0, D, dv, s * dv_step, dv_step)
-            _collect(scratch, at.grads_turned, at.q_channels, n, keys, hidden, q1 - q0, D, dk, s * dk_step, dk_step)
-        for j in range(COLS):
+            seen = n, keys, hidden, q1 - q0, D
+            _collect(tile, scratch, at.weights_turned, at.g_channels, *seen, dv, s * dv_step, dv_step)
+            _collect(tile, scratch, at.grads_turned, at.q_channels, *seen, dk, s * dk_step, dk_step)
+        for j in range(tile.cols):
             scratch[at.mask + j] = scale_of(D)
-        for t in range(q0, q1, COLS):
-            x, count = at.dq + (t - q0) // COLS * _up(D, 4) * COLS, min(COLS, q1 - t)
-            _write(x, D, count, at, scratch, lines, at.mask, dq, t * dq_step, dq_step)
+        for t in range(q0, q1, tile.cols):
+            x, count = at.dq + (t - q0) // tile.cols * _up(D, 4) * tile.cols, min(tile.cols, q1 - t)
+            _write(tile, x, D, count, at, scratch, lines, at.mask, dq, t * dq_step, dq_step)
 
 
 @kernel
-def _pack_both(k, v, block, at, scratch):
+def _pack_both(tile, k, v, block, at, scratch):
     """Keys and values as panels of ROWS keys, and the keys as panels of ROWS channels too."""
     S, D = k.shape
-    pack(k, ROWS, scratch, at.k)
-    pack(v, ROWS, scratch, at.v)
+    tile.pack(tile, k, tile.rows, scratch, at.k)
+    tile.pack(tile, v, tile.rows, scratch, at.v)
     for s in range(0, S, block):
-        place = at.k_channels + s // block * _panels(D, ROWS, block)
-        pack(k[s : min(s + block, S)].T, ROWS, scratch, place)
+        place = at.k_channels + s // block * _panels(tile, D, tile.rows, block)
+        tile.pack(tile, k[s : min(s + block, S)].T, tile.rows, scratch, place)
 
 
 @kernel
-def _pack_queries(g, q, out, lse, at, scratch):
+def _pack_queries(tile, g, q, out, lse, at, scratch):
     """Queries and their gradients, both ways; lse; e_t = sum over d of g_td O_td; zeros for dq."""
     n, D = q.shape
-    size = panel_size(COLS, D)
-    _pack_scaled(q, scale_of(D), at, scratch, at.q)
-    _pack_scaled(q.T, scale_of(D), at, scratch, at.q_channels)
-    pack(g, COLS, scratch, at.g)
-    pack(g.T, COLS, scratch, at.g_channels)
-    pack(out, COLS, scratch, at.out)
+    size = tile.panel_size(tile, tile.cols, D)
+    _pack_scaled(tile, q, scale_of(D), at, scratch, at.q)
+    _pack_scaled(tile, q.T, scale_of(D), at, scratch, at.q_channels)
+    tile.pack(tile, g, tile.cols, scratch, at.g)
+    tile.pack(tile, g.T, tile.cols, scratch, at.g_channels)
+    tile.pack(tile, out, tile.cols, scratch, at.out)
     products, factors = scratch[at.out :], scratch[at.g :]
-    for i in range(_panels(n, COLS, D)):
+    for i in range(_panels(tile, n, tile.cols, D)):
         products[i] *= factors[i]
-    for t in range(0, n, COLS):
-        place = at.out + t // COLS * size
-        scratch[place + D * COLS : place + _up(D, 4) * COLS] = ZERO
-        scratch[at.e + t : at.e + t + COLS] = ZERO
-        for j in range(t, t + COLS):
+    for t in range(0, n, tile.cols):
+        place = at.out + t // tile.cols * size
+        scratch[place + D * tile.cols : place + _up(D, 4) * tile.cols] = ZERO
+        scratch[at.e + t : at.e + t + tile.cols] = ZERO
+        for j in range(t, t + tile.cols):
             # a query that sees nothing, or is not there: its weights e^(score - inf) are 0
             scratch[at.lse + j] = lse[j] if j < n and lse[j] != -INFINITY else INFINITY
-        _add_lines(scratch, place, D, at.e + t)
-    scratch[at.dq : at.dq + _up(n, COLS) * _up(D, 4)] = ZERO
+        _add_lines(tile, scratch, place, D, at.e + t)
+    scratch[at.dq : at.dq + _up(n, tile.cols) * _up(D, 4)] = ZERO
 
 
 @kernel
-def _add_lines(scratch, place, lines, total_at):
+def _add_lines(tile, scratch, place, lines, total_at):
     """Add the lines of COLS floats, filled up with zeros to a multiple of four, to the total."""
     x, total = scratch[place:], scratch[total_at:]
     for d in range((lines + 3) // 4):
-        for j in range(COLS):
-            i = d * 4 * COLS + j
-            total[j] += (x[i] + x[i + COLS]) + (x[i + 2 * COLS] + x[i + 3 * COLS])
+        for j in range(tile.cols):
+            i = d * 4 * tile.cols + j
+            total[j] += (x[i] + x[i + tile.cols]) + (x[i + 2 * tile.cols] + x[i + 3 * tile.cols])
 
 
 @kernel
-def _differentiate(scratch, weights_at, grads_at, n, lse_at, e_at):
+def _differentiate(tile, scratch, weights_at, grads_at, n, lse_at, e_at):
     """weights: the scores on entry, P = e^(score - lse) on return. grads: dP on entry, P (dP - e) on return."""
     weights, grads, lse, e = scratch[weights_at:], scratch[grads_at:], scratch[lse_at:], scratch[e_at:]
     for s in range(n):
-        for j in range(COLS):
-            i = s * COLS + j
+        for j in range(tile.cols):
+            i = s * tile.cols + j
             p = exp(weights[i] - lse[j])
             weights[i] = p
             grads[i] = p * (grads[i] - e[j])
 
 
 @kernel
-def _turn(lines, x, n, at, scratch, turned):
+def _turn(tile, lines, x, n, at, scratch, turned):
     """Pack x (n keys, COLS queries) as panels of ROWS keys, QUERIES deep; `turned` is where these queries start."""
-    line = x // COLS
-    for s in range(0, n, ROWS):
-        place = turned + s // ROWS * panel_size(ROWS, QUERIES)
-        pack(lines[line + s : line + min(s + ROWS, n)], ROWS, scratch, place)
+    line = x // tile.cols
+    for s in range(0, n, tile.rows):
+        place = turned + s // tile.rows * tile.panel_size(tile, tile.rows, tile.queries)
+        tile.pack(tile, lines[line + s : line + min(s + tile.rows, n)], tile.rows, scratch, place)
 
 
 @kernel
-def _collect(scratch, turned, channels, n, keys, hidden, queries, D, dx, place, step):
+def _collect(tile, scratch, turned, channels, n, keys, hidden, queries, D, dx, place, step):
     """dx (keys, D) += x^T y, x (queries, n) from `_turn`, y (queries, D); queries that see no key are left out."""
-    for s in range(0, n, ROWS):
-        first = max(0, (hidden + s) // COLS * COLS)
-        x_at = turned + s // ROWS * panel_size(ROWS, QUERIES) + first * ROWS
-        y_at, y_size, to = channels + first * COLS, panel_size(COLS, queries), place + s * step
-        rows = min(keys - s, ROWS)
-        multiply(
-            queries - first, scratch, x_at, 0, scratch, y_at, y_size, dx, to, (step, 1), dx, to, step, rows, D
+    for s in range(0, n, tile.rows):
+        first = max(0, (hidden + s) // tile.cols * tile.cols)
+        x_at = turned + s // tile.rows * tile.panel_size(tile, tile.rows, tile.queries) + first * tile.rows
+        y_at, y_size, to = channels + first * tile.cols, tile.panel_size(tile, tile.cols, queries), place + s * step
+        rows = min(keys - s, tile.rows)
+        tile.multiply(
+            tile, queries - first, scratch, x_at, 0, scratch, y_at, y_size, dx, to, (step, 1), dx, to, step, rows, D
         )  # fmt: skip

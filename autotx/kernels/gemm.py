@@ -24,7 +24,7 @@ loops is Goto and van de Geijn's ("Anatomy of high-performance matrix multiplica
             for each strip of A's rows:                          `_block`
                 pack the strip                                   panels of ROWS rows: each stays in L1
                 for each panel of A, for each panel of B:
-                    multiply                                     the register tile, tile.py
+                    multiply                                     the register tile, simd.py
 
 Packing copies a piece into the very order in which the tile reads it. Then loads run through whole cache lines, one
 after the other, and only packing needs to know whether a matrix is transposed, sliced or reversed. It takes 0.1 to
@@ -45,35 +45,33 @@ The two products of a linear layer's backward are one launch (`linear_backward`)
 
 import functools
 
+import numba
 import numpy as np
 from numba import types
 
-from autotx.kernels import gelu, total
+from autotx.kernels import gelu, gemv, total
 from autotx.kernels.exp import ZERO
 from autotx.kernels.gelu import gelu_of, gelu_tanh_of
-from autotx.kernels.jit import apart, kernel
-from autotx.kernels.rows import floats, use_numba
-from autotx.kernels.threads import get_num_threads, shared
-from autotx.kernels.tile import COLS, LANES, ROWS, ZEROS, address_of, multiply, pack, panel_size, thread_memory
+from autotx.kernels.jit import kernel, outlined
+from autotx.kernels.rows import FLOAT_BYTES, floats
+from autotx.kernels.simd import FLOAT32_TILE, address_of
+from autotx.kernels.threads import get_num_threads, shared_by_tile
+from autotx.kernels.tile import thread_memory
 
-DEPTH = 384  # the longest piece of K in a block
-WIDTH = 512  # the longest piece of N in a block
-STRIP = 4 * ROWS  # rows of A that are packed at a time
-PACKING = 15  # packing a float takes as long as this many multiply-adds,
-TASK = 50_000  # and starting a task as long as this many
 SMALL = 2**18  # multiply-adds: a product of at most so many is NumPy's
+FEW_ROWS = 8  # rows of A up to which B is read where it lies instead of being packed (see gemv.py)
 
 
-def matmul(a, b, out=None, accumulate=False, bias=None, activation=None):
+def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=FLOAT32_TILE):
     """out = f(a @ b + bias), or out += a @ b + bias.
 
     a: (..., M, K), b: (..., K, N), the same leading axes, any strides. out: (..., M, N), a new array if None; it must
     not overlap a or b. accumulate: add into `out`, a gradient or a residual. bias: (N,), added to every row.
     activation: f, "relu", "gelu", or "gelu_tanh"; None for none. It is applied while the results are still near.
 
-    float32 products of more than SMALL multiply-adds are computed here. All others are np.matmul's, and all under
-    NUMBA_DISABLE_JIT=1: up to that size OpenBLAS works in the calling thread and is done within microseconds; above it,
-    its own threads would wake up, wait for more by spinning, and take the cores from Numba's.
+    Products of more than SMALL multiply-adds in the tile's type are computed here. All others are np.matmul's, and all
+    under NUMBA_DISABLE_JIT=1: up to that size OpenBLAS works in the calling thread and is done within microseconds;
+    above it, its own threads would wake up, wait for more by spinning, and take the cores from Numba's.
     Raises ValueError where the shapes do not fit.
     """
     (M, K), N = a.shape[-2:], b.shape[-1]
@@ -87,36 +85,25 @@ def matmul(a, b, out=None, accumulate=False, bias=None, activation=None):
         raise ValueError(f"matmul: activation is {activation!r}; give one of {', '.join(map(repr, ACTIVATIONS))}")
     if out is None:
         out = np.empty(shape, np.result_type(a, b))
-    if out.size * K <= SMALL or not _kernel_takes(a, b, out):
+    if out.size * K <= SMALL or not _kernel_takes(tile, a, b, out):
         return _matmul_numpy(a, b, out, accumulate, bias, activation)
-    if bias is not None:
-        bias = np.array(bias, np.float32)  # a copy: contiguous, and may be written
-    if M <= FEW and out.ndim == 2 and b.flags.f_contiguous and out.flags.c_contiguous:
-        if not accumulate:
-            out[...] = 0
-        if bias is not None:
-            out += bias
-        _add_dots(-(-N // CHUNK), np.ascontiguousarray(a), b.T, out)
+    if M <= FEW_ROWS and out.ndim == 2 and b.flags.f_contiguous:
+        y = gemv.linear(a, b.T, bias)
+        np.add(out, y, out) if accumulate else np.copyto(out, y)
         return activate(out, activation)
     a, b, c = _stack(a), _stack(b), _stack(out)
-    if accumulate:
-        start = c, (c.strides[0] // 4, c.strides[1] // 4, 1)
-    else:
-        start = NOTHING if bias is None else (bias[None, None], (0, 0, 1))
-    finish = ADD_BIAS if accumulate and bias is not None else ACTIVATIONS[activation]
-    tasks, product, size = _product(a, b, c, start, finish, ZEROS if bias is None else bias)
-    _products(tasks, product, product, tasks, 0, *_memory(size))
+    start, finish, bias = _ends(tile, c, accumulate, bias, activation)
+    tasks, product, size = _product(tile, a, b, c, start, finish, bias)
+    _products(tile, tasks, product, product, tasks, 0, *_memory(tile, size))
     return out
 
 
-def _kernel_takes(a, b, out):
-    """Whether Numba compiles, all are aligned float32, and rows of `out` are contiguous."""
+def _kernel_takes(tile, a, b, out):
+    """Whether Numba compiles, all are aligned and of the tile's type, and rows of `out` are contiguous."""
     return (
-        use_numba(a, b, out)
-        and a.flags.aligned
-        and b.flags.aligned
-        and out.flags.aligned
-        and (out.strides[-1] == 4 or out.shape[-1] == 1)
+        not numba.config.DISABLE_JIT
+        and tile.takes(a, b, out)
+        and (out.strides[-1] == tile.itemsize or out.shape[-1] == 1)
         and (out.ndim <= 3 or out.flags.c_contiguous)  # more leading axes are taken as one
     )
 
@@ -141,12 +128,25 @@ def activate(out, activation):
     return out
 
 
+def _ends(tile, c, accumulate, bias, activation):
+    """What the sums of C start from, with the steps to the next matrix, row and column; `finish` and bias after them.
+
+    c: three axes. A bias is added after the sums where these start from C itself.
+    """
+    bias = tile.zeros if bias is None else np.array(bias, tile.number)  # a copy: contiguous, and may be written
+    given = bias is not tile.zeros
+    if accumulate:
+        start = c, (c.strides[0] // tile.itemsize, c.strides[1] // tile.itemsize, 1)
+        return start, ADD_BIAS if given else 0, bias
+    return (bias[None, None], (0, 0, int(given))), ACTIVATIONS[activation], bias
+
+
 def _stack(x):
     """x with all leading axes as one."""
     return x[None] if x.ndim == 2 else x if x.ndim == 3 else x.reshape(-1, *x.shape[-2:])
 
 
-def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False):
+def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False, tile=FLOAT32_TILE):
     """dx = g W, dweight = g^T x, and dbias, the sum of the rows of g: the gradients of y = x W^T + bias.
 
     g: (N, O), x: (N, I), weight W: (O, I). Those of the three that are not wanted are None. The rows of g are added up
@@ -156,60 +156,61 @@ def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False
     """
     dx = np.empty(x.shape, np.result_type(g, weight)) if with_x else None
     dweight = np.empty(weight.shape, np.result_type(g, x)) if with_weight else None
-    large = with_weight and x.size * len(weight) > SMALL and g.strides[1] == 4
-    if not large or not _kernel_takes(g.T, x, dweight) or (with_x and not _kernel_takes(g, weight, dx)):
-        dx = matmul(g, weight, dx) if with_x else None
-        dweight = matmul(g.T, x, dweight) if with_weight else None
+    large = with_weight and x.size * len(weight) > SMALL and g.strides[1] == tile.itemsize
+    if not large or not _kernel_takes(tile, g.T, x, dweight) or (with_x and not _kernel_takes(tile, g, weight, dx)):
+        dx = matmul(g, weight, dx, tile=tile) if with_x else None
+        dweight = matmul(g.T, x, dweight, tile=tile) if with_weight else None
         return dx, dweight, total(g, 0) if with_bias else None
-    sums = np.zeros((-(-len(g) // DEPTH), len(weight) if with_bias else 0), np.float32)
+    sums = np.zeros((-(-len(g) // tile.depth), len(weight) if with_bias else 0), tile.number)
     threads = -(-get_num_threads() // 2) if with_x else None
-    tasks, of_weight, size = _product(g.T[None], x[None], dweight[None], sums=sums, threads=threads)
-    tasks_x, of_x, size_x = _product(g[None], weight[None], dx[None]) if with_x else (0, of_weight, 0)
-    _products(tasks + tasks_x, of_weight, of_x, tasks, tasks_x, *_memory(max(size, size_x)))
+    start = tile.zeros[None, None], (0, 0, 0)
+    tasks, of_weight, size = _product(tile, g.T[None], x[None], dweight[None], start, sums=sums, threads=threads)
+    tasks_x, of_x, size_x = 0, of_weight, 0
+    if with_x:
+        tasks_x, of_x, size_x = _product(tile, g[None], weight[None], dx[None], start)
+    _products(tile, tasks + tasks_x, of_weight, of_x, tasks, tasks_x, *_memory(tile, max(size, size_x)))
     return dx, dweight, sums.sum(axis=0) if with_bias else None
 
 
-NOTHING = ZEROS[None, None], (0, 0, 0)  # what sums start from where there is nothing to start from
-NO_SUMS = ZEROS[None, :0]
+def _product(tile, a, b, c, start, finish=0, bias=None, sums=None, threads=None):
+    """C = start + A B: how many tasks it is, what the kernels have to know of it, how many numbers a worker needs.
 
-
-def _product(a, b, c, start=NOTHING, finish=0, bias=ZEROS, sums=NO_SUMS, threads=None):
-    """C = start + A B: how many tasks it is, what the kernels have to know of it, how many floats a worker needs.
-
-    a, b, c: stacks of float32 matrices (three axes each). start: what the sums start from, and how many floats further
-    the next matrix, row and column have theirs. finish, bias: see `_finish`. sums: (pieces of K, M), to which the sums
-    of the rows of A are added, or empty; for one matrix whose columns lie in one piece.
+    a, b, c: stacks of matrices (three axes each). start: what the sums start from, and how many numbers further the
+    next matrix, row and column have theirs. finish, bias: see `_finish`. sums: (pieces of K, M), to which the sums of
+    the rows of A are added, or None; for one matrix whose columns lie in one piece.
     """
     stack, M, K = a.shape
-    tasks, blocks, b_at, size = _plan(stack, M, c.shape[2], K, threads or get_num_threads())
+    tasks, blocks, b_at, size = _plan(tile, stack, M, c.shape[2], K, threads or get_num_threads())
+    bias = tile.zeros if bias is None else bias
+    sums = tile.zeros[None, :0] if sums is None else sums
     return tasks, (a, b, c, *start, finish, bias, sums, blocks, b_at), size
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(stack, M, N, K, threads):
+def _plan(tile, stack, M, N, K, threads):
     """How many tasks, what blocks they are, where in a worker's memory the panels of B begin, and how large that is."""
-    m_block, n_block, k_block = blocks = _blocks(stack, M, N, K, threads)
+    m_block, n_block, k_block = blocks = _blocks(tile, stack, M, N, K, threads)
     tasks = stack * -(-M // m_block) * -(-N // n_block)
-    b_at = panel_size(ROWS, k_block) * (STRIP // ROWS)  # panels of A, then panels of B
-    return tasks, blocks, b_at, b_at + panel_size(COLS, k_block) * -(-n_block // COLS)
+    b_at = tile.panel_size(tile, tile.rows, k_block) * tile.strip  # panels of A, then panels of B
+    return tasks, blocks, b_at, b_at + tile.panel_size(tile, tile.cols, k_block) * -(-n_block // tile.cols)
 
 
-def _blocks(stack, M, N, K, threads):
+def _blocks(tile, stack, M, N, K, threads):
     """(m_block, n_block, k_block): how much of M and N makes a task, and of K a step of it.
 
     Of some candidates, those with which the last task is expected to end first: the number of tasks a thread works
     through, times the cost of one, in multiply-adds for a unit of K. A twentieth of a task is added for a thread that
     is late: many small tasks share a delay out, few large ones pack less often.
     """
-    k_block = _even_pieces(K, DEPTH, LANES)
-    best = None
-    for n_block in {_even_pieces(N, width, COLS) for width in (WIDTH, WIDTH // 2, WIDTH // 4)}:
-        for m_pieces in range(1, min(64, -(-M // STRIP)) + 1):
-            m_block = _even_pieces(M, -(-M // m_pieces), ROWS)
+    k_block = _even_pieces(K, tile.depth, tile.lanes)
+    best, strip = None, tile.strip * tile.rows
+    for n_block in {_even_pieces(N, width, tile.cols) for width in (tile.width, tile.width // 2, tile.width // 4)}:
+        for m_pieces in range(1, min(64, -(-M // strip)) + 1):
+            m_block = _even_pieces(M, -(-M // m_pieces), tile.rows)
             tasks = stack * -(-M // m_block) * -(-N // n_block)
             rounds = -(-tasks // threads) + 0.05
             pack_b = n_block if k_block < K else n_block * min(1, threads / m_pieces)  # see `_block_of_c`
-            cost = rounds * (m_block * n_block + PACKING * (m_block + pack_b) + TASK / K)
+            cost = rounds * (m_block * n_block + tile.packing * (m_block + pack_b) + tile.task / K)
             best = min(best or (cost, m_block, n_block), (cost, m_block, n_block))
     return *best[1:], k_block
 
@@ -220,24 +221,30 @@ def _even_pieces(size, longest, unit):
     return -(-size // (pieces * unit)) * unit
 
 
-def _memory(size):
-    """For each thread a row of `size` or more floats to pack into, and a -1 that is a cache line from the next."""
-    rows = thread_memory(size)
+def _memory(tile, size):
+    """For each thread a row of `size` or more numbers to pack into, and a -1 that is a cache line from the next."""
+    rows = thread_memory(size, tile.number)
     packed = np.empty((len(rows), 8), np.int64)
     packed.fill(-1)
     return rows, packed
 
 
-GIVEN, WRITTEN = types.Array(types.float32, 3, "A", readonly=True), types.Array(types.float32, 3, "A")
 THREE = types.UniTuple(types.intp, 3)
-BIAS = types.Array(types.float32, 1, "C")
-SCRATCH, PACKED = types.Array(types.float32, 2, "C"), types.Array(types.int64, 2, "C")
-PRODUCT = types.Tuple([GIVEN, GIVEN, WRITTEN, WRITTEN, THREE, types.intp, BIAS, SCRATCH, THREE, types.intp])
+PACKED = types.Array(types.int64, 2, "C")
 
 
-@shared(PRODUCT, PRODUCT, types.intp, types.intp, SCRATCH, PACKED)
+def _types(tile):
+    """The types of the arguments of `_products`."""
+    given, written, row = tile.array(3, readonly=True), tile.array(3), tile.array(1, "C")
+    scratch = tile.array(2, "C")
+    ends = types.intp, row, scratch, THREE, types.intp
+    product = types.Tuple([given, given, written, written, THREE, *ends])
+    return product, product, types.intp, types.intp, scratch, PACKED
+
+
+@shared_by_tile(_types)
 @kernel
-def _products(ends, middle, ends_tasks, middle_tasks, scratch, packed, worker, task):
+def _products(tile, ends, middle, ends_tasks, middle_tasks, scratch, packed, worker, task):
     """One task of two products: the tasks of `middle` stand between the two halves of those of `ends`.
 
     Two threads begin at the two ends (see threads.py) and meet in the middle. With no task there it is one product.
@@ -247,11 +254,11 @@ def _products(ends, middle, ends_tasks, middle_tasks, scratch, packed, worker, t
         product, before, mark = middle, half, ends_tasks
     else:
         product, before, mark = ends, (0 if task < half else middle_tasks), 0
-    _block_of_c(*product, task - before, mark, scratch[worker], packed[worker])
+    _block_of_c(tile, *product, task - before, mark, scratch[worker], packed[worker])
 
 
 @kernel
-def _block_of_c(a, b, c, start, steps, finish, bias, sums, blocks, b_at, task, mark, panels, packed):
+def _block_of_c(tile, a, b, c, start, steps, finish, bias, sums, blocks, b_at, task, mark, panels, packed):
     """Compute block number `task` of C. Blocks of the same columns follow each other.
 
     mark: tells the products apart: `packed[0]` is mark + n while the panels hold block n of B's columns.
@@ -260,24 +267,25 @@ def _block_of_c(a, b, c, start, steps, finish, bias, sums, blocks, b_at, task, m
     K = a.shape[2]
     m_block, n_block, k_block = blocks
     m_blocks, n_blocks = (M + m_block - 1) // m_block, (N + n_block - 1) // n_block
-    c_steps = c.strides[0] // 4, c.strides[1] // 4, c.strides[2] // 4
+    c_steps = c.strides[0] // tile.itemsize, c.strides[1] // tile.itemsize, c.strides[2] // tile.itemsize
     columns, row = task // m_blocks, task % m_blocks * m_block
     matrix, column = columns // n_blocks, columns % n_blocks * n_block
     i, j = slice(row, min(row + m_block, M)), slice(column, min(column + n_block, N))
     for k in range(0, K, k_block):
         depth = slice(k, min(k + k_block, K))
         if mark + columns != packed[0] or k_block < K:  # else the block of B is still there from the last task
-            pack(b[matrix, depth, j].T, COLS, panels, b_at)
+            tile.pack(tile, b[matrix, depth, j].T, tile.cols, panels, b_at)
             packed[0] = mark + columns
         if sums.size and column == 0:
             _add_row_sums(a[matrix, i, depth], sums[k // k_block, i])
         c_at, N = matrix * c_steps[0] + row * c_steps[1] + column, j.stop - column
         last = finish if depth.stop == K else 0
+        piece, to = a[matrix, i, depth], (c, c_at, c_steps[1], N, last, bias, column)
         if k == 0:
             at = matrix * steps[0] + row * steps[1] + column * steps[2]
-            _block(a[matrix, i, depth], panels, b_at, start, at, steps[1:], c, c_at, c_steps[1], N, last, bias, column)
+            _block(tile, piece, panels, b_at, start, at, steps[1:], *to)
         else:
-            _block(a[matrix, i, depth], panels, b_at, c, c_at, c_steps[1:], c, c_at, c_steps[1], N, last, bias, column)
+            _block(tile, piece, panels, b_at, c, c_at, c_steps[1:], *to)
 
 
 @kernel
@@ -290,15 +298,17 @@ def _add_row_sums(a, sums):
 
 
 @kernel
-def _block(a, scratch, b_at, start, start_at, steps, c, c_at, c_step, N, finish, bias, bias_at):
+def _block(tile, a, scratch, b_at, start, start_at, steps, c, c_at, c_step, N, finish, bias, bias_at):
     """A block of C = start + A B, with a: (M, depth) as it is, B: (depth, N) packed at `b_at`; then `_finish`."""
-    M, depth = a.shape
-    a_size, b_size = panel_size(ROWS, depth), panel_size(COLS, depth)
-    for i in range(0, M, STRIP):
-        last = min(i + STRIP, M)
-        pack(a[i:last], ROWS, scratch, 0)
-        from_, to = start_at + i * steps[0], c_at + i * c_step
-        multiply(depth, scratch, 0, a_size, scratch, b_at, b_size, start, from_, steps, c, to, c_step, last - i, N)
+    (M, depth), strip = a.shape, tile.strip * tile.rows
+    a_size, b_size = tile.panel_size(tile, tile.rows, depth), tile.panel_size(tile, tile.cols, depth)
+    for i in range(0, M, strip):
+        last = min(i + strip, M)
+        tile.pack(tile, a[i:last], tile.rows, scratch, 0)
+        from_, to, rows = start_at + i * steps[0], c_at + i * c_step, last - i
+        tile.multiply(
+            tile, depth, scratch, 0, a_size, scratch, b_at, b_size, start, from_, steps, c, to, c_step, rows, N
+        )  # fmt: skip
         if finish:
             _finish(finish, address_of(c, to), c_step, last - i, N, address_of(bias, bias_at))
 
@@ -307,11 +317,11 @@ ADD_BIAS, RELU, GELU, GELU_TANH = 1, 2, 3, 4
 ACTIVATIONS = {None: 0, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH}
 
 
-@apart(*6 * [types.int64])
+@outlined(*6 * [types.int64])
 def _finish(what, c, step, rows, cols, bias):
-    """What is left to do to finished rows of C, while they are in the cache. c, bias: addresses."""
+    """What is left to do to finished float32 rows of C, while they are in the cache. c, bias: addresses."""
     for i in range(rows):
-        row, added = floats(c + 4 * i * step, cols), floats(bias, cols)
+        row, added = floats(c + FLOAT_BYTES * i * step, cols), floats(bias, cols)
         if what == ADD_BIAS:
             for j in range(cols):
                 row[j] += added[j]
@@ -324,28 +334,3 @@ def _finish(what, c, step, rows, cols, bias):
         else:
             for j in range(cols):
                 row[j] = gelu_tanh_of(row[j])
-
-
-# ---- few rows: a vector times a matrix --------------------------------------------------------------------------
-#
-# With one row there is nothing to use twice: every float of B serves one multiply-add, so the product takes as long as
-# reading B does, and packing would read it twice. Where the columns of B are contiguous (x W^T, as in generation) this
-# loop reads it once, in order: 3 to 10 times faster for one row, still faster for eight (K = 768, N = 3,072).
-
-FEW = 8  # rows
-CHUNK = 128  # columns of C in a task
-
-
-DOTS = types.Array(types.float32, 2, "C", readonly=True), types.Array(types.float32, 2, "C")
-
-
-@shared(DOTS[0], DOTS[0], DOTS[1])
-@kernel(fastmath={"contract", "reassoc"})
-def _add_dots(a, b, c, worker, task):
-    """c += a b^T, CHUNK of its columns: scalar products of the rows of a with the rows of b."""
-    for j in range(task * CHUNK, min(task * CHUNK + CHUNK, c.shape[1])):
-        for i in range(len(c)):
-            s = np.float32(0)
-            for k in range(b.shape[1]):
-                s += a[i, k] * b[j, k]
-            c[i, j] += s

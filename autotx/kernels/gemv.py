@@ -20,11 +20,13 @@ from numba import types
 
 from autotx.kernels.dots import DEPTH, HEIGHT, WIDTH, dots
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import IN1, IN2, INTEGER, OUT2, flat, plain, tasks, use_numba
+from autotx.kernels.rows import FLOAT_BYTES, IN1, IN2, INTEGER, OUT2, flat, plain, tasks, use_numba
 from autotx.kernels.threads import shared
 
-TASK = 2**17  # bytes of weights that a thread takes at a time: some 8 microseconds. One task alone starts no threads.
-COLUMNS = 64  # of y in a task, for many rows
+TASK_BYTES = (
+    2**17
+)  # bytes of weights that a thread takes at a time: some 8 microseconds. One task alone starts no threads.
+TASK_COLUMNS = 64  # of y in a task, for many rows
 
 
 def linear(x, weight, bias=None):
@@ -50,7 +52,7 @@ def quantize(weight):
 def _call(function, x, weight, scale, bias):
     (N, K), y = weight.shape, np.empty((len(x), len(weight)), np.float32)
     bias = np.zeros(N, np.float32) if bias is None else np.asarray(bias, np.float32)
-    step = COLUMNS if len(x) > HEIGHT else max(1, TASK // max(1, K * weight.itemsize * 16)) * 16
+    step = TASK_COLUMNS if len(x) > HEIGHT else max(1, TASK_BYTES // max(1, K * weight.itemsize * 16)) * 16
     function(tasks(N, step), plain(x), weight, flat(scale), flat(bias), y, step)
     return y
 
@@ -75,9 +77,9 @@ def _dots_task(x, weight, scale, bias, y, step, worker, task):
     group = few if M <= HEIGHT and K > DEPTH else step  # few rows: in the order in which weights lie
     for j in range(first, last, group):
         for k in range(0, max(1, K), DEPTH):
-            of_w, of_y = weight.ctypes.data + weight.itemsize * (j * K + k), y.ctypes.data + 4 * j
+            of_w, of_y = weight.ctypes.data + weight.itemsize * (j * K + k), y.ctypes.data + FLOAT_BYTES * j
             columns, depth = min(group, last - j), min(DEPTH, K - k)
-            dots(x.ctypes.data + 4 * k, K, M, of_w, K, weight.itemsize, columns, depth, of_y, N, k)
+            dots(x.ctypes.data + FLOAT_BYTES * k, K, M, of_w, K, weight.itemsize, columns, depth, of_y, N, k)
     for i in range(M):
         row, factors, added = y[i, first:last], scale[first:last], bias[first:last]
         for j in range(row.size):

@@ -85,6 +85,7 @@ def compile_for(compiled, signature):
     with _compiling:  # threads that come here together: one compiles
         if signature.args not in compiled.overloads:
             with _garbage_kept():
+                compiled.disable_compile(False)  # which it is after another signature
                 _link(Path(compiled.py_func.__code__.co_filename))
                 compiled.compile(signature)
             compiled.disable_compile()
@@ -110,15 +111,17 @@ def address(compiled, signature):
     return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
 
-def apart(*arguments):
-    """Decorate a kernel that others call: it is compiled once for these types, not into each of its callers.
+def outlined(*arguments):
+    """Decorate a function that kernels call: it is compiled once for these types, not into each of its callers.
 
     Numba compiles what a kernel calls into the kernel, so a long body costs its compile time again in each one. The
-    result is called in kernels, like a function of C: numbers alone go in, such as addresses, and nothing comes out.
+    result is called in kernels, like a function of C: a tile and numbers go in, such as addresses, and nothing comes
+    out.
     """
 
     def decorate(function):
-        name = f"autotx_{Path(function.__code__.co_filename).stem}_{function.__name__}"
+        tiles = [kind.name for kind in arguments if isinstance(kind, types.Dummy)]
+        name = "_".join(["autotx", Path(function.__code__.co_filename).stem, function.__name__, *tiles])
         compiled = CFunc(function, (arguments, types.void), {}, OPTIONS)
         compiled._cache = _Cache(function, repr(OPTIONS))
         _waiting.setdefault(compiled._cache.source, []).append((name, compiled))
@@ -127,13 +130,13 @@ def apart(*arguments):
     return decorate
 
 
-_waiting = {}  # source file -> the functions that are apart there, and that no kernel has asked for yet
+_waiting = {}  # source file -> the outlined functions there that no kernel has asked for yet
 
 
 def _link(source):
-    """Compile what is apart in the modules that this source depends on: its kernels are about to be linked.
+    """Compile the outlined functions of the modules that this source depends on: its kernels are about to be linked.
 
-    What a source elsewhere imports is not known, so all that is apart may be meant. A function that stays without its
+    What a source elsewhere imports is not known, so all of them may be meant. A function that stays without its
     symbol, as after a Ctrl-C, would take the process down: it waits on.
     """
     for path in _sources(source) if source.parent == Path(__file__).parent else list(_waiting):

@@ -19,8 +19,8 @@ import sys
 
 import numpy as np
 
-LARGE = 32 * 2**20  # bytes; smaller arrays are glibc's
-HUGE = 8  # arrays of LARGE bytes whose memory is asked for in huge pages
+LARGE_BYTES = 32 * 2**20  # smaller arrays are glibc's
+HUGE_ARRAYS = 8  # arrays of LARGE_BYTES whose memory is asked for in huge pages
 KEPT = 4  # large blocks that wait for the next array, at most
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _blocks = {}  # those that wait, by their ids: to take one is a single step, whatever other threads do meanwhile
@@ -32,9 +32,10 @@ def keep_freed_memory():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        mallopt(_M_MMAP_THRESHOLD, LARGE)
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        [np.empty(LARGE - 2**16, np.uint8) for _ in range(HUGE)]  # a little less, so that glibc does not map each alone
+        size = LARGE_BYTES - 2**16  # a little less, so that glibc does not map each alone
+        [np.empty(size, np.uint8) for _ in range(HUGE_ARRAYS)]
 
 
 def empty(shape, dtype):
@@ -44,7 +45,7 @@ def empty(shape, dtype):
     is not more than twice as large.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    if size <= LARGE:
+    if size <= LARGE_BYTES:
         return np.empty(shape, dtype)
     block = _fitting(size)
     lease = _Lease(np.empty(size + size // 8, np.uint8) if block is None else block)

@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import CHUNK, REAL, floats, use_numba
+from autotx.kernels.rows import CHUNK, FLOAT_BYTES, REAL, floats, use_numba
 from autotx.kernels.threads import shared
 
 
@@ -116,7 +116,7 @@ TABLE, NUMBERS = types.Array(types.int64, 2, "C"), types.Array(types.float32, 2,
 @kernel
 def _floats(table, pieces, task, which):
     """The task's piece of an array of this list."""
-    return floats(table[which, pieces[task, 0]] + 4 * pieces[task, 1], pieces[task, 2])
+    return floats(table[which, pieces[task, 0]] + FLOAT_BYTES * pieces[task, 1], pieces[task, 2])
 
 
 @shared(TABLE, TABLE, NUMBERS, *[REAL] * 5)

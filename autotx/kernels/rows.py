@@ -20,6 +20,7 @@ IDS = types.Array(types.int64, 1, "C", readonly=True)
 REAL, INTEGER = types.float32, types.int64
 
 FLOAT32 = np.dtype(np.float32)
+FLOAT_BYTES = FLOAT32.itemsize
 CHUNK = 16384  # elements a thread takes at a time: some microseconds of work.
 
 

@@ -426,10 +426,32 @@ def shared(*signature):
         @functools.wraps(function)
         def run(tasks, *arguments):
             if not compiled:
-                at = address(function, types.void(*signature, types.int64, types.int64))
-                compiled[:] = _launcher(signature), at
+                compiled[:] = _launcher(signature), address(function, types.void(*signature, types.int64, types.int64))
             launch, at = compiled
             launch(ready() if tasks > 1 else _shared, at, tasks, arguments)
+
+        return run
+
+    return decorate
+
+
+def shared_by_tile(signature):
+    """As `shared`, for a kernel whose first argument is a tile: f(tile, tasks, *arguments).
+
+    signature(tile): the types of the other arguments. The kernel is compiled for each tile it is called with.
+    """
+
+    def decorate(function):
+        compiled = {}
+
+        @functools.wraps(function)
+        def run(tile, tasks, *arguments):
+            if tile not in compiled:
+                kinds = signature(tile)
+                at = address(function, types.void(tile.type, *kinds, types.int64, types.int64))
+                compiled[tile] = _launcher((types.none, *kinds)), at  # None and a tile are passed alike: as nothing
+            launch, at = compiled[tile]
+            launch(ready() if tasks > 1 else _shared, at, tasks, (None, *arguments))
 
         return run
 

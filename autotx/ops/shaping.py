@@ -59,7 +59,7 @@ def getitem(x: Array, /, index: Any):
     def add_into(dx, g):
         if not view:  # dx[index] is a copy, in which a place may come twice
             np.add.at(dx, index, g)
-        elif g.size > kernels.LARGE:
+        elif g.size > kernels.THREADED_SIZE:
             part = dx[index]
             kernels.add(part, g, part)
         else:

@@ -2,12 +2,11 @@
 
 import os
 
-from numba import types
-
 from autotx.kernels.jit import kernel
 from autotx.kernels.rows import INTEGER
-from autotx.kernels.threads import shared
-from autotx.kernels.tile import COLS, ROWS, ZEROS, aligned, multiply, panel_size
+from autotx.kernels.simd import FLOAT32_TILE
+from autotx.kernels.threads import shared_by_tile
+from autotx.kernels.tile import aligned
 
 DEPTH = 128  # both panels together fit into the 32 KiB of the smallest L1
 TILES = 1_000  # in a task
@@ -16,24 +15,25 @@ TASKS = 20  # for each thread
 
 def limit():
     """Each thread multiplies the same two small panels again and again. Results: the GFLOP of one run."""
-    threads = int(os.environ["NUMBA_NUM_THREADS"])
-    apart = 512  # floats, so that no two threads share a cache line
-    sizes = panel_size(ROWS, DEPTH), panel_size(COLS, DEPTH), ROWS * COLS + apart
-    scratch = aligned(threads * sum(sizes))
+    tile, threads = FLOAT32_TILE, int(os.environ["NUMBA_NUM_THREADS"])
+    between = 512  # floats, so that no two threads share a cache line
+    sizes = *(tile.panel_size(tile, n, DEPTH) for n in (tile.rows, tile.cols)), tile.rows * tile.cols + between
+    scratch = aligned(threads * sum(sizes), tile.number)
     scratch[:] = 0.5
 
     def run():
-        _multiply_again_and_again(threads * TASKS, scratch, *sizes)
-        return [2e-9 * ROWS * COLS * DEPTH * TILES * TASKS * threads]
+        _multiply_again_and_again(tile, threads * TASKS, scratch, *sizes)
+        return [2e-9 * tile.rows * tile.cols * DEPTH * TILES * TASKS * threads]
 
     return run
 
 
-@shared(types.float32[::1], INTEGER, INTEGER, INTEGER)
+@shared_by_tile(lambda tile: (tile.array(1, "C"), INTEGER, INTEGER, INTEGER))
 @kernel
-def _multiply_again_and_again(scratch, a_size, b_size, c_size, worker, task):
+def _multiply_again_and_again(tile, scratch, a_size, b_size, c_size, worker, task):
     a = worker * (a_size + b_size + c_size)
     b = a + a_size
     c = b + b_size
+    zeros, rows, cols = tile.zeros, tile.rows, tile.cols
     for _ in range(TILES):
-        multiply(DEPTH, scratch, a, 0, scratch, b, 0, ZEROS, 0, (0, 0), scratch, c, COLS, ROWS, COLS)
+        tile.multiply(tile, DEPTH, scratch, a, 0, scratch, b, 0, zeros, 0, (0, 0), scratch, c, cols, rows, cols)
