@@ -314,6 +314,25 @@ def test_two_tiles_in_one_process(number):
 
 
 @needs_jit
+@pytest.mark.parametrize("number", [np.float32, np.float64])
+def test_another_tile_has_biases_activations_and_gradients(number):
+    tile = simd.SimdTile(np.dtype(number), LANES // 2, 6, LANES, depth=96)
+    rng, close = np.random.default_rng(7), {"rtol": 0, "atol": 3000 * np.finfo(number).eps}
+    a, b, bias, old = (rng.standard_normal(shape).astype(number) for shape in ((70, 110), (110, 90), 90, (70, 90)))
+    plain = a.astype(np.float64) @ b
+    np.testing.assert_allclose(
+        matmul(a, b, bias=bias, activation="relu", tile=tile), np.maximum(plain + bias, 0), **close
+    )
+    np.testing.assert_allclose(matmul(a, b, old.copy(), True, bias, tile=tile), old + plain + bias, **close)
+    np.testing.assert_allclose(matmul(a[:3], b.T.copy().T, bias=bias, tile=tile), plain[:3] + bias, **close)
+    g, weight = rng.standard_normal((70, 90)).astype(number), b.T.copy()
+    dx, dweight, dbias = gemm.linear_backward(g, a, weight, with_bias=True, tile=tile)
+    for found, expected in ((dx, g @ weight), (dweight, g.T @ a), (dbias, g.sum(axis=0))):
+        assert found.dtype == number
+        np.testing.assert_allclose(found, expected, **close)
+
+
+@needs_jit
 def test_the_kernels_of_a_tile_are_its_own():
     """A product by a tile of float64 has float64's precision, so NumPy did not compute it in another way."""
     other = simd.SimdTile(np.dtype(np.float64), LANES // 2, 6, LANES, depth=48)

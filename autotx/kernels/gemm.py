@@ -53,7 +53,7 @@ from autotx.kernels import gelu, gemv, total
 from autotx.kernels.exp import ZERO
 from autotx.kernels.gelu import gelu_of, gelu_tanh_of
 from autotx.kernels.jit import kernel, outlined
-from autotx.kernels.rows import FLOAT_BYTES, floats
+from autotx.kernels.rows import FLOAT32, FLOAT_BYTES, floats
 from autotx.kernels.simd import FLOAT32_TILE, address_of
 from autotx.kernels.threads import get_num_threads, shared_by_tile
 from autotx.kernels.tile import thread_memory
@@ -87,7 +87,10 @@ def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=FL
         out = np.empty(shape, np.result_type(a, b))
     if out.size * K <= SMALL or not _kernel_takes(tile, a, b, out):
         return _matmul_numpy(a, b, out, accumulate, bias, activation)
-    if M <= FEW_ROWS and out.ndim == 2 and b.flags.f_contiguous:
+    if tile.number != FLOAT32 and (bias is not None or activation):  # `_finish` computes float32 alone
+        matmul(a, b, out, accumulate, tile=tile)
+        return activate(out if bias is None else np.add(out, bias, out), activation)
+    if M <= FEW_ROWS and tile.number == FLOAT32 and out.ndim == 2 and b.flags.f_contiguous:
         y = gemv.linear(a, b.T, bias)
         np.add(out, y, out) if accumulate else np.copyto(out, y)
         return activate(out, activation)
@@ -157,6 +160,7 @@ def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False
     dx = np.empty(x.shape, np.result_type(g, weight)) if with_x else None
     dweight = np.empty(weight.shape, np.result_type(g, x)) if with_weight else None
     large = with_weight and x.size * len(weight) > SMALL and g.strides[1] == tile.itemsize
+    large = large and (tile.number == FLOAT32 or not with_bias)  # `_add_row_sums` reads float32 alone
     if not large or not _kernel_takes(tile, g.T, x, dweight) or (with_x and not _kernel_takes(tile, g, weight, dx)):
         dx = matmul(g, weight, dx, tile=tile) if with_x else None
         dweight = matmul(g.T, x, dweight, tile=tile) if with_weight else None
