@@ -2,12 +2,17 @@
 
 from autotx import init, kernels, methods, nn, optim
 from autotx.anomaly import detect_anomaly
+from autotx.composed import (
+    argmax, argmin, astype, chunk, flatten, hstack, outer, ravel, repeat, take, tile, vstack,
+)  # fmt: skip
 from autotx.functional import (
-    abs, add, binary_cross_entropy_with_logits, clip, concat, cross_entropy, cumsum, div, dropout, einsum, embedding,
-    exp, expand, gather, gelu, getitem, layer_norm, linear, log, log_softmax, logsumexp, masked_fill, matmul, max,
-    maximum, mean, min, minimum, mse_loss, mul, multi_head_attention, neg, nll_loss, pad, permute, pow, relu, reshape,
-    scaled_dot_product_attention, sigmoid, softmax, split, sqrt, squeeze, stack, sub, sum, tanh, transpose, tril, triu,
-    unsqueeze, var, where,
+    abs, add, arccos, arccosh, arcsin, arcsinh, arctan, arctanh, binary_cross_entropy_with_logits, clip, clone,
+    concat, cos, cosh, cross_entropy, cumsum, diagonal, div, dropout, einsum, elu, embedding, exp, exp2, expand,
+    expm1, flip, floor_divide, gather, gelu, getitem, layer_norm, leaky_relu, linear, log, log1p, log2, log10,
+    log_softmax, logsigmoid, logsumexp, masked_fill, matmul, max, maximum, mean, min, minimum, mse_loss, mul,
+    multi_head_attention, neg, nll_loss, norm, pad, permute, pow, prod, relu, remainder, reshape, roll,
+    scaled_dot_product_attention, sigmoid, silu, sin, sinh, softmax, softplus, sort, split, sqrt, square, squeeze,
+    stack, std, sub, sum, tan, tanh, topk, transpose, tril, triu, unsqueeze, var, where,
 )  # fmt: skip
 from autotx.gradcheck import GradcheckError, gradcheck
 from autotx.lift import lift
@@ -17,13 +22,17 @@ from autotx.tensor import Tensor
 __version__ = "0.1.0"
 
 __all__ = [
-    "GradcheckError", "Tensor", "abs", "add", "binary_cross_entropy_with_logits", "clip", "concat", "cross_entropy",
-    "cumsum", "detect_anomaly", "div", "dropout", "einsum", "embedding", "exp", "expand", "gather", "gelu",
-    "get_num_threads", "getitem", "gradcheck", "init", "layer_norm", "lift", "linear", "log", "log_softmax",
-    "logsumexp", "masked_fill", "matmul", "max", "maximum", "mean", "min", "minimum", "mse_loss", "mul",
-    "multi_head_attention", "neg", "nll_loss", "nn", "no_grad", "optim", "pad", "permute", "pow", "relu", "reshape",
-    "scaled_dot_product_attention", "set_num_threads", "sigmoid", "softmax", "split", "sqrt", "squeeze", "stack", "sub",
-    "sum", "tanh", "transpose", "tril", "triu", "unsqueeze", "var", "where",
+    "GradcheckError", "Tensor", "abs", "add", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctanh", "argmax",
+    "argmin", "astype", "binary_cross_entropy_with_logits", "chunk", "clip", "clone", "concat", "cos", "cosh",
+    "cross_entropy", "cumsum", "detect_anomaly", "diagonal", "div", "dropout", "einsum", "elu", "embedding", "exp",
+    "exp2", "expand", "expm1", "flatten", "flip", "floor_divide", "gather", "gelu", "get_num_threads", "getitem",
+    "gradcheck", "hstack", "init", "layer_norm", "leaky_relu", "lift", "linear", "log", "log1p", "log2", "log10",
+    "log_softmax", "logsigmoid", "logsumexp", "masked_fill", "matmul", "max", "maximum", "mean", "min", "minimum",
+    "mse_loss", "mul", "multi_head_attention", "neg", "nll_loss", "nn", "no_grad", "norm", "optim", "outer", "pad",
+    "permute", "pow", "prod", "ravel", "relu", "remainder", "repeat", "reshape", "roll",
+    "scaled_dot_product_attention", "set_num_threads", "sigmoid", "silu", "sin", "sinh", "softmax", "softplus",
+    "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "sub", "sum", "take", "tan", "tanh", "tile", "topk",
+    "transpose", "tril", "triu", "unsqueeze", "var", "vstack", "where",
 ]  # fmt: skip
 
 

@@ -1,13 +1,15 @@
 """Every op as a function on Tensors, one line each. methods.py makes methods and operators of them."""
 
 import builtins
+import string
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from autotx.lift import lift
-from autotx.ops import arithmetic, attention, layers, losses, products, reductions, shaping
+from autotx.ops import arithmetic, attention, elementary, layers, losses, products, reductions, shaping
 from autotx.tensor import Tensor
 from autotx.types import Array, ArrayLike
 
@@ -29,9 +31,37 @@ minimum = lift(arithmetic.minimum)
 clip = lift(arithmetic.clip)
 masked_fill = lift(arithmetic.masked_fill)
 
+sin = lift(elementary.sin)
+cos = lift(elementary.cos)
+tan = lift(elementary.tan)
+arcsin = lift(elementary.arcsin)
+arccos = lift(elementary.arccos)
+arctan = lift(elementary.arctan)
+sinh = lift(elementary.sinh)
+cosh = lift(elementary.cosh)
+arcsinh = lift(elementary.arcsinh)
+arccosh = lift(elementary.arccosh)
+arctanh = lift(elementary.arctanh)
+exp2 = lift(elementary.exp2)
+expm1 = lift(elementary.expm1)
+log1p = lift(elementary.log1p)
+log2 = lift(elementary.log2)
+log10 = lift(elementary.log10)
+silu = lift(elementary.silu)
+softplus = lift(elementary.softplus)
+logsigmoid = lift(elementary.logsigmoid)
+elu = lift(elementary.elu)
+leaky_relu = lift(elementary.leaky_relu)
+square = lift(elementary.square)
+floor_divide = lift(elementary.floor_divide)
+remainder = lift(elementary.remainder)
+
 sum = lift(reductions.sum)
 mean = lift(reductions.mean)
 var = lift(reductions.var)
+std = lift(reductions.std)
+norm = lift(reductions.norm)
+prod = lift(reductions.prod)
 max = lift(reductions.max)
 min = lift(reductions.min)
 logsumexp = lift(reductions.logsumexp)
@@ -48,6 +78,13 @@ gather = lift(shaping.gather)
 pad = lift(shaping.pad)
 tril = lift(shaping.tril)
 triu = lift(shaping.triu)
+flip = lift(shaping.flip)
+roll = lift(shaping.roll)
+diagonal = lift(shaping.diagonal)
+sort = lift(shaping.sort)
+topk = lift(shaping.topk)
+clone = lift(shaping.clone)
+astype = lift(shaping.astype)
 
 matmul = lift(products.matmul)
 linear = lift(products.linear)
@@ -68,6 +105,7 @@ binary_cross_entropy_with_logits = lift(losses.binary_cross_entropy_with_logits)
 
 # Functions whose arguments are known in another order, or as a list, than an op takes them
 
+_LETTERS = string.ascii_uppercase + string.ascii_lowercase  # in the order of their codes, as NumPy has them
 _where, _einsum = lift(arithmetic.where), lift(products.einsum)
 _concat, _stack = lift(shaping.concat), lift(shaping.stack)
 
@@ -91,10 +129,25 @@ def _check_list(name, axis):
         raise TypeError(f"{name}: the axis is a Tensor; give the tensors as one list, {name}([x, y])")
 
 
-def einsum(subscripts: str, *operands: Array) -> Tensor:
-    if not isinstance(subscripts, str):
-        raise TypeError(f"einsum: the subscripts are a {type(subscripts).__name__}; give them first, as a string")
+def einsum(subscripts: Any, *operands: Any) -> Tensor:
+    if not isinstance(subscripts, str):  # einsum(x, [0, 1], y, [1, 2], [0, 2]): numbers for letters
+        subscripts, operands = _lettered(subscripts, *operands)
+    elif len(operands) == 1 and isinstance(operands[0], tuple | list) and len(operands[0]) == subscripts.count(",") + 1:
+        operands = operands[0]
     return _einsum(*operands, subscripts=subscripts)
+
+
+def _lettered(*given):
+    """The subscripts and the operands of an einsum whose axes are named by lists of numbers."""
+    even = len(given) // 2 * 2
+    lists = (*given[1:even:2], *given[even:])
+    if not lists or not all(isinstance(axes, tuple | list) for axes in lists):
+        raise TypeError(
+            f"einsum: the subscripts are a {type(given[0]).__name__}; give them first, as a string, or give a list of "
+            "numbers after each tensor"
+        )
+    words = ["".join("..." if n is ... else _LETTERS[n] for n in axes) for axes in lists]
+    return "->".join([",".join(words[: even // 2]), *words[even // 2 :]]), given[:even:2]
 
 
 def split(x: Array, size_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
@@ -110,3 +163,4 @@ def split(x: Array, size_or_sections: int | Sequence[int], axis: int = 0) -> lis
 for _function in (where, concat, stack, einsum):
     _lifted = globals()[f"_{_function.__name__}"]
     _function.__doc__, _function.op = _lifted.__doc__, _lifted.op
+

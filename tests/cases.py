@@ -67,7 +67,7 @@ def reversed_(array):
 
 def _backwards(x):
     """All axes reversed: negative strides (which torch alone does not have)."""
-    return x.flip(*range(x.ndim)) if hasattr(x, "flip") else x[(slice(None, None, -1),) * x.ndim]
+    return x.flip(tuple(range(x.ndim))) if hasattr(x, "flip") else x[(slice(None, None, -1),) * x.ndim]
 
 
 def every_other(array):
@@ -634,3 +634,136 @@ CASES = {
     "binary_cross_entropy_with_logits": [*PAIR, *PAIRS, on(40 * r(6), prob(6))],
 }
 CASES["triu"] = CASES["tril"]
+
+
+def inside(*shape):
+    """Between -0.9 and 0.9."""
+    return np.asarray(_rng.uniform(-0.9, 0.9, size=shape))
+
+
+def above_one(*shape):
+    return np.asarray(1 + pos(*shape))
+
+
+def shares(*shape):
+    """Rows of probabilities."""
+    return _rng.dirichlet(np.ones(shape[-1]), shape[:-1])
+
+
+_TIES = np.array([[1.0, 3.0, 1.0, 2.0], [0.0, 0.0, 2.0, 0.0]])
+WEIGHT = np.array([0.5, 2.0, 1.0, 0.0, 1.5])
+
+CASES |= {
+    **{name: unary(r) for name in ("sin", "cos", "arctan", "sinh", "cosh", "arcsinh", "exp2", "expm1", "square")},
+    **{name: unary(inside) for name in ("tan", "arcsin", "arccos", "arctanh")},
+    "arccosh": unary(above_one),
+    **{name: unary(pos) for name in ("log1p", "log2", "log10")},
+    **{name: [*unary(r), on(40 * r(6))] for name in ("silu", "softplus", "logsigmoid")},
+    "elu": [*unary(apart), on(apart(3, 4), alpha=0.5), on(apart(3), 2.0)],
+    "leaky_relu": [*unary(apart), on(apart(3, 4), negative_slope=0.3), on(apart(3), 0.0)],
+    "floor_divide": binary(r, away, 2.0),
+    "remainder": binary(r, away, 2.0),
+    "std": [
+        *reduction(r, empty=False),
+        on(r(3, 4), axis=1, correction=1),
+        on(r(5), correction=1),
+        on(r(3, 4), axis=0, correction=1, keepdims=True),
+        on(np.full((2, 3), 0.5), axis=1, gradcheck=False),
+    ],
+    "norm": [
+        *reduction(away),
+        on(away(3, 4), ord=1),
+        on(away(3, 4), 3, axis=0),
+        on(away(3, 4), ord=1.5, axis=1, keepdims=True),
+        on(np.zeros((2, 3)), axis=1, gradcheck=False),
+    ],
+    "prod": [
+        *reduction(away),
+        on(np.array([[0.0, 2.0, 3.0], [0.0, 0.0, 3.0], [1.0, 0.0, 2.0]])),
+        on(np.array([[0.0, 2.0, 3.0], [0.0, 0.0, 3.0], [1.0, 0.0, 2.0]]), axis=1),
+        on(np.array([[0.0, 2.0, 3.0], [0.0, 0.0, 3.0], [1.0, 0.0, 2.0]]), axis=0, keepdims=True),
+    ],
+    "flip": [
+        on(r(3)),
+        on(r(3, 4)),
+        on(r(3, 4), axis=0),
+        on(r(2, 3, 2), axis=(0, -1)),
+        on(r()),
+        on(r(0), axis=0),
+        on(r(2, 0), axis=0),
+        on(transposed(r(4, 3)), axis=1),
+        on(reversed_(r(3, 4)), axis=0),
+    ],
+    "roll": [
+        on(r(5), shift=2),
+        on(r(3, 4), shift=-1),
+        on(r(3, 4), shift=1, axis=0),
+        on(r(3, 4), shift=7, axis=-1),
+        on(r(3, 4), shift=(1, -2), axis=(0, 1)),
+        on(r(), shift=1),
+        on(r(0), shift=1, axis=0),
+        on(transposed(r(4, 3)), shift=1, axis=1),
+        on(reversed_(r(3, 4)), shift=1),
+    ],
+    "diagonal": [
+        on(r(3, 3)),
+        on(r(2, 4)),
+        on(r(4, 2), offset=-1),
+        on(r(3, 3), offset=1),
+        on(r(2, 3, 3), axis1=1, axis2=2),
+        on(r(2, 3, 3), offset=1, axis1=-1, axis2=-2),
+        on(r(2, 3, 4)),
+        on(r(1, 1)),
+        on(r(0, 3)),
+        on(r(3, 3), offset=5),
+        on(transposed(r(4, 3))),
+        on(reversed_(r(3, 3))),
+    ],
+    "sort": [
+        on(apart(5)),
+        on(apart(3, 4)),
+        on(apart(3, 4), axis=0),
+        on(apart(3, 4), axis=1, descending=True),
+        on(apart(2, 3, 2), axis=-2),
+        on(apart(1)),
+        on(apart(0)),
+        on(apart(2, 0), axis=0),
+        on(_TIES, gradcheck=False),
+        on(_TIES, axis=1, descending=True, gradcheck=False),
+        on(transposed(apart(4, 3)), axis=1),
+        on(reversed_(apart(3, 4)), axis=0),
+        on(every_other(apart(5, 2))),
+    ],
+    "topk": [
+        on(apart(5), k=2),
+        on(apart(3, 4), 1),
+        on(apart(3, 4), k=2, axis=0),
+        on(apart(2, 3, 2), k=3, axis=-2),
+        on(apart(4), k=4),
+        on(apart(4), k=0),
+        on(apart(0), k=0),
+        on(_TIES, k=2, gradcheck=False, torch=False),  # torch takes others of equal elements
+        on(transposed(apart(4, 3)), k=2, axis=1),
+        on(reversed_(apart(3, 4)), k=2, axis=0),
+    ],
+    "clone": unary(r),
+    "astype": [on(*case.args, dtype=np.float64) for case in unary(r)],
+}
+for _name in ("softmax", "log_softmax"):
+    CASES[_name] += [on(r(3, 4), axis=None), on(r(2, 3, 2), axis=(0, 2)), on(r(2, 3, 2), axis=(-1, 1)), on(r(), axis=0)]
+CASES["cumsum"] += [on(r(), axis=0), on(r(), axis=-1)]
+for _name in ("sum", "mean", "var", "max", "min", "logsumexp", "std", "norm", "prod"):
+    CASES[_name] += [on(apart(), axis=-1), on(apart(), axis=(0,), keepdims=True)]
+CASES["cross_entropy"] += [
+    on(r(4, 5), targets=ints(5, 4), weight=WEIGHT),
+    on(r(4, 5), targets=np.array([1, 3, 0, 4]), weight=WEIGHT, label_smoothing=0.2),
+    on(r(4, 5), targets=np.array([1, 2, 0, 4]), weight=WEIGHT, ignore_index=2),
+    on(r(2, 3, 5), targets=ints(5, 2, 3), weight=WEIGHT, ignore_index=1, label_smoothing=0.1, reduction="sum"),
+    on(r(2, 3, 5), targets=ints(5, 2, 3), weight=WEIGHT, reduction="none"),
+    on(r(4, 5), targets=shares(4, 5)),
+    on(r(2, 3, 5), targets=shares(2, 3, 5), weight=WEIGHT, label_smoothing=0.1),
+    on(r(4, 5), targets=shares(4, 5), reduction="none"),
+    on(r(4, 5), targets=shares(4, 5), weight=WEIGHT, reduction="sum"),
+    on(r(5), targets=shares(5)),
+    big(transposed(r(40, 300)), targets=shares(300, 40)),
+]

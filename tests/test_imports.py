@@ -21,6 +21,7 @@ LAYERS = [
     {"autotx.tensor"},
     {"autotx.lift", "autotx.notes"},
     {"autotx.functional"},
+    {"autotx.composed"},
     {"autotx.methods"},
     {"autotx.gradcheck", "autotx.nn", "autotx.optim", "autotx.init", "autotx.checkpoint"},
     {"autotx"},

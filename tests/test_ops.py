@@ -31,9 +31,22 @@ OPS["stack"] = lambda *xs, axis=0: autotx.stack(xs, axis)
 OPS["einsum"] = lambda *xs, subscripts: autotx.einsum(subscripts, *xs)
 
 
-IN_NUMPY = "add exp log sqrt tanh abs maximum minimum sum mean cumsum max min matmul"
+IN_NUMPY = """add exp log sqrt tanh abs maximum minimum sum mean cumsum max min matmul sin cos tan arcsin arccos arctan sinh cosh
+    arcsinh arccosh arctanh exp2 expm1 log1p log2 log10 square floor_divide remainder prod flip roll diagonal"""
 NUMPY = {
     **{name: getattr(np, name) for name in IN_NUMPY.split()},
+    "softplus": lambda x: np.log(1 + np.exp(x)),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "logsigmoid": lambda x: -np.log(1 + np.exp(-x)),
+    "elu": lambda x, alpha=1.0: np.where(x > 0, x, alpha * (np.exp(x) - 1)),
+    "leaky_relu": lambda x, negative_slope=0.01: np.where(x > 0, x, negative_slope * x),
+    "std": lambda x, axis=None, keepdims=False, correction=0: np.std(x, axis=axis, keepdims=keepdims, ddof=correction),
+    "norm": lambda x, ord=2, axis=None, keepdims=False: (np.abs(x) ** ord).sum(axis, keepdims=keepdims) ** (1 / ord),
+    "sort": lambda x, axis=-1, descending=False: np.flip(np.sort(x, axis), axis) if descending else np.sort(x, axis),
+    "topk": lambda x, k, axis=-1: np.take(np.flip(np.sort(x, axis), axis), np.arange(k), axis),
+    "clone": np.copy,
+    "astype": lambda x, dtype: x.astype(dtype),
+    "softmax": lambda x, axis=-1: np.exp(x) / np.exp(x).sum(axis, keepdims=True) if np.all(x < 700) else None,
     "sub": np.subtract,
     "mul": np.multiply,
     "div": np.true_divide,
@@ -69,6 +82,9 @@ NUMPY = {
         (x - y) ** 2
     ),
 }
+
+# Those that take a number for an array of one element; NumPy's do not, or only some of them
+ALONG_AN_AXIS = "sum mean var std norm prod max min logsumexp cumsum softmax log_softmax sort topk flip roll".split()
 
 ALL = [pytest.param(name, case, id=f"{name}({case})") for name, cases in CASES.items() for case in cases]
 
@@ -137,9 +153,11 @@ def _spread(leaves, tensors):
 
 @pytest.mark.parametrize(("name", "case"), some(lambda name, case: name in NUMPY))
 def test_value_is_numpys(name, case):
-    expected = case.call(NUMPY[name], case.leaves(lambda a: a))
+    number = np.shape(case.args[0].array) == () and case.settings.get("axis") is not None and name in ALONG_AN_AXIS
+    expected = case.call(NUMPY[name], case.leaves(lambda a: a.reshape(1) if number else a))
     if expected is not None:
         result = case.call(OPS[name], case.leaves(f64)).numpy()
+        expected = expected.reshape(()) if number else expected
         np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-13, strict=True)
 
 
@@ -157,7 +175,7 @@ def test_float32_is_float64_rounded(name, case):
     out, grads = _gradients(OPS[name], case, np.float32, np.float32)
     exact, exact_grads = _gradients(OPS[name], case, np.float64, np.float32)
     shapes = [a.array.shape for a in case.args if isinstance(a.array, np.ndarray)]
-    assert out.dtype == np.float32
+    assert out.dtype == case.settings.get("dtype", np.float32)
     assert [(type(g), g.dtype, g.shape) for g in grads] == [(np.ndarray, np.dtype("f4"), shape) for shape in shapes]
     assert [(type(g), g.dtype, g.shape) for g in exact_grads] == [
         (np.ndarray, np.dtype("f8"), shape) for shape in shapes
@@ -373,10 +391,16 @@ def _nll_loss(log_probs, targets, ignore_index=None, reduction="mean"):
     return _reduced(-(log_probs * y).sum(-1), counted, reduction)
 
 
-def _cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0, reduction="mean"):
-    y, counted = _onehot(logits, targets, ignore_index)
-    y = (1 - label_smoothing) * y + label_smoothing / logits.shape[-1] * counted[..., None]
-    return _reduced(-(_softmax(logits).log() * y).sum(-1), counted, reduction)
+def _cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0, reduction="mean", weight=None):
+    w = np.ones(logits.shape[-1]) if weight is None else weight
+    if np.asarray(targets).dtype.kind == "f":
+        counted, y, parts = np.array(True), targets, np.ones(logits.shape[:-1])
+    else:
+        y, counted = _onehot(logits, targets, ignore_index)
+        parts = y @ w
+    q = ((1 - label_smoothing) * y + label_smoothing / logits.shape[-1]) * w * counted[..., None]
+    losses = -(Tensor(q) * autotx.log_softmax(logits)).sum(axis=-1)
+    return losses if reduction == "none" else losses.sum() / (parts.sum() if reduction == "mean" else 1)
 
 
 def _bce(x, y, reduction="mean"):
@@ -431,7 +455,8 @@ def test_fused_is_composed(name, case):
 # The same in torch
 
 
-IN_TORCH = "add sub mul div pow neg exp log sqrt tanh sigmoid relu abs maximum minimum matmul"
+IN_TORCH = """add sub mul div pow neg exp log sqrt tanh sigmoid relu abs maximum minimum matmul sin cos tan arcsin arccos
+    arctan sinh cosh arcsinh arccosh arctanh exp2 expm1 log1p log2 log10 square remainder clone"""
 
 
 def _torch_ops(torch):
@@ -442,6 +467,19 @@ def _torch_ops(torch):
 
     def reducing(f):
         return lambda x, axis=None, keepdims=False: f(x, dim=dims(x, axis), keepdim=keepdims) if axis != () else x + 0
+
+    def prod(x, axis=None, keepdims=False):
+        axes = dims(x, axis)
+        for i in sorted((a % x.ndim if x.ndim else a for a in (axes if isinstance(axes, tuple) else (axes,))))[::-1]:
+            x = x.prod(i, keepdims)
+        return x + 0
+
+    def softmax(x, axis=-1):
+        return log_softmax(x, axis).exp() if isinstance(dims(x, axis), tuple) else torch.softmax(x, axis)
+
+    def log_softmax(x, axis=-1):
+        axes = dims(x, axis)
+        return x - x.logsumexp(axes, keepdim=True) if isinstance(axes, tuple) else torch.log_softmax(x, axis)
 
     def attention(q, k, v, mask=None, causal=False, dropout_p=0.0, rng=None):
         mask = None if mask is None else torch.from_numpy(mask)
@@ -457,11 +495,13 @@ def _torch_ops(torch):
         return attention(q, k, v, **settings).transpose(1, 2).flatten(2)
 
     def classes(f):
-        def loss(x, targets, ignore_index=None, reduction="mean", **settings):
+        def loss(x, targets, ignore_index=None, reduction="mean", weight=None, **settings):
             flat = torch.as_tensor(np.asarray(targets)).reshape(-1)
-            ignore_index = -100 if ignore_index is None else ignore_index
-            out = f(x.reshape(-1, x.shape[-1]), flat, ignore_index=ignore_index, reduction=reduction, **settings)
-            return out.reshape(np.shape(targets)) if reduction == "none" else out
+            flat = flat.reshape(-1, x.shape[-1]) if flat.is_floating_point() else flat
+            settings["ignore_index"] = -100 if ignore_index is None else ignore_index
+            settings["weight"] = None if weight is None else torch.from_numpy(weight)
+            out = f(x.reshape(-1, x.shape[-1]), flat, reduction=reduction, **settings)
+            return out.reshape(x.shape[:-1]) if reduction == "none" else out
 
         return loss
 
@@ -471,6 +511,25 @@ def _torch_ops(torch):
     return {
         **{name: getattr(torch, name) for name in IN_TORCH.split()},
         "gelu": F.gelu,
+        "silu": F.silu,
+        "softplus": lambda x: F.softplus(x, threshold=700),
+        "logsigmoid": F.logsigmoid,
+        "elu": F.elu,
+        "leaky_relu": F.leaky_relu,
+        "floor_divide": lambda x, y: torch.floor(x / y) + 0 * (x + y),  # torch gives it no gradient
+        "std": lambda x, axis=None, keepdims=False, correction=0: torch.std(
+            x, dims(x, axis), correction=correction, keepdim=keepdims
+        ),
+        "norm": lambda x, ord=2, axis=None, keepdims=False: (
+            torch.linalg.vector_norm(x, ord, dims(x, axis), keepdims) if axis != () else x.abs()
+        ),
+        "prod": prod,
+        "flip": lambda x, axis=None: torch.flip(x, (axis,) if isinstance(axis, int) else dims(x, axis)),
+        "roll": lambda x, shift, axis=None: torch.roll(x, shift, axis),
+        "diagonal": lambda x, offset=0, axis1=0, axis2=1: torch.diagonal(x, offset, axis1, axis2),
+        "sort": lambda x, axis=-1, descending=False: torch.sort(x, dim=axis, descending=descending, stable=True)[0],
+        "topk": lambda x, k, axis=-1: torch.topk(x, k, axis)[0],
+        "astype": lambda x, dtype: x.to(torch.float64),
         "clip": clip,
         "where": lambda x, y, condition: torch.where(torch.from_numpy(np.asarray(condition)), x, y),
         "masked_fill": lambda x, mask, value: x.masked_fill(torch.from_numpy(mask), value),
@@ -500,8 +559,8 @@ def _torch_ops(torch):
         "triu": lambda x, diagonal=0: torch.triu(x, diagonal),
         "linear": F.linear,
         "einsum": lambda *xs, subscripts: torch.einsum(subscripts, *xs),
-        "softmax": lambda x, axis=-1: torch.softmax(x, axis),
-        "log_softmax": lambda x, axis=-1: torch.log_softmax(x, axis),
+        "softmax": softmax,
+        "log_softmax": log_softmax,
         "layer_norm": lambda x, gamma, beta, eps=1e-5: F.layer_norm(x, x.shape[-1:], gamma, beta, eps),
         "embedding": lambda weight, ids: F.embedding(torch.from_numpy(ids.astype(np.int64)), weight),
         "scaled_dot_product_attention": attention,
@@ -513,7 +572,7 @@ def _torch_ops(torch):
     }
 
 
-@pytest.mark.filterwarnings("ignore:var")  # torch's, about axes without elements
+@pytest.mark.filterwarnings("ignore:(var|std)")  # torch's, about axes without elements
 @pytest.mark.parametrize(
     ("name", "case"), some(lambda name, case: case.torch and "rng" not in case.settings and name != "dropout")
 )

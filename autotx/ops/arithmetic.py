@@ -1,9 +1,27 @@
 """Arithmetic, element by element. x and y broadcast against each other as in NumPy; results have the common shape."""
 
+import functools
+
 import numpy as np
 
 from autotx import kernels
 from autotx.types import Array, ArrayLike
+
+
+def one_element(op):
+    """Let an op that works along `axis` take a number too, which counts as one element along its axis 0, or -1.
+
+    The result is a number again.
+    """
+
+    @functools.wraps(op)
+    def function(x, /, *args, **settings):
+        if np.ndim(x) or settings.get("axis", 0) is None:
+            return op(x, *args, **settings)
+        y, (dx,) = op(np.reshape(x, 1), *args, **settings)
+        return np.reshape(y, ()), (lambda g: np.reshape(dx(np.reshape(g, np.shape(y))), ()),)
+
+    return function
 
 
 def add(x: Array, y: Array, /):
@@ -57,19 +75,19 @@ def pow(x: Array, y: Array, /):
 
 def exp(x: Array, /):
     """y = exp(x).   dy/dx = y, so dx = g y."""
-    y = np.exp(x)
+    y = np.exp(as_floats(x))
     return y, (lambda g: g * y,)
 
 
 def log(x: Array, /):
     """y = ln(x), the natural logarithm.   dx = g / x. ln(0) = -inf; ln of a negative number is NaN."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log(x), (lambda g: g / x,)
+        return np.log(as_floats(x)), (lambda g: g / x,)
 
 
 def sqrt(x: Array, /):
     """y = sqrt(x).   dy/dx = 1 / (2 y), so dx = g / (2 y), infinite at 0."""
-    y = np.sqrt(x)
+    y = np.sqrt(as_floats(x))
 
     def dx(g):
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -80,7 +98,7 @@ def sqrt(x: Array, /):
 
 def tanh(x: Array, /):
     """y = tanh(x).   dy/dx = 1 - y^2, so dx = g (1 - y^2)."""
-    y = np.tanh(x)
+    y = np.tanh(as_floats(x))
     return y, (lambda g: g * (1 - y * y),)
 
 
@@ -94,10 +112,14 @@ def sigmoid(x: Array, /):
 
     Computed from exp(-|x|), which cannot overflow: y = 1 / (1 + e) for x >= 0 and e / (1 + e) for x < 0.
     """
-    x = as_floats(x)
-    e = np.exp(-np.abs(x))
-    y = np.where(np.greater_equal(x, 0), 1, e) / (1 + e)
+    y = logistic(as_floats(x))
     return y, (lambda g: g * y * (1 - y),)
+
+
+def logistic(x):
+    """The values of the sigmoid of floats."""
+    e = np.exp(-np.abs(x))
+    return np.where(np.greater_equal(x, 0), 1, e) / (1 + e)
 
 
 def relu(x: Array, /):
@@ -105,7 +127,7 @@ def relu(x: Array, /):
 
     Source: Nair and Hinton, 2010, "Rectified Linear Units Improve Restricted Boltzmann Machines".
     """
-    return np.maximum(x, 0), (lambda g: _only(g, np.greater(x, 0)),)
+    return np.maximum(x, 0), (lambda g: only(g, np.greater(x, 0)),)
 
 
 def abs(x: Array, /):
@@ -125,10 +147,10 @@ def minimum(x: Array, y: Array, /):
 
 def _won(g, wins, x, y):
     """g where an argument wins, g / 2 where the two are equal, else 0."""
-    return _only(g, wins) + _only(g * 0.5, np.equal(x, y))
+    return only(g, wins) + only(g * 0.5, np.equal(x, y))
 
 
-def _only(g, mask):
+def only(g, mask):
     """g where the mask is true, else 0, whatever g is there: 0 times infinity would be NaN.
 
     Its bits are multiplied, as whole numbers: np.where takes twelve times as long where the mask is irregular.
@@ -155,7 +177,7 @@ def clip(x: Array, /, min: ArrayLike | None = None, max: ArrayLike | None = None
     if max is not None:
         inside = inside & (x <= max)
     low, high = (b if b is None else typed("clip", b, x.dtype) for b in (min, max))
-    return np.clip(x, low, high), (lambda g: _only(g, inside),)
+    return np.clip(x, low, high), (lambda g: only(g, inside),)
 
 
 def where(x: Array, y: Array, /, condition: ArrayLike):
@@ -163,7 +185,7 @@ def where(x: Array, y: Array, /, condition: ArrayLike):
     condition = np.asarray(condition)
     if condition.dtype != bool:
         raise TypeError(f"where: the condition has type {condition.dtype}; give booleans, for example x > 0")
-    return np.where(condition, x, y), (lambda g: _only(g, condition), lambda g: _only(g, ~condition))
+    return np.where(condition, x, y), (lambda g: only(g, condition), lambda g: only(g, ~condition))
 
 
 def masked_fill(x: Array, /, mask: ArrayLike, value: float):
@@ -173,4 +195,4 @@ def masked_fill(x: Array, /, mask: ArrayLike, value: float):
         raise TypeError(f"masked_fill: the mask has type {mask.dtype}; give booleans, for example ids == pad")
     if np.broadcast_shapes(mask.shape, x.shape) != x.shape:
         raise ValueError(f"masked_fill: a mask of shape {mask.shape} does not broadcast to the tensor's {x.shape}")
-    return np.where(mask, typed("masked_fill", value, x.dtype), x), (lambda g: _only(g, ~mask),)
+    return np.where(mask, typed("masked_fill", value, x.dtype), x), (lambda g: only(g, ~mask),)

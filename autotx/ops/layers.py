@@ -1,12 +1,14 @@
 """Fused layers: each is one op with its derivation here, and its twin made of primitive ops in the tests."""
 
+import math
 from typing import Literal
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from autotx import kernels
 from autotx.checks import checked_ids, checked_probability, checked_rng, need_floats
-from autotx.ops.arithmetic import as_floats
+from autotx.ops.arithmetic import as_floats, one_element
 from autotx.types import Array, ArrayLike, Rng
 
 
@@ -23,18 +25,21 @@ def gelu(x: Array, /, approximate: Literal["none", "tanh"] = "none"):
     return kernels.gelu.gelu(x, approximate), (lambda g: kernels.gelu.gelu_backward(g, x, approximate),)
 
 
-def softmax(x: Array, /, axis: int = -1):
+@one_element
+def softmax(x: Array, /, axis: int | tuple[int, ...] | None = -1):
     """p_i = exp(x_i) / sum_j exp(x_j) along axis. The maximum is subtracted first, which changes nothing but overflow.
 
     dp_i/dx_j = p_i (1[i = j] - p_j), so dx_j = sum_i g_i p_i (1[i = j] - p_j) = p_j (g_j - sum_i g_i p_i).
-    A line of only -inf gives zeros, and zero gradients. Source: the whitepaper's "Softmax".
+    A line of only -inf gives zeros, and zero gradients. axis: a number, a tuple whose axes count as one line, or None
+    for all. Source: the whitepaper's "Softmax".
     """
     p = _along(axis, kernels.softmax.softmax, as_floats(x))
     return p, (lambda g: _along(axis, kernels.softmax.softmax_backward, p, g),)
 
 
-def log_softmax(x: Array, /, axis: int = -1):
-    """y_i = x_i - ln sum_j exp(x_j) along axis.
+@one_element
+def log_softmax(x: Array, /, axis: int | tuple[int, ...] | None = -1):
+    """y_i = x_i - ln sum_j exp(x_j) along axis: a number, a tuple whose axes count as one line, or None for all.
 
     dy_i/dx_j = 1[i = j] - p_j with p = exp(y), so dx_j = g_j - p_j sum_i g_i.
     """
@@ -43,12 +48,17 @@ def log_softmax(x: Array, /, axis: int = -1):
 
 
 def _along(axis, kernel, *arrays):
-    """Call a kernel that works on the last axis on another one."""
-    if not arrays[0].ndim:
-        raise ValueError(f"{kernel.__name__}: a number has no axis to work along; reshape it to (1,)")
-    if axis in (-1, arrays[0].ndim - 1):
+    """Call a kernel that works on the last axis on others: one, or several (or None: all) that count as one."""
+    ndim = arrays[0].ndim
+    axes = normalize_axis_tuple(range(ndim) if axis is None else axis, ndim)
+    if axes == (ndim - 1,):
         return kernel(*arrays)
-    return np.moveaxis(kernel(*(np.moveaxis(a, axis, -1) for a in arrays)), -1, axis)
+    last = tuple(range(ndim - len(axes), ndim))
+    moved = [np.moveaxis(a, axes, last) for a in arrays]
+    shape = moved[0].shape
+    line = math.prod(shape[ndim - len(axes) :])
+    out = kernel(*(a.reshape(*shape[: ndim - len(axes)], line) for a in moved))
+    return np.moveaxis(out.reshape(shape), last, axes)
 
 
 def layer_norm(x: Array, gamma: Array, beta: Array, /, eps: float = 1e-5):

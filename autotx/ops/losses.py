@@ -10,11 +10,12 @@ from autotx.types import Array, ArrayLike, Reduction
 
 def cross_entropy(
     logits: Array, /, targets: ArrayLike, ignore_index: int | None = None, label_smoothing: float = 0.0,
-    reduction: Reduction = "mean"
+    reduction: Reduction = "mean", weight: ArrayLike | None = None
 ):  # fmt: skip
     """L = -sum_i y_i ln P_i with P = softmax(logits), y the target distribution: how far P is from y.
 
-    logits z: (..., V), targets: (...) integers below V, or ignore_index for places that do not count.
+    logits z: (..., V), targets: (...) integers below V, or ignore_index for places that do not count; or the
+    distribution y itself, (..., V) floats from 0 to 1 that add up to 1.
     reduction: "mean" over the places that count, "sum", or "none" (losses of the shape of targets).
 
     The gradient, line by line, for one place with logits z_1 .. z_V:
@@ -29,13 +30,18 @@ def cross_entropy(
     a sum.
 
     label_smoothing a: y = (1 - a) one-hot + a / V, which adds up to 1 too, so the same lines hold.
+    weight w: (V,), a factor for each class: L = -sum_i q_i ln P_i with q_i = w_i y_i, so dL/dz_j = P_j sum_i q_i - q_j.
+    The mean over places is then weighted by the w of their targets; given distributions, all places count alike.
     Source: the whitepaper's "Loss Function and Back-Propagation"; Szegedy et al., 2016 (label smoothing).
     ValueError when no place counts and reduction is "mean", and for a target that is no word, naming it.
     """
     V = logits.shape[-1] if logits.ndim else 0
-    targets, counted = _checked_targets("cross_entropy", logits, targets, ignore_index, reduction)
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}; give a number from 0 to below 1")
+    given = np.asarray(targets)
+    if weight is not None or (V and given.dtype.kind == "f" and given.shape == logits.shape):
+        return _of_distributions(logits, given, ignore_index, label_smoothing, reduction, weight)
+    targets, counted = _checked_targets("cross_entropy", logits, targets, ignore_index, reduction)
     rows, flat = logits.reshape(-1, V), targets.reshape(-1)
     losses, lse = kernels.cross_entropy.cross_entropy(rows, flat, _IGNORED, label_smoothing)
     loss, weight = _reduced(losses.reshape(targets.shape), counted, reduction)
@@ -46,6 +52,50 @@ def cross_entropy(
         return d if logits.ndim == 2 else d.reshape(logits.shape)
 
     return loss, (dlogits,)
+
+
+def _of_distributions(logits, targets, ignore_index, label_smoothing, reduction, weight):
+    """Cross entropy where y is a whole distribution, or classes have weights: with an array as large as the logits."""
+    name, V = "cross_entropy", logits.shape[-1] if logits.ndim else 0
+    weight = np.ones(V, logits.dtype) if weight is None else np.asarray(weight, logits.dtype)
+    if weight.shape != (V,) or not (np.isfinite(weight) & (weight >= 0)).all():
+        raise ValueError(f"{name}: weight of shape {weight.shape}; give one number, 0 or more, for each of {V} classes")
+    if targets.dtype.kind == "f":
+        y = _checked_distributions(name, logits, targets, ignore_index, reduction)
+        counted = parts = np.ones(logits.shape[:-1])
+    else:
+        ids, counted = _checked_targets(name, logits, targets, ignore_index, reduction)
+        y = (ids[..., None] == np.arange(V)).astype(logits.dtype)
+        parts = counted * weight[np.where(counted, ids, 0)]
+    q = ((1 - label_smoothing) * y + (label_smoothing / V * counted)[..., None]).astype(logits.dtype) * weight
+    log_p = kernels.softmax.log_softmax(logits)
+    with np.errstate(invalid="ignore"):
+        losses = -np.where(q == 0, 0, q * log_p).sum(axis=-1, dtype=logits.dtype)
+    total = parts.sum() if reduction == "mean" else 1
+    if total == 0:
+        raise ValueError(f"{name}: every target has weight 0; there is no mean of nothing")
+    factor = logits.dtype.type(1 / total)
+
+    def dlogits(g):
+        return (g * factor)[..., None] * (np.exp(log_p) * q.sum(axis=-1, keepdims=True) - q)
+
+    loss = losses if reduction == "none" else losses.sum(dtype=np.float64).astype(losses.dtype) * factor
+    return loss, (dlogits,)
+
+
+def _checked_distributions(name, logits, y, ignore_index, reduction):
+    """The targets in the type of the logits. ValueError for what are no probabilities."""
+    _check_reduction(name, reduction)
+    need_floats(name, logits)
+    if y.shape != logits.shape:
+        raise TypeError(f"{name}: ids have type {y.dtype}; give integers, or probabilities of shape {logits.shape}")
+    if ignore_index is not None:
+        raise ValueError(f"{name}: ignore_index is for integers as targets; here probabilities are given")
+    if y.size and not ((y >= 0).all() and np.allclose(y.sum(axis=-1), 1, atol=1e-3)):
+        raise ValueError(f"{name}: targets of the logits' shape are probabilities; give rows from 0 up that add to 1")
+    if reduction == "mean" and not y.size:
+        raise ValueError(f"{name}: there are no targets; there is no mean of nothing")
+    return y.astype(logits.dtype, copy=False)
 
 
 def nll_loss(log_probs: Array, /, targets: ArrayLike, ignore_index: int | None = None, reduction: Reduction = "mean"):

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from autotx import kernels
-from autotx.ops.arithmetic import as_floats
+from autotx.ops.arithmetic import as_floats, one_element
 from autotx.types import Array
 
 
@@ -18,6 +18,7 @@ def _spread(a, axis, keepdims, ndim):
     return np.expand_dims(a, tuple(i % ndim for i in axes))
 
 
+@one_element
 def sum(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """y = sum of x along axis.   Every summed element enters with factor 1, so dx = g, repeated along axis."""
 
@@ -27,6 +28,7 @@ def sum(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool =
     return kernels.total(x, axis, keepdims), (dx,)
 
 
+@one_element
 def mean(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """y = (1/n) sum of x along axis, n elements each.   dx = g / n, repeated along axis. ValueError when n = 0."""
     n = _count("mean", x, axis)
@@ -45,25 +47,94 @@ def _count(name, x, axis):
     return n
 
 
+@one_element
 def var(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False, correction: float = 0):
     """y = sum((x - m)^2) / (n - correction), m the mean along axis.   correction 0: population, 1: sample variance.
 
     dy/dx_i = 2 (x_i - m) / (n - correction): the dependence of m on x_i adds -2/n sum(x - m) = 0.
     So dx = g 2 (x - m) / (n - correction).
     """
-    n = _count("var", x, axis) - correction
-    if n <= 0:
-        raise ValueError(f"var: correction {correction} leaves nothing to divide by along axis {axis} of {x.shape}")
-    d = x - kernels.total(x, axis, keepdims=True) / (n + correction)
-    y = kernels.total(d * d, axis, keepdims) / n
+    y, d, n = _variance("var", x, axis, keepdims, correction)
     return y, (lambda g: _spread(g, axis, keepdims, x.ndim) * d * (2 / n),)
 
 
+@one_element
+def std(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False, correction: int = 0):
+    """y = sqrt(v) with v = var(x), the standard deviation along axis.   correction as in var.
+
+    dy/dv = 1 / (2 y) and dv/dx_i = 2 (x_i - m) / (n - correction), so dx = g (x - m) / ((n - correction) y). Where all
+    elements are equal, y = 0, and there is no derivative: 0 is taken.
+    """
+    v, d, n = _variance("std", x, axis, keepdims, correction)
+    y = np.sqrt(v)
+
+    def dx(g):
+        return _spread(g, axis, keepdims, x.ndim) * d / _spread(np.where(y == 0, 1, y) * n, axis, keepdims, x.ndim)
+
+    return y, (lambda g: dx(g).astype(d.dtype, copy=False),)
+
+
+def _variance(name, x, axis, keepdims, correction):
+    """The variance along axis, x - m, and what the squares are divided by."""
+    n = _count(name, x, axis) - correction
+    if n <= 0:
+        raise ValueError(f"{name}: correction {correction} leaves nothing to divide by along axis {axis} of {x.shape}")
+    d = x - kernels.total(x, axis, keepdims=True) / (n + correction)
+    return kernels.total(d * d, axis, keepdims) / n, d, n
+
+
+@one_element
+def norm(x: Array, /, ord: float = 2, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+    """y = (sum |x|^p)^(1/p) along axis, p = ord, 1 or more: for p = 2 the length of a vector. |x| / max |x| is raised
+    to the power, which cannot overflow.
+
+    dy/dx_i = (sum |x|^p)^(1/p - 1) |x_i|^(p - 1) sign(x_i), so dx = g sign(x) (|x| / y)^(p - 1). Where y = 0 there is
+    no derivative: 0 is taken. ValueError for another p; the largest |x| is x.abs().max(axis).
+    """
+    if isinstance(ord, str) or not 1 <= ord < np.inf:
+        raise ValueError(f"norm: ord is {ord!r}; give a number from 1 up, or take x.abs().max(axis) for infinity")
+    x = as_floats(x)
+    a = np.abs(x)
+    m = np.max(a, axis=axis, keepdims=True, initial=0)
+    m = np.where((m > 0) & np.isfinite(m), m, 1).astype(x.dtype, copy=False)
+    y = m * kernels.total((a / m) ** ord, axis, keepdims=True) ** (1 / ord)
+
+    def dx(g):
+        ratio = (a / np.where(y == 0, 1, y).astype(x.dtype, copy=False)) ** (ord - 1)
+        return _spread(g, axis, keepdims, x.ndim) * (np.sign(x) * ratio)
+
+    return y if keepdims else np.squeeze(y, axis), (dx,)
+
+
+@one_element
+def prod(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+    """y = the product of x along axis.
+
+    dy/dx_i is the product of the others, so dx = g times that: the product of those before x_i times that of those
+    after it, since y / x_i would be 0 / 0 where x_i = 0.
+    """
+
+    def dx(g):
+        axes = normalize_axis_tuple(range(x.ndim) if axis is None else axis, x.ndim)
+        last = tuple(range(x.ndim - len(axes), x.ndim))
+        lines = np.moveaxis(x, axes, last)
+        shape = lines.shape
+        lines = lines.reshape(*shape[: x.ndim - len(axes)], math.prod(x.shape[a] for a in axes))
+        before, after = np.ones_like(lines), np.ones_like(lines)
+        before[..., 1:] = np.cumprod(lines[..., :-1], axis=-1)
+        after[..., :-1] = np.cumprod(lines[..., :0:-1], axis=-1)[..., ::-1]
+        return _spread(g, axis, keepdims, x.ndim) * np.moveaxis((before * after).reshape(shape), last, axes)
+
+    return np.prod(x, axis=axis, keepdims=keepdims, dtype=kernels.sum_type(x)), (dx,)
+
+
+@one_element
 def max(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """y = the largest of x along axis.   dx = g for the largest element; equal ones share it in equal parts."""
     return _extreme("max", np.max, x, axis, keepdims)
 
 
+@one_element
 def min(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """y = the smallest of x along axis.   dx = g for the smallest element; equal ones share it in equal parts."""
     return _extreme("min", np.min, x, axis, keepdims)
@@ -81,6 +152,7 @@ def _extreme(name, find, x, axis, keepdims):
     return y if keepdims else np.squeeze(y, axis), (dx,)
 
 
+@one_element
 def logsumexp(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """y = ln sum exp(x) along axis, computed as m + ln sum exp(x - m), m the maximum, which cannot overflow.
 
@@ -103,6 +175,7 @@ def logsumexp(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: 
     return y if keepdims else np.squeeze(y, axis), (dx,)
 
 
+@one_element
 def cumsum(x: Array, /, axis: int):
     """y_i = x_1 + ... + x_i along axis.   x_i enters y_i and all that follow: dx_i = g_i + g_(i+1) + ... + g_n."""
     y = np.cumsum(x, axis=axis, dtype=kernels.sum_type(x))

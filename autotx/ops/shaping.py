@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from autotx import kernels
-from autotx.ops.arithmetic import typed
-from autotx.types import Array, ArrayLike
+from autotx.ops.arithmetic import one_element, typed
+from autotx.types import Array, ArrayLike, DTypeLike
 
 
 def reshape(x: Array, /, shape: int | Sequence[int]):
@@ -89,6 +89,86 @@ def gather(x: Array, /, index: ArrayLike, axis: int):
         np.add.at(dx, tuple(places), g)
 
     return np.take_along_axis(x, index, axis), (lambda g: lambda dx: add_into(dx, g),)
+
+
+@one_element
+def flip(x: Array, /, axis: int | tuple[int, ...] | None = None):
+    """y = x in reverse order along axis: None (all axes), a number or a tuple.   dx = g reversed again."""
+    return np.flip(x, axis), (lambda g: np.flip(g, axis),)
+
+
+@one_element
+def roll(x: Array, /, shift: int | tuple[int, ...], axis: int | tuple[int, ...] | None = None):
+    """y = x moved by `shift` places along axis; what leaves at the end enters at the beginning.   dx = g moved back.
+
+    shift and axis: numbers, or a tuple of each. axis None: x is flattened, moved, and put into its shape again.
+    """
+    return np.roll(x, shift, axis), (lambda g: np.roll(g, np.negative(shift), axis),)
+
+
+def diagonal(x: Array, /, offset: int = 0, axis1: int = 0, axis2: int = 1):
+    """y = the elements of x whose places along axis1 and axis2 are i and i + offset; i is the last axis of y.
+
+    dx = g on the diagonal, else 0.
+    """
+
+    def add_into(dx, g):
+        line = np.diagonal(dx, offset, axis1, axis2)
+        line.flags.writeable = True  # NumPy gives a read-only view
+        line += g
+
+    return np.diagonal(x, offset, axis1, axis2), (lambda g: lambda dx: add_into(dx, g),)
+
+
+@one_element
+def sort(x: Array, /, axis: int = -1, descending: bool = False):
+    """y = x in ascending order along axis; NaN counts as the largest. np.argsort(x) gives the places.
+
+    dx = g, each element back at its place. Equal elements keep their order.
+    """
+    return _taken(x, _order(x, axis, descending), axis)
+
+
+@one_element
+def topk(x: Array, /, k: int, axis: int = -1):
+    """y = the k largest of x along axis, the largest first; NaN counts as the largest. Values only, unlike PyTorch's.
+
+    dx = g at the places taken, else 0. Of equal elements the first are taken. ValueError when there are fewer than k.
+    """
+    n = x.shape[axis]
+    if not 0 <= k <= n:
+        raise ValueError(f"topk: k is {k}, axis {axis} of shape {x.shape} has {n} elements; give 0 to {n}")
+    order = np.moveaxis(np.moveaxis(_order(x, axis, True), axis, 0)[:k], 0, axis)
+    return _taken(x, order, axis)
+
+
+def _order(x, axis, descending):
+    """The places of the elements of x in their order along axis; equal ones keep their order."""
+    if not descending:
+        return np.argsort(x, axis=axis, kind="stable")
+    backwards = np.argsort(np.flip(x, axis), axis=axis, kind="stable")
+    return np.flip(x.shape[axis] - 1 - backwards, axis)
+
+
+def _taken(x, places, axis):
+    """The elements at different places along axis, and their pullback."""
+
+    def dx(g):
+        d = np.zeros(x.shape, g.dtype)
+        np.put_along_axis(d, places, g, axis)
+        return d
+
+    return np.take_along_axis(x, places, axis), (dx,)
+
+
+def clone(x: Array, /):
+    """y = a copy of x.   dx = g."""
+    return np.array(x), (lambda g: g,)
+
+
+def astype(x: Array, /, dtype: DTypeLike):
+    """y = x rounded to another floating-point type.   dx = g, rounded to the type of x."""
+    return x.astype(dtype), (lambda g: g,)
 
 
 def concat(*xs: Array, axis: int = 0):

@@ -1,0 +1,120 @@
+"""Functions made of ops: their gradients are those of the ops.
+
+Where NumPy and PyTorch give one name to different things, the argument that tells them apart must be given.
+"""
+
+import builtins
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
+
+from autotx import functional
+from autotx.tensor import Tensor, plain
+from autotx.types import Array, ArrayLike, DTypeLike
+
+
+def flatten(x: Array, start_axis: int = 0, end_axis: int = -1) -> Tensor:
+    """x with the axes from start_axis to end_axis, both included, as one. A number becomes an array of one."""
+    shape = np.shape(x) or (1,)
+    first, last = (normalize_axis_index(axis, len(shape), "flatten") for axis in (start_axis, end_axis))
+    if first > last:
+        raise ValueError(f"flatten: start_axis {start_axis} is behind end_axis {end_axis} for shape {np.shape(x)}")
+    return functional.reshape(x, (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))
+
+
+def ravel(x: Array) -> Tensor:
+    """x with all its elements in one axis, in row order."""
+    return functional.reshape(x, (-1,))
+
+
+def repeat(x: Array, repeats: int | Sequence[int], axis: int | None = None) -> Tensor:
+    """Each element of x `repeats` times along axis, as numpy.repeat does: [a, b] becomes [a, a, b, b].
+
+    repeats: a number, or one for each place along axis. TypeError without an axis: PyTorch's repeat is another
+    function, `tile` here.
+    """
+    if axis is None:
+        raise TypeError("repeat: give the axis along which each element is repeated; PyTorch's repeat is tile here")
+    axis = normalize_axis_index(axis, np.ndim(x), "repeat")
+    if np.ndim(repeats):
+        return take(x, np.repeat(np.arange(np.shape(x)[axis]), repeats), axis)
+    before, n, after = np.shape(x)[:axis], np.shape(x)[axis], np.shape(x)[axis + 1 :]
+    wide = functional.expand(functional.unsqueeze(x, axis + 1), (*before, n, operator.index(repeats), *after))
+    return functional.reshape(wide, (*before, n * repeats, *after))
+
+
+def tile(x: Array, reps: int | Sequence[int]) -> Tensor:
+    """x as a whole, reps[i] times along axis i: [a, b] becomes [a, b, a, b]. PyTorch's Tensor.repeat.
+
+    reps: a number, which is for the last axis, or a tuple. Missing ones are 1; more than x has axes add axes in front.
+    """
+    reps = tuple(reps) if isinstance(reps, tuple | list) else (reps,)
+    ndim = builtins.max(len(reps), np.ndim(x))
+    reps = (1,) * (ndim - len(reps)) + reps
+    shape = (1,) * (ndim - np.ndim(x)) + np.shape(x)
+    wide = functional.reshape(x, [size for n in shape for size in (1, n)])
+    wide = functional.expand(wide, [size for pair in zip(reps, shape) for size in pair])
+    return functional.reshape(wide, tuple(r * n for r, n in zip(reps, shape)))
+
+
+def take(x: Array, indices: ArrayLike, axis: int) -> Tensor:
+    """The elements of x at these places along axis. indices: integers of any shape, which stands where axis was."""
+    axis = normalize_axis_index(axis, np.ndim(x), "take")
+    return functional.getitem(x, (slice(None),) * axis + (np.asarray(indices),))
+
+
+def chunk(x: Array, chunks: int, axis: int = 0) -> list[Tensor]:
+    """A list of at most `chunks` equal pieces of x along axis; the last may be smaller. As torch.chunk."""
+    if chunks < 1:
+        raise ValueError(f"chunk: {chunks} pieces; give at least 1")
+    n = np.shape(x)[normalize_axis_index(axis, np.ndim(x), "chunk")]
+    return functional.split(x, builtins.max(math.ceil(n / chunks), 1), axis)
+
+
+def hstack(tensors: Sequence[Array]) -> Tensor:
+    """Tensors one after another along their second axis; along their first where they have only one."""
+    tensors = [functional.reshape(x, (1,)) if np.ndim(x) == 0 else x for x in tensors]
+    return functional.concat(tensors, 1 if any(np.ndim(x) > 1 for x in tensors) else 0)
+
+
+def vstack(tensors: Sequence[Array]) -> Tensor:
+    """Tensors one below another, along their first axis; those with one axis, or none, are rows."""
+    return functional.concat([functional.reshape(x, (1, -1)) if np.ndim(x) < 2 else x for x in tensors], 0)
+
+
+def outer(x: Array, y: Array) -> Tensor:
+    """z_ij = x_i y_j, for the elements of x and those of y, each taken as one axis."""
+    return functional.mul(functional.reshape(x, (-1, 1)), functional.reshape(y, (1, -1)))
+
+
+def argmax(x: Array, axis: int | None = None, keepdims: bool = False) -> Any:
+    """Where the largest element along axis is: an array of integers, the first of equal ones. axis None: in x.ravel().
+
+    There is no gradient: the place does not change with small changes of x.
+    """
+    return np.argmax(plain(x), axis=axis, keepdims=keepdims)
+
+
+def argmin(x: Array, axis: int | None = None, keepdims: bool = False) -> Any:
+    """Where the smallest element along axis is: as `argmax`."""
+    return np.argmin(plain(x), axis=axis, keepdims=keepdims)
+
+
+def astype(x: Array, dtype: DTypeLike) -> Tensor:
+    """x in another type. From float to float the gradient goes through, rounded to the type of x.
+
+    To integers and booleans the result has no gradient: it does not change with small changes of x. TypeError for
+    types that are not computed with, such as float16.
+    """
+    if np.dtype(dtype).kind == "f":
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise TypeError(f"astype: {np.dtype(dtype)} is not computed with; give numpy.float32 or numpy.float64")
+        return functional.astype(x, dtype)
+    return Tensor(plain(x), dtype=dtype)
+
+
+astype.op = functional.astype.op
