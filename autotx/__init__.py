@@ -1,6 +1,6 @@
 """autotx: reverse-mode automatic differentiation on arrays, and the transformers built on it."""
 
-from autotx import init, kernels, methods, nn, optim
+from autotx import init, kernels, methods, nn, numpy_functions, optim
 from autotx.anomaly import detect_anomaly
 from autotx.composed import (
     argmax, argmin, astype, chunk, flatten, hstack, outer, ravel, repeat, take, tile, vstack,

@@ -71,7 +71,6 @@ class Tensor(Methods):
         # Of a result: its Op; with a graph also the op's settings, its arguments and its pullback
         *("_op", "_settings", "_parents", "_backward"),
     )
-    __array_ufunc__ = None  # so that ndarray * Tensor asks the Tensor, and gives a Tensor
     __hash__ = object.__hash__  # == compares values; two tensors are the same key only if they are the same object
 
     def __init__(

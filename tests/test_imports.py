@@ -22,7 +22,7 @@ LAYERS = [
     {"autotx.lift", "autotx.notes"},
     {"autotx.functional"},
     {"autotx.composed"},
-    {"autotx.methods"},
+    {"autotx.methods", "autotx.numpy_functions"},
     {"autotx.gradcheck", "autotx.nn", "autotx.optim", "autotx.init", "autotx.checkpoint"},
     {"autotx"},
     {"autotx.viz"},
