@@ -7,7 +7,10 @@ import numpy as np
 
 from autotx.modes import Watcher, unwatch, watch
 
-_FILES = ("tensor", "lift", "ops", "functional", "methods", "modes", "anomaly", "gradcheck", "viz.trace")
+_FILES = (
+    "tensor", "lift", "ops", "functional", "composed", "methods", "numpy_functions", "modes", "anomaly", "gradcheck",
+    "viz.trace",
+)  # fmt: skip
 OPS = tuple(f"autotx.{file}" for file in _FILES)
 ENGINE = (*OPS, "autotx.nn", "autotx.notes")
 

@@ -5,7 +5,6 @@ Where NumPy and PyTorch give one name to different things, the argument that tel
 
 import builtins
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,10 +39,10 @@ def repeat(x: Array, repeats: int | Sequence[int], axis: int | None = None) -> T
     if axis is None:
         raise TypeError("repeat: give the axis along which each element is repeated; PyTorch's repeat is tile here")
     axis = normalize_axis_index(axis, np.ndim(x), "repeat")
-    if np.ndim(repeats):
+    if not isinstance(repeats, int | np.integer):
         return take(x, np.repeat(np.arange(np.shape(x)[axis]), repeats), axis)
     before, n, after = np.shape(x)[:axis], np.shape(x)[axis], np.shape(x)[axis + 1 :]
-    wide = functional.expand(functional.unsqueeze(x, axis + 1), (*before, n, operator.index(repeats), *after))
+    wide = functional.expand(functional.unsqueeze(x, axis + 1), (*before, n, repeats, *after))
     return functional.reshape(wide, (*before, n * repeats, *after))
 
 
@@ -52,13 +51,13 @@ def tile(x: Array, reps: int | Sequence[int]) -> Tensor:
 
     reps: a number, which is for the last axis, or a tuple. Missing ones are 1; more than x has axes add axes in front.
     """
-    reps = tuple(reps) if isinstance(reps, tuple | list) else (reps,)
-    ndim = builtins.max(len(reps), np.ndim(x))
-    reps = (1,) * (ndim - len(reps)) + reps
+    times: tuple[int, ...] = tuple(np.atleast_1d(reps).tolist())
+    ndim = builtins.max(len(times), np.ndim(x))
+    times = (1,) * (ndim - len(times)) + times
     shape = (1,) * (ndim - np.ndim(x)) + np.shape(x)
     wide = functional.reshape(x, [size for n in shape for size in (1, n)])
-    wide = functional.expand(wide, [size for pair in zip(reps, shape) for size in pair])
-    return functional.reshape(wide, tuple(r * n for r, n in zip(reps, shape)))
+    wide = functional.expand(wide, [size for pair in zip(times, shape) for size in pair])
+    return functional.reshape(wide, tuple(t * n for t, n in zip(times, shape)))
 
 
 def take(x: Array, indices: ArrayLike, axis: int) -> Tensor:

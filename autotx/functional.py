@@ -133,7 +133,7 @@ def einsum(subscripts: Any, *operands: Any) -> Tensor:
     if not isinstance(subscripts, str):  # einsum(x, [0, 1], y, [1, 2], [0, 2]): numbers for letters
         subscripts, operands = _lettered(subscripts, *operands)
     elif len(operands) == 1 and isinstance(operands[0], tuple | list) and len(operands[0]) == subscripts.count(",") + 1:
-        operands = operands[0]
+        operands = tuple(operands[0])
     return _einsum(*operands, subscripts=subscripts)
 
 

@@ -106,7 +106,7 @@ def _var(op, a, axis, ddof, keepdims, correction):
 
 def _broadcast_arrays(*args):
     shape = np.broadcast_shapes(*map(np.shape, args))
-    return tuple((f.expand if isinstance(x, Tensor) else np.broadcast_to)(x, shape) for x in args)
+    return tuple(f.expand(x, shape) if isinstance(x, Tensor) else np.broadcast_to(x, shape) for x in args)
 
 
 def _at_least(ndim, *arys):
@@ -323,5 +323,6 @@ def _refuse(function, name, value, args):
     raise TypeError(f"np.{_name(function)}: {name}= is not for Tensors; {cure}")
 
 
-Tensor.__array_ufunc__, Tensor.__array_function__ = _array_ufunc, _array_function
-Tensor.__pandas_priority__ = 5000  # above that of a DataFrame: series * x asks the Tensor, and gives a Tensor
+setattr(Tensor, "__array_ufunc__", _array_ufunc)  # noqa: B010  (a type checker knows no such attributes)
+setattr(Tensor, "__array_function__", _array_function)  # noqa: B010
+setattr(Tensor, "__pandas_priority__", 5000)  # noqa: B010  (above a DataFrame's: series * x asks the Tensor)
