@@ -5,7 +5,9 @@ needed to make them.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
+
+import numpy as np
 
 from autotx import composed, functional
 from autotx.tensor import Tensor
@@ -61,6 +63,47 @@ class Methods:
     flatten, ravel, outer, view = composed.flatten, composed.ravel, composed.outer, reshape
     clone, astype = functional.clone, composed.astype
 
+    # What Python and other libraries ask of a Tensor
+
+    def tolist(self: Any) -> Any:
+        """The values as nested lists of Python numbers; of a number, the number."""
+        return self._data.tolist()
+
+    def __format__(self: Any, spec: str) -> str:
+        """f"{loss:.4f}": a tensor of one element is written as its number. TypeError for more elements and a spec."""
+        if not spec:
+            return str(self)
+        if self.size != 1:
+            raise TypeError(f"format: {spec!r} is for one number, this tensor has shape {self.shape}; give an element")
+        return format(self.item(), spec)
+
+    def __round__(self: Any, digits: int | None = None) -> Any:
+        """round(loss, 2): the number of a tensor of one element, rounded. ValueError for more elements."""
+        if self.size != 1:
+            raise ValueError(f"round: this tensor has shape {self.shape}; give an element, or np.round(x) for an array")
+        return round(self.item(), digits)
+
+    def __contains__(self: Any, value: Any) -> bool:
+        """value in x: whether an element equals value."""
+        return bool(np.any(self == value))
+
+    def __delitem__(self: Any, index: Any) -> NoReturn:
+        raise TypeError("delitem: nothing is taken out of a tensor; select what stays, such as x[1:] or x[mask]")
+
+    def __dlpack__(self: Any, **settings: Any) -> Any:
+        """The values for another library, such as torch.tensor(x): a copy, for others write into what they are given.
+
+        BufferError if no copy is allowed, or if a gradient is required, which would end here: give x.detach().
+        """
+        if settings.get("copy") is False:
+            raise BufferError("dlpack: the values of a tensor are not shared, a graph may need them; allow a copy")
+        if self.requires_grad:
+            raise BufferError("dlpack: this tensor requires a gradient, which another library cannot give: x.detach()")
+        return self.numpy().__dlpack__(**settings)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)  # the CPU
+
     @property
     def T(self: Any) -> Tensor:
         """The tensor with its axes in reverse order."""
@@ -70,3 +113,39 @@ class Methods:
 for _name, _value in vars(Methods).items():
     if callable(_value) or isinstance(_value, property):
         setattr(Tensor, _name, _value)
+
+_ONE_DEVICE = "autotx computes on the CPU; leave it out"
+_IN_PLACE = "nothing is changed in place; use the form without the underscore, which returns a new tensor"
+INSTEAD = {  # names that PyTorch's or NumPy's users look for -> what to use
+    **dict.fromkeys(["cuda", "cpu", "device"], _ONE_DEVICE),
+    "to": f"x.astype(numpy.float32) changes the type; {_ONE_DEVICE}",
+    "type": "use x.astype(numpy.float32), or x.dtype to see it",
+    "float": "use x.astype(numpy.float32)",
+    "double": "use x.astype(numpy.float64)",
+    **dict.fromkeys(["half", "bfloat16"], "float32 and float64 are computed with; use x.astype(numpy.float32)"),
+    **dict.fromkeys(["int", "long"], "use x.astype(numpy.int64)"),
+    "bool": "use x != 0, an array of booleans",
+    "dim": "use x.ndim",
+    "numel": "use x.size",
+    "requires_grad_": "set x.requires_grad = True, or give Tensor(data, requires_grad=True)",
+    "contiguous": "leave it out: ops take tensors in any order of memory",
+    "grad_fn": "viz.graph(x) draws how x was made",
+    "is_leaf": "a tensor made by hand is a leaf, a result of an op is not",
+    "retain_grad": "use backward(retain_graph=True), which leaves .grad on every tensor",
+    "register_hook": "with autotx.detect_anomaly() or viz.page gradients can be watched",
+    **dict.fromkeys(["mm", "bmm", "mv", "dot"], "use x @ y"),
+    "t": "use x.T",
+    "unbind": "use list(x), or x[0], x[1]",
+    "index_select": "use x.take(indices, axis)",
+    "copy": "use x.clone(), or x.numpy() for an array",
+    "swapaxes": "use x.transpose(axis0, axis1)",
+}
+
+
+def _missing(self, name):
+    """AttributeError that says what to use."""
+    cure = INSTEAD.get(name) or (_IN_PLACE if name.endswith("_") and not name.startswith("_") else "see dir(x)")
+    raise AttributeError(f"Tensor has no attribute {name!r}; {cure}")
+
+
+setattr(Tensor, "__getattr__", _missing)  # noqa: B010  (in Methods, a type checker would take any name)

@@ -70,6 +70,28 @@ class Module:
         """How many numbers the parameters hold."""
         return sum(p.size for p in self.parameters())
 
+    def children(self) -> "list[Module]":
+        """The modules directly below this one: its attributes, and what lists, tuples and dicts of them hold."""
+        return list(_below(vars(self), {id(self)}))
+
+    def modules(self) -> "list[Module]":
+        """This module and all below it, each once, parents before what they hold."""
+        found, seen = [], set()
+        stack: list[Module] = [self]
+        while stack:
+            module = stack.pop()
+            if id(module) not in seen:
+                seen.add(id(module))
+                found.append(module)
+                stack += reversed(module.children())
+        return found
+
+    def apply(self, function: "Callable[[Module], Any]") -> Self:
+        """Call the function with every module, those below before those above. Returns the module."""
+        for module in reversed(self.modules()):
+            function(module)
+        return self
+
     def zero_grad(self) -> None:
         """Forget every gradient."""
         for p in self.parameters():
@@ -133,6 +155,40 @@ def _walk(attributes, prefix, seen):
             elif isinstance(value, list | tuple | dict):
                 inner = value if isinstance(value, dict) else dict(enumerate(value))
                 yield from _walk(inner, f"{prefix}{key}.", seen)
+
+
+def _below(attributes, seen):
+    """The distinct Modules among these values, and in the lists, tuples and dicts among them."""
+    for value in attributes.values():
+        if isinstance(value, Module | list | tuple | dict) and id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, Module):
+                yield value
+            else:
+                yield from _below(value if isinstance(value, dict) else dict(enumerate(value)), seen)
+
+
+_NO_MODE = "there is no training mode: model(x, rng=rng) is training, with dropout, model(x) is evaluation"
+_ONE_DEVICE = "autotx computes on the CPU; leave it out"
+INSTEAD = {  # names that PyTorch's users look for -> what to do
+    **dict.fromkeys(["train", "eval", "training"], _NO_MODE),
+    **dict.fromkeys(["cuda", "cpu"], _ONE_DEVICE),
+    "to": f"model.astype(numpy.float64) changes the type; {_ONE_DEVICE}",
+    **dict.fromkeys(["float", "half", "double", "bfloat16"], "use model.astype(numpy.float32) or numpy.float64"),
+    **dict.fromkeys(["register_parameter", "register_module", "add_module"], "set it as an attribute: model.name = it"),
+    "register_buffer": "set a NumPy array as an attribute: it is a constant, neither trained nor saved",
+    "requires_grad_": "set p.requires_grad for each p of model.parameters()",
+    "compile": "kernels are compiled when they are first needed; leave it out",
+}
+
+
+def _missing(self, name):
+    """AttributeError that says what to do."""
+    cure = INSTEAD.get(name, "set it before it is used, or see dir(model)")
+    raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; {cure}")
+
+
+setattr(Module, "__getattr__", _missing)  # noqa: B010  (in the class, a type checker would take any name)
 
 
 def _zeros(*shape: int) -> Tensor:
@@ -245,10 +301,19 @@ class MultiHeadAttention(Module):
 
 
 class Sequential(Module):
-    """Layers one after another: x goes through each. An rng is handed to every layer."""
+    """Layers one after another: x goes through each. An rng is handed to every layer.
+
+    model[0] is a layer, model[1:3] a Sequential of those layers themselves; len(model), `for layer in model`.
+    """
 
     def __init__(self, *layers: Module):
         self.layers = list(layers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Sequential(*self.layers[index]) if isinstance(index, slice) else self.layers[index]
+
+    def __len__(self) -> int:
+        return len(self.layers)
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
         for layer in self.layers:

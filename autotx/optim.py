@@ -32,11 +32,12 @@ __all__ = [
 
 class Optimizer:
     """The base. A kind of optimizer has `buffers`, the names of the arrays that it keeps for each parameter, and
-    update(params, grads, *buffers, decays, steps), lists of arrays and numbers, which changes the parameters, and the
-    buffers, in place.
+    update(params, grads, *buffers, lr, decays, steps), lists of arrays and numbers, which changes the parameters, and
+    the buffers, in place. It is called once for each learning rate.
 
-    params: Tensors, or groups {"params": [...], "weight_decay": x}; a group without the second takes weight_decay.
-    lr: the learning rate, 0 or more; assign `optimizer.lr` to change it.
+    params: Tensors, or groups {"params": [...], "weight_decay": x, "lr": y}; what a group leaves out is as given here.
+    lr: the learning rate, 0 or more; assign `optimizer.lr` to change it. A group with an lr of its own keeps its ratio
+    to it.
     ValueError: no parameters, one given twice, the result of an op, unknown group keys, numbers out of range.
     TypeError: not Tensors.
     """
@@ -45,8 +46,8 @@ class Optimizer:
     update: Callable[..., None]
 
     def __init__(self, params: Params, lr: float, weight_decay: float = 0.0):
-        self.params, self.decays = _flattened(params, weight_decay)
         self.lr = lr
+        self.params, self.decays, self.rates = _flattened(params, weight_decay, self.lr)
         self.steps = np.zeros(len(self.params), np.int64)
         self.state = {name: [np.zeros(p.shape, p.dtype) for p in self.params] for name in self.buffers}
 
@@ -65,13 +66,17 @@ class Optimizer:
             if p.grad.shape != p.shape:
                 raise ValueError(f"optimizer: a gradient of shape {p.grad.shape} for a parameter of {p.shape}")
         self.steps[moving] += 1
-        arrays = [self.params[i].writable() for i in moving], [self.params[i].grad for i in moving]
-        buffers = ([self.state[name][i] for i in moving] for name in self.buffers)
-        decays, steps = [self.decays[i] for i in moving], self.steps[moving].tolist()
-        self.update(*arrays, *buffers, decays=decays, steps=steps)
+        for rate in dict.fromkeys(self.rates[i] for i in moving):
+            part = [i for i in moving if self.rates[i] == rate]
+            arrays = [self.params[i].writable() for i in part], [self.params[i].grad for i in part]
+            buffers = ([self.state[name][i] for i in part] for name in self.buffers)
+            decays, steps = [self.decays[i] for i in part], self.steps[part].tolist()
+            self.update(*arrays, *buffers, lr=self.lr * rate, decays=decays, steps=steps)
 
-    def zero_grad(self) -> None:
-        """Forget every gradient."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget every gradient: `.grad` becomes None. ValueError for set_to_none=False, for which there is no use."""
+        if not set_to_none:
+            raise ValueError("zero_grad: gradients are always set to None; leave set_to_none out")
         for p in self.params:
             p.zero_grad()
 
@@ -103,22 +108,26 @@ class Optimizer:
 class SGD(Optimizer):
     """Stochastic gradient descent: v = momentum v + g, p = p - lr v. weight_decay d adds d p to g.
 
-    Source: the whitepaper's weight update (momentum 0); Polyak, 1964 (momentum).
+    nesterov: p = p - lr (g + momentum v), the gradient as if the next step of v were already taken.
+    Source: the whitepaper's weight update (momentum 0); Polyak, 1964 (momentum); Sutskever et al., 2013 (nesterov).
     """
 
-    def __init__(self, params: Params, lr: float, momentum: float = 0.0, weight_decay: float = 0.0):
+    def __init__(
+        self, params: Params, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
+    ):
+        self.nesterov = _checked("nesterov", nesterov, momentum or not nesterov, "a momentum above 0 with it")
         self.momentum = _checked("momentum", momentum, 0 <= momentum < 1, "from 0 to below 1")
         self.buffers = ("v",) if momentum else ()
         super().__init__(params, lr, weight_decay)
 
-    def update(self, params, grads, *buffers, decays, steps):
+    def update(self, params, grads, *buffers, lr, decays, steps):
         for p, g, decay, *buffer in zip(params, grads, decays, *buffers):
             g = g + decay * p if decay else g
             for v in buffer:  # one, where there is momentum
                 v *= self.momentum
                 v += g
-                g = v
-            p -= self.lr * g
+                g = g + self.momentum * v if self.nesterov else v
+            p -= lr * g
 
 
 class RMSprop(Optimizer):
@@ -136,12 +145,12 @@ class RMSprop(Optimizer):
         self.eps = _checked("eps", eps, eps >= 0, "0 or more")
         super().__init__(params, lr, weight_decay)
 
-    def update(self, params, grads, vs, *, decays, steps):
+    def update(self, params, grads, vs, *, lr, decays, steps):
         for p, g, v, decay in zip(params, grads, vs, decays):
             g = g + decay * p if decay else g
             v *= self.alpha
             v += (1 - self.alpha) * g * g
-            p -= self.lr * g / (np.sqrt(v) + self.eps)
+            p -= lr * g / (np.sqrt(v) + self.eps)
 
 
 class AdamW(Optimizer):
@@ -151,34 +160,44 @@ class AdamW(Optimizer):
     v = beta2 v + (1 - beta2) g^2           and of its square
     p = p - lr weight_decay p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
     The divisions by 1 - beta^t undo that m and v begin at 0.
-    Source: Kingma and Ba, 2015; Loshchilov and Hutter, 2019 (the decay outside the gradient).
+    amsgrad: in the last line the largest v so far stands for v, so that steps do not grow where gradients are rare.
+    Source: Kingma and Ba, 2015; Loshchilov and Hutter, 2019 (the decay outside the gradient); Reddi, Kale and Kumar,
+    2018 (amsgrad).
     """
 
     buffers = ("m", "v")
 
     def __init__(self, params: Params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.01):  # fmt: skip
+                 weight_decay: float = 0.01, amsgrad: bool = False):  # fmt: skip
+        self.buffers = ("m", "v", "v_max") if amsgrad else ("m", "v")
         self.beta1, self.beta2 = _checked(
             "betas", betas, np.shape(betas) == (2,) and all(0 <= b < 1 for b in betas), "two from 0 to below 1"
         )
         self.eps = _checked("eps", eps, eps >= 0, "0 or more")
         super().__init__(params, lr, weight_decay)
 
-    def update(self, params, grads, ms, vs, *, decays, steps):
-        numbers = self.lr, self.beta1, self.beta2, self.eps
-        kernels.parameters.adamw(params, grads, ms, vs, *numbers, decays, steps)
+    def update(self, params, grads, ms, vs, *largest, lr, decays, steps):
+        if not largest:
+            kernels.parameters.adamw(params, grads, ms, vs, lr, self.beta1, self.beta2, self.eps, decays, steps)
+            return
+        for p, g, m, v, v_max, decay, t in zip(params, grads, ms, vs, *largest, decays, steps):
+            m += (1 - self.beta1) * (g - m)
+            v += (1 - self.beta2) * (g * g - v)
+            np.maximum(v_max, v, out=v_max)
+            p *= 1 - lr * decay
+            p -= lr / (1 - self.beta1**t) * m / (np.sqrt(v_max / (1 - self.beta2**t)) + self.eps)
 
 
 class Adam(AdamW):
     """AdamW whose weight_decay d adds d p to g instead. Source: Kingma and Ba, 2015."""
 
     def __init__(self, params: Params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.0):  # fmt: skip
-        super().__init__(params, lr, betas, eps, weight_decay)
+                 weight_decay: float = 0.0, amsgrad: bool = False):  # fmt: skip
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad)
 
-    def update(self, params, grads, ms, vs, *, decays, steps):
+    def update(self, params, grads, *buffers, lr, decays, steps):
         grads = [g + decay * p if decay else g for p, g, decay in zip(params, grads, decays)]
-        super().update(params, grads, ms, vs, decays=[0.0] * len(params), steps=steps)
+        super().update(params, grads, *buffers, lr=lr, decays=[0.0] * len(params), steps=steps)
 
 
 def decay_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -256,18 +275,21 @@ def _checked(name, value, good, wanted):
     return value
 
 
-def _flattened(params, weight_decay):
-    """Every parameter, and the weight decay of each."""
+def _flattened(params, weight_decay, lr):
+    """Every parameter, the weight decay of each, and by what its learning rate is multiplied."""
     params = _listed(params)
     groups: list[dict[str, Any]] = params if params and isinstance(params[0], dict) else [{"params": params}]
-    flat, decays = [], []
+    flat, decays, rates = [], [], []
     for group in groups:
-        if not {"params"} <= group.keys() <= {"params", "weight_decay"}:
-            raise ValueError(f"optimizer: a group has the keys {sorted(group)}; give 'params' and 'weight_decay'")
+        if not {"params"} <= group.keys() <= {"params", "weight_decay", "lr"}:
+            raise ValueError(f"optimizer: a group has the keys {sorted(group)}; give 'params', 'weight_decay', 'lr'")
         decay = group.get("weight_decay", weight_decay)
         _checked("weight_decay", decay, decay >= 0, "0 or more")
+        own = group.get("lr", lr)
+        _checked("lr of a group", own, own >= 0 and (lr > 0 or own == lr), "0 or more, and an lr above 0 beside it")
         flat += _listed(group["params"])
         decays += [decay] * (len(flat) - len(decays))
+        rates += [own / lr if lr else 1.0] * (len(flat) - len(rates))
     for p in flat:
         if not isinstance(p, Tensor):
             raise TypeError(f"optimizer: a parameter is a {type(p).__name__}; give Tensors, such as model.parameters()")
@@ -275,7 +297,7 @@ def _flattened(params, weight_decay):
             raise ValueError(f"optimizer: a parameter is a result of {p._op}; give tensors that were made by hand")
     if not flat or len({id(p) for p in flat}) < len(flat):
         raise ValueError("optimizer: no parameters, or one given twice; give each once, such as model.parameters()")
-    return flat, decays
+    return flat, decays, rates
 
 
 def _listed(params):

@@ -1341,9 +1341,6 @@ def test_splitting_and_joining_again(data, shape):
     size = data.draw(st.integers(1, 5))
     x = leaf(np.random.default_rng(0).normal(size=shape))
     pieces = x.split(size, axis)
-    if not shape[axis]:
-        assert pieces == []
-        return
     whole = autotx.concat(pieces, axis)
     np.testing.assert_array_equal(whole.data, x.data, strict=True)
     seed = np.random.default_rng(1).normal(size=shape)

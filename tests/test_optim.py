@@ -319,7 +319,7 @@ def test_noam():
         (lambda p: optim.Adam([{"params": p}]), TypeError, "optimizer: params is a Tensor; give a list"),
         (lambda p: optim.AdamW([p], eps=-1), ValueError, "optimizer: eps is -1"),
         (lambda p: optim.AdamW([p], weight_decay=-1), ValueError, "optimizer: weight_decay is -1"),
-        (lambda p: optim.AdamW([{"params": [p], "lr": 1}]), ValueError, "optimizer: a group has the keys"),
+        (lambda p: optim.AdamW([{"params": [p], "betas": 1}]), ValueError, "optimizer: a group has the keys"),
         (lambda p: optim.AdamW([{"weight_decay": 1}]), ValueError, "optimizer: a group has the keys"),
     ],
 )

@@ -159,11 +159,17 @@ def only(g, mask):
 
 
 def typed(name, value, dtype):
-    """A setting in the type of x. TypeError where that is whole numbers, and the setting is none."""
-    with np.errstate(invalid="ignore"):  # the error below says it
-        result = np.asarray(value).astype(dtype)
-    if dtype.kind != "f" and np.any(result != value):
+    """A setting in the type of x. TypeError for what is no real number, or no whole one where x holds whole numbers;
+    ValueError for a number that is too large for the type."""
+    given = np.asarray(value)
+    if given.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: {value!r} is not a real number; give one")
+    with np.errstate(invalid="ignore", over="ignore"):  # the errors below say it
+        result = given.astype(dtype)
+    if dtype.kind != "f" and np.any(result != given):
         raise TypeError(f"{name}: {value} is no {dtype}; give a whole number, or x as floats")
+    if np.any(np.isinf(result) & np.isfinite(given)):
+        raise ValueError(f"{name}: {value} is too large for {dtype}; give a smaller number, or infinity")
     return result
 
 
@@ -171,12 +177,12 @@ def clip(x: Array, /, min: ArrayLike | None = None, max: ArrayLike | None = None
     """y = x held between min and max (None for no bound).   dx = g where min <= x <= max, else 0."""
     if min is None and max is None:
         raise ValueError("clip: give min, max or both")
-    inside = np.ones(np.shape(x), bool)
-    if min is not None:
-        inside = inside & (x >= min)
-    if max is not None:
-        inside = inside & (x <= max)
     low, high = (b if b is None else typed("clip", b, x.dtype) for b in (min, max))
+    inside = np.ones(np.shape(x), bool)
+    if low is not None:
+        inside = inside & (x >= low)
+    if high is not None:
+        inside = inside & (x <= high)
     return np.clip(x, low, high), (lambda g: only(g, inside),)
 
 

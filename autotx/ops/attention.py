@@ -103,6 +103,8 @@ def _checked(name, q, k, v, mask, dropout_p, rng):
     """The mask as an array, and what dropout multiplies the weights by; None for none. Errors as in the docstrings."""
     for x in (q, k, v):
         need_floats(name, x)
+    if not q.shape[-1]:
+        raise ValueError(f"{name}: q {q.shape} and k {k.shape} have no channels to compare; give at least one")
     scores = (*q.shape[:-1], k.shape[-2])
     checked_probability(name, "dropout_p", dropout_p)
     keep = kept(name, scores, dropout_p, rng, q.dtype) if rng is not None and dropout_p else None

@@ -110,6 +110,6 @@ def embedding(weight: Array, /, ids: ArrayLike):
     ids = checked_ids("embedding", ids, weight.shape[0], "rows in the table")
 
     def add_into(dweight, g):
-        kernels.embedding.add_rows(dweight, ids.reshape(-1), g.reshape(-1, weight.shape[1]))
+        kernels.embedding.add_rows(dweight, ids.reshape(-1), g.reshape(ids.size, weight.shape[1]))
 
     return kernels.embedding.take_rows(weight, ids), (lambda g: lambda dweight: add_into(dweight, g),)

@@ -184,7 +184,11 @@ def binary_cross_entropy_with_logits(x: Array, y: Array, /, reduction: Reduction
     _check_pair("binary_cross_entropy_with_logits", x, y, reduction)
     x = as_floats(x)
     e = np.exp(-np.abs(x))
-    losses = np.maximum(x, 0) - x * y + np.log1p(e)
+    with np.errstate(invalid="ignore"):
+        losses = np.maximum(x, 0) - x * y
+    if np.isinf(x).any():  # x (1 - y) above 0 and -x y below, where 0 times infinity is 0
+        losses = np.where(np.isinf(x), np.where(np.where(x > 0, 1 - y, y) == 0, 0, np.abs(x)), losses)
+    losses = losses + np.log1p(e)
     factor = losses.dtype.type(1 / losses.size if reduction == "mean" else 1)
     loss = losses if reduction == "none" else losses.sum() * factor
 

@@ -146,7 +146,7 @@ def _extreme(name, find, x, axis, keepdims):
 
     def dx(g):
         hit = x == y
-        share = hit / np.sum(hit, axis=axis, keepdims=True)
+        share = hit / np.maximum(np.sum(hit, axis=axis, keepdims=True), 1)  # none where the largest is NaN
         return (_spread(g, axis, keepdims, x.ndim) * share).astype(x.dtype, copy=False)
 
     return y if keepdims else np.squeeze(y, axis), (dx,)

@@ -80,6 +80,11 @@ def gather(x: Array, /, index: ArrayLike, axis: int):
     if index.ndim != x.ndim:
         raise ValueError(f"gather: index of shape {index.shape} for x of shape {x.shape}; give it as many axes")
     size = x.shape[axis]
+    if any(n not in (1, m) for i, (n, m) in enumerate(zip(index.shape, x.shape)) if i != axis % x.ndim):
+        raise ValueError(
+            f"gather: index of shape {index.shape} for x of shape {x.shape}; beside axis {axis} give it as many places "
+            "as x, or one"
+        )
     if index.size and (index.min() < -size or index.max() >= size):
         raise ValueError(f"gather: index {index.min()} to {index.max()} is outside axis {axis} of shape {x.shape}")
 
@@ -220,7 +225,7 @@ def split_sizes(n: int, size_or_sections: int | Sequence[int]) -> list[slice]:
     if isinstance(size_or_sections, int | np.integer):
         if size_or_sections < 1:
             raise ValueError(f"split: pieces of {size_or_sections} elements; give at least 1")
-        sizes = [int(size_or_sections)] * math.ceil(n / size_or_sections)
+        sizes = [int(size_or_sections)] * max(math.ceil(n / size_or_sections), 1)  # of nothing, one empty piece
     else:
         sizes = list(size_or_sections)
         if sum(sizes) != n or any(size < 0 for size in sizes):
