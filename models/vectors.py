@@ -30,12 +30,14 @@ class WordVectors:
     """Words and their vectors.
 
     words: a list of N distinct str, the commonest first if there is an order. matrix: (N, dim), kept as float32.
-    repeated: how many words a file had a second time (their first vectors were kept).
+    repeated: how many words a file had a second time (their first vectors were kept). skipped: how many of its words
+    are no UTF-8 (they were left out).
     ValueError for shapes that do not fit, for a word that comes twice, and for NaN or Inf.
     """
 
-    def __init__(self, words, matrix, repeated=0):
-        self.words, self.matrix, self.repeated = list(words), np.asarray(matrix, np.float32), repeated
+    def __init__(self, words, matrix, repeated=0, skipped=0):
+        self.words, self.matrix = list(words), np.asarray(matrix, np.float32)
+        self.repeated, self.skipped = repeated, skipped
         if self.matrix.ndim != 2 or len(self.words) != len(self.matrix) or not self.matrix.size:
             shape = self.matrix.shape
             raise ValueError(f"WordVectors: {len(self.words)} words, matrix of shape {shape}; give one row a word")
@@ -164,9 +166,10 @@ def load_vectors(path, words=None):
 
     path: word2vec text or binary, GloVe or FastText .vec, possibly in gzip. words: keep only these, whatever their
     case, and look at no others; None keeps all. A word that comes again is left out, as such files are sorted by
-    frequency and the first is the one that was meant; `.repeated` counts them.
+    frequency and the first is the one that was meant; `.repeated` counts them. A word that is not UTF-8 is left out;
+    `.skipped` counts them. A byte order mark is skipped.
     ValueError, naming the file and the line (the word, in a binary file): a broken number, NaN or Inf, a wrong number
-    of numbers, bytes that are not UTF-8, a first line that says another number of words, nothing to read.
+    of numbers, a first line that says another number of words, nothing to read.
     """
     wanted = None if words is None else {word.casefold() for word in words}
     try:
@@ -192,7 +195,7 @@ def _collected(path, file, wanted):
     def keep(key):
         return wanted is None or key.decode(errors="replace").casefold() in wanted
 
-    words, matrix, found, repeated = {}, bytearray(), 0, 0
+    words, matrix, found, repeated, skipped = {}, bytearray(), 0, 0, 0
     count, dim, rows = _format(path, file)
     for place, key, numbers in rows(keep):
         found += 1
@@ -200,8 +203,9 @@ def _collected(path, file, wanted):
             continue
         try:
             word = key.decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: {place}: the word {key!r} is not UTF-8; convert the file to UTF-8") from error
+        except UnicodeDecodeError:  # cut off in the middle of a letter, as some files have them
+            skipped += 1
+            continue
         if not np.isfinite(numbers).all():
             raise ValueError(f"{path}: {place}: the vector of {word!r} holds NaN or Inf")
         repeated += word in words
@@ -211,8 +215,9 @@ def _collected(path, file, wanted):
     if count not in (None, found):
         raise ValueError(f"{path}: line 1 promises {count} words, and there are {found}; is the file cut off?")
     if not words:
-        raise ValueError(f"{path}: there {f'is none of the {len(wanted)} words wanted' if found else 'are no words'}")
-    return WordVectors(words, np.frombuffer(matrix, np.float32).reshape(len(words), dim), repeated)
+        none = f"is none of the {len(wanted)} words wanted" if found and wanted is not None else "are no words"
+        raise ValueError(f"{path}: there {none}")
+    return WordVectors(words, np.frombuffer(matrix, np.float32).reshape(len(words), dim), repeated, skipped)
 
 
 def _format(path, file):
@@ -221,21 +226,23 @@ def _format(path, file):
     The reader is a function of keep(key), which says whether a word is wanted. It gives for every word (where it
     stands, its bytes, its numbers); for one that is not wanted, the numbers are not looked at and None.
     """
+    start = file.seek(3 if file.read(3) == b"\xef\xbb\xbf" else 0)  # behind a byte order mark
     first = file.readline(LONGEST_LINE)
     fields = first.split()
     if len(fields) == 2 and all(field.isdigit() for field in fields):
         count, dim = map(int, fields)
         if not dim:
             raise ValueError(f"{path}: line 1 says that vectors have 0 numbers")
-        start = file.read(LONGEST_WORD + 2 * dim)
-        file.seek(len(first))
-        if _is_text(start, dim):
+        row = file.read(LONGEST_WORD + 2 * dim)
+        file.seek(start + len(first))
+        if _is_text(row, dim):
             return count, dim, lambda keep: _text_rows(path, file, dim, 2, keep)
         return count, dim, lambda keep: _binary_rows(path, file, count, dim, keep)
     if (first and len(fields) < 2) or len(first) == LONGEST_LINE:
         raise ValueError(f"{path}: line 1 is not a word and its numbers; this is no file of word vectors")
-    file.seek(0)
-    return None, len(fields) - 1, lambda keep: _text_rows(path, file, len(fields) - 1, 1, keep)
+    file.seek(start)
+    spaced = next((i for i, field in enumerate(fields) if i and _is_number(field)), 1)  # parts of the word: ". . ."
+    return None, len(fields) - spaced, lambda keep: _text_rows(path, file, len(fields) - spaced, 1, keep)
 
 
 def _is_text(start, dim):

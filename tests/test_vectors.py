@@ -97,6 +97,28 @@ def test_a_word_that_comes_twice_keeps_its_first_vector(load):
     np.testing.assert_array_equal(vectors.matrix, [[1, 2], [3, 4]])
 
 
+def test_a_first_word_with_spaces_is_one_word(load):
+    vectors = load(b". . . 0.1 3 4\nthe 1 2 5\nat name@example.org 5 6 7\n")
+    assert vectors.words == [". . .", "the", "at name@example.org"]
+    assert vectors.matrix.shape == (3, 3)
+
+
+@pytest.mark.parametrize("header", [b"", b"2 2\n"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_byte_order_mark_is_skipped(load, header, pack):
+    vectors = load(pack(b"\xef\xbb\xbf" + header + b"a 1 2\nb 3 4\n"))
+    assert vectors.words == ["a", "b"]
+    np.testing.assert_array_equal(vectors.matrix, [[1, 2], [3, 4]])
+
+
+def test_words_that_are_no_utf8_are_skipped_and_counted(load):
+    vectors = load(b"3 2\na 1 2\nb\xff 1 2\nc 3 4\n")
+    assert (vectors.words, vectors.skipped) == (["a", "c"], 1)
+    whole, cut = load(binary()), load(binary().replace(b"the ", b"t\xff "))
+    assert (cut.words, cut.skipped, whole.skipped) == ([w for w in whole.words if w != "the"], 1, 0)
+    np.testing.assert_array_equal(cut.matrix, whole.matrix[[w != "the" for w in whole.words]])
+
+
 FAULTS = {
     b"": "v: there are no words",
     b"\n\n": "v: line 1 is not a word and its numbers",
@@ -112,12 +134,11 @@ FAULTS = {
     b"2 2\na 1 2\nb 1 1e39\n": "v: line 3: the vector of 'b' holds NaN or Inf",
     b"3 2\na 1 2\nb 1 2\n": "v: line 1 promises 3 words, and there are 2",
     b"1 2\na 1 2\nb 1 2\n": "v: line 1 promises 1 words, and there are 2",
-    b"2 2\na 1 2\nb\xff 1 2\n": r"v: line 3: the word b'b\\xff' is not UTF-8",
+    b"1 2\nb\xff 1 2\n": "v: there are no words",
     binary()[:-5]: "v: line 1 promises 5 words of 3 numbers, and the file ends or breaks at word 5",
     binary().replace(b"5 3", b"6 3"): "v: line 1 promises 6 words of 3 numbers, and the file ends or breaks at word 6",
     binary().replace(b"5 3", b"4 3"): "v: line 1 promises 4 words of 3 numbers, and the file goes on after them",
     binary().replace(b"5 3", b"9" * 15 + b" 3"): "and the file ends or breaks at word 6",
-    binary().replace(b"the ", b"t\xff "): r"v: word 1: the word b't\\xff' is not UTF-8",
     b"1 3\na " + np.array([1, np.inf, 2], "<f4").tobytes(): "v: word 1: the vector of 'a' holds NaN or Inf",
     gzip.compress(rows().encode())[:-9]: "v: the gzip file is cut off or damaged",
     b"x" * (1 << 21): "v: line 1 is not a word and its numbers",
@@ -250,6 +271,14 @@ def test_nearest_says_that_words_come_twice(tmp_path, capsys):
     shown = capsys.readouterr()
     assert shown.out == "a\n   0.800  b\n"
     assert shown.err == "autotx nearest: 1 repeated word in the file; the first of each counts\n"
+
+
+def test_nearest_says_that_words_were_skipped(tmp_path, capsys):
+    (tmp_path / "v").write_bytes(b"a 1 2\nb 2 1\n\xff 1 1\n")
+    assert main(["nearest", "--vectors", str(tmp_path / "v"), "a"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "a\n   0.800  b\n"
+    assert shown.err == "autotx nearest: 1 word in the file left out, not written in UTF-8\n"
 
 
 @pytest.mark.parametrize(

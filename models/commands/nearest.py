@@ -27,6 +27,9 @@ def run(args):
     if vectors.repeated:
         again = counted(vectors.repeated, "repeated word")
         print(f"autotx nearest: {again} in the file; the first of each counts", file=sys.stderr)
+    if vectors.skipped:
+        bad = counted(vectors.skipped, "word")
+        print(f"autotx nearest: {bad} in the file left out, not written in UTF-8", file=sys.stderr)
     found = [vectors.nearest(word, args.n) for word in args.word]
     for word, near in zip(args.word, found):
         print(word)
