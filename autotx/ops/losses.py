@@ -44,10 +44,10 @@ def cross_entropy(
     targets, counted = _checked_targets("cross_entropy", logits, targets, ignore_index, reduction)
     rows, flat = logits.reshape(-1, V), targets.reshape(-1)
     losses, lse = kernels.cross_entropy.cross_entropy(rows, flat, _IGNORED, label_smoothing)
-    loss, weight = _reduced(losses.reshape(targets.shape), counted, reduction)
+    loss, factor = _reduced(losses.reshape(targets.shape), counted, reduction)
 
     def dlogits(g):
-        scale = np.full(targets.shape, g * weight, logits.dtype).reshape(-1)
+        scale = np.full(targets.shape, g * factor, logits.dtype).reshape(-1)
         d = kernels.cross_entropy.cross_entropy_backward(rows, lse, flat, scale, _IGNORED, label_smoothing)
         return d if logits.ndim == 2 else d.reshape(logits.shape)
 
