@@ -80,7 +80,9 @@ def _heads(x, count, n_head):
     return [packed[:, :, i].transpose(1, 2) for i in range(count)]
 
 
-def _cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0, reduction="mean"):
+def _cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0, reduction="mean", weight=None):
+    if weight is not None or np.asarray(targets).dtype.kind == "f":
+        return None
     V = logits.shape[-1]
     counted = np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
     y = np.eye(V, dtype=logits.dtype)[np.where(counted, targets, 0)] * (1 - label_smoothing) + label_smoothing / V
@@ -148,11 +150,17 @@ ROWS = {
     "where": Row("{x} or {y}", shapes=((3,), (3,)), settings={"condition": np.array([True, False, True])}),
     "clip": Row(shapes=((4,),), settings={"min": 0.5, "max": 1.5}),
     "masked_fill": Row("x, filled where mask", settings={"mask": np.array([False, True, False]), "value": 0.0}),
+    "square": Row("x²"),
+    "floor_divide": Row("⌊{x} / {y}⌋"),
+    "remainder": Row("{x} mod {y}"),
     "sum": Row("Σ x"),
     "mean": Row("mean of x"),
     "var": Row("variance of x"),
     "max": Row("max x"),
     "min": Row("min x"),
+    "std": Row("deviation of x"),
+    "norm": Row("‖x‖"),
+    "prod": Row("Π x"),
     "logsumexp": Row("ln Σ exp x"),
     "cumsum": Row(shapes=((4,),), settings={"axis": 0}),
     "reshape": Row(settings={"shape": (3, 2)}, **_ORDER),
@@ -166,6 +174,13 @@ ROWS = {
     "stack": Row("{title}", commutes=True, shapes=((3,), (3,))),
     "pad": Row("{title}", shapes=((2,),), settings={"widths": ((1, 1),)}),
     "gather": Row("{title}", shapes=((3, 2),), settings={"index": np.array([[0], [2]]), "axis": 0}),
+    "flip": Row("{title}", **_ELEMENTS),
+    "roll": Row("{title}", shapes=((4,),), settings={"shift": 1}, **_ELEMENTS),
+    "diagonal": Row("{title}", shapes=((3, 3),), **_ELEMENTS),
+    "sort": Row("{title}", shapes=((4,),), **_ELEMENTS),
+    "topk": Row("{title}", shapes=((4,),), settings={"k": 2}, **_ELEMENTS),
+    "clone": Row(**_ORDER),
+    "astype": Row(shapes=((3,),), settings={"dtype": np.float64}, **_ORDER),
     "matmul": Row("x y", shapes=((2, 3), (3, 2)), sums_last=True, last=(1, -1)),
     "linear": Row("x Wᵀ + b", composed=_linear, shapes=((2, 3), (2, 3), (2,)), sums_last=True, last=(1, 0)),
     "einsum": Row("Σ products", shapes=((2, 3), (3, 2)), settings={"subscripts": "ik,kj->ij"}),
