@@ -7,6 +7,19 @@ import numpy as np
 from autotx.types import ArrayLike, Generator
 
 
+class Missing:
+    """An attribute that is not there, under a name that people look for: AttributeError says what to use.
+
+    A `__getattr__` could say it too, but would make every other attribute slower.
+    """
+
+    def __init__(self, name, cure):
+        self.text = f"no attribute {name!r}; {cure}"
+
+    def __get__(self, instance: object, owner: type):
+        raise AttributeError(f"{owner.__name__} has {self.text}")
+
+
 def need_floats(name: str, x: np.ndarray) -> None:
     """TypeError for an array of integers, in whose type a probability or a mean would be rounded to a whole number."""
     if x.dtype.kind != "f":

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from autotx import composed, functional
+from autotx.checks import Missing
 from autotx.tensor import Tensor
 from autotx.types import Array
 
@@ -101,6 +102,9 @@ class Methods:
             raise BufferError("dlpack: this tensor requires a gradient, which another library cannot give: x.detach()")
         return self.numpy().__dlpack__(**settings)
 
+    def __dir__(self) -> list[str]:
+        return [name for name in object.__dir__(self) if name not in INSTEAD]
+
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)  # the CPU
 
@@ -117,6 +121,7 @@ for _name, _value in vars(Methods).items():
 _ONE_DEVICE = "autotx computes on the CPU; leave it out"
 _IN_PLACE = "nothing is changed in place; use the form without the underscore, which returns a new tensor"
 INSTEAD = {  # names that PyTorch's or NumPy's users look for -> what to use
+    **dict.fromkeys(["add_", "sub_", "mul_", "div_", "zero_", "fill_", "copy_", "clamp_", "detach_"], _IN_PLACE),
     **dict.fromkeys(["cuda", "cpu", "device"], _ONE_DEVICE),
     "to": f"x.astype(numpy.float32) changes the type; {_ONE_DEVICE}",
     "type": "use x.astype(numpy.float32), or x.dtype to see it",
@@ -140,12 +145,5 @@ INSTEAD = {  # names that PyTorch's or NumPy's users look for -> what to use
     "copy": "use x.clone(), or x.numpy() for an array",
     "swapaxes": "use x.transpose(axis0, axis1)",
 }
-
-
-def _missing(self, name):
-    """AttributeError that says what to use."""
-    cure = INSTEAD.get(name) or (_IN_PLACE if name.endswith("_") and not name.startswith("_") else "see dir(x)")
-    raise AttributeError(f"Tensor has no attribute {name!r}; {cure}")
-
-
-setattr(Tensor, "__getattr__", _missing)  # noqa: B010  (in Methods, a type checker would take any name)
+for _name, _cure in INSTEAD.items():
+    setattr(Tensor, _name, Missing(_name, _cure))

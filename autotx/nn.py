@@ -14,7 +14,7 @@ from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar
 import numpy as np
 
 from autotx import functional, init
-from autotx.checks import checked_probability, checked_size
+from autotx.checks import Missing, checked_probability, checked_size
 from autotx.notes import note_span
 from autotx.tensor import Tensor, next_tick
 from autotx.types import Array, ArrayLike, DTypeLike, Mask, Rng
@@ -180,15 +180,8 @@ INSTEAD = {  # names that PyTorch's users look for -> what to do
     "requires_grad_": "set p.requires_grad for each p of model.parameters()",
     "compile": "kernels are compiled when they are first needed; leave it out",
 }
-
-
-def _missing(self, name):
-    """AttributeError that says what to do."""
-    cure = INSTEAD.get(name, "set it before it is used, or see dir(model)")
-    raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; {cure}")
-
-
-setattr(Module, "__getattr__", _missing)  # noqa: B010  (in the class, a type checker would take any name)
+for _name, _cure in INSTEAD.items():
+    setattr(Module, _name, Missing(_name, _cure))
 
 
 def _zeros(*shape: int) -> Tensor:

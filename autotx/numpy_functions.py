@@ -249,7 +249,8 @@ def _array_ufunc(self, ufunc, method, *inputs, **settings):
     """What NumPy calls for a ufunc, such as np.exp(x) or array * x."""
     if method != "__call__":
         raise _refused(f"{ufunc.__name__}.{method}")
-    return _called(ufunc, inputs, settings)
+    op = None if settings else OPS.get(ufunc)
+    return op(*inputs) if op else _called(ufunc, inputs, settings)
 
 
 def _array_function(self, function, types, args, settings):

@@ -16,7 +16,7 @@ def one_element(op):
 
     @functools.wraps(op)
     def function(x, /, *args, **settings):
-        if np.ndim(x) or settings.get("axis", 0) is None:
+        if x.ndim or settings.get("axis", 0) is None:
             return op(x, *args, **settings)
         y, (dx,) = op(np.reshape(x, 1), *args, **settings)
         return np.reshape(y, ()), (lambda g: np.reshape(dx(np.reshape(g, np.shape(y))), ()),)
@@ -102,9 +102,12 @@ def tanh(x: Array, /):
     return y, (lambda g: g * (1 - y * y),)
 
 
+_FLOATS = {np.float32, np.float64}  # single numbers, for which this is quicker than to ask for their dtype
+
+
 def as_floats(x):
     """x itself, or whole numbers as float64: where those have no sign, -x and x - m wrap around."""
-    return x if x.dtype.kind == "f" else x.astype(np.float64)
+    return x if x.__class__ in _FLOATS or x.dtype.kind == "f" else x.astype(np.float64)
 
 
 def sigmoid(x: Array, /):

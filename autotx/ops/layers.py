@@ -50,9 +50,9 @@ def log_softmax(x: Array, /, axis: int | tuple[int, ...] | None = -1):
 def _along(axis, kernel, *arrays):
     """Call a kernel that works on the last axis on others: one, or several (or None: all) that count as one."""
     ndim = arrays[0].ndim
-    axes = normalize_axis_tuple(range(ndim) if axis is None else axis, ndim)
-    if axes == (ndim - 1,):
+    if axis in (-1, ndim - 1):
         return kernel(*arrays)
+    axes = normalize_axis_tuple(range(ndim) if axis is None else axis, ndim)
     last = tuple(range(ndim - len(axes), ndim))
     moved = [np.moveaxis(a, axes, last) for a in arrays]
     shape = moved[0].shape
