@@ -118,8 +118,11 @@ _AS_THEY_ARE = {np.ndarray, float, int, type(None)}
 
 def _as_constants(args, data, recorded):
     """What gets no gradient: whole numbers and booleans in the type of the floats beside them, as numbers would be;
-    and for a graph, which needs the values of now, copies of arrays that the caller may write into."""
+    and for a graph, which needs the values of now, copies of arrays that the caller may write into. Where all are
+    Python's numbers, one of them a float, they are float32, as in Tensor(1.5)."""
     kind = next((d.dtype for d in data if d.__class__ in _DATA and d.dtype.kind == "f"), None)
+    if kind is None and float in (kinds := set(map(type, data))) and not kinds & _DATA:
+        return [None if d is None else np.float32(d) for d in data]
     result = []
     for a, d in zip(args, data):
         if kind and getattr(d, "dtype", kind).kind != "f":

@@ -12,12 +12,14 @@ what NumPy makes an array by itself, such as a list of Tensors, is not handed ov
 
 import functools
 import inspect
+import sys
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from autotx import composed
 from autotx import functional as f
+from autotx.modes import modes
 from autotx.tensor import Tensor
 
 
@@ -245,10 +247,27 @@ CURES = {
 }
 
 
+def _array(self, dtype=None, copy=None):
+    """What NumPy calls for np.asarray(x): the values, read-only, or a copy of another type.
+
+    TypeError where SciPy or pandas would go on to compute with them, as in sparse @ x, and lose the gradient.
+    """
+    if self.requires_grad and modes.recording:
+        caller = sys._getframe(1)
+        library = caller.f_globals.get("__name__", "").partition(".")[0]
+        if library == "scipy" or (library == "pandas" and caller.f_code.co_name == "dot"):
+            dense = "matrix.toarray()" if library == "scipy" else "frame.to_numpy()"
+            cure = f"give x.detach(), or an array, as in {dense} @ x"
+            raise TypeError(f"{library}: computes on arrays, which have no gradient; {cure}")
+    if copy or (dtype is not None and dtype != self.dtype):
+        return np.array(self.data, dtype=dtype)
+    return self.data
+
+
 def _array_ufunc(self, ufunc, method, *inputs, **settings):
     """What NumPy calls for a ufunc, such as np.exp(x) or array * x."""
     if method != "__call__":
-        raise _refused(f"{ufunc.__name__}.{method}")
+        raise _refused(f"{_name(ufunc)}.{method}")
     op = None if settings else OPS.get(ufunc)
     return op(*inputs) if op else _called(ufunc, inputs, settings)
 
@@ -307,23 +326,27 @@ def _arrays(value):
 
 
 def _name(function):
-    return f"{function.__module__.partition('numpy.')[2]}.{function.__name__}".lstrip(".")
+    """Such as "np.linalg.norm"; a ufunc of another library has its own name alone."""
+    name = function.__name__
+    if isinstance(function, np.ufunc):
+        return f"np.{name}" if getattr(np, name, None) is function else name
+    return f"np{function.__module__.removeprefix('numpy')}.{name}"
 
 
 def _refused(name):
-    cure = INSTEAD.get(name, "there is no such op; build it of autotx's")
-    return TypeError(f"np.{name}: not for Tensors; {cure}, or give x.numpy(), which has no gradient")
+    cure = INSTEAD.get(name.removeprefix("np."), "there is no such op; build it of autotx's")
+    return TypeError(f"{name}: not for Tensors; {cure}, or give x.numpy(), which has no gradient")
 
 
 def _refuse(function, name, value, args):
     """TypeError for a setting of NumPy that no op of autotx has, unless it asks for nothing."""
     if value is None or (name == "dtype" and any(isinstance(x, Tensor) and x.dtype == value for x in args)):
         return
-    call = f"np.{_name(function)}(...)"
-    cure = CURES.get(name, "leave it out").format(call=call)
-    raise TypeError(f"np.{_name(function)}: {name}= is not for Tensors; {cure}")
+    cure = CURES.get(name, "leave it out").format(call=f"{_name(function)}(...)")
+    raise TypeError(f"{_name(function)}: {name}= is not for Tensors; {cure}")
 
 
+setattr(Tensor, "__array__", _array)  # noqa: B010
 setattr(Tensor, "__array_ufunc__", _array_ufunc)  # noqa: B010  (a type checker knows no such attributes)
 setattr(Tensor, "__array_function__", _array_function)  # noqa: B010
 setattr(Tensor, "__pandas_priority__", 5000)  # noqa: B010  (above a DataFrame's: series * x asks the Tensor)

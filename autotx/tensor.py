@@ -158,11 +158,6 @@ class Tensor(Methods):
         """Forget the gradient."""
         self.grad = None
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> object:  # so that ndarray + Tensor is a Tensor
-        if copy or (dtype is not None and dtype != self._data.dtype):
-            return np.array(self._data, dtype=dtype)
-        return self.data
-
     def __len__(self) -> int:
         if not self._data.ndim:
             raise TypeError("len: a tensor with no axes has no length")
@@ -467,6 +462,6 @@ def as_data(data, dtype=None):
     if array.dtype.kind == "f" and dtype is not None and array.dtype.type not in SCALARS:
         raise TypeError(f"Tensor: dtype {array.dtype} is not computed with; give numpy.float32 or numpy.float64")
     if array.dtype.kind == "f" and dtype is None and array.dtype != np.float32:
-        given = isinstance(data, np.ndarray | np.generic) and array.dtype == np.float64
+        given = hasattr(data, "__array__") and array.dtype == np.float64  # also of pandas or PyTorch
         array = array if given else array.astype(np.float32)
     return array if array.ndim else array[()]

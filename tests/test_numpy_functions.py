@@ -115,8 +115,8 @@ def _reaches(result, tensor):
 @pytest.mark.parametrize("function", OPS, ids=lambda f: f.__name__)
 def test_every_entry_is_a_documented_name_with_numpys_arguments(function):
     name = numpy_functions._name(function)
-    module = np.linalg if name.startswith("linalg.") else np
-    name = name.removeprefix("linalg.")
+    module = np.linalg if name.startswith("np.linalg.") else np
+    name = name.rpartition(".")[2]
     assert name in module.__all__
     assert getattr(module, name) is function
     assert function.__doc__
@@ -242,6 +242,60 @@ def test_the_example_that_lost_its_gradient():
     x, w = Tensor([1.0, 2.0], requires_grad=True), np.array([1.0, 2.0, 3.0, 4.0], np.float32)
     (np.concatenate([x, x]) * w).sum().backward()
     assert x.grad.tolist() == [4, 6]
+
+
+def _in_library(module, code):
+    """The function that `code` defines in a module of this name."""
+    names = {"__name__": module, "np": np}
+    exec(code, names)
+    return names["dot"]
+
+
+def test_libraries_that_compute_on_arrays_are_told():
+    """As SciPy's sparse matrices and pandas' DataFrame.dot: they ask for an array, and would lose the gradient."""
+    x = Tensor(A, requires_grad=True)
+    code = "def dot(x): return np.asarray(x) * 2"
+    for module, cure in {
+        "scipy.sparse._base": "matrix.toarray() @ x",
+        "pandas.core.frame": "frame.to_numpy() @ x",
+    }.items():
+        library, dot = module.partition(".")[0], _in_library(module, code)
+        with pytest.raises(TypeError) as error:
+            dot(x)
+        assert str(error.value).startswith(
+            f"{library}: computes on arrays, which have no gradient; give x.detach(), or"
+        )
+        assert cure in str(error.value)
+        assert dot(x.detach()).tolist() == (2 * A).tolist()
+        with autotx.no_grad():
+            assert dot(x).tolist() == (2 * A).tolist()
+    assert _in_library("elsewhere", code)(x).tolist() == (2 * A).tolist()
+
+
+def test_sparse_matrices_on_the_left():
+    sparse = pytest.importorskip("scipy.sparse")
+    x = Tensor(A, requires_grad=True)
+    for make in (sparse.csr_matrix, sparse.csr_array, sparse.coo_array):
+        for apply in (operator.matmul, operator.mul, operator.add):
+            with pytest.raises(TypeError):
+                apply(make(S), x)
+
+
+def test_series_and_frames_on_the_left():
+    pd = pytest.importorskip("pandas")
+    x = Tensor(S, requires_grad=True)
+    series, frame = pd.Series(S[0]), pd.DataFrame(S)
+    for apply in OPERATORS:
+        if apply is operator.matmul:
+            with pytest.raises(TypeError, match="pandas: computes on arrays"):
+                frame @ x
+            continue
+        for left in (series, frame):
+            result = apply(left, x)
+            assert isinstance(result, Tensor)
+            assert result.requires_grad
+            np.testing.assert_allclose(result.data, apply(left.to_numpy(), S))
+    assert isinstance(np.multiply(series, x), Tensor)
 
 
 def test_plots_take_tensors():

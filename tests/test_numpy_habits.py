@@ -23,6 +23,39 @@ def refused(kind, call, text):
     assert "\n" not in str(error.value)
 
 
+# Types
+
+
+def test_numbers_alone_are_float32():
+    mask = np.array([True, False])
+    for result in (
+        autotx.where(mask, 1.0, 0.0),
+        autotx.where(mask, 1, 0.5),
+        autotx.add(1.5, 2.5),
+        autotx.maximum(1.0, 2),
+        autotx.stack([1.0, 2.0]),
+        autotx.pow(np.float64(2.0), 3.0),
+    ):
+        assert result.dtype == np.float32
+    x = Tensor([1.0, 2.0])
+    assert (x * autotx.where(mask, 1.0, 0.0)).dtype == np.float32
+    assert autotx.where(mask, 1, 0).dtype == np.int64
+    assert autotx.add(np.ones(2), 1.5).dtype == np.float64
+    assert autotx.where(mask, 1.0, 0.0).data.tolist() == [1, 0]
+
+
+class Series:
+    """An array of another library."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array([0.1, 0.2])
+
+
+def test_arrays_of_other_libraries_keep_their_type():
+    assert Tensor(Series()).dtype == np.float64
+    assert (Tensor([1.0, 1.0], dtype=np.float64) * Series()).data.tolist() == [0.1, 0.2]
+
+
 # Fill values that are no numbers of the type
 
 
