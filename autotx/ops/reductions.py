@@ -110,8 +110,8 @@ def norm(x: Array, /, ord: float = 2, axis: int | tuple[int, ...] | None = None,
 def prod(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """y = the product of x along axis.
 
-    dy/dx_i is the product of the others, so dx = g times that: the product of those before x_i times that of those
-    after it, since y / x_i would be 0 / 0 where x_i = 0.
+    dy/dx_i is the product of the others, so dx = g times the product of the others. That is the product of those before
+    x_i times that of those after it: y / x_i would be 0 / 0 where x_i = 0.
     """
 
     def dx(g):
