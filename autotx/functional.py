@@ -163,4 +163,3 @@ def split(x: Array, size_or_sections: int | Sequence[int], axis: int = 0) -> lis
 for _function in (where, concat, stack, einsum):
     _lifted = globals()[f"_{_function.__name__}"]
     _function.__doc__, _function.op = _lifted.__doc__, _lifted.op
-

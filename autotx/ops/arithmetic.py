@@ -1,14 +1,18 @@
 """Arithmetic, element by element. x and y broadcast against each other as in NumPy; results have the common shape."""
 
 import functools
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
 from autotx import kernels
 from autotx.types import Array, ArrayLike
 
+F = TypeVar("F", bound=Callable)
 
-def one_element(op):
+
+def one_element(op: F) -> F:
     """Let an op that works along `axis` take a number too, which counts as one element along its axis 0, or -1.
 
     The result is a number again.
@@ -21,7 +25,7 @@ def one_element(op):
         y, (dx,) = op(np.reshape(x, 1), *args, **settings)
         return np.reshape(y, ()), (lambda g: np.reshape(dx(np.reshape(g, np.shape(y))), ()),)
 
-    return function
+    return function  # pyright: ignore[reportReturnType]  (of the same signature as op)
 
 
 def add(x: Array, y: Array, /):
