@@ -1,60 +1,100 @@
-"""How far the training is: a live bar on a terminal, plain lines where there is none (a file, a pipe, CI)."""
+"""How far the training is: one line that is rewritten, on a terminal with room for it; else a line now and then."""
 
+import shutil
 import sys
 import time
 from collections import deque
-
-from tqdm import tqdm
+from datetime import timedelta
 
 SECONDS_BETWEEN_LINES = 10
-BAR = "{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
+SECONDS_BETWEEN_CHANGES = 0.1  # of the line that is rewritten
 RECENT = 50  # steps over which what is shown is averaged
+LONGEST_BAR = 40  # columns
 
 
 class Progress:
-    """Shows records {"step", "loss", "val_loss", "tokens_per_second"}, some with "val_accuracy". Use it with `with`."""
+    """Shows records {"step", "loss", "val_loss", "tokens_per_second"}, some with "val_accuracy". Use it with `with`.
+
+    On a terminal, the step, a bar and the figures are one line that is rewritten. Where it is wider than the terminal,
+    the bar becomes shorter, then the speed goes, then the time left. Where that is not enough, or the terminal does not
+    say how wide it is, and in a file or a pipe, each message is a new line.
+    """
 
     def __init__(self, step, steps):
         self.steps = steps
         self.recent = deque(maxlen=RECENT)
         self.val_loss = self.accuracy = None
         self.first = None  # (time, step) after the first step, which may compile and so says nothing of the rest
-        self.last_line = time.monotonic()
-        live = sys.stdout.isatty() and sys.stderr.isatty()
-        settings = {"dynamic_ncols": True, "smoothing": 0.05, "bar_format": BAR}
-        self.bar = tqdm(total=steps, initial=step, **settings) if live else None
+        self.last_shown = time.monotonic()
+        self.live = sys.stdout.isatty() and sys.stderr.isatty()
+        self.unfinished = False  # whether the cursor is still on the line that is rewritten
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        if self.bar is not None:
-            self.bar.close()
+        self._finish_line()
 
     def show(self, record):
         """Take note of one step."""
+        step, validated = record["step"], record["val_loss"] is not None
         self.recent.append(record)
-        self.first = self.first or (time.monotonic(), record["step"])
-        if record["val_loss"] is not None:
+        self.first = self.first or (time.monotonic(), step)
+        if validated:
             self.val_loss, self.accuracy = record["val_loss"], record.get("val_accuracy")
-        if self.bar is not None:
-            self.bar.set_postfix_str(", ".join(self._figures()), refresh=False)
-            self.bar.update()
-        elif record["val_loss"] is not None or time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
-            self.last_line = time.monotonic()
-            figures = ", ".join([*self._figures(), self._time_left(record["step"])])
-            print(f"step {record['step']}/{self.steps}: {figures}", flush=True)
+        columns = shutil.get_terminal_size((0, 0)).columns if self.live else 0
+        line = self._line(step, columns - 1)  # a full last column would wrap on some terminals
+        pause = SECONDS_BETWEEN_CHANGES if line else SECONDS_BETWEEN_LINES
+        last = line is not None and step == self.steps
+        if not (validated or last or time.monotonic() - self.last_shown > pause):
+            return
+        self.last_shown = time.monotonic()
+        if line:
+            print(f"\r{line:{columns - 1}}", end="", file=sys.stderr, flush=True)
+            self.unfinished = True
+        else:
+            self._finish_line()
+            figures = [*self._losses(), self._speed(), self._time_left(step)]
+            print(f"step {step}/{self.steps}: {', '.join(figures)}", flush=True)
 
-    def _figures(self):
-        loss, speed = (sum(r[key] for r in self.recent) / len(self.recent) for key in ("loss", "tokens_per_second"))
-        validation = [f"validation loss {self.val_loss:.4f}"] if self.val_loss is not None else []
+    def _line(self, step, width):
+        """The line that is rewritten, at most so many columns wide. None where there is no room for the losses."""
+        losses, speed, left = self._losses(), self._speed(), self._time_left(step)
+        for figures in ([*losses, speed, left], [*losses, left], losses):
+            start, end = f"step {step}/{self.steps}", ", ".join(figures)
+            room = width - len(start) - len(end) - 1
+            if room >= 0:
+                return f"{start} {_bar(step / self.steps, room - 1)}{end}"
+        return None
+
+    def _losses(self):
+        figures = [f"loss {self._mean('loss'):.4f}"]
+        if self.val_loss is not None:
+            figures.append(f"validation loss {self.val_loss:.4f}")
         if self.accuracy is not None:
-            validation.append(f"accuracy {self.accuracy:.1%}")
-        return [f"loss {loss:.4f}", *validation, f"{speed:,.0f} tokens/s"]
+            figures.append(f"accuracy {self.accuracy:.1%}")
+        return figures
+
+    def _speed(self):
+        return f"{self._mean('tokens_per_second'):,.0f} tokens/s"
+
+    def _mean(self, key):
+        return sum(record[key] for record in self.recent) / len(self.recent)
 
     def _time_left(self, step):
         begun, first_step = self.first
         if step == first_step:
             return "time left not known yet"
         seconds = (time.monotonic() - begun) / (step - first_step) * (self.steps - step)
-        return f"{tqdm.format_interval(seconds)} left"
+        return f"{timedelta(seconds=round(seconds))} left".removeprefix("0:")
+
+    def _finish_line(self):
+        if self.unfinished:
+            print(file=sys.stderr)
+        self.unfinished = False
+
+
+def _bar(share, width):
+    """A bar of at most so many columns and a space, or nothing where it would be shorter than 3."""
+    length = min(width, LONGEST_BAR) - 2
+    return f"[{'#' * int(share * length):.<{length}}] " if length > 0 else ""

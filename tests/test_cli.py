@@ -1,8 +1,10 @@
 """The command line: what it says, and that a mistake costs one line, exit status 2 and nothing else."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import os
 import re
 import shlex
 import shutil
@@ -14,7 +16,7 @@ import pytest
 
 import autotx
 from autotx.checkpoint import load_tensors, save_tensors
-from autotx.models import tokenizers
+from autotx.models import progress, tokenizers
 from autotx.models.cli import COMMANDS, main
 from autotx.models.config import flag
 from autotx.models.inference.sampling import stream_text
@@ -64,7 +66,7 @@ def test_help_names_every_command_and_loads_nothing_heavy():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for name, (_, summary) in COMMANDS.items():
         assert re.search(rf"{name} +{re.escape(summary)}", shown)
-    assert not {"numba", "matplotlib", "tqdm"} & set(re.findall(r"'(\w+)'", shown))
+    assert not {"numba", "matplotlib"} & set(re.findall(r"'(\w+)'", shown))
 
 
 def test_help_shows_every_setting_with_its_default(capsys):
@@ -393,16 +395,55 @@ def test_generate_with_a_spoiled_file(fails, run, harm, file, message):
 # What is shown
 
 
-def test_a_bar_on_a_terminal(monkeypatch, capsys):
-    for stream in (sys.stdout, sys.stderr):
-        monkeypatch.setattr(stream, "isatty", lambda: True)
-    with Progress(3, 5) as progress:
-        for step, val_loss in ((4, None), (5, 2.5)):
-            progress.show({"step": step, "loss": 2.0, "val_loss": val_loss, "tokens_per_second": 1000.0})
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "5/5" in shown.err
-    assert "loss 2.0000, validation loss 2.5000, 1,000 tokens/s" in shown.err
+LOSSES = "loss 2.0000, validation loss 2.5000"
+FIGURES = f"{LOSSES}, 1,000 tokens/s, 00:00 left"
+
+
+def steps_shown(progress_bar):
+    """Ten steps, two of them with a validation."""
+    with progress_bar:
+        for step in range(1241, 1251):
+            val_loss = 2.5 if step % 5 == 0 else None
+            progress_bar.show({"step": step, "loss": 2.0, "val_loss": val_loss, "tokens_per_second": 1000.0})
+
+
+@pytest.mark.parametrize(
+    ("columns", "end"),
+    [
+        (0, f"\nstep 1250/1250: {FIGURES}"),  # it does not say how wide it is
+        (20, f"\nstep 1250/1250: {FIGURES}"),
+        (40, f"\nstep 1250/1250: {FIGURES}"),
+        (60, f"\rstep 1250/1250 [######] {LOSSES}"),
+        (80, f"\rstep 1250/1250 {FIGURES}"),
+        (200, f"\rstep 1250/1250 [{38 * '#'}] {FIGURES}"),
+    ],
+)
+def test_terminals_of_any_width_show_the_validation_loss(columns, end, monkeypatch):
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")  # not on Windows
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_CHANGES", -1)
+    with open(theirs, "w") as terminal, monkeypatch.context() as patch:
+        for stream in ("stdout", "stderr", "__stdout__"):
+            patch.setattr(sys, stream, terminal)
+        steps_shown(Progress(1240, 1250))
+    shown = ""
+    with contextlib.suppress(OSError):  # at the end
+        while more := os.read(ours, 1 << 16):
+            shown += more.decode()
+    os.close(ours)
+    shown = shown.replace("\r\n", "\n")
+    assert shown.rstrip().endswith(end)
+    rewritten = [line for line in re.split("[\r\n]", shown) if line and ":" not in line[:16]]
+    assert all(len(line) == columns - 1 for line in rewritten)
+    assert len(rewritten) == {0: 0, 20: 0, 40: 4}.get(columns, 10)  # with 40, until there is a validation loss
+
+
+def test_lines_in_a_file(capsys):
+    steps_shown(Progress(1240, 1250))
+    lines = [f"step {step}/1250: {FIGURES}\n" for step in (1245, 1250)]
+    assert capsys.readouterr() == ("".join(lines), "")
 
 
 def test_a_curve_needs_no_display():

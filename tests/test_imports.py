@@ -109,7 +109,6 @@ def test_import_autotx_is_light():
         "safetensors",
         "scipy",
         "graphviz",
-        "tqdm",
         "autotx.models",
     ]
     code = f"import sys, autotx; print([m for m in {heavy} if m in sys.modules])"
