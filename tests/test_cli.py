@@ -446,6 +446,23 @@ def test_lines_in_a_file(capsys):
     assert capsys.readouterr() == ("".join(lines), "")
 
 
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nowhere"])
+@pytest.mark.parametrize("module", ["autotx.viz", "autotx.models.paper.command", "autotx.models.bench.command"])
+def test_a_backend_that_is_not_there_does_not_matter(module, backend):
+    """As a notebook sets it, for commands of another environment too."""
+    code = f"import {module}, os; from autotx.viz.curves import loss_curve; loss_curve([]); print(os.environ['MPLBACKEND'])"
+    environment = {**os.environ, "MPLBACKEND": backend}
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert shown.stdout == f"{backend}\n"
+
+
+def test_a_backend_that_is_there_is_kept():
+    code = "import autotx.viz, matplotlib; print(matplotlib.rcParams['backend'])"
+    environment = {**os.environ, "MPLBACKEND": "svg"}
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert shown.stdout == "svg\n"
+
+
 def test_a_curve_needs_no_display():
     records = [
         {"step": s, "loss": 5 / s, "val_loss": 6 / s if s % 10 == 0 else None, "lr": 1e-3} for s in range(1, 101)

@@ -1,5 +1,6 @@
 """Pictures of what the engine recorded."""
 
+from autotx.viz import backend
 from autotx.viz.attention import AttentionMap, attention, attention_maps
 from autotx.viz.curves import curves
 from autotx.viz.embeddings import embeddings

@@ -1,10 +1,8 @@
 """The ratios as horizontal bars."""
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from autotx.models.bench.results import geometric_mean, peer_names
 from autotx.text import counted
+from autotx.viz import style
 
 COLOURS = {
     "torch": "#d9772b",
@@ -21,8 +19,7 @@ LEFT_OUT = ("threads", "pools", "scaling", "startup")  # not comparisons with an
 def ratios(rows, facts):
     """A matplotlib Figure. rows: results.Row; facts: results.machine."""
     bars = list(_bars([row for row in rows if row.section not in LEFT_OUT]))
-    figure = Figure(figsize=(10, 1.6 + 0.24 * max(len(bars), 1)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = style.figure(10, 1.6 + 0.24 * max(len(bars), 1), layout="constrained")
     axes = figure.add_subplot()
     for place, (_, name, ratio) in enumerate(bars):
         first = name not in [bar[1] for bar in bars[:place]]  # the legend names each peer once
