@@ -9,8 +9,10 @@ The one thing that is not text, a lone half of a surrogate pair, becomes a quest
 
 import codecs
 import collections
+import itertools
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,15 @@ except ImportError:  # an extra: pip install "autotx[bpe]"
 FILE = "tokenizer.json"
 KINDS = ("char", "byte", "word", "bpe")
 _BYTES = [bytes([b]) for b in range(256)]
+_JOIN = b""  # a token that writes nothing and removes the space of the next one
+
+# A word is letters, numbers, marks (accents, and most vowels of Indian scripts) and the joiners inside words of Persian
+# or Hindi. \w of the module re has no marks and no joiners. The first mark is U+0300: looked at first, it saves time.
+_PLANES = (range(0x300, 0x20000), range(0xE0100, 0xE01F0))  # all marks of Unicode lie there
+_MARKS = "".join(c for c in map(chr, itertools.chain(*_PLANES)) if unicodedata.category(c)[0] == "M")
+_MARK = rf"(?![\0-\u02ff])[{_MARKS}\u200c\u200d]"
+_LETTERS = rf"(?:\w++|{_MARK})++"
+_PIECE = re.compile(rf" ?{_LETTERS}(?:['’]{_LETTERS})*| ?\S(?:{_MARK})*|\s")
 
 
 class Tokenizer:
@@ -54,10 +65,13 @@ class Tokenizer:
 
     def texts(self, ids):
         """The text of each token; bytes that are no character alone are written as \\xe4."""
-        return [self.pieces[i].decode(errors="backslashreplace") for i in ids]
+        return [self.pieces[i].decode(errors="backslashreplace") or "‹join›" for i in ids]
 
     def unknown(self, text):
-        """What in `text` (characters, or words) was not in the text the tokenizer was made from: a sorted list."""
+        """What in `text` (characters, or words) was not in the text the tokenizer was made from: a sorted list.
+
+        A model that learned that text cannot have met it, neither as a token nor as bytes.
+        """
         return []
 
     def describe(self):
@@ -77,7 +91,7 @@ class StreamDecoder:
     """Text as its tokens come. A character whose bytes are spread over several tokens appears with the last of them."""
 
     def __init__(self, pieces):
-        self._pieces = pieces
+        self._pieces, self._before = pieces, None
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token):
@@ -85,7 +99,9 @@ class StreamDecoder:
         token = int(token)
         if not 0 <= token < len(self._pieces):
             raise ValueError(f"decode: there is no token {token}, the ids go from 0 to {len(self._pieces) - 1}")
-        return self._utf8.decode(self._pieces[token])
+        piece = self._pieces[token]
+        joined, self._before = self._before == _JOIN, piece
+        return self._utf8.decode(piece.removeprefix(b" ") if joined else piece)
 
     def finish(self):
         """What is left of a character that never got its last byte."""
@@ -133,48 +149,65 @@ class CharTokenizer(Tokenizer):
 
 
 class WordTokenizer(Tokenizer):
-    """The words of a text, in lower case, and after them 256 bytes for the words it does not have.
+    """The words of a text, in lower case; after them 256 bytes for the words it does not have, and a token that joins.
 
-    A word keeps the space before it, so that joining words gives the text back: "Don't  go, you." becomes "don't",
-    " ", " go", ",", " you", ".". words: list of str.
+    A word is the same token wherever it stands: the one with a space before it. Where there is none, at the start of a
+    line or after a bracket, a token that joins comes first. Signs are tokens with a space and without, as they occur.
+    "Don't  go (you)." becomes join, " don't", " ", " go", " (", join, " you", ")", ".".
+
+    words: list of str. spelled: the characters of the words in the training text that are not among them, which a model
+    has learned as bytes.
     """
 
     kind = "word"
-    _word = re.compile(r" ?\w+(?:['’]\w+)*| ?[^\w\s]|\s")
 
-    def __init__(self, words):
-        self.words = words
-        super().__init__([word.encode() for word in words] + _BYTES)
+    def __init__(self, words, spelled=""):
+        self.words, self.spelled = words, spelled
+        super().__init__([word.encode() for word in words] + _BYTES + [_JOIN])
         self._ids = {word: i for i, word in enumerate(words)}
+        self._known = {_bare(word) for word in words}
 
     @classmethod
     def train(cls, text, vocab_size):
-        """The vocab_size - 256 commonest words of a text, the commonest first; of equals, the one that comes first."""
-        if vocab_size <= 256:
-            raise ValueError(f"--vocab-size {vocab_size} leaves no room for words beside the 256 bytes; use more")
-        counts = collections.Counter(cls.split(text))
-        return cls([word for word, _ in counts.most_common(vocab_size - 256)])
+        """The vocab_size - 257 commonest words of a text, the commonest first; of equals, the one that comes first."""
+        if vocab_size <= 257:
+            raise ValueError(f"--vocab-size {vocab_size} leaves no room for words beside 257 other tokens; use more")
+        counts = collections.Counter()
+        for piece, count in collections.Counter(cls.split(text)).items():
+            counts[f" {piece}" if re.match(_LETTERS, piece) else piece] += count
+        words = [word for word, _ in counts.most_common(vocab_size - 257)]
+        rare = counts.keys() - set(words)
+        return cls(words, "".join(sorted(set().union(*map(_bare, rare)))))
 
     @classmethod
     def split(cls, text):
-        """The words of a text, as a list of str that joined give the text in lower case."""
-        return cls._word.findall(_clean(text).lower())
+        """The words of a text, with the space before them, as a list of str that joined give it in lower case."""
+        return _PIECE.findall(_clean(text).lower())
 
     def encode(self, text):
-        ids, first_byte = [], len(self.words)
-        for word in self.split(text):
-            known = self._ids.get(word)
-            ids += [known] if known is not None else [first_byte + b for b in word.encode()]
-        return np.array(ids, np.int32)
+        pieces = self.split(text)
+        ids = {piece: self._encode_piece(piece) for piece in set(pieces)}
+        return np.array([i for piece in pieces for i in ids[piece]], np.int32)
+
+    def _encode_piece(self, piece):
+        first_byte, join = len(self.words), len(self.words) + 256
+        if piece in self._ids:
+            return [self._ids[piece]]
+        if f" {piece}" in self._ids:
+            return [join, self._ids[f" {piece}"]]
+        if piece[0] == " " and piece[1:] in self._ids:
+            return [self._ids.get(" ", first_byte + ord(" ")), self._ids[piece[1:]]]
+        return [first_byte + b for b in piece.encode()]
 
     def unknown(self, text):
-        return sorted({word.strip() for word in self.split(text) if word not in self._ids})
+        words = {_bare(piece) for piece in self.split(text)} - self._known
+        return sorted(word for word in words if not set(word) <= set(self.spelled))
 
     def describe(self):
         return f"{super().describe()}, all in lower case"
 
     def to_bytes(self):
-        return to_json({"type": self.kind, "words": self.words})
+        return to_json({"type": self.kind, "words": self.words, "spelled": self.spelled})
 
 
 class BPETokenizer(Tokenizer):
@@ -239,8 +272,8 @@ def load_tokenizer(folder):
         return ByteTokenizer()
     if saved.get("type") == "char" and isinstance(saved.get("characters"), str):
         return CharTokenizer(saved["characters"])
-    if saved.get("type") == "word" and isinstance(saved.get("words"), list):
-        return WordTokenizer([str(word) for word in saved["words"]])
+    if saved.get("type") == "word" and isinstance(saved.get("words"), list) and isinstance(saved.get("spelled"), str):
+        return WordTokenizer([str(word) for word in saved["words"]], saved["spelled"])
     if isinstance(saved.get("model"), dict) and saved["model"].get("type") == "BPE":
         return _load_bpe(path, saved)
     raise ValueError(f"{path} holds no tokenizer that autotx knows (characters, bytes, words or byte-level BPE)")
@@ -265,6 +298,11 @@ def _byte_of_character():
     visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     hidden = [b for b in range(256) if b not in visible]
     return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}
+
+
+def _bare(piece):
+    """A word without the space before it. A space alone stays one."""
+    return piece.removeprefix(" ") or piece
 
 
 def _utf8(text):

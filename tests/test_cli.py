@@ -373,6 +373,17 @@ def test_wrong_settings_of_generate(fails, trained, argv, message):
     fails(["generate", "--model", trained, *argv.split()], message)
 
 
+def test_words_of_the_text_are_a_prompt(text, tmp_path, capsys, fails):
+    """Whether they stood at the start of a line or not, and even where they were too rare to be tokens."""
+    tiny = [*TINY, "--tokenizer", "word", "--vocab-size", 260]
+    assert call("train", "--text", text, "--out", tmp_path / "run", *tiny) == 0
+    generate = ["generate", "--model", tmp_path / "run", "--max-new-tokens", 3]
+    for prompt in ("fox", "the fox", "lazy", "Jumps over the"):
+        assert call(*generate, "--prompt", prompt) == 0
+        assert prompt in capsys.readouterr().out
+    fails([*generate, "--prompt", "the fox!"], "--prompt: the text that the model learned has no '!'")
+
+
 def put_a_nan(path):
     save_tensors(path, {name: a * np.float32("nan") for name, a in load_tensors(path)[0].items()})
 
@@ -450,7 +461,8 @@ def test_lines_in_a_file(capsys):
 @pytest.mark.parametrize("module", ["autotx.viz", "autotx.models.paper.command", "autotx.models.bench.command"])
 def test_a_backend_that_is_not_there_does_not_matter(module, backend):
     """As a notebook sets it, for commands of another environment too."""
-    code = f"import {module}, os; from autotx.viz.curves import loss_curve; loss_curve([]); print(os.environ['MPLBACKEND'])"
+    drawn = "from autotx.viz.curves import loss_curve; loss_curve([])"
+    code = f"import os, {module}; {drawn}; print(os.environ['MPLBACKEND'])"
     environment = {**os.environ, "MPLBACKEND": backend}
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert shown.stdout == f"{backend}\n"

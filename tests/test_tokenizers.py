@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotx.models import tokenizers
+from autotx.models.data import read_text
 from autotx.models.tokenizers import KINDS, ByteTokenizer, CharTokenizer, WordTokenizer, load_tokenizer, make_tokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog.\nThe dog sleeps.\r\n\tNaïve façade, 10 €.\n" * 4
@@ -71,13 +72,73 @@ def test_characters_are_numbered_in_order_and_bytes_follow():
     assert tokenizer.unknown("abxcéx") == ["x", "é"]
 
 
-def test_words_keep_the_space_before_them_and_bytes_follow():
-    tokenizer = WordTokenizer.train("You are, I say, you ARE!\n", 256 + 5)
+def test_a_word_is_one_token_wherever_it_stands_and_bytes_follow():
+    tokenizer = WordTokenizer.train("You are, I say, you ARE!\n", 257 + 5)
     assert WordTokenizer.split("Don't  go, you.\n") == ["don't", " ", " go", ",", " you", ".", "\n"]
-    assert tokenizer.words == [" are", ",", "you", " i", " say"]  # the commonest first, of equals the earliest
-    np.testing.assert_array_equal(tokenizer.encode("You are"), [2, 0])
-    np.testing.assert_array_equal(tokenizer.encode("you!"), [2, 5 + ord("!")])
-    assert tokenizer.unknown("you were there, you see") == ["see", "there", "were", "you"]  # " you" has a space
+    assert tokenizer.words == [" you", " are", ",", " i", " say"]  # the commonest first, of equals the earliest
+    join, byte = 5 + 256, 5
+    np.testing.assert_array_equal(tokenizer.encode("You are"), [join, 0, 1])
+    signs = {c: byte + ord(c) for c in " ()!"}
+    ids = [join, 1, signs[" "], signs["("], join, 0, signs[")"], signs["!"]]
+    np.testing.assert_array_equal(tokenizer.encode("are (you)!"), ids)
+    assert [tokenizer.pieces[i] for i in (join, byte + ord("!"), 0)] == [b"", b"!", b" you"]
+
+
+def test_a_sign_that_is_known_with_a_space_or_without_one_is_no_bytes():
+    tokenizer = WordTokenizer.train("a . b, c\n", 300)
+    byte, join = len(tokenizer.words), len(tokenizer.words) + 256
+    comma, stop = (tokenizer.words.index(word) for word in (",", " ."))
+    np.testing.assert_array_equal(tokenizer.encode(" a."), [tokenizer.words.index(" a"), join, stop])
+    np.testing.assert_array_equal(tokenizer.encode(" ,"), [byte + ord(" "), comma])
+    assert tokenizer.decode(tokenizer.encode("a. b ,c")) == "a. b ,c"
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("house", []),  # in the text with a space before it
+        ("The house.", []),  # in the text the stop has a space before it
+        ("stands\t", ["\t"]),
+        ("a  dog", [" "]),  # two spaces were never there
+        ("The mouse sleeps", ["mouse"]),
+    ],
+)
+def test_a_word_is_known_with_and_without_its_space(text, unknown):
+    tokenizer = WordTokenizer.train("The red house stands .\nA dog sleeps . The dog eats .\n", 1000)
+    assert tokenizer.unknown(text) == unknown
+    if not unknown:
+        assert (tokenizer.encode(text) < len(tokenizer.words)).sum() == len(WordTokenizer.split(text))
+
+
+def test_a_word_that_was_learned_as_bytes_is_known():
+    text = "the cat and the dog and the zebu\n"
+    tokenizer = WordTokenizer.train(text, 257 + 2)
+    assert tokenizer.words == [" the", " and"]
+    assert tokenizer.unknown(text) == []
+    assert tokenizer.unknown("the bat") == []  # its letters were learned, in other words
+    assert tokenizer.unknown("the ox, and") == [",", "ox"]
+
+
+def test_no_line_of_the_text_is_called_unknown():
+    text = read_text(())[:200_000]
+    for size in (600, 10**6):
+        tokenizer = WordTokenizer.train(text, size)
+        assert [line for line in text.splitlines() if tokenizer.unknown(line)] == []
+        assert tokenizer.unknown("called") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("नमस्ते दुनिया", ["नमस्ते", " दुनिया"]),
+        ("sen\u0303or, jose\u0301", ["sen\u0303or", ",", " jose\u0301"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),  # a joiner inside a word
+        ("ok ❤\ufe0f!", ["ok", " ❤\ufe0f", "!"]),  # a mark belongs to the sign before it
+        ("1 = 3.5²", ["1", " =", " 3", ".", "5²"]),
+    ],
+)
+def test_marks_and_joiners_belong_to_their_words(text, words):
+    assert WordTokenizer.split(text) == words
 
 
 def test_bpe_learns_to_say_more_with_less():

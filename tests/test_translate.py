@@ -249,6 +249,16 @@ def test_the_attention_of_a_translation_is_drawn(trained, tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_sources_of_the_training_file_are_translated(config, tmp_path, capsys):
+    """Words beyond --vocab-size were learned as bytes."""
+    config = dataclasses.replace(config, vocab_size=260)
+    assert train(config) == 0
+    capsys.readouterr()
+    assert main(["translate", "--model", config.out, "one two three four five you are"]) == 0
+    assert main(["translate", "--model", config.out, "--pairs", config.pairs]) == 0
+    assert "has not learned" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_what_cannot_be_translated(trained, fails, tmp_path):
     model = ["translate", "--model", trained]

@@ -247,7 +247,7 @@ def test_a_table_from_a_file_of_which_only_the_vocabulary_is_read(tmp_path, rng)
     assert words[:5] == [None, "king", "king", "thou", None]
     layer, found = load_embedding(tmp_path / "v", words, 2, rng=rng, frozen=True)
     assert found == 2
-    assert layer.weight.shape == (1 + 4 + 256, 2)
+    assert layer.weight.shape == (1 + 4 + 257, 2)
     assert not layer.weight.requires_grad
     np.testing.assert_array_equal(layer.weight.data[1:3], [[1, 2], [1, 2]])
     with pytest.raises(ValueError, match="v: its vectors have 2 numbers, the model 128 channels; make them equal"):

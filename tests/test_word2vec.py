@@ -232,6 +232,23 @@ def test_what_cannot_be_learned_from_is_told_in_one_line(content, flags, message
     assert not (tmp_path / "run").exists()
 
 
+HINDI = {"महल में है": ["राजा", "रानी"], "घर पर सोता है": ["बिल्ली", "कुत्ता"]}
+
+
+def test_words_of_hindi_are_learned_whole(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    sentences = [f"एक {rng.choice(HINDI[what])} {what} ।\n" for what in rng.choice(list(HINDI), 1500)]
+    (tmp_path / "text").write_text("".join(sentences), encoding="utf-8")
+    assert train(tmp_path / "text", tmp_path / "run") == 0
+    words = set(load_vectors(tmp_path / "run" / "vectors.txt").words)
+    assert words == {"एक", "महल", "में", "है", "राजा", "रानी", "घर", "पर", "सोता", "बिल्ली", "कुत्ता"}
+    for word, near in (("राजा", "रानी"), ("बिल्ली", "कुत्ता")):
+        capsys.readouterr()
+        assert main(["nearest", "--model", str(tmp_path / "run"), word, "--n", "1"]) == 0
+        assert capsys.readouterr().out.split()[2] == near
+
+
 def test_words_are_what_begins_with_a_letter():
     text = "Don't  shout, KING!\n_Naïve_ façade -- 10 o'clock; 2nd x-ray."
     assert split_words(text) == ["don't", "shout", "king", "naïve", "façade", "o'clock", "x", "ray"]
+    assert split_words("नमस्ते, sen\u0303or!") == ["नमस्ते", "sen\u0303or"]
