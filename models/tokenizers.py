@@ -37,6 +37,20 @@ _MARK = rf"(?![\0-\u02ff])[{_MARKS}\u200c\u200d]"
 _LETTERS = rf"(?:\w++|{_MARK})++"
 _PIECE = re.compile(rf" ?{_LETTERS}(?:['’]{_LETTERS})*| ?\S(?:{_MARK})*|\s")
 
+# How BPE cuts a text before it merges bytes, in the syntax of the library tokenizers: as cl100k_base (GPT-4), but that
+# marks and joiners belong to words, and that the white space of an indentation is one piece.
+_BPE_PIECE = "|".join(
+    (
+        r"'(?i:[sdmt]|ll|ve|re)",  # the end of I'll
+        r"[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}\x{200c}\x{200d}]+",  # a word, with what stands directly before it
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",  # signs, with the line ends behind them
+        r"\s*[\r\n]+(?=\S)",  # empty lines
+        r"\s+(?!\S)",  # white space but for the last one, which belongs to the next word
+        r"\s+",
+    )
+)
+
 
 class Tokenizer:
     """What they have in common. `pieces[i]` are the bytes of token i."""
@@ -211,7 +225,7 @@ class WordTokenizer(Tokenizer):
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level byte-pair encoding, as GPT-2's, by the `tokenizers` library.
+    """Byte-level byte-pair encoding, as that of GPT-2 and later ones, by the `tokenizers` library.
 
     merges: a tokenizers.Tokenizer. Its file is the library's own format, which other programs read too.
     """
@@ -233,15 +247,17 @@ class BPETokenizer(Tokenizer):
         if vocab_size < 256:
             raise ValueError(f"--vocab-size {vocab_size} is too small: BPE starts from 256 bytes; use 257 or more")
         merges = bpe_library.Tokenizer(bpe_library.models.BPE())
-        merges.pre_tokenizer = bpe_library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        pieces = bpe_library.pre_tokenizers.Split(bpe_library.Regex(_BPE_PIECE), "isolated")
+        as_bytes = bpe_library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        merges.pre_tokenizer = bpe_library.pre_tokenizers.Sequence([pieces, as_bytes])
         merges.decoder = bpe_library.decoders.ByteLevel()
         trainer = bpe_library.trainers.BpeTrainer(
             vocab_size=vocab_size,
             initial_alphabet=bpe_library.pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        # Whole lines are handed over, because the library cuts words at spaces and a text in one piece is slow.
-        merges.train_from_iterator(_clean(text).splitlines(keepends=True), trainer)
+        # No piece goes on from a line end to what is no space, so the text may be cut there: it takes less memory.
+        merges.train_from_iterator(re.split(r"(?<=\n)(?=\S)", _clean(text)), trainer)
         return cls(merges)
 
     def encode(self, text):

@@ -1,6 +1,8 @@
 """Every text survives the way to token ids and back, whatever its characters, whole or one token at a time."""
 
 import json
+import random
+import re
 
 import numpy as np
 import pytest
@@ -24,6 +26,13 @@ def tokenizer(request):
 def kept(tokenizer, text):
     """What of a text comes back: all, but that words are in lower case."""
     return text.lower() if tokenizer.kind == "word" else text
+
+
+def bpe_pieces(text):
+    """What BPE cuts a text into before it merges bytes."""
+    library = pytest.importorskip("tokenizers")
+    split = library.pre_tokenizers.Split(library.Regex(tokenizers._BPE_PIECE), "isolated")
+    return [piece for piece, _ in split.pre_tokenize_str(text)]
 
 
 def streamed(tokenizer, ids):
@@ -139,6 +148,8 @@ def test_no_line_of_the_text_is_called_unknown():
 )
 def test_marks_and_joiners_belong_to_their_words(text, words):
     assert WordTokenizer.split(text) == words
+    pieces = bpe_pieces(text)
+    assert [p for p in pieces if p[-1].isalpha()] == [word for word in words if word[-1].isalpha()]
 
 
 def test_bpe_learns_to_say_more_with_less():
@@ -146,6 +157,32 @@ def test_bpe_learns_to_say_more_with_less():
     assert 256 < tokenizer.vocab_size <= 300
     assert len(tokenizer.encode(TEXT)) < len(TEXT.encode()) / 1.5
     assert tokenizer.unknown("中") == []
+
+
+def test_bpe_learns_empty_lines_and_indentations():
+    tokenizer = make_tokenizer("bpe", "if a\n    b\n\nif b:\n    a\n\n" * 20, 300)
+    assert {b"\n\n", b"\n   ", b":\n"} <= {*tokenizer.pieces}
+    pieces = [tokenizer.pieces[i] for i in tokenizer.encode("a\n\nif a")]
+    assert pieces == [b"a", b"\n\n", b"if", b" a"]
+
+
+def test_bpe_of_a_whole_text_needs_fewer_tokens_than_of_its_lines():
+    library = pytest.importorskip("tokenizers")
+    text = read_text(())
+    training, rest = text[:-20_000], text[-20_000:]
+    by_lines = library.Tokenizer(library.models.BPE())
+    by_lines.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = library.pre_tokenizers.ByteLevel.alphabet()
+    trainer = library.trainers.BpeTrainer(vocab_size=1024, initial_alphabet=alphabet, show_progress=False)
+    by_lines.train_from_iterator(training.splitlines(keepends=True), trainer)
+    assert len(make_tokenizer("bpe", training, 1024).encode(rest)) < 0.971 * len(by_lines.encode(rest).ids)
+
+
+def test_bpe_is_trained_on_parts_of_the_text_as_on_the_whole():
+    """The text is cut between a line end and what is no space, where no piece goes on."""
+    draw = random.Random(0)
+    text = "".join(draw.choice(" \n\n\r\t.,'’aé\u0301नम\u200d9\u2028\x85") for _ in range(20_000))
+    assert [piece for part in re.split(r"(?<=\n)(?=\S)", text) for piece in bpe_pieces(part)] == bpe_pieces(text)
 
 
 def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
