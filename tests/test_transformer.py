@@ -277,6 +277,47 @@ def test_a_wide_beam_finds_the_best_of_all(rng):
     assert [t.score for t in found] == sorted((t.score for t in found), reverse=True)
 
 
+@pytest.mark.parametrize("length_penalty", [0, 0.6, 2])
+def test_a_sentence_that_ends_at_the_greatest_length_is_before_one_that_is_cut_off(length_penalty):
+    """END is the likeliest first at the last place, where [7, 7, 7] is cut off."""
+    model = Transformer(TransformerConfig(8, 3, n_layer=1, n_head=1, n_embd=8, dropout=0.0), np.random.default_rng(97))
+    [[found]] = beams.translate(model, np.array([[3, 4, 5]]), length_penalty=length_penalty)
+    assert found.ids == [7, 7]
+
+
+class Alike:
+    """A model that scores all tokens alike, or END higher than others."""
+
+    def __init__(self, vocab_size, end=0.0):
+        self.config, self.vocab_size, self.end = TransformerConfig(vocab_size, 3, 1, 1, 8), vocab_size, end
+
+    def reader(self, source, beam, size):
+        return self
+
+    def read(self, ids):
+        return ids
+
+    def scores(self, ids):
+        scores = np.zeros((len(ids), self.vocab_size))
+        scores[:, END] = self.end
+        return scores
+
+    def keep(self, rows):
+        pass
+
+
+def test_of_equals_the_lower_ids_stay():
+    [found] = beams.translate(Alike(1000, end=-50.0), np.array([[4]]), beam=4, n_best=4)
+    assert [t.ids for t in found] == [[3, 3, token] for token in (3, 4, 5, 6)]  # cut off: nothing has ended
+
+
+def test_what_is_cut_off_comes_after_what_has_ended():
+    [found] = beams.translate(Alike(5), np.array([[4]]), beam=4, n_best=4, length_penalty=5.0)
+    ended = [t for t in found if len(t.ids) < 3]
+    assert found[: len(ended)] == ended
+    assert [t.score for t in ended] == sorted((t.score for t in ended), reverse=True)
+
+
 def test_a_batch_is_translated_as_its_sentences_are(rng):
     model = tiny(rng)
     together = beams.translate(model, SOURCE, beam=3, n_best=2)

@@ -47,7 +47,8 @@ def translate(model, source, beam=1, length_penalty=0.6, n_best=1):
     beam: how many candidates each sentence keeps; with 1 the likeliest token is always taken (greedy).
     length_penalty a: candidates are compared by log P / ((5 + length) / 6)^a, END counted, so that long ones are not
     at a disadvantage (Wu et al., 2016, 7).
-    A candidate ends with END or when it has LONGER tokens more than its source, or block_size.
+    A candidate ends with END. It is cut off when it has LONGER tokens more than its source, or block_size; such a one
+    comes after all that have ended.
     ValueError: n_best above beam, an empty row, scores that are no numbers.
     """
     source = np.asarray(source)
@@ -76,11 +77,12 @@ def translate(model, source, beam=1, length_penalty=0.6, n_best=1):
 
 
 class _Beam:
-    """The candidates of one sentence: `live` ones that go on, each a (log P, ids), and those that have ended."""
+    """The candidates of one sentence: `live` ones that go on, each a (log P, ids), and Translations: those that have
+    ended, and those that were cut off at the greatest length."""
 
     def __init__(self, size, length_penalty):
         self.size, self.length_penalty = size, length_penalty
-        self.live, self.ended = [(0.0, [])], []
+        self.live, self.ended, self.cut = [(0.0, [])], [], []
 
     @property
     def done(self):
@@ -89,13 +91,14 @@ class _Beam:
     def extend(self, scores, last):
         """Each live candidate goes on by one token: scores (size, V) are the log probabilities of all.
 
-        Returns, for `size` live candidates, which one each came from, and its new token. last: all of them end here.
+        Returns, for `size` live candidates, which one each came from, and its new token. last: those that have not
+        ended are cut off.
         """
         scores = scores[: len(self.live)] + np.array([[log_p] for log_p, _ in self.live])
         flat = scores.ravel()
-        # At most `size` of these end, so `size` remain to go on.
-        top = np.argpartition(-flat, min(2 * self.size, flat.size) - 1)[: 2 * self.size]
-        top = top[np.lexsort((top, -flat[top]))]  # the best first; of equals, the one with the lower id
+        count = min(2 * self.size, flat.size)  # at most `size` of these end, so `size` remain to go on
+        top = np.flatnonzero(flat >= np.partition(flat, -count)[-count])
+        top = top[np.argsort(-flat[top], kind="stable")][:count]  # the best first; of equals, the one with the lower id
         before, live, origins = self.live, [], []
         for rank, (origin, token) in enumerate(zip(*np.divmod(top, scores.shape[1]))):
             ids, log_p = before[origin][1], float(flat[top[rank]])
@@ -103,22 +106,22 @@ class _Beam:
                 break  # the vocabulary is smaller than the beam
             if token == END:
                 if rank < self.size:
-                    self._end(log_p, ids)
+                    self.ended.append(self._translation(log_p, ids))
             elif len(live) < self.size:
                 live.append((log_p, [*ids, int(token)]))
                 origins.append(int(origin))
-        self.live = live
+        self.live = [] if last else live
         if last:
-            for log_p, ids in live:
-                self._end(log_p, ids)
+            self.cut = [self._translation(log_p, ids) for log_p, ids in live]
         missing = self.size - len(live)
         return origins + [0] * missing, [ids[-1] for _, ids in live] + [END] * missing
 
-    def _end(self, log_p, ids):
-        self.ended.append(Translation(ids, log_p / ((5 + len(ids) + 1) / 6) ** self.length_penalty))
+    def _translation(self, log_p, ids):
+        return Translation(ids, log_p / ((5 + len(ids) + 1) / 6) ** self.length_penalty)
 
     def best(self, n):
-        return sorted(self.ended, key=lambda t: -t.score)[:n]
+        """Those that have ended, the best first; after them, where they are fewer than n, those that were cut off."""
+        return [t for found in (self.ended, self.cut) for t in sorted(found, key=lambda t: -t.score)][:n]
 
 
 def log_softmax(scores):
