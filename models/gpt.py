@@ -154,13 +154,13 @@ class GPTReader(Reader, LanguageModel):
     def reader(self, rows=1, size=None):
         """Another reader with the same weights, which has read nothing."""
         c, other = self.config, copy.copy(self)
-        shape = c.n_layer, rows, c.n_head, size or c.block_size, c.n_embd // c.n_head
-        other.length, other.cache = 0, new_cache(*shape, self.wpe.dtype)
+        other.length, other.size = 0, min(size or c.block_size, c.block_size)
+        other.cache = new_cache(c.n_layer, rows, c.n_head, other.size, c.n_embd // c.n_head, self.wpe.dtype)
         return other
 
     def read(self, ids):
         """The tokens that follow: ids (B, T) -> what the blocks make of them, (B, T, C)."""
-        start, self.length = self.length, self.length + ids.shape[1]
+        start = self.begin(ids)
         x = (self.head.rows(ids) + self.wpe[start : self.length]).reshape(-1, self.config.n_embd)
         for block, keys, values in zip(self.blocks, *self.cache):
             block.add_to(x, keys, values, start)

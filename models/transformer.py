@@ -264,11 +264,12 @@ class TransformerReader(Reader):
         packed = [split(block.cross_kv(memory.reshape(-1, C)), B, 2, D) for block in self.blocks]
         self.memory = [(np.repeat(k.swapaxes(2, 3), beam, axis=0), np.repeat(v, beam, axis=0)) for k, v in packed]
         self.words = np.repeat((np.asarray(source) != PAD).sum(axis=1), beam)  # of each row's source
-        self.cache = new_cache(c.n_layer, B * beam, c.n_head, size, D, memory.dtype)
+        self.size = min(size, c.block_size)
+        self.cache = new_cache(c.n_layer, B * beam, c.n_head, self.size, D, memory.dtype)
 
     def read(self, ids):
         """The tokens that follow: ids (rows, T) -> what the decoder makes of them, (rows, T, C)."""
-        start, self.length, C = self.length, self.length + ids.shape[1], self.config.n_embd
+        start, C = self.begin(ids), self.config.n_embd
         table = self.table.rows(ids)
         x = (table * table.dtype.type(math.sqrt(C)) + self.positions[start : self.length]).reshape(-1, C)
         for block, keys, values, memory in zip(self.blocks, *self.cache, self.memory):

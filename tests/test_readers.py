@@ -107,6 +107,23 @@ def test_beyond_the_context_the_last_tokens_are_read_at_once(matrix, prompt):
         ids = np.column_stack([ids, logits.argmax(-1)])
 
 
+@pytest.mark.parametrize("matrix", [Matrix, Int8Matrix])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_what_cannot_be_read(name, matrix):
+    model = made(name)
+    rows = {"source": SOURCE[:1]} if isinstance(model, Transformer) else {"rows": 1}
+    reader = model.reader(**rows, size=2, matrix=matrix)
+    for ids in ([[-1]], [[3, V]]):
+        with pytest.raises(ValueError, match=rf"reader: id (-1|{V}) is out of range, there are {V} tokens, from 0"):
+            reader.read(np.array(ids))
+    reader.read(np.array([[3]]))
+    with pytest.raises(ValueError, match="reader: 3 tokens are more than the 2 it has room for"):
+        reader.read(np.array([[4, 5]]))
+    assert reader.length == 1
+    with pytest.raises(ValueError, match=f"reader: {T + 1} tokens are more than the {T} it has room for"):
+        model.reader(**rows, size=2 * T).read(np.full((1, T + 1), 3))
+
+
 @pytest.mark.parametrize("T", [1, 6])
 def test_heads_that_share_keys_and_values(T, rng):
     """As if each had a copy of them."""

@@ -18,6 +18,8 @@ scores of forward differ by at most 1e-5 of the largest: there, products of many
 Letters: B rows of text, T tokens of a piece, C channels, H heads, D = C / H channels a head, V vocabulary, L layers.
 """
 
+import math
+
 import numpy as np
 
 from autotx import kernels
@@ -74,9 +76,24 @@ class Int8Matrix(Matrix):
 
 
 class Reader:
-    """The base of readers, which set `head`, the Matrix that makes scores of what the blocks have made."""
+    """The base of readers. They set `config` and `head`, the Matrix that makes scores of what the blocks have made."""
 
     length = 0
+    size = math.inf  # how many tokens of each row it has room for
+
+    def begin(self, ids):
+        """What `read` calls first: counts the tokens (B, T) as read. Returns how many of each row there were before.
+
+        ValueError for an id out of range, and for more tokens than there is room for.
+        """
+        vocab_size, start = self.config.vocab_size, self.length
+        bad = ids[(ids < 0) | (ids >= vocab_size)]
+        if bad.size:
+            raise ValueError(f"reader: id {bad[0]} is out of range, there are {vocab_size} tokens, from 0")
+        if start + ids.shape[1] > self.size:
+            raise ValueError(f"reader: {start + ids.shape[1]} tokens are more than the {self.size} it has room for")
+        self.length += ids.shape[1]
+        return start
 
     def scores(self, x):
         """The scores of all tokens as the next one: (..., C) -> (..., V)."""
