@@ -9,6 +9,7 @@ The one thing that is not text, a lone half of a surrogate pair, becomes a quest
 
 import codecs
 import collections
+import functools
 import itertools
 import json
 import re
@@ -25,6 +26,7 @@ except ImportError:  # an extra: pip install "autotx[bpe]"
     bpe_library = None
 
 FILE = "tokenizer.json"
+END_OF_TEXT = "\0"  # in a text made of several: no text file holds it, and every tokenizer has a token for it
 KINDS = ("char", "byte", "word", "bpe")
 _BYTES = [bytes([b]) for b in range(256)]
 _JOIN = b""  # a token that writes nothing and removes the space of the next one
@@ -35,19 +37,20 @@ _PLANES = (range(0x300, 0x20000), range(0xE0100, 0xE01F0))  # all marks of Unico
 _MARKS = "".join(c for c in map(chr, itertools.chain(*_PLANES)) if unicodedata.category(c)[0] == "M")
 _MARK = rf"(?![\0-\u02ff])[{_MARKS}\u200c\u200d]"
 _LETTERS = rf"(?:\w++|{_MARK})++"
-_PIECE = re.compile(rf" ?{_LETTERS}(?:['’]{_LETTERS})*| ?\S(?:{_MARK})*|\s")
+_PIECE = re.compile(rf" ?{_LETTERS}(?:['’]{_LETTERS})*| ?[^\s\0](?:{_MARK})*|[\s\0]")
 
 # How BPE cuts a text before it merges bytes, in the syntax of the library tokenizers: as cl100k_base (GPT-4), but that
 # marks and joiners belong to words, and that the white space of an indentation is one piece.
 _BPE_PIECE = "|".join(
     (
         r"'(?i:[sdmt]|ll|ve|re)",  # the end of I'll
-        r"[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}\x{200c}\x{200d}]+",  # a word, with what stands directly before it
+        r"[^\r\n\0\p{L}\p{M}\p{N}]?[\p{L}\p{M}\x{200c}\x{200d}]+",  # a word, with what stands directly before it
         r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",  # signs, with the line ends behind them
+        r" ?[^\s\0\p{L}\p{M}\p{N}]+[\r\n]*",  # signs, with the line ends behind them
         r"\s*[\r\n]+(?=\S)",  # empty lines
         r"\s+(?!\S)",  # white space but for the last one, which belongs to the next word
         r"\s+",
+        r"\0",  # the end of a text
     )
 )
 
@@ -63,6 +66,11 @@ class Tokenizer:
     @property
     def vocab_size(self):
         return len(self.pieces)
+
+    @functools.cached_property
+    def end(self):
+        """The token that ends a text."""
+        return int(self.encode(END_OF_TEXT)[0])
 
     def encode(self, text):
         """The token ids of a str: an int32 array (T,)."""

@@ -347,7 +347,7 @@ def test_other_tokenizers_train_and_generate(kind, text, tmp_path, capsys):
 
 def test_a_stream_shows_whole_characters(monkeypatch):
     class Echo:
-        def stream(self, ids, n, *settings):
+        def stream(self, ids, n, **settings):
             return ([i] for i in "a€b".encode())
 
     pieces = list(stream_text(Echo(), tokenizers.ByteTokenizer(), "x", 5))

@@ -8,7 +8,7 @@ import pytest
 import autotx
 from autotx import optim
 from autotx.models import GPT, GPTConfig
-from autotx.models.inference.sampling import sample
+from autotx.models.inference.sampling import LanguageModel, penalised, sample
 
 TINY = GPTConfig(block_size=8, vocab_size=11, n_layer=2, n_head=2, n_embd=8)
 
@@ -238,6 +238,55 @@ def test_stream_gives_what_generate_gives_and_records_nothing(rng):
     assert np.issubdtype(model.generate(ids, 1).dtype, np.integer)
 
 
+class Scores(LanguageModel):
+    """Scores that do not depend on the text."""
+
+    config = GPTConfig(block_size=4, vocab_size=4, n_layer=1, n_head=1, n_embd=4)
+    length = 0
+
+    def __init__(self, scores):
+        self.fixed = np.array(scores)
+
+    def reader(self, rows, size):
+        self.length = 0
+        return self
+
+    def read(self, ids):
+        self.length += ids.shape[1]
+        return np.zeros((*ids.shape, 1))
+
+    def scores(self, x):
+        return np.tile(self.fixed, (len(x), 1))
+
+
+def test_what_was_seen_is_less_likely_by_the_repetition_penalty():
+    model = Scores([2.0, 1.5, -1.0, -1.1])
+    greedy = {"temperature": 0}
+    assert model.generate([0], 3, **greedy)[0].tolist() == [0, 0, 0, 0]
+    # 2 / 1.5 < 1.5; then 1.5 / 1.5 < 2 / 1.5
+    assert model.generate([0], 3, **greedy, repetition_penalty=1.5)[0].tolist() == [0, 1, 0, 0]
+    found = penalised([[2.0, 1.5, -1.0, -1.1]], np.array([[True, False, True, False]]), 2)
+    np.testing.assert_allclose(found, [[1.0, 1.5, -2.0, -1.1]])
+    # Tokens that the window of 4 no longer holds count too.
+    model = Scores([2.0, 1.9, 1.8, 1.7])
+    assert model.generate([3], 7, **greedy, repetition_penalty=1.01)[0].tolist() == [3, 0, 0, 0, 0, 0, 0, 0]
+    assert model.generate([3], 7, **greedy, repetition_penalty=100)[0].tolist() == [3, 0, 1, 2, 0, 0, 0, 0]
+
+
+def test_a_text_ends_with_its_token_and_not_before_it_may():
+    rng = np.random.default_rng(0)
+    model = Scores([0.0, 0.0, 0.0, 0.0])
+    rows = model.generate(np.zeros((5, 1), int), 50, rng=rng, end=3)[:, 1:]
+    firsts = [list(row).index(3) for row in rows]
+    assert len(set(firsts)) > 1
+    assert max(firsts) + 1 == rows.shape[1]  # there is nothing after the last of them
+    assert all((row[first:] == 3).all() for row, first in zip(rows, firsts))
+    always = Scores([0.0, 0.0, 0.0, 9.0])
+    assert always.generate([0], 50, temperature=0, end=3)[0].tolist() == [0, 3]
+    assert always.generate([0], 50, temperature=0, end=3, min_new_tokens=2)[0].tolist() == [0, 0, 0, 3]
+    assert always.generate([0], 5, temperature=0)[0].tolist() == [0, 3, 3, 3, 3, 3]
+
+
 # Sampling
 
 PROBABILITIES = np.array([0.05, 0.4, 0.1, 0.25, 0.2])  # likeliest first: 1, 3, 4, 2, 0
@@ -337,14 +386,18 @@ def test_configurations_that_cannot_be(changes, message):
         (([[1]], 3, 1.0, 2.5), "generate: top_k is 2.5"),
         (([[1]], 3, 1.0, None, 0), "generate: top_p is 0; give a probability above 0, at most 1"),
         (([[1]], 3, 1.0, None, 1.01), "generate: top_p is 1.01"),
+        (([[1]], 3, {"repetition_penalty": 0}), "generate: repetition_penalty is 0; give 1 for none"),
+        (([[1]], 3, {"min_new_tokens": -1}), "generate: min_new_tokens is -1"),
     ],
 )
 def test_generation_refuses_at_once(arguments, message, rng):
     model = GPT(TINY, rng)
+    named = arguments[-1] if isinstance(arguments[-1], dict) else {}
+    arguments = arguments[:-1] if named else arguments
     with pytest.raises(ValueError, match=message):
-        model.stream(*arguments)
+        model.stream(*arguments, **named)
     with pytest.raises(ValueError, match=message):
-        model.generate(*arguments)
+        model.generate(*arguments, **named)
 
 
 def test_inputs_that_do_not_fit(rng):

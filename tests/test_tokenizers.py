@@ -185,6 +185,14 @@ def test_bpe_is_trained_on_parts_of_the_text_as_on_the_whole():
     assert [piece for part in re.split(r"(?<=\n)(?=\S)", text) for piece in bpe_pieces(part)] == bpe_pieces(text)
 
 
+def test_the_end_of_a_text_is_a_token_of_its_own(tokenizer):
+    text = "The dog. \0The\n\0(dog)\0\0"
+    for made in (tokenizer, make_tokenizer(tokenizer.kind, text * 9, 300)):
+        assert made.pieces[made.end] == b"\0"
+        assert not any(b"\0" in piece for piece in made.pieces if piece != b"\0")
+        assert (made.encode(text) == made.end).sum() == 4
+
+
 def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     loaded = load_tokenizer(tmp_path)

@@ -1,5 +1,7 @@
 """A language model goes on with a text: the choice of a token, and the loop around it, in ids and in text."""
 
+import itertools
+
 import numpy as np
 
 from autotx.ops.layers import checked_rng
@@ -12,28 +14,55 @@ class LanguageModel:
     pieces.py) that has read nothing, for `rows` texts of at most `size` tokens each.
     """
 
-    def generate(self, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None):
-        """Continue each row of ids by max_new_tokens tokens. Returns integers (B, T + max_new_tokens).
+    def generate(self, ids, max_new_tokens, *settings, **more):
+        """Continue each row of ids. Returns integers (B, T + the number of new tokens, max_new_tokens without `end`).
 
         Arguments and errors are those of `stream`.
         """
-        new = list(self.stream(ids, max_new_tokens, temperature, top_k, top_p, rng))
+        new = list(self.stream(ids, max_new_tokens, *settings, **more))
         return np.column_stack([_checked_prompt(ids, self.config.vocab_size), *new])
 
-    def stream(self, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None):
+    def stream(
+        self,
+        ids,
+        max_new_tokens,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        rng=None,
+        *,
+        repetition_penalty=1.0,
+        end=None,
+        min_new_tokens=0,
+    ):
         """An iterator of the new tokens, (B,) integers at a time, as they are made.
 
         ids: the prompt, integers (B, T), T at least 1, or (T,) for B = 1. temperature: 0 takes the likeliest token,
         1 draws by the model's probabilities, more flattens them. top_k: draw among the k likeliest. top_p: draw among
         the fewest likeliest that together have at least this probability. rng: draws; None for one seeded by chance.
+        repetition_penalty: above 1 makes tokens of the prompt, and those written so far, less likely (see `penalised`).
+        end: the id of the token that ends a text, None for no such one. A row that has written it has nothing else
+        after it; when all have, no more tokens come. min_new_tokens: how many tokens are written before `end`.
         The model sees the last block_size tokens. Up to there each token costs the work of one, thanks to the cache.
         Beyond, the window slides: every token gets a new place, so all are computed again for each new one.
         ValueError: an empty prompt, an id out of range, or a setting outside its range; TypeError: ids not integers.
         """
         ids = _checked_prompt(ids, self.config.vocab_size)
-        _check_settings(max_new_tokens, temperature, top_k, top_p)
+        _check_settings(max_new_tokens, temperature, top_k, top_p, repetition_penalty, min_new_tokens)
         rng = np.random.default_rng() if rng is None else checked_rng("generate", rng)
-        return self._stream(ids, max_new_tokens, lambda logits: sample(logits, temperature, top_k, top_p, rng))
+        seen, written = np.zeros((len(ids), self.config.vocab_size), bool), itertools.count()
+        np.put_along_axis(seen, ids, True, axis=1)
+
+        def choose(logits):
+            logits = penalised(logits, seen, repetition_penalty)
+            if next(written) < min_new_tokens and end is not None:
+                logits[:, end] = np.finfo(np.float64).min
+            new = sample(logits, temperature, top_k, top_p, rng)
+            np.put_along_axis(seen, new[:, None], True, axis=1)
+            return new
+
+        new = self._stream(ids, max_new_tokens, choose)
+        return new if end is None else _until(end, new)
 
     def _stream(self, ids, max_new_tokens, choose):
         size, reader = self.config.block_size, None
@@ -45,6 +74,25 @@ class LanguageModel:
             new = choose(reader.scores(x[:, -1]))
             ids = np.column_stack([ids, new])
             yield new
+
+
+def penalised(logits, seen, penalty):
+    """The scores (B, V) with those of the tokens seen, booleans (B, V), divided by `penalty`, or multiplied by it where
+    they are negative: a new array in float64. Source: Keskar et al., 2019, 4.1, with Hugging Face's cure for the sign.
+    """
+    logits = np.array(logits, np.float64)
+    return logits if penalty == 1 else np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def _until(end, tokens):
+    """The tokens (B,) until all rows have written `end`. A row that has goes on with it."""
+    ended = False
+    for new in tokens:
+        new = np.where(ended, end, new)
+        ended = ended | (new == end)
+        yield new
+        if np.all(ended):
+            return
 
 
 def sample(logits, temperature, top_k, top_p, rng):
@@ -84,20 +132,22 @@ def _checked_prompt(ids, vocab_size):
     return ids.astype(np.int64)
 
 
-def _check_settings(max_new_tokens, temperature, top_k, top_p):
+def _check_settings(max_new_tokens, temperature, top_k, top_p, penalty, min_new_tokens):
     whole = int | np.integer
     for name, value, good, wanted in (
         ("max_new_tokens", max_new_tokens, isinstance(max_new_tokens, whole) and max_new_tokens >= 0, "0, 1, 2 ..."),
         ("temperature", temperature, temperature >= 0, "0 (always the likeliest token) or more"),
         ("top_k", top_k, top_k is None or (isinstance(top_k, whole) and top_k >= 1), "1, 2, 3 ..."),
         ("top_p", top_p, top_p is None or 0 < top_p <= 1, "a probability above 0, at most 1"),
+        ("repetition_penalty", penalty, 0 < penalty < np.inf, "1 for none, more against repetition"),
+        ("min_new_tokens", min_new_tokens, isinstance(min_new_tokens, whole) and min_new_tokens >= 0, "0, 1, 2 ..."),
     ):
         if not good:
             raise ValueError(f"generate: {name} is {value}; give {wanted}")
 
 
-def stream_text(model, tokenizer, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, rng=None, seen=None):
-    """What follows the prompt, in pieces, as the tokens come: an iterator of str.
+def stream_text(model, tokenizer, prompt, max_new_tokens, seen=None, **settings):
+    """What follows the prompt, in pieces, as the tokens come, up to the token that ends a text: an iterator of str.
 
     The settings are those of GPT.stream. An empty prompt counts as a line end, for a model needs something to go on.
     seen: a list to which the ids of the prompt are added, and each new one.
@@ -107,7 +157,8 @@ def stream_text(model, tokenizer, prompt, max_new_tokens, temperature=1.0, top_k
     seen.extend(ids)
     decoder = tokenizer.decoder()
     # Bytes at the end of the prompt never are half a character, so what is decoded is new text alone.
-    for token in model.stream(ids[None], max_new_tokens, temperature, top_k, top_p, rng):
+    for token in model.stream(ids[None], max_new_tokens, end=tokenizer.end, **settings):
         seen.append(token[0])
-        yield decoder.push(token[0])
+        if token[0] != tokenizer.end:
+            yield decoder.push(token[0])
     yield decoder.finish()
