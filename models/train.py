@@ -46,12 +46,13 @@ class Trainer:
         self.optimizer = OPTIMIZERS[config.optimizer].make(self.model, config)
         self.schedule = SCHEDULES[config.schedule].make(config)
         self.statistics = LayerStatistics(self.model, config.stats_interval) if config.stats_interval else None
-        self.step = 0
+        self.step = self.place = 0  # steps done; the place in the data, as Task.batches counts it
 
     def train_step(self):
         """One step of the optimizer. Returns the record of it, a dict. DivergedError when a number is not finite."""
         begun = time.perf_counter()
-        batches = self.task.batches(self.step, self.data_rng)
+        batches = self.task.batches(self.place, self.data_rng)
+        self.place += self.task.stride
         loss, _ = self.accumulate(batches)
         norm = self.update(loss)
         tokens = sum(map(self.task.tokens, batches))
@@ -109,6 +110,7 @@ class Trainer:
         """Write a checkpoint into a Run."""
         state = {
             "step": self.step,
+            "place": self.place,
             "data_sha256": self.task.digest,
             "data_rng": self.data_rng.bit_generator.state,
             "dropout_rng": self.dropout_rng.bit_generator.state,
@@ -128,7 +130,7 @@ class Trainer:
             self.optimizer.load_state_dict(optimizer)
             self.data_rng.bit_generator.state = state["data_rng"]
             self.dropout_rng.bit_generator.state = state["dropout_rng"]
-            self.step = int(state["step"])
+            self.step, self.place = int(state["step"]), int(state["place"])
             if self.statistics:
                 self.statistics.records = run.read_statistics(self.step)
         except (ValueError, TypeError, KeyError) as error:

@@ -20,7 +20,7 @@ from autotx.models.cli import main
 from autotx.models.experiments import labels as few_labels
 from autotx.models.formats import open_model
 from autotx.models.registry import read_config, settings_of
-from autotx.models.tasks.labels import read_parts
+from autotx.models.tasks.labels import LabelsTask, read_parts
 from autotx.models.train import INTERRUPTED, Trainer, train
 
 # The model
@@ -291,9 +291,17 @@ def test_the_loss_of_all_training_texts_is_l2_a_text_and_l1_a_token(config):
 def test_every_epoch_has_every_text_once(config):
     task = Trainer(config).task
     n = len(task.training)
-    epochs = [sorted(task._place(number) for number in range(e * n, (e + 1) * n)) for e in range(3)]
+    epochs = [sorted(task._text_at(number) for number in range(e * n, (e + 1) * n)) for e in range(3)]
     assert epochs == [list(range(n))] * 3
-    assert [task._place(i) for i in range(n)] != [task._place(i) for i in range(n, 2 * n)]
+    assert [task._text_at(i) for i in range(n)] != [task._text_at(i) for i in range(n, 2 * n)]
+
+
+def test_a_run_that_is_resumed_with_batches_of_another_size_goes_on_where_it_was(config, monkeypatch):
+    drawn, text_at = [], LabelsTask._text_at
+    monkeypatch.setattr(LabelsTask, "_text_at", lambda task, number: drawn.append(number) or text_at(task, number))
+    assert train(dataclasses.replace(config, steps=3, batch_size=8, grad_accum=1)) == 0
+    assert train(dataclasses.replace(config, steps=5, batch_size=6, grad_accum=2, resume=True)) == 0
+    assert drawn == list(range(3 * 8 + 2 * 6 * 2))
 
 
 def test_the_held_out_part_is_a_share_of_every_label(config):

@@ -285,7 +285,7 @@ def test_accumulated_batches_are_one_large_batch(config):
 def test_gradients_of_several_processes_can_be_summed(config):
     whole, *processes = (Trainer(dataclasses.replace(config, dropout=0.0, grad_accum=4)) for _ in range(3))
     for _ in range(2):
-        batches = whole.task.batches(whole.step, whole.data_rng)
+        batches = whole.task.batches(whole.place, whole.data_rng)
         loss, count = whole.accumulate(batches)
         whole.update(loss)
         shares = [p.accumulate(part) for p, part in zip(processes, (batches[:1], batches[1:]))]

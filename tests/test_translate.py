@@ -17,6 +17,7 @@ from autotx.models.inference.beams import translations
 from autotx.models.pairs import HELD_OUT, Sentences, decode, emoji_pairs, encode, pad, read_pairs, split_pairs
 from autotx.models.registry import settings_of
 from autotx.models.run import Run
+from autotx.models.tasks.pairs import PairsTask
 from autotx.models.tokenizers import make_tokenizer
 from autotx.models.train import Trainer, train
 from autotx.models.transformer import END, PAD, START
@@ -142,7 +143,7 @@ def test_a_batch_cut_up_gives_the_same_gradient(config):
     task.loss((source, target), rng=np.random.default_rng(0)).backward()
     whole = [p.grad.copy() for p in parameters]
     trainer.model.zero_grad()
-    task.batches = lambda step, rng: [(source[:7], target[:7]), (source[7:9], target[7:9]), (source[9:], target[9:])]
+    task.batches = lambda place, rng: [(source[:7], target[:7]), (source[7:9], target[7:9]), (source[9:], target[9:])]
     trainer.optimizer.step = lambda: None
     trainer.optimizer.zero_grad = lambda: None
     trainer.config = dataclasses.replace(config, grad_clip=0.0)
@@ -163,6 +164,16 @@ def test_a_resumed_run_is_the_uninterrupted_one(config, tmp_path):
     assert train(dataclasses.replace(config, resume=True)) == 0
     for name, array in load_tensors(tmp_path / "run" / "model.safetensors")[0].items():
         np.testing.assert_array_equal(array, straight[name])
+
+
+def test_a_run_that_is_resumed_with_more_batches_a_step_goes_on_where_it_was(config, monkeypatch, fails):
+    drawn, batch = [], PairsTask._batch
+    monkeypatch.setattr(PairsTask, "_batch", lambda task, number: drawn.append(number) or batch(task, number))
+    assert train(dataclasses.replace(config, steps=3)) == 0
+    assert train(dataclasses.replace(config, steps=5, grad_accum=2, resume=True)) == 0
+    assert drawn == list(range(3 + 2 * 2))
+    resumed = ["train", "--out", config.out, "--resume", "--steps", 9]
+    fails([*resumed, "--batch-tokens", 99], "has --batch-tokens 60, which cannot become 99; leave --batch-tokens out")
 
 
 def test_validation_is_without_smoothing_and_repeats(config):

@@ -120,14 +120,14 @@ class TwinTrainer:
         ]
         c = trainer.config
         self.optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=(c.beta1, c.beta2))
-        self.rng, self.number = copy.deepcopy(trainer.data_rng), 0  # it draws the same batches
+        self.rng, self.number, self.place = copy.deepcopy(trainer.data_rng), 0, 0  # it draws the same batches
 
     def train_step(self):
         """The next step. Returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.trainer.schedule(self.number)
-        [batch] = self.trainer.task.batches(self.number, self.rng)
-        self.number += 1
+        [batch] = self.trainer.task.batches(self.place, self.rng)
+        self.number, self.place = self.number + 1, self.place + self.trainer.task.stride
         loss = self.twin.loss(batch, self.trainer.config)
         loss.backward()
         nn.utils.clip_grad_norm_(self.twin.parameters(), self.trainer.config.grad_clip)

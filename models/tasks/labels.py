@@ -123,14 +123,17 @@ class LabelsTask(Task):
     def block_size(self):
         return self.model.language_model.config.block_size
 
-    def batches(self, step, rng):
-        """Epoch after epoch, each in an order of its own, which the seed decides."""
-        size = self.config.batch_size
-        first = step * self.config.grad_accum * size
-        places = [self._place(first + i) for i in range(self.config.grad_accum * size)]
-        return [self._batch([self.training[i] for i in places[b : b + size]]) for b in range(0, len(places), size)]
+    @property
+    def stride(self):
+        return self.config.grad_accum * self.config.batch_size
 
-    def _place(self, number):
+    def batches(self, place, rng):
+        """Epoch after epoch, each in an order of its own, which the seed decides. place: the number of texts."""
+        texts = [self.training[self._text_at(place + i)] for i in range(self.stride)]
+        size = self.config.batch_size
+        return [self._batch(texts[b : b + size]) for b in range(0, len(texts), size)]
+
+    def _text_at(self, number):
         """Which text is the one with this number since the run began."""
         epoch, place = divmod(number, len(self.training))
         return np.random.default_rng([self.config.seed, 1, epoch]).permutation(len(self.training))[place]

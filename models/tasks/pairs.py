@@ -35,7 +35,9 @@ class PairsSettings(TrainConfig):
     vocab_size: int = setting(10_000, "how many tokens bpe and word may have", at_least=257, fixed=True)
     embeddings: str = setting("", "vectors to begin with: word2vec, GloVe, FastText", metavar="FILE", fixed=True)
     freeze_embeddings: bool = setting(False, "leave those vectors as they are", fixed=True)
-    batch_tokens: int = setting(1000, "tokens in a batch, on the longer side, padding included", at_least=1)
+    batch_tokens: int = setting(
+        1000, "tokens in a batch, on the longer side, padding included", at_least=1, fixed=True
+    )
     label_smoothing: float = setting(0.1, "share of the truth that is spread over all words", at_least=0, below=1)
 
     def __post_init__(self):
@@ -127,9 +129,13 @@ class PairsTask(Task):
         self.model.wte.weight.data = table.weight.data
         return found
 
-    def batches(self, step, rng):
-        accumulated = self.config.grad_accum
-        return [self._batch(step * accumulated + i) for i in range(accumulated)]
+    @property
+    def stride(self):
+        return self.config.grad_accum
+
+    def batches(self, place, rng):
+        """place: the number of batches since the run began."""
+        return [self._batch(place + i) for i in range(self.stride)]
 
     def _batch(self, number):
         """The batch with this number since the run began. Number and seed decide, so there is nothing to save."""

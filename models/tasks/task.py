@@ -19,6 +19,7 @@ class Task:
     settings = None  # the dataclass of its settings, a TrainConfig
     makes = None  # what it makes of a trained model, such as a classifier; None when it trains a new one
     made_by = "autotx train"  # the command that trains it
+    stride = 0  # how far the place in the data advances in a step; 0 where it does not matter, as batches are drawn
     specials = 0  # how many ids stand for no text; they come before those of the tokenizer
     tokenizer = None
 
@@ -53,8 +54,12 @@ class Task:
         table = opened.model.wte.weight.data[cls.specials :]
         return WordVectors(rows, table[list(rows.values())])
 
-    def batches(self, step, rng):
-        """The batches of one optimizer step, config.grad_accum of them. rng: a Generator, saved with the run."""
+    def batches(self, place, rng):
+        """The batches of one optimizer step, config.grad_accum of them.
+
+        place: where in the data they begin, an int, saved with the run; the next step's is `stride` more. So a run that
+        is resumed with batches of another size goes on where it was. rng: a Generator, saved with the run.
+        """
         raise NotImplementedError
 
     def count(self, batch):

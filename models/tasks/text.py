@@ -85,7 +85,7 @@ class TextTask(Task):
         rows = {"wte.weight": tokenizer.texts(range(tokenizer.vocab_size))}
         return loss, {"title": f"A {name} reads “{prompt}”", "about": about, "rows": rows}
 
-    def batches(self, step, rng):
+    def batches(self, place, rng):
         config = self.config
         blocks = random_blocks(self.data.training, config.grad_accum * config.batch_size, config.block_size, rng)
         return list(zip(*(np.split(part, config.grad_accum) for part in blocks)))

@@ -83,7 +83,7 @@ class WordsTask(Task):
     def word_vectors(opened):
         return opened.known["vectors"]
 
-    def batches(self, step, rng):
+    def batches(self, place, rng):
         return [self._batch(self.training, rng) for _ in range(self.config.grad_accum)]
 
     def _batch(self, ids, rng):
