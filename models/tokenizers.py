@@ -59,6 +59,7 @@ class Tokenizer:
     """What they have in common. `pieces[i]` are the bytes of token i."""
 
     kind = None
+    lower_case = False  # whether it knows no capitals
 
     def __init__(self, pieces):
         self.pieces = pieces
@@ -182,6 +183,7 @@ class WordTokenizer(Tokenizer):
     """
 
     kind = "word"
+    lower_case = True
 
     def __init__(self, words, spelled=""):
         self.words, self.spelled = words, spelled

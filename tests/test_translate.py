@@ -64,6 +64,8 @@ def fails(capsys):
 
 def test_pairs_are_read_line_by_line(tmp_path):
     path = tmp_path / "pairs.tsv"
+    path.write_bytes(b"One\teins\rTwo\tzwei\r")  # as on an old Mac
+    assert read_pairs(path) == [("One", "eins"), ("Two", "zwei")]
     path.write_bytes("\ufeffYou are welcome\tde nada\r\n\n a b \t c \u2028 d\n".encode())
     assert read_pairs(path) == [("You are welcome", "de nada"), ("a b", "c \u2028 d")]
 
@@ -243,11 +245,25 @@ def test_the_score_is_sacrebleus(trained, tmp_path, capsys):
     opened = open_model(trained)
     model, tokenizer = opened.model, opened.tokenizer
     written = [best[0].text for best in translations(model, tokenizer, [a for a, _ in pairs], beam=2)]
-    score = sacrebleu.corpus_bleu(written, [[b for _, b in pairs]]).score
-    assert shown.startswith(f"BLEU {score:.2f} (beam 2), 30 sentences in ")
+    targets = [b for _, b in pairs]
+    score, chrf = (f(written, [targets]).score for f in (sacrebleu.corpus_bleu, sacrebleu.corpus_chrf))
+    assert re.match(r"30 sentences in \S+ s \(beam 2\)\n", shown)
     right = sum(a == b for a, (_, b) in zip(written, pairs))
-    assert shown.endswith(f" s, {right} to the letter\n")
+    assert shown.endswith(f"\nBLEU {score:.2f}, chrF {chrf:.2f}, {right} to the letter\n")
     assert score > 50
+    path.write_text("".join(f"{a}\t{b.title()}\n" for a, b in pairs), encoding="utf-8")
+    score_lines = ["translate", "--model", str(trained), "--pairs", str(path), "--beam", "2"]
+    assert main(score_lines) == 0
+    _, with_capitals, lower = capsys.readouterr().out.splitlines()
+    cased = sacrebleu.corpus_bleu(written, [[b.title() for b in targets]]).score
+    assert with_capitals.startswith(f"BLEU {cased:.2f}, chrF ")
+    assert with_capitals.endswith(
+        ", 0 to the letter, with the capitals of the targets, which this model does not write"
+    )
+    assert lower == f"BLEU {score:.2f}, chrF {chrf:.2f}, {right} to the letter, with the targets in lower case"
+    assert main([*score_lines, "--bleu-tokenize", "char"]) == 0
+    by_characters = sacrebleu.corpus_bleu(written, [targets], tokenize="char").score
+    assert capsys.readouterr().out.splitlines()[2].startswith(f"BLEU {by_characters:.2f}, chrF {chrf:.2f}, ")
     path.write_text("one two\tuno dos\n", encoding="utf-8")
     assert main(["translate", "--model", str(trained), "--pairs", str(path)]) == 0
     assert capsys.readouterr().out.endswith("\n(BLEU counts runs of four words too, and no target has so many)\n")
@@ -283,6 +299,7 @@ def test_what_cannot_be_translated(trained, fails, tmp_path):
     fails(long, "long.tsv, line 2: a sentence of 200 tokens is longer than --block-size 128")
     fails([*long, "--beam", "2", "--n-best", "2"], "--n-best is for sentences")
     fails([*model, "one", "--length-penalty", "-1"], "--length-penalty -1.0 should be 0 or a positive number")
+    fails([*long, "--bleu-tokenize", "klingon"], "klingon is not known to sacrebleu; it is one of none, zh, 13a, intl")
     fails(model, "give sentences to translate, in quotes, or a file of pairs")
     fails([*model, "one", "--attention", tmp_path / "a.txt"], "a.txt ends in .txt; give a picture a name")
     fails([*model, "one", "two", "--attention", tmp_path / "a.png"], "--attention draws one sentence; give one")
@@ -309,7 +326,23 @@ def test_flags_of_another_model(fails, tmp_path, pairs_file):
 def test_without_sacrebleu(monkeypatch):
     monkeypatch.setattr(translate, "sacrebleu", None)
     with pytest.raises(ValueError, match=r'pip install "autotx\[bleu\]"'):
-        translate.bleu(["a"], ["a"])
+        translate.scores(["a"], ["a"])
+
+
+def test_what_a_tokenizer_of_bleu_needs_is_told(monkeypatch):
+    def missing(**settings):
+        raise RuntimeError("needs a library")
+
+    sacrebleu = pytest.importorskip("sacrebleu")
+    missing.TOKENIZERS = sacrebleu.BLEU.TOKENIZERS
+    monkeypatch.setattr(sacrebleu, "BLEU", missing)
+    with pytest.raises(ValueError, match="--bleu-tokenize ja-mecab cannot be used: needs a library"):
+        translate.scores(["a"], ["a"], "ja-mecab")
+
+
+def test_pairs_that_are_learned_and_validated_on_are_counted(config, capsys):
+    assert train(dataclasses.replace(config, val_pairs=config.pairs)) == 0
+    assert "\n        of those to validate on, also among those to learn from: 120\n" in capsys.readouterr().out
 
 
 def test_too_few_pairs(fails, tmp_path):

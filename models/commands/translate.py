@@ -35,7 +35,13 @@ def add_arguments(parser):
         help="0 for short translations, more for longer ones; only with --beam (default: %(default)s)",
     )
     parser.add_argument("--attention", metavar="FILE", help="draw what the model looked at: a .png, .svg or .pdf")
-    parser.add_argument("--pairs", metavar="FILE", help="translate the sources of this file, print the BLEU score")
+    parser.add_argument("--pairs", metavar="FILE", help="translate the sources of this file, print BLEU and chrF")
+    parser.add_argument(
+        "--bleu-tokenize",
+        metavar="NAME",
+        default="13a",
+        help="how BLEU finds words: one of sacrebleu's, such as zh, ja-mecab or char (default: %(default)s)",
+    )
 
 
 def run(args):
@@ -61,37 +67,51 @@ def run(args):
     return 0
 
 
-def bleu(written, references):
-    """The BLEU score of some translations (str), 0 to 100, by sacrebleu with its defaults. references: the right ones.
+def scores(written, references, tokenize="13a"):
+    """BLEU and chrF of some translations (str), each 0 to 100, by sacrebleu. references: the right ones.
 
-    ValueError when the library is not there. Source: Papineni et al., 2002; Post, 2018 (sacrebleu).
+    tokenize: the name of sacrebleu's tokenizer for BLEU; chrF compares characters.
+    ValueError when the library is not there, or what the tokenizer needs, and for another name.
+    Source: Papineni et al., 2002; Popović, 2015 (chrF); Post, 2018 (sacrebleu).
     """
-    _need_library()
-    return sacrebleu.corpus_bleu(written, [references]).score
-
-
-def _need_library():
     if sacrebleu is None:
         raise ValueError('the BLEU score needs the library sacrebleu: pip install "autotx[bleu]"')
+    if tokenize not in sacrebleu.BLEU.TOKENIZERS:
+        known = ", ".join(sacrebleu.BLEU.TOKENIZERS)
+        raise ValueError(f"--bleu-tokenize {tokenize} is not known to sacrebleu; it is one of {known}")
+    try:
+        metrics = sacrebleu.BLEU(tokenize=tokenize), sacrebleu.CHRF()
+    except (ImportError, RuntimeError) as error:  # some need a library more
+        raise ValueError(f"--bleu-tokenize {tokenize} cannot be used: {error}") from error
+    return tuple(metric.corpus_score(written, [references]).score for metric in metrics)
 
 
 def _score(model, tokenizer, args):
     """A file may hold words that the model has not learned, as any new text does: they count as what they are."""
-    _need_library()
+    scores(["a"], ["a"], args.bleu_tokenize)  # before the work: whether it can be had
     places, sources, targets = zip(*read_columns("--pairs", args.pairs, ("source", "target")))
     for place, source in zip(places, sources):
         _check_length(f"{place}: ", source, tokenizer, model.config.block_size)
     begun = time.perf_counter()
     written = [best[0].text for best in translations(model, tokenizer, sources, args.beam, args.length_penalty)]
     seconds = time.perf_counter() - begun
-    score, right = bleu(written, targets), sum(map(str.__eq__, written, targets))
     new = sum(bool(tokenizer.unknown(spaced(source))) for source in sources)
     how = f"beam {args.beam}" if args.beam > 1 else "greedy"
-    print(f"BLEU {score:.2f} ({how}), {counted(len(sources), 'sentence')} in {seconds:.1f} s, {right:,} to the letter")
+    print(f"{counted(len(sources), 'sentence')} in {seconds:.1f} s ({how})")
+    figures, lower = _figures(written, targets, args.bleu_tokenize), [target.lower() for target in targets]
+    if tokenizer.lower_case and lower != list(targets):
+        print(f"{figures}, with the capitals of the targets, which this model does not write")
+        figures = f"{_figures(written, lower, args.bleu_tokenize)}, with the targets in lower case"
+    print(figures)
     if max(len(target.split()) for target in targets) < 4:
         print("(BLEU counts runs of four words too, and no target has so many)")
     if new:
         print(f"sources with words that the model has not learned: {new:,}")
+
+
+def _figures(written, targets, tokenize):
+    bleu, chrf = scores(written, targets, tokenize)
+    return f"BLEU {bleu:.2f}, chrF {chrf:.2f}, {sum(map(str.__eq__, written, targets)):,} to the letter"
 
 
 def _check_sentence(sentence, tokenizer, block_size):

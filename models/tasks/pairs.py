@@ -35,9 +35,7 @@ class PairsSettings(TrainConfig):
     vocab_size: int = setting(10_000, "how many tokens bpe and word may have", at_least=257, fixed=True)
     embeddings: str = setting("", "vectors to begin with: word2vec, GloVe, FastText", metavar="FILE", fixed=True)
     freeze_embeddings: bool = setting(False, "leave those vectors as they are", fixed=True)
-    batch_tokens: int = setting(
-        1000, "tokens in a batch, on the longer side, padding included", at_least=1, fixed=True
-    )
+    batch_tokens: int = setting(1000, "tokens in a batch, on the longer side, padding included", at_least=1, fixed=True)
     label_smoothing: float = setting(0.1, "share of the truth that is spread over all words", at_least=0, below=1)
 
     def __post_init__(self):
@@ -95,7 +93,7 @@ class PairsTask(Task):
         """It is asked to translate the prompt to the target, by default to what it would write itself."""
         size = model.config.block_size
         source = pairs.encode(tokenizer, prompt)
-        checked_text("--prompt", source, tokenizer.unknown(f" {prompt.strip()}"), size)
+        checked_text("--prompt", source, tokenizer.unknown(pairs.spaced(prompt)), size)
         if target is None:
             answer = np.asarray(translate(model, np.asarray(source)[None])[0][0].ids)
             target = pairs.decode(tokenizer, answer)
@@ -103,7 +101,7 @@ class PairsTask(Task):
         else:
             answer = pairs.encode(tokenizer, target)
             answer = answer[answer >= SPECIALS]
-            checked_text("--target", answer, tokenizer.unknown(f" {target.strip()}"), size - 1)
+            checked_text("--target", answer, tokenizer.unknown(pairs.spaced(target)), size - 1)
         with viz.record():
             loss = model.loss(np.asarray(source)[None], np.array([[START, *answer, END]]))
         tables = {name for name, _ in model.named_parameters()} & {"wte.weight", "target_wte.weight", "out.weight"}
@@ -161,9 +159,13 @@ class PairsTask(Task):
     def introduction(self):
         config, left_out = self.config, self.training.left_out + self.held_out.left_out
         longer = f"; left out as longer than --block-size {config.block_size}: {left_out:,}" if left_out else ""
+        learned, held_out = set(self.texts[0]), self.texts[1]
+        repeated = sum(pair in learned for pair in held_out)
+        notes = [("", f"of those to validate on, also among those to learn from: {repeated:,}")] if repeated else []
         return [
             ("pairs", config.pairs or "the names of emoji, English and Spanish (give your own with --pairs FILE)"),
             ("", f"{len(self.training.pairs):,} to learn from, {len(self.held_out.pairs):,} to validate on{longer}"),
+            *notes,
             ("", f"batches an epoch: {self.per_epoch:,}; {self.tokenizer.describe()}"),
             *self._vectors(),
             (
