@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autotx.models.tokenizers import Tokenizer
+from autotx.models.tokenizers import END_OF_TEXT, Tokenizer
 
 TRAINING_SHARE = 0.9
 
@@ -39,15 +39,17 @@ class TextSource:
         return tuple(self.tokenizer.encode(part) for part in self.parts)
 
 
-def read_text(paths):
+def read_text(paths, end_of_text=False):
     """The text of some files, joined by line ends; without files, the manual that is part of every Python.
 
-    ValueError for a file that is missing, unreadable, empty, or not UTF-8 text.
+    end_of_text: put END_OF_TEXT behind each file instead. ValueError for a file that is missing, unreadable, empty, or
+    not UTF-8 text.
     """
     if not paths:
         # The manual repeats whole sections. Each paragraph is kept once, or some would be in both parts.
         return "\n\n".join(dict.fromkeys("\n\n".join(topics.topics.values()).split("\n\n")))
-    return "\n".join(read_file("--text", path) for path in paths)
+    texts = [read_file("--text", path) for path in paths]
+    return "".join(text + END_OF_TEXT for text in texts) if end_of_text else "\n".join(texts)
 
 
 def read_file(flag, path):
@@ -70,11 +72,12 @@ def read_file(flag, path):
 def read_columns(flag, path, names):
     """The lines of a UTF-8 file that have a tab in their middle: a list of (place, left, right), empty lines left out.
 
+    Lines end with LF or CR LF, or, in a file without any LF, with CR.
     flag: what gave the path. names: what stands on the left and on the right. place: flag, path and number of the line.
     ValueError, naming the line, for one without a tab, with several, or with nothing on a side; and as in `read_file`.
     """
-    rows = []
-    for number, line in enumerate(read_file(flag, path).split("\n"), 1):
+    rows, content = [], read_file(flag, path)
+    for number, line in enumerate(content.split("\n" if "\n" in content else "\r"), 1):
         if not line.strip():
             continue
         place, sides = f"{flag} {path}, line {number}", [side.strip() for side in line.split("\t")]

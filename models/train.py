@@ -111,7 +111,7 @@ class Trainer:
         state = {
             "step": self.step,
             "place": self.place,
-            "data_sha256": self.task.digest,
+            **self.task.state(),
             "data_rng": self.data_rng.bit_generator.state,
             "dropout_rng": self.dropout_rng.bit_generator.state,
         }
@@ -237,6 +237,8 @@ def _introduce(trainer):
     config = trainer.config
     for heading, text in trainer.task.introduction():
         print(f"{heading:8}{text}")
+    if 1 < config.steps <= config.warmup_steps:
+        print(f"        the learning rate only rises: --steps {config.steps}, --warmup-steps {config.warmup_steps}")
     at = f"from step {trainer.step} " if trainer.step else ""
     print(f"run     {at}to step {config.steps} in {config.out}; Ctrl-C stops and saves", flush=True)
 

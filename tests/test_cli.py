@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import autotx
-from autotx.checkpoint import load_tensors, save_tensors
+from autotx.checkpoint import load_checkpoint, load_tensors, save_tensors
 from autotx.models import progress, tokenizers
 from autotx.models.cli import COMMANDS, main
 from autotx.models.config import flag
@@ -361,6 +361,8 @@ def test_a_stream_shows_whole_characters(monkeypatch):
         ("--top-p 1.5", "--top-p 1.5 should be above 0 and at most 1"),
         ("--top-p nan", "--top-p nan should be above 0 and at most 1"),
         ("--top-k 0", "--top-k 0 should be at least 1"),
+        ("--repetition-penalty 0", "--repetition-penalty 0.0 should be a positive number"),
+        ("--min-new-tokens -1", "--min-new-tokens -1 should be at least 0"),
         ("--temperature -1", "--temperature -1.0 should be 0 or a positive number"),
         ("--temperature inf", "--temperature inf should be 0 or a positive number"),
         ("--max-new-tokens 0", "--max-new-tokens 0 should be at least 1"),
@@ -382,6 +384,68 @@ def test_words_of_the_text_are_a_prompt(text, tmp_path, capsys, fails):
         assert call(*generate, "--prompt", prompt) == 0
         assert prompt in capsys.readouterr().out
     fails([*generate, "--prompt", "the fox!"], "--prompt: the text that the model learned has no '!'")
+
+
+@pytest.mark.parametrize(("kind", "opening"), [("char", "t"), ("byte", "t"), ("word", "the"), ("bpe", "the")])
+def test_without_a_prompt_a_text_begins_as_the_one_that_was_learned(kind, opening, tmp_path, capsys):
+    """It has no line end, so the model cannot go on from one."""
+    (tmp_path / "text").write_text(TEXT.replace("\n", " "))
+    run = tmp_path / "run"
+    assert (
+        call("train", "--text", tmp_path / "text", "--out", run, *TINY, "--tokenizer", kind, "--vocab-size", 300) == 0
+    )
+    sample = capsys.readouterr().out.partition("A sample of what the model writes:\n\n")[2]
+    assert sample.startswith(opening)
+    for prompt in ([], ["--prompt", ""]):
+        assert generated(capsys, "--model", run, "--max-new-tokens", 5, *prompt).out.startswith(opening)
+
+
+def test_a_text_begins_with_a_line_end_where_there_are_some(trained, capsys):
+    assert generated(capsys, "--model", trained, "--max-new-tokens", 5).out.startswith("\n")
+    assert load_checkpoint(trained)[1]["opening"] == "\n"
+
+
+@pytest.fixture(scope="module", params=["char", "byte", "word", "bpe"])
+def of_short_texts(request, tmp_path_factory):
+    """A run of 40 files "cat" and "dog", which end."""
+    folder = tmp_path_factory.mktemp("short")
+    texts = [argument for i in range(40) for argument in ("--text", folder / f"{'cat' if i % 2 else 'dog'}{i}")]
+    for path in texts[1::2]:
+        path.write_text(path.name[:3])
+    sizes = {"n-layer": 1, "n-head": 2, "n-embd": 16, "block-size": 4, "steps": 200, "lr": 0.005, "warmup-steps": 10}
+    settings = [f"--{name}={value}" for name, value in sizes.items()]
+    tokenizer = ["--tokenizer", request.param, "--vocab-size", 270]
+    assert call("train", "--end-of-text", *texts, "--out", folder / "run", *settings, *tokenizer) == 0
+    return folder / "run"
+
+
+def test_a_text_that_ends(of_short_texts, capsys):
+    generate = ("--model", of_short_texts, "--temperature", 0.1, "--seed", 1)
+    assert generated(capsys, *generate, "--prompt", "dog").out == "dog\n"
+    assert generated(capsys, *generate).out in ("cat\n", "dog\n")
+    longer = generated(capsys, *generate, "--prompt", "dog", "--min-new-tokens", 4, "--max-new-tokens", 9).out
+    assert longer != "dog\n"
+    assert "\0" not in longer
+    assert generated(capsys, *generate, "--prompt", "dog", "--int8").err.count("perplexity on the validation text") == 1
+
+
+def test_texts_without_an_end_in_the_training_part(text, tmp_path, fails):
+    train = ["train", "--out", tmp_path / "run", *TINY, "--end-of-text", "--text", text]
+    fails(train, "--end-of-text: no text ends in the part to learn from; give more texts, each by --text")
+
+
+def test_a_repetition_penalty(trained, capsys):
+    generate = ("--model", trained, "--temperature", 0, "--max-new-tokens", 20)
+    plain, other = (generated(capsys, *generate, "--repetition-penalty", x).out for x in (1, 1e9))
+    assert len(set(plain)) < len(set(other))
+
+
+def test_a_rate_that_only_rises_is_told(text, tmp_path, capsys):
+    tiny = ["train", "--text", text, *TINY]
+    assert call(*tiny, "--out", tmp_path / "a", "--warmup-steps", 2) == 0
+    assert "\n        the learning rate only rises: --steps 2, --warmup-steps 2\n" in capsys.readouterr().out
+    assert call(*tiny, "--out", tmp_path / "b", "--warmup-steps", 1) == 0
+    assert "only rises" not in capsys.readouterr().out
 
 
 def put_a_nan(path):

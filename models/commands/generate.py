@@ -14,6 +14,7 @@ from autotx.models.data import TextSource, load_data, random_blocks, read_text
 from autotx.models.formats import open_model
 from autotx.models.inference.pieces import Int8Matrix
 from autotx.models.inference.sampling import stream_text
+from autotx.models.tokenizers import END_OF_TEXT
 from autotx.text import counted
 from autotx.viz.style import checked_path
 
@@ -22,13 +23,17 @@ NEW_TOKENS = 500  # written without --max-new-tokens
 
 def add_arguments(parser):
     parser.add_argument("--model", metavar="DIR", default="runs/gpt", help="the folder of a run (default: %(default)s)")
-    parser.add_argument("--prompt", metavar="TEXT", default="\n", help="the text to go on with (default: a line end)")
+    parser.add_argument(
+        "--prompt", metavar="TEXT", default="", help="the text to go on with (default: what a text may begin with)"
+    )
     parser.add_argument(
         "--max-new-tokens",
         type=int,
         metavar="N",
-        help=f"how many tokens to write (default: {NEW_TOKENS}, or as many as --attention has room for)",
+        help=f"how many tokens to write (default: {NEW_TOKENS}, or as many as --attention has room for), fewer where a "
+        "model that was trained with --end-of-text ends the text",
     )
+    parser.add_argument("--min-new-tokens", type=int, metavar="N", default=0, help="write so many before the text ends")
     parser.add_argument(
         "--temperature",
         type=float,
@@ -39,6 +44,13 @@ def add_arguments(parser):
     parser.add_argument("--top-k", type=int, metavar="N", help="choose among the N likeliest tokens (default: all)")
     parser.add_argument(
         "--top-p", type=float, metavar="X", help="choose among the likeliest that make up this share (default: all)"
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=float,
+        metavar="X",
+        default=1.0,
+        help="above 1 makes tokens that the text has already less likely (default: %(default)s, as likely)",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new one)")
     parser.add_argument(
@@ -56,6 +68,7 @@ def run(args):
     _check(args)
     opened = open_model(args.model, needs="text")
     model, tokenizer = opened.model, opened.tokenizer
+    prompt = args.prompt or _opening(opened)
     unknown = tokenizer.unknown(args.prompt)
     if unknown:
         raise ValueError(
@@ -63,32 +76,33 @@ def run(args):
             "noise of it; leave that out, or train with --tokenizer byte or bpe"
         )
     if args.attention:
-        args.max_new_tokens = maps.fitting(
-            args.max_new_tokens, len(tokenizer.encode(args.prompt or "\n")), model.config
-        )
+        args.max_new_tokens = maps.fitting(args.max_new_tokens, len(tokenizer.encode(prompt)), model.config)
     elif args.max_new_tokens is None:
         args.max_new_tokens = NEW_TOKENS
     if args.int8:
         rounded = model.reader(matrix=Int8Matrix)
         print(f"autotx generate: int8: {comparison(opened, rounded)}", file=sys.stderr)
         model, opened = rounded, None  # the float32 matrices are not held any longer
-    rng, ids = np.random.default_rng(args.seed), []
-    print(args.prompt, end="", flush=True)
-    pieces = stream_text(
-        model, tokenizer, args.prompt, args.max_new_tokens, args.temperature, args.top_k, args.top_p, rng, ids
-    )
-    for piece in pieces:
+    names, ids = ("temperature", "top_k", "top_p", "repetition_penalty", "min_new_tokens"), []
+    settings = {name: getattr(args, name) for name in names} | {"rng": np.random.default_rng(args.seed)}
+    print(prompt.strip(END_OF_TEXT), end="", flush=True)
+    for piece in stream_text(model, tokenizer, prompt, args.max_new_tokens, ids, **settings):
         print(piece, end="", flush=True)
     print()
     if args.attention:
-        _draw_attention(args, model, tokenizer, ids)
+        _draw_attention(args, model, tokenizer, ids, len(tokenizer.encode(prompt)))
     return 0
 
 
-def _draw_attention(args, model, tokenizer, ids):
-    """The picture of --attention. ids: all tokens, the prompt's and the new ones."""
-    given, name = len(ids) - args.max_new_tokens, Path(args.model).name
-    title = f"Attention of {name}: a prompt of {counted(given, 'token')}, and the {args.max_new_tokens} that it wrote"
+def _opening(opened):
+    """What the text that a model learned may begin with."""
+    return "\n" if opened.config is None else read_json(opened.path / STATE).get("opening", "\n")
+
+
+def _draw_attention(args, model, tokenizer, ids, given):
+    """The picture of --attention. ids: all tokens. given: how many of them are the prompt's."""
+    name = Path(args.model).name
+    title = f"Attention of {name}: a prompt of {counted(given, 'token')}, and the {len(ids) - given} that it wrote"
     figure, _ = maps.of_text(model, tokenizer, ids, given, title)
     viz.save(figure, args.attention)
     print(f"autotx generate: {args.attention} shows what every head looked at", file=sys.stderr)
@@ -107,7 +121,8 @@ def comparison(opened, rounded):
         return f"{gained}; perplexity not compared: {opened.path} does not say what text it learned from"
     expected = read_json(opened.path / STATE).get("data_sha256")
     try:
-        data = load_data(TextSource(read_text(config.text), lambda text: opened.tokenizer), exact.config.block_size)
+        source = TextSource(read_text(config.text, config.end_of_text), lambda text: opened.tokenizer)
+        data = load_data(source, exact.config.block_size)
     except ValueError as error:
         return f"{gained}; perplexity not compared: {error}"
     if data.digest != expected:
@@ -131,6 +146,8 @@ def _check(args):
     """The flags that are numbers. ValueError."""
     wrong = {
         "--max-new-tokens": args.max_new_tokens is not None and args.max_new_tokens < 1 and "be at least 1",
+        "--min-new-tokens": args.min_new_tokens < 0 and "be at least 0",
+        "--repetition-penalty": not 0 < args.repetition_penalty < math.inf and "be a positive number",
         "--temperature": not 0 <= args.temperature < math.inf and "be 0 or a positive number",
         "--top-k": args.top_k is not None and args.top_k < 1 and "be at least 1",
         "--top-p": args.top_p is not None and not 0 < args.top_p <= 1 and "be above 0 and at most 1",

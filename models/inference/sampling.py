@@ -149,10 +149,10 @@ def _check_settings(max_new_tokens, temperature, top_k, top_p, penalty, min_new_
 def stream_text(model, tokenizer, prompt, max_new_tokens, seen=None, **settings):
     """What follows the prompt, in pieces, as the tokens come, up to the token that ends a text: an iterator of str.
 
-    The settings are those of GPT.stream. An empty prompt counts as a line end, for a model needs something to go on.
+    The settings are those of LanguageModel.stream. prompt: not empty, for a model needs something to go on.
     seen: a list to which the ids of the prompt are added, and each new one.
     """
-    ids = tokenizer.encode(prompt or "\n")
+    ids = tokenizer.encode(prompt)
     seen = [] if seen is None else seen
     seen.extend(ids)
     decoder = tokenizer.decoder()

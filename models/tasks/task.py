@@ -93,6 +93,10 @@ class Task:
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
 
+    def state(self):
+        """What a checkpoint keeps of the data, in its state.json: a dict of what JSON can hold."""
+        return {"data_sha256": self.digest}
+
     def export(self, folder):
         """Write what other programs can read of the model, after each checkpoint. Nothing, as a rule."""
 

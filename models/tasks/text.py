@@ -10,7 +10,7 @@ from autotx.models.config import TrainConfig, setting
 from autotx.models.data import TextSource, load_data, random_blocks, read_text
 from autotx.models.inference.sampling import stream_text
 from autotx.models.tasks.task import Task, checked_text
-from autotx.models.tokenizers import KINDS, make_tokenizer
+from autotx.models.tokenizers import END_OF_TEXT, KINDS, make_tokenizer
 from autotx.text import counted
 
 SAMPLE_TOKENS = 300
@@ -25,6 +25,7 @@ class TextSettings(TrainConfig):
     text: tuple = setting((), "UTF-8 text to learn from, repeat for more (default: Python's manual)", metavar="FILE")
     tokenizer: str = setting("char", "what a token is: a character, a byte, ...", choices=KINDS, fixed=True)
     vocab_size: int = setting(1024, "how many tokens bpe and word may have", at_least=257, fixed=True)
+    end_of_text: bool = setting(False, "end each --text with a token of its own, so that the model can end", fixed=True)
     batch_size: int = setting(12, "blocks of text in a batch", at_least=1)
 
 
@@ -51,9 +52,25 @@ class TextTask(Task):
         def tokenizer(text):
             return begin.tokenizer if begin else make_tokenizer(config.tokenizer, text, config.vocab_size)
 
-        self.data = load_data(TextSource(read_text(config.text), tokenizer), config.block_size)
+        text = read_text(config.text, config.end_of_text)
+        self.data = load_data(TextSource(text, tokenizer), config.block_size)
         self.digest, self.tokenizer = self.data.digest, self.data.tokenizer
+        if config.end_of_text and self.tokenizer.end not in self.data.training:
+            raise ValueError("--end-of-text: no text ends in the part to learn from; give more texts, each by --text")
+        self.opening = self._opening()
         self.model = begin.model if begin else config.build(self.tokenizer.vocab_size, rng)
+
+    def _opening(self):
+        """What a text may begin with, when no prompt is given: the end of the one before, a line end, or else what this
+        text begins with; the first of them that the model learns."""
+        for opening in (END_OF_TEXT, "\n"):
+            if self.tokenizer.encode(opening)[0] in self.data.training:
+                return opening
+        beginnings = (self.tokenizer.decode(self.data.training[:n]) for n in range(1, 9))  # a character has 4 bytes
+        return next((text for text in beginnings if text.strip("\ufffd")), "\n")
+
+    def state(self):
+        return {**super().state(), "opening": self.opening}
 
     @staticmethod
     def example_loss(model):
@@ -119,12 +136,13 @@ class TextTask(Task):
     def show(self):
         print("A sample of what the model writes:\n")
         rng = np.random.default_rng([self.config.seed, 4])
-        for piece in stream_text(self.model, self.tokenizer, "\n", SAMPLE_TOKENS, temperature=0.8, rng=rng):
+        print(self.opening.strip(f"\n{END_OF_TEXT}"), end="")
+        for piece in stream_text(self.model, self.tokenizer, self.opening, SAMPLE_TOKENS, temperature=0.8, rng=rng):
             print(piece, end="", flush=True)
         print()
 
     def next_commands(self, out):
         # Not every text has "The "; its own first words are sure to be known.
-        words = ["The ", *self.tokenizer.decode(self.data.training[:1000]).split()]
+        words = ["The ", *self.tokenizer.decode(self.data.training[:1000]).replace(END_OF_TEXT, " ").split()]
         prompt = next((word for word in words if not self.tokenizer.unknown(word)), "")
         return [f"autotx generate --model {out} --prompt {shlex.quote(prompt)}"]
