@@ -109,8 +109,8 @@ def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None,
 
     into: three arrays of the shapes of q, k, v with contiguous rows, which then are the results; None for new ones.
     """
-    if keep is not None or not _use_kernel(q, k, v, g, out, lse):
-        results = _attention_backward_twin(g, q, k, v, out, lse, mask, causal, keep)
+    if keep is not None or q.shape[-2] <= FEW_QUERIES or not _use_kernel(q, k, v, g, out, lse):
+        results = _attention_backward_twin(g, q, k, v, out, mask, causal, keep)
         for result, given in zip(results, into or ()):
             given[...] = result
         return into or results
@@ -130,8 +130,12 @@ def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None,
 # ---- NumPy twins ------------------------------------------------------------------------------------------------
 
 
-def _weights(q, k, mask, causal, lse=None):
-    """P = softmax of the masked scores, with rows that see nothing as zeros; and lse."""
+def _weights(q, k, mask, causal):
+    """P = softmax of the masked scores, with rows that see nothing as zeros; and lse.
+
+    Rows of P add up to 1 to rounding, whatever the scores have in common: P = e^(score - lse) would carry the rounding
+    of lse, which for scores near 80 is a hundred times that of P.
+    """
     a = q @ np.swapaxes(k, -1, -2) * q.dtype.type(q.shape[-1] ** -0.5)
     if mask is not None:
         a = np.where(mask, a, -np.inf) if mask.dtype == bool else a + mask
@@ -139,12 +143,12 @@ def _weights(q, k, mask, causal, lse=None):
         T, S = a.shape[-2:]
         a = np.where(np.tri(T, S, S - T, dtype=bool), a, -np.inf)
     a = a.astype(q.dtype, copy=False)
-    if lse is None:
-        m = np.max(a, axis=-1, initial=-np.inf)
-        m = np.where(np.isneginf(m), 0, m)
-        with np.errstate(divide="ignore"):
-            lse = np.log(np.exp(a - m[..., None]).sum(axis=-1)) + m
-    return np.exp(a - np.where(np.isneginf(lse), 0, lse)[..., None]), lse
+    m = np.max(a, axis=-1, initial=-np.inf)
+    m = np.where(np.isneginf(m), 0, m)
+    p = np.exp(a - m[..., None])
+    total = p.sum(axis=-1)
+    with np.errstate(divide="ignore"):
+        return p / np.where(total == 0, 1, total)[..., None], np.log(total) + m
 
 
 def _attention_twin(q, k, v, mask, causal, keep):
@@ -152,8 +156,8 @@ def _attention_twin(q, k, v, mask, causal, keep):
     return (p if keep is None else p * keep) @ v, lse
 
 
-def _attention_backward_twin(g, q, k, v, out, lse, mask, causal, keep):
-    p, _ = _weights(q, k, mask, causal, lse)
+def _attention_backward_twin(g, q, k, v, out, mask, causal, keep):
+    p, _ = _weights(q, k, mask, causal)
     dropped = p if keep is None else p * keep
     dv = np.swapaxes(dropped, -1, -2) @ g
     dp = g @ np.swapaxes(v, -1, -2)

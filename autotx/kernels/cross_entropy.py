@@ -33,36 +33,38 @@ BLOCK = 4096  # elements that stay in the first cache between two looks at them
 
 
 def cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0):
-    """losses_n = lse_n - sum_v y_nv logits_nv with lse_n = ln sum_v exp(logits_nv). Returns losses and lse, both (N,).
+    """losses_n = m_n + s_n - sum_v y_nv logits_nv with s_n = ln sum_v exp(logits_nv - m_n). Returns losses, m, s.
 
     logits: (N, V); targets: (N,) integers from 0 to V - 1, or ignore_index, where the loss is 0.
     y = (1 - a) onehot(target) + a / V, a = label_smoothing.
+    All three are (N,). m is the maximum of a row, or near it; s is kept apart from it for the gradient, because their
+    sum is rounded: at logits of 1e8 it could not hold an s of 0.7.
     """
     if not use_numba(logits):
         return _cross_entropy_twin(logits, targets, ignore_index, label_smoothing)
-    losses, lse = np.empty(len(logits), np.float32), np.empty(len(logits), np.float32)
+    losses, m, s = (np.empty(len(logits), np.float32) for _ in range(3))
     if len(logits):
         ignored = NOTHING if ignore_index is None else ignore_index
         step = rows_a_chunk(logits.shape[1])
-        _forward(tasks(len(losses), step), rows(logits), _ids(targets), ignored, label_smoothing, losses, lse, step)
-    return losses, lse
+        _forward(tasks(len(losses), step), rows(logits), _ids(targets), ignored, label_smoothing, losses, m, s, step)
+    return losses, m, s
 
 
-def cross_entropy_backward(logits, lse, targets, scale, ignore_index=None, label_smoothing=0.0, out=None):
-    """dlogits_nv = scale_n (exp(logits_nv - lse_n) - y_nv), zeros for ignored rows. `out` may be the logits themselves.
+def cross_entropy_backward(logits, m, s, targets, scale, ignore_index=None, label_smoothing=0.0, out=None):
+    """dlogits_nv = scale_n (exp((logits_nv - m_n) - s_n) - y_nv), zeros for ignored rows. `out` may be the logits.
 
-    scale: (N,), the gradients of the losses.
+    m, s: (N,), of `cross_entropy`. scale: (N,), the gradients of the losses.
     """
     if out is None:
         out = memory.empty(logits.shape, logits.dtype)
-    if not use_numba(logits, lse, scale, out) or not out.flags.c_contiguous:
-        out[...] = _backward_twin(logits, lse, targets, scale, ignore_index, label_smoothing)
+    if not use_numba(logits, m, s, scale, out) or not out.flags.c_contiguous:
+        out[...] = _backward_twin(logits, m, s, targets, scale, ignore_index, label_smoothing)
     elif out.size:
         logits = rows(logits)
         in_place = out.ctypes.data == logits.ctypes.data
         ignored = NOTHING if ignore_index is None else ignore_index
         step = rows_a_chunk(out.shape[1])
-        inputs = logits, flat(lse), _ids(targets), flat(scale)
+        inputs = logits, flat(m), flat(s), _ids(targets), flat(scale)
         _backward(tasks(len(out), step), *inputs, ignored, label_smoothing, in_place, out, step)
     return out
 
@@ -81,12 +83,12 @@ def _cross_entropy_twin(logits, targets, ignore_index, label_smoothing):
     losses = log_sum + (1 - label_smoothing) * (m - logits[at_target])
     if label_smoothing:
         losses += label_smoothing * (m - logits.mean(axis=-1))
-    return np.where(counted, losses, 0).astype(logits.dtype, copy=False), m + log_sum
+    return np.where(counted, losses, 0).astype(logits.dtype, copy=False), m, log_sum
 
 
-def _backward_twin(logits, lse, targets, scale, ignore_index, label_smoothing):
+def _backward_twin(logits, m, s, targets, scale, ignore_index, label_smoothing):
     counted, at_target = _targets(logits, targets, ignore_index)
-    d = np.exp(logits - lse[:, None]) - label_smoothing / logits.shape[1]
+    d = np.exp((logits - m[:, None]) - s[:, None]) - label_smoothing / logits.shape[1]
     d[at_target] -= 1 - label_smoothing
     return np.where(counted, scale, 0).astype(logits.dtype, copy=False)[:, None] * d
 
@@ -140,49 +142,48 @@ def _sum_of_exps(x):
     return m, s
 
 
-@shared(IN2, IDS, INTEGER, REAL, OUT1, OUT1, INTEGER)
+@shared(IN2, IDS, INTEGER, REAL, OUT1, OUT1, OUT1, INTEGER)
 @kernel
-def _forward(logits, targets, ignored, smoothing, losses, lse, step, worker, task):
+def _forward(logits, targets, ignored, smoothing, losses, m, s, step, worker, task):
     chunk = part(task, step)
-    logits, targets, losses, lse = logits[chunk], targets[chunk], losses[chunk], lse[chunk]
+    logits, targets, losses, m, s = logits[chunk], targets[chunk], losses[chunk], m[chunk], s[chunk]
     for n in range(len(logits)):
-        lse[n], losses[n] = _sum_of_exps(logits[n])
-    for n in range(len(losses)):  # apart, for so LLVM makes vectors of it
-        losses[n] = log(losses[n])
+        m[n], s[n] = _sum_of_exps(logits[n])
+    for n in range(len(losses)):  # a loop of its own, which LLVM turns into vector instructions
+        s[n] = log(s[n])
     for n in range(len(logits)):
-        row, target, m, log_sum = logits[n], targets[n], lse[n], losses[n]
-        lse[n] = m + log_sum
+        row, target = logits[n], targets[n]
         losses[n] = ZERO
         if target != ignored:
-            losses[n] = log_sum + (ONE - smoothing) * (m - row[target])
+            losses[n] = s[n] + (ONE - smoothing) * (m[n] - row[target])
             if smoothing > ZERO:
-                losses[n] += smoothing * (m - _sum(row) / np.float32(row.size))
+                losses[n] += smoothing * (m[n] - _sum(row) / np.float32(row.size))
 
 
 @kernel(fastmath={"contract"})
-def _gradient(x, lse, scale, shift, d):
+def _gradient(x, m, s, scale, shift, d):
     for i in range(d.size):
-        d[i] = scale * (exp(x[i] - lse) - shift)
+        d[i] = scale * (exp((x[i] - m) - s) - shift)
 
 
 @kernel(fastmath={"contract"})
-def _gradient_in_place(d, lse, scale, shift):  # LLVM makes no vectors where arrays overlap, unless they are one
+def _gradient_in_place(d, m, s, scale, shift):  # LLVM makes no vectors where arrays overlap, unless they are one
     for i in range(d.size):
-        d[i] = scale * (exp(d[i] - lse) - shift)
+        d[i] = scale * (exp((d[i] - m) - s) - shift)
 
 
-@shared(IN2, IN1, IDS, IN1, INTEGER, REAL, types.boolean, OUT2, INTEGER)
+@shared(IN2, IN1, IN1, IDS, IN1, INTEGER, REAL, types.boolean, OUT2, INTEGER)
 @kernel
-def _backward(logits, lse, targets, scale, ignored, smoothing, in_place, out, step, worker, task):
+def _backward(logits, m, s, targets, scale, ignored, smoothing, in_place, out, step, worker, task):
     chunk, shift = part(task, step), smoothing / np.float32(out.shape[1])
-    logits, lse, targets, scale, out = logits[chunk], lse[chunk], targets[chunk], scale[chunk], out[chunk]
+    logits, m, s, targets, scale, out = logits[chunk], m[chunk], s[chunk], targets[chunk], scale[chunk], out[chunk]
     for n in range(len(logits)):
         d, target = out[n], targets[n]
         if target == ignored:
             d[:] = ZERO
         else:
             if in_place:
-                _gradient_in_place(d, lse[n], scale[n], shift)
+                _gradient_in_place(d, m[n], s[n], scale[n], shift)
             else:
-                _gradient(logits[n], lse[n], scale[n], shift, d)
+                _gradient(logits[n], m[n], s[n], scale[n], shift, d)
             d[target] -= scale[n] * (ONE - smoothing)

@@ -43,12 +43,12 @@ def cross_entropy(
         return _of_distributions(logits, given, ignore_index, label_smoothing, reduction, weight)
     targets, counted = _checked_targets("cross_entropy", logits, targets, ignore_index, reduction)
     rows, flat = logits.reshape(-1, V), targets.reshape(-1)
-    losses, lse = kernels.cross_entropy.cross_entropy(rows, flat, _IGNORED, label_smoothing)
+    losses, m, s = kernels.cross_entropy.cross_entropy(rows, flat, _IGNORED, label_smoothing)
     loss, factor = _reduced(losses.reshape(targets.shape), counted, reduction)
 
     def dlogits(g):
         scale = np.full(targets.shape, g * factor, logits.dtype).reshape(-1)
-        d = kernels.cross_entropy.cross_entropy_backward(rows, lse, flat, scale, _IGNORED, label_smoothing)
+        d = kernels.cross_entropy.cross_entropy_backward(rows, m, s, flat, scale, _IGNORED, label_smoothing)
         return d if logits.ndim == 2 else d.reshape(logits.shape)
 
     return loss, (dlogits,)
