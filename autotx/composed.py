@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from autotx import functional
-from autotx.tensor import Tensor, plain
+from autotx.tensor import Tensor, array_of
 from autotx.types import Array, ArrayLike, DTypeLike
 
 
@@ -95,12 +95,12 @@ def argmax(x: Array, axis: int | None = None, keepdims: bool = False) -> Any:
 
     There is no gradient: the place does not change with small changes of x.
     """
-    return np.argmax(plain(x), axis=axis, keepdims=keepdims)
+    return np.argmax(array_of(x), axis=axis, keepdims=keepdims)
 
 
 def argmin(x: Array, axis: int | None = None, keepdims: bool = False) -> Any:
     """Where the smallest element along axis is: as `argmax`."""
-    return np.argmin(plain(x), axis=axis, keepdims=keepdims)
+    return np.argmin(array_of(x), axis=axis, keepdims=keepdims)
 
 
 def astype(x: Array, dtype: DTypeLike) -> Tensor:
@@ -113,7 +113,7 @@ def astype(x: Array, dtype: DTypeLike) -> Tensor:
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise TypeError(f"astype: {np.dtype(dtype)} is not computed with; give numpy.float32 or numpy.float64")
         return functional.astype(x, dtype)
-    return Tensor(plain(x), dtype=dtype)
+    return Tensor(array_of(x), dtype=dtype)
 
 
 astype.op = functional.astype.op

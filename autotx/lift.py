@@ -13,7 +13,7 @@ from typing import Any, ParamSpec
 import numpy as np
 
 from autotx.modes import modes, tell
-from autotx.tensor import SCALARS, Op, Tensor, as_data, plain, refuse_gradients, result_of
+from autotx.tensor import SCALARS, Op, Tensor, array_of, as_data, refuse_gradients, result_of
 
 P = ParamSpec("P")
 
@@ -39,7 +39,7 @@ def lift(op: Callable[P, tuple[Any, Any]]) -> Callable[P, Tensor]:
     known = Op(name, op)
 
     several = count > 1 or variadic  # then a number takes on the type of what is beside it; alone it is made an array
-    as_they_are, convert = (_AS_THEY_ARE, plain) if several else (_DATA, as_data)
+    as_they_are, convert = (_AS_THEY_ARE, array_of) if several else (_DATA, as_data)
 
     @functools.wraps(op)
     def function(*args, **settings):
@@ -72,7 +72,7 @@ def lift(op: Callable[P, tuple[Any, Any]]) -> Callable[P, Tensor]:
         if recorded:
             t = result_of(known, out, settings, args, pullback)
         else:
-            t = result_of(known, _of_its_own(out, data))
+            t = result_of(known, _not_a_view(out, data))
         if watchers:
             tell(watchers, "result", name, t, data, settings)
         return t
@@ -81,7 +81,7 @@ def lift(op: Callable[P, tuple[Any, Any]]) -> Callable[P, Tensor]:
     return function
 
 
-def _of_its_own(out, data):
+def _not_a_view(out, data):
     """A result without a graph, as a copy if it is a view: no graph would notice that what it views is written to."""
     for d in data:
         if out is d or (out.base is not None and d.__class__ is np.ndarray and np.may_share_memory(out, d)):
@@ -109,7 +109,7 @@ def _bind(name, arrays, settings_names, args, settings):
         if value.__class__ is Tensor and value.requires_grad and modes.recording:
             raise ValueError(f"{name}: {key} is a setting, which gets no gradient; give {key}.detach()")
         refuse_gradients(name, key, value)
-    return args, {key: _own(value) for key, value in settings.items()}
+    return args, {key: _private(value) for key, value in settings.items()}
 
 
 _DATA = {np.ndarray, *SCALARS}
@@ -133,12 +133,12 @@ def _as_constants(args, data, recorded):
     return result
 
 
-def _own(value):
+def _private(value):
     """A setting as the op gets it: Tensors, arrays and lists as its own, for the caller may write into his."""
     if value.__class__ in (tuple, list):
-        return value.__class__(map(_own, value))
+        return value.__class__(map(_private, value))
     if value.__class__ is slice:
-        return slice(_own(value.start), _own(value.stop), _own(value.step))
+        return slice(_private(value.start), _private(value.stop), _private(value.step))
     return np.array(value) if isinstance(value, Tensor | np.ndarray) else value
 
 

@@ -214,24 +214,24 @@ class Tensor(Methods):
     def __eq__(self, other: Any) -> Any:
         if other is None:
             return NotImplemented
-        return self._data == plain(other)
+        return self._data == array_of(other)
 
     def __ne__(self, other: Any) -> Any:
         if other is None:
             return NotImplemented
-        return self._data != plain(other)
+        return self._data != array_of(other)
 
     def __lt__(self, other: ArrayLike) -> np.ndarray:
-        return self._data < plain(other)
+        return self._data < array_of(other)
 
     def __le__(self, other: ArrayLike) -> np.ndarray:
-        return self._data <= plain(other)
+        return self._data <= array_of(other)
 
     def __gt__(self, other: ArrayLike) -> np.ndarray:
-        return self._data > plain(other)
+        return self._data > array_of(other)
 
     def __ge__(self, other: ArrayLike) -> np.ndarray:
-        return self._data >= plain(other)
+        return self._data >= array_of(other)
 
     # The backward pass
 
@@ -262,7 +262,7 @@ class Tensor(Methods):
                 gradients = pullback
                 if shared:
                     wanted = [p.__class__ is Tensor and p.requires_grad for p in node._parents]
-                    gradients = _apart(pullback(g, wanted))
+                    gradients = _unaliased(pullback(g, wanted))
                 if len(gradients) < len(node._parents):  # the last ones would silently get nothing
                     given = f"{len(node._parents)} arguments, its pullback gradients for {len(gradients)}"
                     raise ValueError(f"backward: {node._op} has {given}; give one for each")
@@ -295,13 +295,13 @@ class Tensor(Methods):
                     "its gradient, backward(grad)"
                 )
             grad = np.ones(self.shape)
-        grad = np.array(plain(grad), dtype=self._data.dtype)  # a copy: it may be a leaf's, which is added to
+        grad = np.array(array_of(grad), dtype=self._data.dtype)  # a copy: it may be a leaf's, which is added to
         if grad.shape != self.shape:
             raise ValueError(f"backward: the gradient has shape {grad.shape}, the tensor {self.shape}; make them equal")
         return grad
 
 
-def _apart(gradients):
+def _unaliased(gradients):
     """The gradients that one pullback returned together, each in memory of its own: some will be added to in place."""
     owners, result = set(), []
     for d in gradients:
@@ -428,7 +428,7 @@ def unbroadcast(d, shape, op):
 # What may stand beside a Tensor, or become one
 
 
-def plain(x):
+def array_of(x):
     """A Tensor's array, or anything array-like as an array (lists of floats in float32)."""
     if x.__class__ is Tensor:
         return x._data
