@@ -1,8 +1,8 @@
-"""From an op on plain arrays to the function on Tensors that users call.
+"""`lift` makes the function on Tensors that users call from an op on plain arrays (see tensor.py).
 
-An op (see tensor.py) knows no Tensor. Its lifted form takes the arrays out of the Tensors, calls the op, and makes of
-the result a Tensor that remembers its parents and its pullback. What may be wrong with arguments is found here, once
-for all ops; and what the graph keeps is copied here if the caller could still write into it.
+The function takes the arrays out of the Tensors, calls the op, and wraps the result in a Tensor that remembers its
+parents and its pullback. Arguments are checked here, once for all ops. Arrays that the graph keeps and that the caller
+could still write into are copied here.
 """
 
 import functools
@@ -38,7 +38,7 @@ def lift(op: Callable[P, tuple[Any, Any]]) -> Callable[P, Tensor]:
         raise TypeError(f"lift: {name} has no differentiable argument; put a slash after them: def {name}(x, /)")
     known = Op(name, op)
 
-    several = count > 1 or variadic  # then a number takes on the type of what is beside it; alone it is made an array
+    several = count > 1 or variadic  # beside arrays, a number takes their type; alone it becomes an array
     as_they_are, convert = (_AS_THEY_ARE, array_of) if several else (_DATA, as_data)
 
     @functools.wraps(op)
@@ -82,15 +82,18 @@ def lift(op: Callable[P, tuple[Any, Any]]) -> Callable[P, Tensor]:
 
 
 def _not_a_view(out, data):
-    """A result without a graph, as a copy if it is a view: no graph would notice that what it views is written to."""
+    """A result without a graph, copied if it is a view of an argument: a later write to that would change it."""
     for d in data:
         if out is d or (out.base is not None and d.__class__ is np.ndarray and np.may_share_memory(out, d)):
-            return out.copy(order="K")  # in the order of the view, in which it is copied fastest
+            return out.copy(order="K")  # in the memory order of the view, which is fastest
     return out
 
 
 def _bind(name, arrays, settings_names, args, settings):
-    """Sort out arrays given by name and settings given by position. arrays: their names, none for a varying number."""
+    """The arguments and settings of a call in which arrays were given by name or settings by position.
+
+    arrays: the names of the op's array arguments; none for an op with a varying number of them.
+    """
     if arrays:
         args, extra = args[: len(arrays)], args[len(arrays) :]
         if len(extra) > len(settings_names):
@@ -117,9 +120,9 @@ _AS_THEY_ARE = {np.ndarray, float, int, type(None)}
 
 
 def _as_constants(args, data, recorded):
-    """What gets no gradient: whole numbers and booleans in the type of the floats beside them, as numbers would be;
-    and for a graph, which needs the values of now, copies of arrays that the caller may write into. Where all are
-    Python's numbers, one of them a float, they are float32, as in Tensor(1.5)."""
+    """The arguments with constants made safe: integers and booleans take the type of the floats beside them, as Python
+    numbers do; arrays that the caller may write into are copied if a graph is recorded. Python numbers alone, one of
+    them a float, become float32, as in Tensor(1.5)."""
     kind = next((d.dtype for d in data if d.__class__ in _DATA and d.dtype.kind == "f"), None)
     if kind is None and float in (kinds := set(map(type, data))) and not kinds & _DATA:
         return [None if d is None else np.float32(d) for d in data]
@@ -134,7 +137,7 @@ def _as_constants(args, data, recorded):
 
 
 def _private(value):
-    """A setting as the op gets it: Tensors, arrays and lists as its own, for the caller may write into his."""
+    """A setting for the op: Tensors become arrays; arrays and lists are copied, as the caller may write into them."""
     if value.__class__ in (tuple, list):
         return value.__class__(map(_private, value))
     if value.__class__ is slice:
@@ -143,7 +146,7 @@ def _private(value):
 
 
 def _explained(error, name, data, settings_names):
-    """NumPy's complaint as one line that names the op and the shapes; our own pass through."""
+    """An error of NumPy as one line that names the op and the shapes; an error of the op itself is returned as it is."""
     if str(error).startswith(f"{name}:"):
         return error
     shapes = " and ".join(str(np.shape(a)) for a in data if a is not None)

@@ -5,7 +5,7 @@ import threading
 
 
 class _Modes(threading.local):
-    recording = True  # is the graph recorded? see no_grad
+    recording = True  # whether the graph is recorded; see no_grad
     watch: tuple | None = None  # the observers: an anomaly.Watch inside detect_anomaly, a viz.record, a viz.Trace
 
 
@@ -19,7 +19,7 @@ class no_grad(contextlib.ContextDecorator):  # noqa: N801  (a context manager, n
     """
 
     def __init__(self):
-        self.before = []  # one object may be entered while it is open
+        self.before = []  # a stack: one object may be entered again before it is left
 
     def __enter__(self):
         self.before.append(modes.recording)

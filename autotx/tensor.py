@@ -1,25 +1,29 @@
-"""The engine: a Tensor remembers how it was made, and `backward` walks that memory from newest to oldest.
+"""The engine: a Tensor remembers how it was computed, and `backward` walks these records from the newest to the oldest.
 
-One concept carries everything. An *op* is a function on plain arrays that returns its result and its pullback:
+Everything rests on one concept. An *op* is a function on plain arrays that returns its result and its pullback:
 
     def mul(x, y, /):
         return x * y, (lambda g: g * y, lambda g: x * g)
 
 Arguments before the slash are differentiable, arguments after it are settings. The pullback turns `g`, the gradient of
-the loss with respect to the result, into the gradient with respect to each argument. It is a tuple of functions, one
-an argument, of which only those wanted are called; or, where the gradients share work, one function that returns all of
-them, called with `g` and with a bool for each argument: whether its gradient is wanted (it may be None where not). A
-gradient is a new array (or `g` itself, or a view of it; two that are returned together may be one array). One that
-touches only a part of its argument may instead be a function that adds itself in place to a buffer: that is how slices
-and embeddings avoid arrays full of zeros.
+the loss with respect to the result, into the gradient with respect to each argument. It has one of two forms:
 
-An op knows no Tensor, no graph and no broadcasting: `lift` (see lift.py) makes it a function on Tensors, which records
-the graph; un-broadcasting, accumulation, freeing, and the errors about the graph happen here, once.
+- a tuple of functions of `g`, one for each argument, of which backward calls those whose gradient is wanted;
+- where the gradients share work, one function that returns all of them. It is called with `g` and a list of bools,
+  one for each argument: whether its gradient is wanted. Where it is not, the function may return None.
 
-Time is counted in ticks. Every tensor carries the tick at which its value was set. Parents are older than what is made
-of them, so descending ticks are an order in which every consumer comes before what it consumed: no recursion, no
-search for a topological order. And a parent that is *younger* than its child was written to after the graph was
-recorded, which would make the gradient silently wrong: backward refuses.
+A gradient is a new array, `g` itself, or a view of `g`; two that are returned together may be the same array. A
+gradient that is zero nearly everywhere, as that of a slice or an embedding, may instead be a function that adds it in
+place to a buffer, so that no array full of zeros is made.
+
+An op handles plain arrays only: no Tensors, no graph, no broadcasting of gradients. `lift` (see lift.py) makes it a
+function on Tensors, which records the graph. Un-broadcasting, accumulating and freeing happen in this file, once for
+all ops, and so do the errors about the graph.
+
+Time is counted in ticks. Each tensor carries the tick at which its values were set. The parents of a result (the
+arguments of its op) are older than the result, so walking from the newest result to the oldest reaches every consumer
+of a tensor before the tensor itself: no recursion, no search for a topological order. A parent that is *younger* than
+its result was written to after the graph was recorded. Its gradient would be silently wrong, so backward refuses.
 """
 
 import itertools
@@ -33,7 +37,7 @@ from autotx import kernels
 from autotx.modes import modes, tell
 from autotx.types import ArrayLike, DTypeLike
 
-if TYPE_CHECKING:  # its methods for type checkers; at run time methods.py, which needs Tensor, sets them
+if TYPE_CHECKING:  # shows type checkers the methods of Tensor; at run time methods.py adds them to the class
     from autotx.methods import Methods
 else:
     Methods = object
@@ -41,7 +45,7 @@ else:
 next_tick = itertools.count(1).__next__
 by_tick = operator.attrgetter("_tick")
 _ndarray, _new = np.ndarray, object.__new__
-SCALARS = {np.float32, np.float64}  # NumPy computes with single numbers several times faster than with arrays of one
+SCALARS = {np.float32, np.float64}  # NumPy computes several times faster with these than with arrays of one number
 
 
 class Op:
@@ -57,10 +61,10 @@ class Op:
 
 
 class Tensor(Methods):
-    """An array that remembers how it was made.
+    """An array that remembers how it was computed.
 
-    data: a number or nested lists (of floats: float32; of whole numbers: int64), or an array, whose float32, float64,
-    integer or bool type is kept. It is copied: nobody else can write into it.
+    data: a number or nested lists (floats become float32, whole numbers int64), or an array, whose float32, float64,
+    integer or bool type is kept. It is copied, so later writes to the caller's array do not change the tensor.
     requires_grad: whether `backward` leaves a gradient in `.grad` (an array of the same shape). TypeError for integers.
     dtype: float32 or float64, or an integer type.
     name: what error messages and pictures call it.
@@ -99,7 +103,7 @@ class Tensor(Methods):
 
     @property
     def data(self) -> np.ndarray:
-        """The values, as a read-only view: a graph may need them. `t.data = array` gives the tensor new values."""
+        """The values as a read-only view, since a graph may need them. `t.data = array` gives the tensor new values."""
         view = np.asarray(self._data).view()
         view.flags.writeable = False
         return view
@@ -111,12 +115,12 @@ class Tensor(Methods):
         value = as_data(value, self._data.dtype)
         if value.shape != self._data.shape:
             raise ValueError(f"data: the tensor has shape {self._data.shape}, the new values {value.shape}")
-        self._data = value  # graphs recorded before keep the old array, and stay right
+        self._data = value  # graphs that were recorded before keep the old array, so their gradients stay right
 
     def writable(self) -> np.ndarray:
         """The values as an array to write into in place, for optimizers. Shape and type as the tensor's.
 
-        A graph recorded before this call refuses to run backward: its gradients would be of other values.
+        A graph that was recorded before this call refuses to run backward, because its values may have changed.
         """
         if self._op is not None:
             raise ValueError(f"writable: a result of {self._op} is not written to, only tensors made by hand")
@@ -147,11 +151,11 @@ class Tensor(Methods):
         return self._data.item()
 
     def numpy(self) -> np.ndarray:
-        """A copy of the values: yours to write into."""
+        """A copy of the values, which may be written into."""
         return np.array(self._data)
 
     def detach(self) -> "Tensor":
-        """A tensor of the same values, cut off from the graph. A copy: writing into one leaves the other alone."""
+        """A tensor with a copy of the values and without a graph: no gradient flows through it."""
         return Tensor(self._data)
 
     def zero_grad(self) -> None:
@@ -185,7 +189,7 @@ class Tensor(Methods):
         )
 
     def _in_place(self, other):
-        """What Python asks before it makes a new tensor of `x += y` and calls it x: of a parameter that loses it."""
+        """Called for `x += y`. Raises TypeError for a parameter: the name would refer to a new tensor afterwards."""
         if self._op is None and self.requires_grad:
             raise TypeError(
                 "in place: p -= step would make a new tensor and leave the parameter p as it was; "
@@ -238,22 +242,23 @@ class Tensor(Methods):
     def backward(self, grad: ArrayLike | None = None, retain_graph: bool = False) -> None:
         """Add to the `.grad` of every leaf the gradient of this tensor with respect to it.
 
-        grad: the gradient of what follows with respect to this tensor, of its shape; 1 for a tensor of one element.
-        retain_graph: keep the graph, to walk it again or to draw it; every tensor on the way then keeps its own `.grad`
-        too. Without it the graph is freed as it is walked.
-        ValueError: nothing here requires a gradient; not a scalar and no `grad`; a graph that was already freed; a
-        tensor that was written to after the graph was recorded; a `.grad` that somebody set to something else than an
-        array of its tensor's shape. Nothing has been changed then.
+        grad: the gradient of the loss with respect to this tensor, an array of its shape. By default 1, for a tensor of
+        one element, which then is the loss itself.
+        retain_graph: keep the graph, to run backward again or to draw it; results on the way then keep their `.grad`
+        too. Otherwise the graph is freed during the walk.
+        ValueError, with nothing changed: no tensor requires a gradient; this tensor has several elements and `grad` is
+        not given; the graph was freed; a tensor was written to after the graph was recorded; a `.grad` was set to
+        something that is not an array of its tensor's shape.
         """
         if not self.requires_grad:
             raise ValueError("backward: no tensor that went into this one requires a gradient; pass requires_grad=True")
         grad = self._seed(grad)
         nodes, leaves = _reachable(self)
         watchers = modes.watch
-        owned = set()  # ids of the results whose .grad is a buffer made here, which may be added to in place
+        owned = set()  # ids of the results whose .grad is a buffer made during this walk: it may be added to in place
         _accumulate(self, grad, grad, owned)
         while nodes:
-            node = nodes.pop()  # the newest: all its consumers are done
+            node = nodes.pop()  # the newest: the pullbacks of all its consumers have been called
             g, pullback = node.grad, node._backward
             if g is not None:
                 if watchers:
@@ -263,7 +268,7 @@ class Tensor(Methods):
                 if shared:
                     wanted = [p.__class__ is Tensor and p.requires_grad for p in node._parents]
                     gradients = _unaliased(pullback(g, wanted))
-                if len(gradients) < len(node._parents):  # the last ones would silently get nothing
+                if len(gradients) < len(node._parents):  # zip would leave the last arguments without a gradient
                     given = f"{len(node._parents)} arguments, its pullback gradients for {len(gradients)}"
                     raise ValueError(f"backward: {node._op} has {given}; give one for each")
                 for p, d in zip(node._parents, gradients):
@@ -272,7 +277,7 @@ class Tensor(Methods):
                             d = d(g)
                         if watchers:
                             tell(watchers, "gradient", node, p, d, g)
-                        if d.__class__ in SCALARS and d.__class__ is p._data.__class__:  # single numbers: a short way
+                        if d.__class__ in SCALARS and d.__class__ is p._data.__class__:  # fast path: single numbers
                             p.grad = d if p.grad is None else p.grad + d
                         else:
                             _accumulate(p, d, g, owned, node._op)
@@ -287,7 +292,7 @@ class Tensor(Methods):
                 leaf.grad = np.asarray(leaf.grad)
 
     def _seed(self, grad):
-        """The gradient to start from, as an array of this tensor's shape and type."""
+        """The gradient that backward starts from, as an array of this tensor's shape and type."""
         if grad is None:
             if self._data.size != 1:
                 raise ValueError(
@@ -295,14 +300,14 @@ class Tensor(Methods):
                     "its gradient, backward(grad)"
                 )
             grad = np.ones(self.shape)
-        grad = np.array(array_of(grad), dtype=self._data.dtype)  # a copy: it may be a leaf's, which is added to
+        grad = np.array(array_of(grad), dtype=self._data.dtype)  # a copy: backward adds to the .grad of a leaf
         if grad.shape != self.shape:
             raise ValueError(f"backward: the gradient has shape {grad.shape}, the tensor {self.shape}; make them equal")
         return grad
 
 
 def _unaliased(gradients):
-    """The gradients that one pullback returned together, each in memory of its own: some will be added to in place."""
+    """The gradients that one pullback returned, no two sharing memory, since some are added to in place later."""
     owners, result = set(), []
     for d in gradients:
         if d.__class__ is _ndarray:
@@ -314,9 +319,9 @@ def _unaliased(gradients):
 
 
 def result_of(op, data, settings=None, parents=None, backward=None):
-    """The Tensor of what an Op returned. With the op's settings, arguments and pullback it has a graph, and a gradient.
+    """A Tensor of the result of an Op. With settings, parents and backward it has a graph and requires a gradient.
 
-    One statement a slot: this is a tenth of the cost of an op on single numbers.
+    Each slot is set by a statement of its own, which is faster: this function is a tenth of the cost of a scalar op.
     """
     t = _new(Tensor)
     t._data = data
@@ -331,14 +336,14 @@ def result_of(op, data, settings=None, parents=None, backward=None):
 
 
 class _Freed:
-    """Stands in the place of a pullback that has been used."""
+    """Replaces the pullback of a result whose graph was freed."""
 
 
 FREED = _Freed()
 
 
 def _reachable(root):
-    """The results that `root` was made of, oldest first, and the leaves; checked before anything is changed."""
+    """The results in the graph of `root`, oldest first, and its leaves. All checks of backward are made here."""
     if root._parents is None:
         return [], [root]
     nodes, leaves, stack, seen = [], {}, [root], {id(root)}
@@ -353,19 +358,19 @@ def _reachable(root):
         for p in t._parents:
             if p.__class__ is Tensor:
                 if p._parents is None:
-                    if p._tick > t._tick:  # the values of a constant enter the gradients of others
+                    if p._tick > t._tick:  # also of constants: their values are part of other gradients
                         raise ValueError(written_after(p, t))
                     if p.requires_grad:
                         leaves[id(p)] = p
-                        if p.grad is not None:  # of an earlier backward, or somebody's
+                        if p.grad is not None:  # from an earlier backward, or set by the user
                             _check_gradient(p)
-                        if p._data.dtype.kind != "f":  # requires_grad was set later; its gradient would be cut off
+                        if p._data.dtype.kind != "f":  # requires_grad was set later; the gradient would be truncated
                             raise ValueError(f"backward: a tensor of {p.dtype} requires a gradient, only floats can")
                 elif p.requires_grad and id(p) not in seen:
                     seen.add(id(p))
                     stack.append(p)
     for t in nodes:
-        t.grad = None  # of an earlier walk that retained the graph
+        t.grad = None  # left by an earlier walk that retained the graph
     nodes.sort(key=by_tick)
     return nodes, leaves.values()
 
@@ -387,12 +392,12 @@ def _check_gradient(leaf):
 
 
 def _accumulate(p, d, g, owned, op=None):
-    """Add to the gradient of `p` the `d` that the pullback of `op` made of `g`. In place only in buffers made here."""
+    """Add `d`, which the pullback of `op` made of `g`, to the gradient of `p`; in place where backward owns the buffer."""
     have, data = p.grad, p._data
     is_leaf = p._parents is None
     mine = (is_leaf or id(p) in owned) and have.__class__ is _ndarray and have.flags.writeable  # no NumPy scalar
     if d.__class__ is not _ndarray:
-        if callable(d):  # it adds itself to a buffer
+        if callable(d):  # a function that adds the gradient to a buffer
             if have is None:
                 p.grad = np.zeros(data.shape, data.dtype)
             elif not mine:
@@ -404,7 +409,7 @@ def _accumulate(p, d, g, owned, op=None):
     if d.shape != data.shape or d.dtype != data.dtype:
         d = unbroadcast(d, data.shape, op).astype(data.dtype, copy=False)
     if have is None:
-        # A leaf keeps its gradient, so it must be nobody else's: not g, and not a view of something
+        # A leaf keeps its gradient after backward, so the array must not be g, nor a view of another array
         p.grad = d if not is_leaf or (d is not g and d.base is None) else d.copy()
     else:
         p.grad = kernels.add(have, d, have if mine else None)
@@ -412,7 +417,7 @@ def _accumulate(p, d, g, owned, op=None):
 
 
 def unbroadcast(d, shape, op):
-    """Undo broadcasting: sum `d` over the axes along which an array of `shape` was repeated. Array of `shape`."""
+    """Sum `d` over the axes along which broadcasting repeated an array of `shape`. Returns an array of `shape`."""
     extra = d.ndim - len(shape)
     if extra < 0 or any(n not in (1, m) for n, m in zip(shape, d.shape[extra:])):
         raise ValueError(
@@ -425,20 +430,20 @@ def unbroadcast(d, shape, op):
     return kernels.total(d, stretched, keepdims=True) if stretched else d
 
 
-# What may stand beside a Tensor, or become one
+# From what users pass to arrays
 
 
 def array_of(x):
-    """A Tensor's array, or anything array-like as an array (lists of floats in float32)."""
+    """The array of a Tensor, or of anything array-like; Python numbers stay numbers, lists of floats become float32."""
     if x.__class__ is Tensor:
         return x._data
     if isinstance(x, np.generic):
-        return x.item()  # as a Python number it takes on the type of the arrays beside it: x * np.sqrt(2) stays float32
+        return x.item()  # a Python number takes the type of the array beside it: x * np.sqrt(2) stays float32
     return x if x.__class__ is _ndarray or isinstance(x, float | int) else as_data(x)
 
 
 def refuse_gradients(name, what, data):
-    """ValueError if a Tensor among nested lists requires a gradient, which it could not get."""
+    """ValueError if a Tensor inside nested lists requires a gradient: it would silently get none."""
     if modes.recording and data.__class__ in (list, tuple):
         kinds = set(map(type, data))
         if Tensor in kinds and any(d.__class__ is Tensor and d.requires_grad for d in data):
@@ -449,7 +454,7 @@ def refuse_gradients(name, what, data):
 
 
 def as_data(data, dtype=None):
-    """A fresh array of a type that the engine knows; a NumPy scalar where there are no axes."""
+    """A new array of float32, float64, integers or bool; a NumPy scalar where there are no axes."""
     if data.__class__ is Tensor:
         data = data._data
     refuse_gradients("Tensor", "a list", data)
@@ -462,6 +467,6 @@ def as_data(data, dtype=None):
     if array.dtype.kind == "f" and dtype is not None and array.dtype.type not in SCALARS:
         raise TypeError(f"Tensor: dtype {array.dtype} is not computed with; give numpy.float32 or numpy.float64")
     if array.dtype.kind == "f" and dtype is None and array.dtype != np.float32:
-        given = hasattr(data, "__array__") and array.dtype == np.float64  # also of pandas or PyTorch
+        given = hasattr(data, "__array__") and array.dtype == np.float64  # also from pandas or PyTorch
         array = array if given else array.astype(np.float32)
     return array if array.ndim else array[()]
