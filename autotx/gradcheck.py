@@ -1,4 +1,4 @@
-"""Is a gradient right? Compare it with finite differences."""
+"""`gradcheck` compares the gradients of a function with finite differences."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -75,7 +75,7 @@ def _gradients(out, seed, checked):
 
 
 def _same_again(name, first, second, checked):
-    """A pullback must give the same when it is called again, and hand out only memory that nobody else holds."""
+    """A pullback must give equal gradients when it is called again, in arrays that share no memory with others."""
     for (i, t), a, b in zip(checked, first, second):
         if (a is None) != (b is None) or (a is not None and not np.array_equal(a, b, equal_nan=True)):
             raise GradcheckError(f"{name}: argument {i} has another gradient when backward is run again")
@@ -84,7 +84,7 @@ def _same_again(name, first, second, checked):
 
 
 def _column(fn, inputs, t, j, eps):
-    """d out / d t_j by a central difference. The input is put back as it was."""
+    """d out / d t_j by a central difference. The input is restored."""
     kept, values = t._data, []
     for step in (eps, -eps):
         moved = np.array(kept)
@@ -98,7 +98,7 @@ def _column(fn, inputs, t, j, eps):
 
 
 def _wrong_entry(backward, difference, atol, rtol):
-    """Where (row, column) a Jacobian is farthest from the differences, or None if it is near enough."""
+    """The (row, column) where a Jacobian is farthest from the differences, or None if all of it is near enough."""
     finite = np.isfinite(backward)
     with np.errstate(invalid="ignore"):
         off = np.where(finite != np.isfinite(difference), np.inf, np.where(finite, np.abs(backward - difference), 0))

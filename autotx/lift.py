@@ -146,7 +146,7 @@ def _private(value):
 
 
 def _explained(error, name, data, settings_names):
-    """An error of NumPy as one line that names the op and the shapes; an error of the op itself is returned as it is."""
+    """An error of NumPy as one line that names the op and the shapes; an error of the op itself as it is."""
     if str(error).startswith(f"{name}:"):
         return error
     shapes = " and ".join(str(np.shape(a)) for a in data if a is not None)

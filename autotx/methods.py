@@ -1,7 +1,7 @@
 """The methods and operators of Tensor: each is an op of functional.py that takes the tensor as its first argument.
 
-A type checker reads `Methods` as the base of Tensor. At run time its attributes are copied to Tensor, for Tensor is
-needed to make them.
+Type checkers see `Methods` as the base of Tensor. At run time its attributes are copied to Tensor, because the ops that
+it names need Tensor first.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from autotx.types import Array
 
 
 def _swapped(function: Callable[[Array, Array], Tensor]) -> Callable[[Any, Array], Tensor]:
-    """`other - tensor`, for which Python calls the tensor's method with `other`."""
+    """The operator with its arguments exchanged: for `other - tensor` Python calls tensor.__rsub__(other)."""
     return lambda x, other: function(other, x)
 
 

@@ -1,11 +1,11 @@
 """Layers: a Module holds parameters, and is called with arrays or Tensors.
 
-There is no registration and no training mode. Parameters are the Tensors found by walking a module's attributes, and
-randomness is an argument: every `forward` takes `rng`, and dropout happens exactly when one is given. So layer(x) is
+Nothing is registered, and there is no training mode. The parameters of a module are the Tensors among its attributes,
+and randomness is an argument: every `forward` takes `rng`, and dropout happens only if one is given. So layer(x) is
 evaluation, and layer(x, rng=rng) is training.
 
-Layers draw their first weights from the `rng` they are made with. With rng=None the weights stay zero: for models that
-set their own, or load them. Shapes: B batch, T tokens, S source tokens, C channels, H heads, D = C / H channels a head.
+A layer draws its initial weights from the `rng` of its constructor. With rng=None the weights stay zero, for models
+that set or load them. Shapes: B batch, T tokens, S source tokens, C channels, H heads, D = C / H channels a head.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -30,14 +30,14 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class _Forward(Protocol[P, R_co]):
-    """A module for a type checker, which so knows that calling it takes and returns what its `forward` does."""
+    """Tells type checkers that calling a module takes and returns what its `forward` takes and returns."""
 
     def forward(self, *args: P.args, **settings: P.kwargs) -> R_co: ...
 
 
 class Module:
     """The base of layers and models: set Tensors and Modules (or lists, tuples, dicts of them) as attributes, and
-    define `forward`. A plain NumPy array is a constant: it is neither trained nor saved."""
+    define `forward`. A NumPy array is a constant: it is neither trained nor saved."""
 
     forward: Callable[..., Any]
 

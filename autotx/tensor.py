@@ -392,7 +392,7 @@ def _check_gradient(leaf):
 
 
 def _accumulate(p, d, g, owned, op=None):
-    """Add `d`, which the pullback of `op` made of `g`, to the gradient of `p`; in place where backward owns the buffer."""
+    """Add `d`, which the pullback of `op` made of `g`, to the gradient of `p`; in place if backward owns the buffer."""
     have, data = p.grad, p._data
     is_leaf = p._parents is None
     mine = (is_leaf or id(p) in owned) and have.__class__ is _ndarray and have.flags.writeable  # no NumPy scalar
