@@ -1,4 +1,4 @@
-"""Where did the NaN come from? The inspection behind `autotx.detect_anomaly`."""
+"""`detect_anomaly` finds the op that first makes a NaN or an Inf."""
 
 import linecache
 import sys
@@ -30,7 +30,7 @@ class detect_anomaly:  # noqa: N801  (a context manager, named as everywhere)
 
 
 class Watch(Watcher):
-    """Looks at every result and every gradient, and remembers which line called each op."""
+    """Inspects every result and every gradient, and keeps the line of code that called each op."""
 
     def __init__(self):
         self.lines = {}  # tick of a result -> where it was computed

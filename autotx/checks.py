@@ -34,14 +34,14 @@ def checked_rng(name: str, rng: Any) -> Generator:
 
 
 def checked_probability(owner: str, name: str, p: float) -> float:
-    """The probability of dropping something. ValueError unless it is from 0 to below 1."""
+    """The probability of dropout. ValueError unless it is from 0 to below 1."""
     if not 0 <= p < 1:
         raise ValueError(f"{owner}: {name} is {p}; give a probability from 0 to below 1")
     return p
 
 
 def checked_size(owner: str, name: str, size: Any) -> int:
-    """A size as an int, which NumPy's are not. ValueError for anything but a whole number, 1 or more."""
+    """A size as a Python int. ValueError for anything but a whole number, 1 or more."""
     if not isinstance(size, int | np.integer) or size < 1:
         raise ValueError(f"{owner}: {name} is {size!r}; give a whole number, 1 or more")
     return int(size)

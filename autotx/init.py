@@ -1,4 +1,4 @@
-"""How parameters begin: small random numbers whose spread keeps signals neither fading nor growing from layer to layer.
+"""Initial parameters: random numbers whose variance keeps the size of signals equal from layer to layer.
 
 Every function takes the shape and an rng (numpy.random.Generator) and returns an array. A weight has the shape
 (out, in), as in `autotx.linear`; further axes are counted as repeats of both. The same rng gives the same numbers.

@@ -1,10 +1,10 @@
-"""What pictures want to know of a result and the engine does not need: it is kept with the graph, and freed with it."""
+"""Facts about a result that pictures show and the engine does not need. They are freed with the graph."""
 
 from autotx.tensor import Tensor, next_tick
 
 
 class Notes(dict):
-    """The settings of a result's op, and what pictures want to know: one slot of a Tensor is enough for both.
+    """The settings of a result's op, with facts for pictures beside them, so that both share one slot of a Tensor.
 
     spans: (module, tick before, tick after) for each call of a Module that returned the result, inner calls first.
     record: what viz.record saw of the op.

@@ -1,4 +1,4 @@
-"""Optimizers: from gradients to better parameters. Also learning-rate schedules and gradient clipping.
+"""Optimizers, which update parameters by their gradients; learning-rate schedules; gradient clipping.
 
     optimizer = AdamW(decay_groups(model, 0.1), lr=1e-3)
     for step in range(steps):
@@ -8,7 +8,7 @@
         optimizer.zero_grad()
 
 Letters: p parameter, g its gradient, t the number of steps counted from 1, lr learning rate. A parameter without a
-gradient is left as it is, and its t stands still.
+gradient is not changed, and its t is not increased.
 """
 
 import math
@@ -31,11 +31,11 @@ __all__ = [
 
 
 class Optimizer:
-    """The base. A kind of optimizer has `buffers`, the names of the arrays that it keeps for each parameter, and
-    update(params, grads, *buffers, lr, decays, steps), lists of arrays and numbers, which changes the parameters, and
-    the buffers, in place. It is called once for each learning rate.
+    """The base of optimizers. A subclass has `buffers`, the names of the arrays that it keeps for each parameter, and
+    update(params, grads, *buffers, lr, decays, steps), which takes lists of arrays and numbers and changes parameters
+    and buffers in place. `step` calls it once for each learning rate.
 
-    params: Tensors, or groups {"params": [...], "weight_decay": x, "lr": y}; what a group leaves out is as given here.
+    params: Tensors, or groups {"params": [...], "weight_decay": x, "lr": y}; what a group does not set is as given here.
     lr: the learning rate, 0 or more; assign `optimizer.lr` to change it. A group with an lr of its own keeps its ratio
     to it.
     ValueError: no parameters, one given twice, the result of an op, unknown group keys, numbers out of range.
@@ -60,7 +60,7 @@ class Optimizer:
         self._lr = _checked("lr", float(value), value >= 0, "0 or more")
 
     def step(self) -> None:
-        """Change every parameter that has a gradient. The gradients stay; `zero_grad` forgets them."""
+        """Update every parameter that has a gradient. The gradients stay; `zero_grad` removes them."""
         moving = [i for i, p in enumerate(self.params) if p.grad is not None]
         for p in (self.params[i] for i in moving):  # a kernel reads as many numbers as the parameter has
             if p.grad.shape != p.shape:
@@ -81,7 +81,7 @@ class Optimizer:
             p.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on, as a flat dict: "lr" (a number), "steps" and "<buffer>.<i>" (array copies)."""
+        """All that is needed to resume, as a flat dict: "lr" (a number), "steps" and "<buffer>.<i>" (array copies)."""
         return {"lr": self.lr, **{name: a.copy() for name, a in self._arrays().items()}}
 
     def _arrays(self):
@@ -89,7 +89,7 @@ class Optimizer:
         return {"steps": self.steps, **buffers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave, bit for bit. ValueError lists what does not fit; then nothing changed."""
+        """Set the state to that of a `state_dict`, bit for bit. ValueError, with nothing changed, lists what does not fit."""
         own = {"lr": np.asarray(self.lr), **self._arrays()}
         faults = [f"missing {name}" for name in own if name not in state]
         faults += [f"unexpected {name}" for name in state if name not in own]
@@ -131,7 +131,7 @@ class SGD(Optimizer):
 
 
 class RMSprop(Optimizer):
-    """v = alpha v + (1 - alpha) g^2, p = p - lr g / (sqrt(v) + eps): steps of even size. weight_decay d adds d p to g.
+    """v = alpha v + (1 - alpha) g^2, p = p - lr g / (sqrt(v) + eps): the size of a step does not depend on that of g. weight_decay d adds d p to g.
 
     Source: Tieleman and Hinton, 2012, lecture 6.5.
     """
@@ -154,13 +154,13 @@ class RMSprop(Optimizer):
 
 
 class AdamW(Optimizer):
-    """Steps of even size along a running mean of the gradients, and weights that fade.
+    """Adam with decoupled weight decay: steps along a running mean of the gradients, of a size that is independent of g.
 
     m = beta1 m + (1 - beta1) g             running mean of the gradient
     v = beta2 v + (1 - beta2) g^2           and of its square
     p = p - lr weight_decay p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
     The divisions by 1 - beta^t undo that m and v begin at 0.
-    amsgrad: in the last line the largest v so far stands for v, so that steps do not grow where gradients are rare.
+    amsgrad: the last line uses the largest v so far instead of v, so that steps do not grow where gradients are rare.
     Source: Kingma and Ba, 2015; Loshchilov and Hutter, 2019 (the decay outside the gradient); Reddi, Kale and Kumar,
     2018 (amsgrad).
     """
@@ -201,9 +201,9 @@ class Adam(AdamW):
 
 
 def decay_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The model's parameters as two groups: matrices and tables fade, biases and norms (fewer than two axes) do not.
+    """Two groups of a model's parameters: matrices and tables have weight decay, biases and norms (under 2 axes) none.
 
-    A parameter that is frozen (requires_grad is False) is in neither: the optimizer need not keep anything for it.
+    A frozen parameter (requires_grad is False) is in neither, so the optimizer keeps no buffers for it.
     """
     params = [p for p in model.parameters() if p.requires_grad]
     return [
@@ -213,7 +213,7 @@ def decay_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
-    """Scale all gradients, in place, so that their common norm is at most max_norm. Returns the norm before, a float.
+    """Scale all gradients, in place, so that their total norm is at most max_norm. Returns the norm before, a float.
 
     The norm is that of all the gradients put together in one vector. ValueError, naming the first parameter whose
     gradient has a NaN or an Inf; nothing is changed then. Source: Pascanu et al., 2013.
@@ -241,12 +241,12 @@ def _culprit(params):
 
 
 def constant(lr: float, warmup_steps: int = 0) -> Schedule:
-    """Up in a line over warmup_steps, then always lr."""
+    """A linear rise over warmup_steps, then lr."""
     return lambda step: lr * min(1, (step + 1) / (warmup_steps + 1))
 
 
 def warmup_cosine(lr: float, min_lr: float, warmup_steps: int, total_steps: int) -> Schedule:
-    """Up in a line over warmup_steps, then down along half a cosine from lr to min_lr at total_steps, then min_lr."""
+    """A linear rise over warmup_steps, then half a cosine from lr down to min_lr at total_steps, then min_lr."""
     if not 0 <= min_lr <= lr or not 0 <= warmup_steps <= total_steps:
         given = f"{min_lr=}, {lr=}, {warmup_steps=}, {total_steps=}"
         raise ValueError(f"warmup_cosine: {given}; give 0 <= min_lr <= lr and 0 <= warmup_steps <= total_steps")
