@@ -35,7 +35,7 @@ class Optimizer:
     update(params, grads, *buffers, lr, decays, steps), which takes lists of arrays and numbers and changes parameters
     and buffers in place. `step` calls it once for each learning rate.
 
-    params: Tensors, or groups {"params": [...], "weight_decay": x, "lr": y}; what a group does not set is as given here.
+    params: Tensors, or groups {"params": [...], "weight_decay": x, "lr": y}; what a group leaves out is as given here.
     lr: the learning rate, 0 or more; assign `optimizer.lr` to change it. A group with an lr of its own keeps its ratio
     to it.
     ValueError: no parameters, one given twice, the result of an op, unknown group keys, numbers out of range.
@@ -89,7 +89,7 @@ class Optimizer:
         return {"steps": self.steps, **buffers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Set the state to that of a `state_dict`, bit for bit. ValueError, with nothing changed, lists what does not fit."""
+        """Set the state to that of a `state_dict`, bit for bit. ValueError lists what does not fit."""
         own = {"lr": np.asarray(self.lr), **self._arrays()}
         faults = [f"missing {name}" for name in own if name not in state]
         faults += [f"unexpected {name}" for name in state if name not in own]
@@ -131,7 +131,9 @@ class SGD(Optimizer):
 
 
 class RMSprop(Optimizer):
-    """v = alpha v + (1 - alpha) g^2, p = p - lr g / (sqrt(v) + eps): the size of a step does not depend on that of g. weight_decay d adds d p to g.
+    """v = alpha v + (1 - alpha) g^2, p = p - lr g / (sqrt(v) + eps): the size of a step does not depend on that of g.
+
+    weight_decay d adds d p to g.
 
     Source: Tieleman and Hinton, 2012, lecture 6.5.
     """
@@ -154,7 +156,7 @@ class RMSprop(Optimizer):
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay: steps along a running mean of the gradients, of a size that is independent of g.
+    """Adam with decoupled weight decay: steps along a running mean of g, of a size that does not depend on that of g.
 
     m = beta1 m + (1 - beta1) g             running mean of the gradient
     v = beta2 v + (1 - beta2) g^2           and of its square
