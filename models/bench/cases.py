@@ -163,9 +163,7 @@ SECTIONS = {
         ],
     ),
     "adamw": Section(
-        "AdamW's step over all parameters",
-        (AUTOTX, TORCH, TORCH_FUSED),
-        [_adamw("S", S), _adamw("M", M)],
+        "AdamW's step over all parameters", (AUTOTX, TORCH, TORCH_FUSED), [_adamw("S", S), _adamw("M", M)]
     ),
     "generate": Section(
         "Generation, one stream, greedy, with a key/value cache; the peers compute in float32",

@@ -27,14 +27,14 @@ def project(x):
     return [linear(weight)(tensor(x)) for weight in (W_Q, W_K, W_V)]
 
 
-@encoder.case((249, 249), "Attention gives a matrix of the size it was given", printed="the size stays")
+@encoder.case(249, "Attention gives a matrix of the size it was given", printed="the size stays")
 def attention_keeps_shape():
     before, after = tensor(X_PE).shape, attention(*project(X_PE)).shape
     return Claim(after == before, f"{before} goes in, {after} comes out")
 
 
 @encoder.case(
-    (249, 249),
+    249,
     "It combines the input by the attention scores",
     printed="each row is a weighted mean",
     note="A mean of the rows of V, which are the input times W_{V}: no entry leaves the range of its column.",
@@ -46,7 +46,7 @@ def weighted_mean():
 
 
 @encoder.case(
-    (250, 250),
+    250,
     "Layer norm follows attention",
     formula="LN(attention(x)) in the text; LN(x + attention(x)) in its source",
     printed="a layer norm after self-attention",
@@ -61,7 +61,7 @@ def norm_follows_attention():
 
 
 @encoder.case(
-    (251, 251),
+    251,
     "Every block has a feed-forward net",
     printed="present in each transformer block",
     note="Counted in an autotx.models.Transformer of three encoders and three decoders: each net has its own weights.",
@@ -73,7 +73,7 @@ def in_every_block():
 
 
 @encoder.case(
-    (252, 252),
+    252,
     "Most of the learning sits in the feed-forward net",
     printed="more than half",
     note="As a count of parameters, biases included, for the width 512 of the original: 8 n^{2} of 12 n^{2}.",
@@ -84,7 +84,7 @@ def most_of_the_learning():
 
 
 @encoder.case(
-    (252, 252),
+    252,
     "Each word is transformed independently",
     printed="a word's result does not depend on the other words",
     note="So what relates the words of a sentence to each other is attention; the net works on what that brought.",
@@ -99,7 +99,7 @@ def words_independent():
 
 
 @encoder.case(
-    (252, 252),
+    252,
     "A linear transformation may be an addition",
     formula="f(x + y) = f(x) + f(y)",
     printed="addition, subtraction, multiplication or division",
@@ -113,7 +113,7 @@ def addition_is_linear():
 
 
 @encoder.case(
-    (252, 252),
+    252,
     "Layers without a non-linearity are one linear model",
     formula="W_{2} (W_{1} x) = (W_{2} W_{1}) x",
     printed="no better than a linear regression",
@@ -128,7 +128,7 @@ def linear_collapses():
 
 encoder.quote(
     "depth",
-    (252, 252),
+    252,
     "Low layers see outlines, deep ones what a picture means",
     printed="edges, then eyes and noses, then who it is",
     note="Said of networks for pictures, which are not built here. That layers after a non-linearity can do more than "
@@ -137,7 +137,7 @@ encoder.quote(
 
 
 @encoder.case(
-    (253, 253),
+    253,
     "A layer norm follows the feed-forward net",
     printed="mean 0 and variance 1 again",
     note="Whatever the net gives, its rows leave the block normalized.",
@@ -158,7 +158,7 @@ section.quote(
 
 
 @section.case(
-    (283, 283),
+    283,
     "Q, K and V need not be as long as the embedding",
     printed="all three have one length, which may differ from the embedding's",
     note="Only Q and K have to match: V may have a length of its own, as the listing at line 2073 allows with d_{v}.",
@@ -171,7 +171,7 @@ def free_lengths():
 
 
 @section.case(
-    (283, 283),
+    283,
     "The three weight matrices have one shape",
     formula="length of an embedding × length of a query",
     printed="the same dimensions for all three",
@@ -183,7 +183,7 @@ def weight_shapes():
 
 
 @section.case(
-    (283, 283),
+    283,
     "Every query meets every key, its own included",
     formula="n^{2}",
     printed="a score for each embedding of the sequence, itself among them",
@@ -206,7 +206,7 @@ def scores_with_others():
 
 
 @section.case(
-    (285, 285),
+    285,
     "Vectors one by one, or matrices",
     formula=f"softmax(q · K / √d_{{k}}) · V for each q, against {ATTENTION}",
     printed="each vector's computation is independent and identical",
@@ -251,7 +251,7 @@ def formula_and_op():
 
 
 @section.case(
-    (324, 324),
+    324,
     "Three different matrices make Q, K and V",
     printed="distinct matrices, so distinct vectors",
     note="In the example K and V are Q with its columns in another order, as the columns of W_{K} and W_{V} are those "
@@ -283,9 +283,7 @@ def scaling():
 
 
 @section.case(
-    (342, 342),
-    "Softmax gives numbers between 0 and 1 that sum to 1",
-    printed="a probability distribution in each row",
+    342, "Softmax gives numbers between 0 and 1 that sum to 1", printed="a probability distribution in each row"
 )
 def softmax_rows():
     weights = attention_weights(*project(X_PE)[:2])
@@ -323,9 +321,7 @@ def one_product():
 
 
 @section.case(
-    (303, 303),
-    "A high product of query and key, a high weight",
-    printed="the largest score gets the largest weight",
+    303, "A high product of query and key, a high weight", printed="the largest score gets the largest weight"
 )
 def largest_score():
     q, k, _ = project(X_PE)
@@ -335,10 +331,7 @@ def largest_score():
 
 
 @section.case(
-    (300, 300),
-    "The query of one token, scored with all keys",
-    formula="q_{0} · k_{s}",
-    printed="one query and every key",
+    300, "The query of one token, scored with all keys", formula="q_{0} · k_{s}", printed="one query and every key"
 )
 def scores_of_one():
     q, k, _ = project(X_PE)

@@ -4,7 +4,7 @@ A section lists its cases as functions that compute, each under a decorator that
 
     section = Section("softmax", "Softmax", (1258, 1312))
 
-    @section.case((1298, 1298), "Three logits", formula="e^{x_i} / Σ_{j} e^{x_j}", printed=digits("0.65 0.24 0.11"))
+    @section.case(1298, "Three logits", formula="e^{x_i} / Σ_{j} e^{x_j}", printed=digits("0.65 0.24 0.11"))
     def three_logits():
         return tensor([2.0, 1.0, 0.2]).softmax()
 
@@ -148,7 +148,10 @@ class Section:
     cases: list = field(default_factory=list)
 
     def case(self, lines, title, *, printed, formula="", note=""):
-        """Decorator: the function computes what is printed there. Its name becomes the case's id."""
+        """Decorator: the function computes what is printed there, and its name becomes the case's id.
+
+        lines: the first and the last line, or one number where they are the same.
+        """
 
         def add(compute):
             self._add(compute.__name__, lines, title, formula, printed, compute, note)
@@ -161,5 +164,6 @@ class Section:
         self._add(name, lines, title, "", printed, None, note)
 
     def _add(self, name, lines, title, formula, printed, compute, note):
+        lines = (lines, lines) if isinstance(lines, int) else lines
         case = Case(f"{self.slug}.{name}", lines, self.title, title, formula, printed, compute, note)
         self.cases.append(case)

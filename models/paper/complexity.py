@@ -34,7 +34,7 @@ def growth(which, **change):
 
 
 @section.case(
-    (1190, 1190),
+    1190,
     "Pairs of tokens to be scored",
     formula="n^{2}",
     printed="n^{2} pairs",
@@ -45,19 +45,14 @@ def pairs():
     return Claim(sizes == [9, 100], f"{sizes[0]} scores for 3 tokens, {sizes[1]} for 10")
 
 
-@section.case(
-    (1190, 1190),
-    "The work of the pairs grows with n^{2}",
-    formula="(2n)^{2} / n^{2}",
-    printed="n^{2}",
-)
+@section.case(1190, "The work of the pairs grows with n^{2}", formula="(2n)^{2} / n^{2}", printed="n^{2}")
 def pairs_growth():
     factor = growth(1, tokens=32)
     return Claim(factor == 4, f"twice the tokens, {factor:g} times the multiplications")
 
 
 @section.case(
-    (1193, 1193),
+    1193,
     "Each pair is multiplied with the matrices of Q, K and V",
     formula="multiplications by weights for 2n tokens / for n tokens",
     printed="a product with these matrices for every pair",
@@ -70,7 +65,7 @@ def projections_for_pairs():
 
 
 @section.case(
-    (1193, 1193),
+    1193,
     "The products with Q, K and V are O(d)",
     formula="multiplications by weights for width 2d / for width d",
     printed="O(d)",
@@ -88,14 +83,14 @@ def score_in_width():
     return Claim(factor == 2, f"twice the width, {factor:g} times the multiplications of pairs")
 
 
-@section.case((1196, 1196), "Attention is O(n^{2} d)", formula="pairs, 2n and 2d / n and d", printed="O(n^{2} d)")
+@section.case(1196, "Attention is O(n^{2} d)", formula="pairs, 2n and 2d / n and d", printed="O(n^{2} d)")
 def attention_growth():
     factor = growth(1, tokens=32, width=16)
     return Claim(factor == 8, f"twice the tokens and twice the width, {factor:g} times the multiplications of pairs")
 
 
 @section.case(
-    (1196, 1196),
+    1196,
     "Self-attention overall, projections included, is O(n^{2} d)",
     formula="4 n d^{2} + 2 n^{2} d",
     printed="n^{2} d covers both steps",
@@ -108,14 +103,14 @@ def attention_overall():
     return Claim(share > 0.5, f"GPT-3, n = 2,048, d = 12,288: n^{{2}} d has {share:.1%} of attention's multiplications")
 
 
-@section.case((1199, 1199), "All layers: O(l n^{2} d)", formula="pairs, 3l / l", printed="O(l n^{2} d)")
+@section.case(1199, "All layers: O(l n^{2} d)", formula="pairs, 3l / l", printed="O(l n^{2} d)")
 def layers_growth():
     factor = growth(1, layers=6)
     return Claim(factor == 3, f"three times the layers, {factor:g} times the multiplications of pairs")
 
 
 @section.case(
-    (1202, 1202),
+    1202,
     "Feed-forward nets and layer norms are linear in n",
     formula="multiplications by weights, 3n / n",
     printed="linear in the length of the sequence",
@@ -126,7 +121,7 @@ def rest_is_linear():
 
 
 @section.case(
-    (1204, 1204),
+    1204,
     "Self-attention's n^{2} d is the primary bottleneck",
     formula="2 n^{2} d / (12 n d^{2} + 2 n^{2} d) = n / (6 d + n)",
     printed="the primary bottleneck of GPT models",
@@ -140,7 +135,7 @@ def bottleneck():
 
 
 @section.case(
-    (1204, 1204),
+    1204,
     "Twice the length, four times the time",
     formula="multiplications of a block for 2n / for n, n = 1024, d = 12288",
     printed="time grows quadratically with the length",
@@ -153,7 +148,7 @@ def doubling():
 
 
 @section.case(
-    (1204, 1204),
+    1204,
     "The length of the input is limited",
     printed="no sequence may exceed some length",
     note="The reason given, the time, is one; the first limit of these models is the table of learned positions.",
@@ -168,7 +163,7 @@ def limit():
 
 
 @section.case(
-    (1206, 1206),
+    1206,
     "Implementations matter as much as the theory",
     formula="seconds for 8 × 256 scores, one by one / as one product of matrices",
     printed="a huge impact on performance",
@@ -189,7 +184,7 @@ def implementations():
 
 
 @section.case(
-    (1208, 1208),
+    1208,
     "Layers of GPT-3",
     formula="l = (175 · 10^{9} - tables) / (12 d^{2} + 13 d), d = 12288",
     printed=digits("175"),
@@ -201,7 +196,7 @@ def gpt_3_layers():
 
 
 @section.case(
-    (1208, 1208),
+    1208,
     "Width of GPT-3",
     formula="12 l d^{2} + (13 l + V + T + 2) d = 175 · 10^{9}, solved for d, l = 96",
     printed=digits("1024"),
@@ -214,7 +209,7 @@ def gpt_3_width():
 
 
 @section.case(
-    (1208, 1208),
+    1208,
     "What 175 layers of width 1024 would make, in billions",
     formula="12 l d^{2} + …",
     printed=digits("175"),

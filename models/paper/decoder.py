@@ -76,7 +76,7 @@ def decoder_input():
 
 
 @target.case(
-    (755, 755),
+    755,
     "The target is query, key and value at once",
     printed="fed to all three",
     note="Self-attention of 3 tokens: every token of the target scores every token of the target.",
@@ -170,7 +170,7 @@ def target_norm_outside():
 
 
 @target.case(
-    (771, 771),
+    771,
     "What padding is masked",
     formula="tokens that each of <start>, de, nada may see",
     printed="the start padding at the beginning",
@@ -186,11 +186,7 @@ def start_padding():
     return Claim(seen[0] > 0, f"without the start token they may see {counts} tokens; the first row becomes {out:g}")
 
 
-@target.case(
-    (771, 771),
-    "A pad token behind the target is invisible when masked",
-    printed="no attention to padding",
-)
+@target.case(771, "A pad token behind the target is invisible when masked", printed="no attention to padding")
 def padding_masked():
     rows = np.concatenate([Y_PE.values, [[7.0, -7, 7, -7]]])
     q, k, v = (linear(weight)(tensor(rows)) for weight in (W_Q, W_K, W_V))
@@ -199,11 +195,7 @@ def padding_masked():
     return Claim(difference < 1e-15, f"with and without the pad token: largest difference {difference:.1g}")
 
 
-@target.case(
-    (771, 771),
-    "Masked, a later word cannot change an earlier output",
-    printed="no look ahead at the answer",
-)
+@target.case(771, "Masked, a later word cannot change an earlier output", printed="no look ahead at the answer")
 def no_look_ahead():
     changed = Y_PE.values.copy()
     changed[2] = 9
@@ -213,7 +205,7 @@ def no_look_ahead():
 
 
 @cross.case(
-    (777, 777),
+    777,
     "Target words meet input words, each with each",
     formula="T × S",
     printed="every such pair interacts",
@@ -225,7 +217,7 @@ def target_times_source():
 
 
 @cross.case(
-    (782, 782),
+    782,
     "Queries come from the decoder, keys and values from the encoder",
     printed="as many results as target words, made of encoder values",
     note="Two target words give two rows; with one encoder row only, both would be that row's value.",
@@ -339,7 +331,7 @@ def cross_transposed():
 
 
 @cross.case(
-    (828, 828),
+    828,
     "In this toy example the values mean nothing",
     printed="effectively nonsense",
     note="The encoder's rows are equal, so the decoder learns nothing about which word is which.",
@@ -372,7 +364,7 @@ def logits_shape():
     return Claim(shape == (3, 10000), f"3 words and a vocabulary of 10,000: {shape}")
 
 
-@output.case((841, 841), "The size of the vocabulary's matrix", formula="d_{model} × V", printed=digits("4 10000"))
+@output.case(841, "The size of the vocabulary's matrix", formula="d_{model} × V", printed=digits("4 10000"))
 def output_matrix():
     return nn.Linear(4, 10000, rng=None).weight.T.shape
 
@@ -388,7 +380,7 @@ def sums():
     return _probabilities(DECODER_NORM).sum(axis=-1)
 
 
-@output.case((844, 844), "Each probability lies between 0 and 1", printed="between 0 and 1")
+@output.case(844, "Each probability lies between 0 and 1", printed="between 0 and 1")
 def between():
     p = _probabilities(DECODER_NORM)
     low, high = p.min().item(), p.max().item()
@@ -434,7 +426,7 @@ def joined():
 
 
 @output.case(
-    (856, 856),
+    856,
     "Training and use differ: teacher forcing, beam search",
     printed="used to improve the translations",
     note="Teacher forcing, in Transformer.loss: the right words are given, so all places are learned at once. Beam "

@@ -184,7 +184,7 @@ def formula():
 
 
 @entropy.case(
-    (2218, 2218),
+    2218,
     "Only the true token's probability counts",
     formula="-log p_{true}",
     printed="y_{i} is 1 once and 0 everywhere else",
@@ -195,7 +195,7 @@ def only_true():
 
 
 @entropy.case(
-    (2226, 2226),
+    2226,
     "The logarithm gives a strong gradient",
     formula="∂/∂Z of -log p_{mat}, and of (p_{mat} - 1)^{2}",
     printed="natural and strong",
@@ -219,7 +219,7 @@ def penalty():
 
 
 @entropy.case(
-    (2230, 2230),
+    2230,
     "Cross entropy is the number of extra bits",
     formula="H(p, q) = H(p) + KL(p, q)",
     printed="the extra cost of assuming the wrong distribution",
@@ -244,7 +244,7 @@ def bits():
 
 
 @entropy.case(
-    (2232, 2232),
+    2232,
     "Minimizing the loss lowers all other tokens' probabilities",
     formula="softmax(Z - α (P - y)) from P = 0.1 0.1 0.1 0.7, α = 0.1",
     printed="the next token's rises, the others' fall",

@@ -50,7 +50,7 @@ def decoder_input():
 
 
 @overview.case(
-    (62, 62),
+    62,
     "GPT-style models have decoders only",
     printed="no encoders, hence nothing that attends to one",
     note="Confirmed on autotx.models.GPT: each block holds one attention, over the text itself.",
@@ -62,7 +62,7 @@ def decoder_only():
 
 
 @overview.case(
-    (66, 66),
+    66,
     "The translation to be learned",
     printed=["De", "Nada"],
     note="The vocabulary of the example has lower-case words (lines 108 and 854): 'De' and 'Nada' would be unknown, "
@@ -74,7 +74,7 @@ def target_words():
 
 
 @overview.case(
-    (66, 66),
+    66,
     "Training and inference are one process but for details",
     formula="scores of the next word, with the target given and with the words written one by one",
     printed="alike, seen from above",
@@ -90,7 +90,7 @@ def two_modes():
     return Claim(difference < 1e-12, f"the scores differ by up to {difference:.1g}")
 
 
-@overview.case((76, 76), "A start token stands in front of the target", printed=["<start>", "de", "nada"])
+@overview.case(76, "A start token stands in front of the target", printed=["<start>", "de", "nada"])
 def start_token():
     return target_words_of(decoder_input())
 
@@ -116,7 +116,7 @@ def six_steps():
 
 
 @overview.case(
-    (79, 79),
+    79,
     "The loss sends gradients to the whole transformer",
     printed="gradients to train it",
     note="One backward pass; see line 870 for what a gradient says.",
@@ -128,27 +128,27 @@ def gradients_everywhere():
     return Claim(all(reached), f"{sum(reached)} of {len(reached)} parameter arrays of a small transformer have one")
 
 
-@section.case((85, 85), "Each word becomes a vector of 4 numbers", printed=digits("4"))
+@section.case(85, "Each word becomes a vector of 4 numbers", printed=digits("4"))
 def width():
     return table()(ids(SOURCE)).shape[-1]
 
 
-@section.case((88, 88), "The source, cut into words", printed=["You", "are", "welcome"])
+@section.case(88, "The source, cut into words", printed=["You", "are", "welcome"])
 def source_words():
     return cut("You are welcome")
 
 
-@section.case((92, 92), "The vector of 'You'", printed=digits("0.1 0.2 -0.1 0.4"), formula="X_{0} = E[You]")
+@section.case(92, "The vector of 'You'", printed=digits("0.1 0.2 -0.1 0.4"), formula="X_{0} = E[You]")
 def you():
     return table()(ids(["You"])).reshape(4)
 
 
-@section.case((93, 93), "The vector of 'are'", printed=digits("-0.3 0.5 0.1 -0.2"), formula="X_{1} = E[are]")
+@section.case(93, "The vector of 'are'", printed=digits("-0.3 0.5 0.1 -0.2"), formula="X_{1} = E[are]")
 def are():
     return table()(ids(["are"])).reshape(4)
 
 
-@section.case((94, 94), "The vector of 'welcome'", printed=digits("0.4 -0.3 0.2 0.1"), formula="X_{2} = E[welcome]")
+@section.case(94, "The vector of 'welcome'", printed=digits("0.4 -0.3 0.2 0.1"), formula="X_{2} = E[welcome]")
 def welcome():
     return table()(ids(["welcome"])).reshape(4)
 
@@ -159,7 +159,7 @@ def input_matrix():
 
 
 @section.case(
-    (105, 105),
+    105,
     "Start and end tokens signal where a sequence begins and ends",
     printed="they help in generation",
     note="The paper gives the end token no vector. In autotx.models.Transformer both are rows of the table, trained "
@@ -174,7 +174,7 @@ def end_token():
     return Claim(p > 0.5 and len(best.ids) + 1 < room, f"{written}, with room for {room}; P(<end>) there is {p:.3f}")
 
 
-@section.case((108, 108), "The target, cut into words, after a start token", printed=["<start>", "de", "nada"])
+@section.case(108, "The target, cut into words, after a start token", printed=["<start>", "de", "nada"])
 def target_tokens():
     return target_words_of(decoder_input())
 
@@ -190,7 +190,7 @@ def output_matrix():
 
 
 @section.case(
-    (111, 111),
+    111,
     "A start vector of zeros is only a placeholder",
     printed="in practice it has values of its own",
     note="A row of the table is trained as soon as a loss depends on it, so a zero vector does not stay zero.",
@@ -202,14 +202,14 @@ def start_is_trained():
     return Claim(moved > 0, f"the gradient of the row of '<start>' is not zero (largest entry {moved:g})")
 
 
-@section.case((119, 119), "Padded to one length", printed=["<start>", "de", "nada", "<pad>", "<pad>"])
+@section.case(119, "Padded to one length", printed=["<start>", "de", "nada", "<pad>", "<pad>"])
 def padded():
     row = decoder_input()
     return target_words_of(pad([row, np.resize(row, 5)])[0])
 
 
 @section.case(
-    (119, 119),
+    119,
     "Padding makes sequences equally long",
     printed="sequences of a batch have one length",
     note="Only equally long rows form one array: with two pads the target fits beside a sentence of five tokens.",
@@ -221,7 +221,7 @@ def padding_makes_equal():
 
 
 @section.case(
-    (119, 119),
+    119,
     "GPT-style models do without padding",
     printed="no pad tokens in GPT-style models",
     note="Holds for pre-training, where a running text is cut into equal windows. A batch of prompts or of labelled "

@@ -60,7 +60,7 @@ def q_without_positions():
     return linear(W_Q)(tensor(X))
 
 
-@section.case((406, 406), "The length of a key", formula="d_{k}", printed=digits("4"))
+@section.case(406, "The length of a key", formula="d_{k}", printed=digits("4"))
 def d_k():
     return linear(W_K)(tensor(X_PE)).shape[-1]
 
@@ -78,7 +78,7 @@ def source_in_two_versions():
     return Claim(difference < 5e-5, f"the two differ by up to {difference:.2g}")
 
 
-@section.case((430, 430), "Its first row", formula="X_{0} + PE_{0}", printed=digits("0.1 1.2 -0.1 1.4"))
+@section.case(430, "Its first row", formula="X_{0} + PE_{0}", printed=digits("0.1 1.2 -0.1 1.4"))
 def first_row():
     return source_as_written()[0]
 
@@ -174,17 +174,17 @@ def v_from_rounded():
     return linear(W_V)(tensor(X_PE))
 
 
-@section.case((510, 510), "Q of the target", formula="Q = (Y + PE) W_{Q}", printed=Q_TARGET)
+@section.case(510, "Q of the target", formula="Q = (Y + PE) W_{Q}", printed=Q_TARGET)
 def target_q():
     return linear(W_Q)(tensor(Y_PE))
 
 
-@section.case((511, 511), "K of the target", formula="K = (Y + PE) W_{K}", printed=K_TARGET)
+@section.case(511, "K of the target", formula="K = (Y + PE) W_{K}", printed=K_TARGET)
 def target_k():
     return linear(W_K)(tensor(Y_PE))
 
 
-@section.case((512, 512), "V of the target", formula="V = (Y + PE) W_{V}", printed=V_TARGET)
+@section.case(512, "V of the target", formula="V = (Y + PE) W_{V}", printed=V_TARGET)
 def target_v():
     return linear(W_V)(tensor(Y_PE))
 
@@ -232,10 +232,7 @@ def weights():
 
 
 @section.case(
-    (532, 532),
-    "Each row of the weights adds to one",
-    formula="Σ_{s} weight_{ts} = 1",
-    printed=digits("1 1 1", places=8),
+    532, "Each row of the weights adds to one", formula="Σ_{s} weight_{ts} = 1", printed=digits("1 1 1", places=8)
 )
 def row_sums():
     return attention_weights(Q, K).sum(axis=-1)

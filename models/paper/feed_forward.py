@@ -23,7 +23,7 @@ def net():
 
 
 @section.case(
-    (651, 651),
+    651,
     "A network is a chain of functions",
     formula="f(x) = f^{(3)}(f^{(2)}(f^{(1)}(x)))",
     printed="three functions in a chain make one",
@@ -36,7 +36,7 @@ def chain():
 
 
 @section.case(
-    (653, 653),
+    653,
     "A layer is a row of units side by side",
     printed="each unit maps a vector to one number",
     note="The hidden layer of the example has six units; each alone gives its column.",
@@ -49,7 +49,7 @@ def units():
 
 
 @section.case(
-    (647, 647),
+    647,
     "No output is fed back",
     printed="information flows one way, from x to y",
     note="A recurrent network would: its state at one step is an input of the next.",
@@ -62,14 +62,14 @@ def no_feedback():
 
 section.quote(
     "convolutional",
-    (649, 649),
+    649,
     "Convolutional networks, for photos, are feed-forward networks",
     printed="object recognition from photos",
     note="Convolutional networks are only named here, without a formula or a number; autotx does not have them.",
 )
 section.quote(
     "recurrent",
-    (649, 649),
+    649,
     "Recurrent networks build on feed-forward ones",
     printed="many natural language applications",
     note="Recurrent networks are only named, as what attention replaces; autotx has no such model. At lines 585 and "
@@ -78,7 +78,7 @@ section.quote(
 
 
 @section.case(
-    (651, 651),
+    651,
     "A model's functions form a directed acyclic graph",
     printed="functions composed in a graph without cycles",
     note="The engine records this graph to go backward through it. Only without a cycle is there an order in which "
@@ -91,7 +91,7 @@ def acyclic():
 
 
 @section.case(
-    (651, 651),
+    651,
     "The data does not say what a hidden layer has to do",
     formula="f(x; W_{1}, b_{1}, W_{2}) with its six hidden units in another order",
     printed="only the output layer's task is given",
@@ -108,7 +108,7 @@ def hidden_layer_is_free():
 
 
 @section.case(
-    (645, 645),
+    645,
     "Training looks for the parameters that fit best",
     formula="y = f(x; θ)",
     printed="learns θ",
@@ -133,7 +133,7 @@ def sine():
 
 
 @section.case(
-    (661, 661),
+    661,
     "No linear regression approximates XOR",
     formula="the best line answers 1/2 to every input",
     printed="there is no way to do it",
@@ -146,14 +146,14 @@ def xor_regression():
 
 section.quote(
     "page_165",
-    (655, 655),
+    655,
     "The Deep Learning book compares linear and deep models on page 165",
     printed="page 165",
     note="A page number of another book; its chapter 6, which begins near there, does treat XOR.",
 )
 section.quote(
     "factor_4",
-    (669, 669),
+    669,
     "The authors of the transformer did not say why the factor is 4",
     printed="no reason given",
     note="A statement about another paper: Vaswani et al., 2017, 3.3, give 512 and 2048 without a reason.",
@@ -161,7 +161,7 @@ section.quote(
 
 
 @section.case(
-    (669, 669),
+    669,
     "A vector of n by 1 is multiplied with an n × 4n matrix",
     formula="(n × 1) (n × 4n)",
     printed="an n by 1 vector for each token",
@@ -178,7 +178,7 @@ def column_times_matrix():
     return Claim(True, f"the product has shape {shape}")
 
 
-@section.case((669, 669), "n to 4n and back", formula="1 × n → 1 × 4n → 1 × n", printed="n, then 4n, then n again")
+@section.case(669, "n to 4n and back", formula="1 × n → 1 × 4n → 1 × n", printed="n, then 4n, then n again")
 def widths():
     net = FeedForward(TransformerConfig(vocab_size=7, n_head=2, n_embd=4)).astype(np.float64)
     x, shapes = tensor(np.ones((1, 4))), [(1, 4)]
@@ -189,7 +189,7 @@ def widths():
 
 
 @section.case(
-    (675, 675),
+    675,
     "The same transformation at every position",
     printed="positions share the parameters",
     note="Tokens in another order give the same rows in that order.",
@@ -237,17 +237,17 @@ def input_shape():
     return tensor(LN_M)[:1].shape
 
 
-@section.case((683, 683), "Each row is a token, and n is the number of columns", formula="n", printed=digits("4"))
+@section.case(683, "Each row is a token, and n is the number of columns", formula="n", printed=digits("4"))
 def rows_and_columns():
     return tensor(LN_M).shape[-1]
 
 
-@section.case((687, 687), "Width of the hidden layer, by the factor 4", formula="4 n, n = 4", printed=digits("16"))
+@section.case(687, "Width of the hidden layer, by the factor 4", formula="4 n, n = 4", printed=digits("16"))
 def hidden_width():
     return GPT(GPTConfig(8, 11, 1, 1, 4), rng=None).blocks[0].mlp.fc.weight.shape[0]
 
 
-@section.case((687, 687), "Width of the hidden layer in the example", printed=digits("6"))
+@section.case(687, "Width of the hidden layer in the example", printed=digits("6"))
 def hidden_width_of_example():
     return linear(W_1)(tensor(LN_M)).shape[-1]
 
@@ -259,7 +259,7 @@ def relu():
 
 
 @section.case(
-    (690, 690),
+    690,
     "ReLU makes the network non-linear",
     printed="non-linearity, without which nothing complex is learned",
     formula="f(-x) = -f(x) for a linear f",
@@ -289,12 +289,12 @@ def net_input():
     return layer_norm(M)
 
 
-@section.case((715, 715), "The sizes of W_{1} and W_{2}", printed=digits("4 6; 6 4"))
+@section.case(715, "The sizes of W_{1} and W_{2}", printed=digits("4 6; 6 4"))
 def matrix_sizes():
     return [tensor(W_1).shape, tensor(W_2).shape]
 
 
-@section.case((716, 716), "The sizes of b_{1} and b_{2}", printed=digits("6 4"))
+@section.case(716, "The sizes of b_{1} and b_{2}", printed=digits("6 4"))
 def bias_sizes():
     return [tensor(B_1).size, tensor(B_2).size]
 
@@ -364,7 +364,7 @@ def encoder_output_outside():
 
 
 @section.case(
-    (743, 743),
+    743,
     "The net's columns are multiples of each other",
     formula="each column / the one before it",
     printed="each column three times another",
@@ -379,7 +379,7 @@ def ratios():
 
 
 @section.case(
-    (743, 743),
+    743,
     "Why each column has one value",
     formula="LN(a, a + k, a + 2k, a + 3k) = (-3, -1, 1, 3) / √5",
     printed="columns the same by the way the numbers were set up",
@@ -392,7 +392,7 @@ def evenly_spaced():
 
 
 @section.case(
-    (743, 743),
+    743,
     "With other numbers it would not happen",
     printed="not in a model of real size",
     note="Two random matrices in place of the counting ones.",

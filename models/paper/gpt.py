@@ -38,7 +38,7 @@ def h_0():
 
 
 @differences.case(
-    (1097, 1097),
+    1097,
     "GPT learns from unlabeled text",
     printed="the text alone is enough",
     note="Inputs and labels are cut from one list of tokens, the labels one place later; see line 1185.",
@@ -50,7 +50,7 @@ def unlabeled():
 
 
 @differences.case(
-    (1097, 1097),
+    1097,
     "Labelled data fits a GPT to a task",
     formula="texts labelled right by what a head reads off the last token",
     printed="labelled data enhances it",
@@ -109,7 +109,7 @@ def gpt_1():
 
 
 @differences.case(
-    (1108, 1108),
+    1108,
     "Parameters of GPT-2, in billions",
     formula="12 L C^{2} + 13 L C + V C + T C, L = 48, C = 1600, V = 50257, T = 1024",
     printed=digits("1.5"),
@@ -131,7 +131,7 @@ def gpt_3():
 
 differences.quote(
     "few_shots",
-    (1099, 1099),
+    1099,
     "GPT-3 needs a few examples in place of fine-tuning",
     printed="sufficient for most tasks",
     note="A result of Brown et al., 2020, about a model of 175 billion parameters; not to be computed here.",
@@ -153,12 +153,12 @@ differences.quote(
 )
 
 
-@example.case((1121, 1121), "The sentence, cut into words", printed=["I", "love", "AI"])
+@example.case(1121, "The sentence, cut into words", printed=["I", "love", "AI"])
 def words():
     return cut("I love AI")
 
 
-@example.case((1123, 1123), "The embeddings", formula="U", printed=U)
+@example.case(1123, "The embeddings", formula="U", printed=U)
 def embeddings():
     return autotx.embedding(tensor(U), np.arange(3))
 
@@ -195,7 +195,7 @@ def h_0_ai():
 
 
 @example.case(
-    (1149, 1149),
+    1149,
     "The attention of a GPT is that of before",
     formula="softmax(mask(Q K^{T} / √d_{k})) V",
     printed="the math remains the same",
@@ -210,7 +210,7 @@ def same_attention():
 
 
 @example.case(
-    (1151, 1151),
+    1151,
     "The weights of 'love' are a distribution",
     formula="0.1 + 0.9 + 0",
     printed="0.1 for 'I', 0.9 for itself, 0 for 'AI'",
@@ -221,7 +221,7 @@ def weights_sum():
 
 
 @example.case(
-    (1151, 1151),
+    1151,
     "The word 'AI', not there yet, gets weight 0",
     formula="softmax with the causal mask",
     printed=digits("0", places=12),
@@ -284,7 +284,7 @@ def feed_forward_and_norm():
 
 
 @example.case(
-    (1168, 1168),
+    1168,
     "The output of a GPT is that of before",
     formula="softmax(h W), W: d_{model} × V",
     printed="a linear layer and a softmax",
@@ -315,7 +315,7 @@ def _learn_sentence(steps=60):
 
 
 @training.case(
-    (1173, 1173),
+    1173,
     "Pre-training raises the likelihood of each token after those before it",
     printed="maximize the likelihood",
     note="Of 'I love AI' said over and over, by a GPT of one block.",
@@ -328,14 +328,14 @@ def likelihood():
 
 training.quote(
     "roses",
-    (1176, 1176),
+    1176,
     "The example 'roses are red'",
     printed="from the passage",
     note="No such example stands in this paper: the passage that is meant is in the thesis that it cites.",
 )
 
 
-@training.case((1176, 1176), "A context window of two words", printed=["I love", "AI"])
+@training.case(1176, "A context window of two words", printed=["I love", "AI"])
 def window():
     seen, following = _block()
     return [" ".join(WORDS[i] for i in seen), WORDS[following[-1]]]
@@ -348,7 +348,7 @@ def _block():
 
 
 @training.case(
-    (1179, 1179),
+    1179,
     "Tokens become dense vectors",
     printed="words, tokenized and embedded",
     note="What such vectors come to say of words is shown in 'Word Embeddings'.",
@@ -361,7 +361,7 @@ def dense_vectors():
 
 
 @training.case(
-    (1182, 1182),
+    1182,
     "The objective L_{1}",
     formula="L_{1} = Σ_{i} log P(u_{i} | u_{i-k}, …, u_{i-1})",
     printed="the sum of the log probabilities",
@@ -379,7 +379,7 @@ def objective():
 
 
 @training.case(
-    (1182, 1182),
+    1182,
     "After 'I love' the model gives 'AI' a high probability",
     printed="when the phrase is frequent in the training data",
 )
@@ -389,11 +389,6 @@ def high_probability():
     return Claim(p[2] > 0.9, f"P(AI | I love) = {p[2]:.3f} after {len(losses)} steps")
 
 
-@training.case(
-    (1185, 1185),
-    "The text is its own label",
-    formula="label_{t} = u_{t+1}",
-    printed=["I -> love", "love -> AI"],
-)
+@training.case(1185, "The text is its own label", formula="label_{t} = u_{t+1}", printed=["I -> love", "love -> AI"])
 def labels():
     return [f"{WORDS[a]} -> {WORDS[b]}" for a, b in zip(*_block())]

@@ -42,7 +42,7 @@ section.quote(
 
 
 @section.case(
-    (545, 545),
+    545,
     "Heads are combined linearly",
     formula=f"{MULTI_HEAD} = Σ_{{i}} head_{{i}} W_{{O,i}}",
     printed="a linear combination of the heads' results",
@@ -55,7 +55,7 @@ def linear_combination():
 
 
 @section.case(
-    (547, 547),
+    547,
     "Joined heads are multiplied with a weight vector",
     formula="(n × h d_{v}) times W_{O}",
     printed="a weight vector",
@@ -68,7 +68,7 @@ def weight_vector():
 
 
 @section.case(
-    (547, 547),
+    547,
     "The heads' matrices are trained independently",
     formula="∂L/∂W_{Q,1}, before and after a change of W_{V,2}",
     printed="mutually independent, independently trained",
@@ -119,7 +119,7 @@ def joined():
     return concat()
 
 
-@section.case((572, 572), "The shape of W_{O}", formula="h d_{v} × d_{model}", printed=digits("8 4"))
+@section.case(572, "The shape of W_{O}", formula="h d_{v} × d_{model}", printed=digits("8 4"))
 def w_o_shape():
     return linear(W_O).weight.T.shape
 
@@ -162,7 +162,7 @@ def final_output():
 
 
 @section.case(
-    (585, 585),
+    585,
     "Heads do not depend on each other and run side by side",
     printed="no head waits for another",
     note="Each head's result, computed alone, is the same to the last bit.",
@@ -177,7 +177,7 @@ def heads_independent():
 
 
 @section.case(
-    (585, 585),
+    585,
     "Why attention is faster than a recurrent network",
     formula="ops that have to wait for each other, for n tokens",
     printed="all tokens at once",
@@ -197,7 +197,7 @@ def shorter_chain():
 
 
 @section.case(
-    (587, 587),
+    587,
     "Speed and the length of the input",
     formula="scores for 1,000 tokens / scores for 500 tokens",
     printed="1,000 words or 500, the same speed",

@@ -53,18 +53,18 @@ def w_q():
     return tensor(W_Q)
 
 
-@products.case((1339, 1339), "Q[1,1]", formula="0.1·1 + 1.2·0 - 0.1·0 + 1.4·1", printed=digits("1.5"))
+@products.case(1339, "Q[1,1]", formula="0.1·1 + 1.2·0 - 0.1·0 + 1.4·1", printed=digits("1.5"))
 def q_1_1():
     return entry(1, 1)
 
 
-@products.case((1340, 1340), "Q[1,2]", formula="0.1·0 + 1.2·1 - 0.1·1 + 1.4·0", printed=digits("1.1"))
+@products.case(1340, "Q[1,2]", formula="0.1·0 + 1.2·1 - 0.1·1 + 1.4·0", printed=digits("1.1"))
 def q_1_2():
     return entry(1, 2)
 
 
 @products.case(
-    (1341, 1341),
+    1341,
     "Q[1,3]",
     formula="0.1·0 + 1.2·1 - 0.1·0 + 1.4·1",
     printed=digits("1.2"),
@@ -75,7 +75,7 @@ def q_1_3():
     return entry(1, 3)
 
 
-@products.case((1342, 1342), "Q[1,4]", formula="0.1·1 + 1.2·0 - 0.1·1 + 1.4·0", printed=digits("0"))
+@products.case(1342, "Q[1,4]", formula="0.1·1 + 1.2·0 - 0.1·1 + 1.4·0", printed=digits("0"))
 def q_1_4():
     return entry(1, 4)
 
@@ -214,7 +214,7 @@ def scaled_after():
 
 
 @scores.case(
-    (1544, 1544),
+    1544,
     "d_{k} taken from the columns of Q",
     formula="d_{k}",
     printed="the last size of Q",

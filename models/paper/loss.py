@@ -36,7 +36,7 @@ def after_step(p, rate):
 
 section.quote(
     "chapter",
-    (862, 862),
+    862,
     "The Deep Learning book has a chapter on stochastic gradient descent",
     printed="an entire chapter",
     note="A statement about another book: the linked chapter 5, on machine learning, has a section on it (5.9), and "
@@ -45,7 +45,7 @@ section.quote(
 
 
 @section.case(
-    (867, 867),
+    867,
     "Logits are unnormalized log probabilities",
     formula="softmax(log p + c) = p for any c",
     printed="unnormalized log probabilities",
@@ -58,7 +58,7 @@ def log_probabilities():
 
 
 @section.case(
-    (870, 870),
+    870,
     "A positive gradient: increasing the parameter increases the loss",
     formula="sign(∂L/∂Z_{i}) = sign(L(Z + h e_{i}) - L(Z))",
     printed="and a negative one decreases it",
@@ -74,7 +74,7 @@ def signs():
 
 
 @section.case(
-    (873, 873),
+    873,
     "The learning rate sets how big a step is",
     formula="ΔZ = -α ∂L/∂Z",
     printed="a fraction of the gradient is subtracted",
@@ -127,7 +127,7 @@ def iterations():
 
 
 @section.case(
-    (882, 882),
+    882,
     "Adam and RMSprop are optimizers too",
     printed="both make training converge",
     note="100 steps of each on the poor prediction, with rate 0.1.",
@@ -148,7 +148,7 @@ def optimizers():
 
 
 @section.case(
-    (882, 882),
+    882,
     "Dropout",
     formula="each number 0 with probability p, else divided by 1 - p",
     printed="a technique against overfitting",
@@ -164,7 +164,7 @@ def dropout():
 
 
 @section.case(
-    (884, 884),
+    884,
     "A validation set tells learning from memorizing",
     printed="learned patterns carry over to data that was not trained on",
     note="Two hidden layers of 64 learn 12 points of sin(x) with noise: the error on those falls to almost "
@@ -192,10 +192,7 @@ def good_sum():
 
 
 @section.case(
-    (916, 920),
-    "Loss of the good prediction",
-    formula="-Σ y_{i} log p_{i} = -log 0.7",
-    printed=digits("0.357"),
+    (916, 920), "Loss of the good prediction", formula="-Σ y_{i} log p_{i} = -log 0.7", printed=digits("0.357")
 )
 def good_loss():
     return cross_entropy(GOOD)
@@ -208,23 +205,20 @@ def poor_sum():
 
 
 @section.case(
-    (931, 935),
-    "Loss of the poor prediction",
-    formula="-Σ y_{i} log p_{i} = -log 0.1",
-    printed=digits("2.303"),
+    (931, 935), "Loss of the poor prediction", formula="-Σ y_{i} log p_{i} = -log 0.1", printed=digits("2.303")
 )
 def poor_loss():
     return cross_entropy(POOR)
 
 
-@section.case((938, 938), "The loss is much higher", printed="the poor prediction's")
+@section.case(938, "The loss is much higher", printed="the poor prediction's")
 def higher():
     good, poor = cross_entropy(GOOD).item(), cross_entropy(POOR).item()
     return Claim(poor > good, f"{poor:.3f} against {good:.3f}, {poor / good:.1f} times as much")
 
 
 @section.case(
-    (942, 942),
+    942,
     "The model's predictions are what softmax is given",
     formula="∂L/∂P_{i} = -y_{i} / P_{i},  ∂L/∂Z_{i} = P_{i} - y_{i}",
     printed="predictions and logits are one",
@@ -238,16 +232,13 @@ def gradient_of_predictions():
     return Claim(largest_difference(p.grad, gradient(POOR)) < 1e-9, f"gradient of P: {of_p}; of Z: {of_z}")
 
 
-@section.case((944, 944), "The loss, said again", formula="-log 0.1", printed=digits("2.303"))
+@section.case(944, "The loss, said again", formula="-log 0.1", printed=digits("2.303"))
 def loss_again():
     return cross_entropy(POOR)
 
 
 @section.case(
-    (944, 950),
-    "The softmax",
-    formula="P_{i} = e^{Z_{i}} / Σ_{k} e^{Z_{k}}",
-    printed=digits("0.1 0.1 0.1 0.7"),
+    (944, 950), "The softmax", formula="P_{i} = e^{Z_{i}} / Σ_{k} e^{Z_{k}}", printed=digits("0.1 0.1 0.1 0.7")
 )
 def softmax():
     e = tensor(np.log(POOR)).exp()
@@ -255,39 +246,34 @@ def softmax():
 
 
 @section.case(
-    (952, 973),
-    "The gradient",
-    formula="∂L/∂Z_{i} = P_{i} - y_{i}",
-    printed=digits("-0.9 0.1 0.1 0.7", places=12),
+    (952, 973), "The gradient", formula="∂L/∂Z_{i} = P_{i} - y_{i}", printed=digits("-0.9 0.1 0.1 0.7", places=12)
 )
 def p_minus_y():
     return gradient(POOR)
 
 
-@section.case((970, 970), "Gradient of 'mat'", formula="0.1 - 1", printed=digits("-0.9"))
+@section.case(970, "Gradient of 'mat'", formula="0.1 - 1", printed=digits("-0.9"))
 def gradient_mat():
     return gradient(POOR)[0]
 
 
-@section.case((971, 971), "Gradient of 'hat'", formula="0.1 - 0", printed=digits("0.1"))
+@section.case(971, "Gradient of 'hat'", formula="0.1 - 0", printed=digits("0.1"))
 def gradient_hat():
     return gradient(POOR)[1]
 
 
-@section.case((972, 972), "Gradient of 'bat'", formula="0.1 - 0", printed=digits("0.1"))
+@section.case(972, "Gradient of 'bat'", formula="0.1 - 0", printed=digits("0.1"))
 def gradient_bat():
     return gradient(POOR)[2]
 
 
-@section.case((973, 973), "Gradient of 'rat'", formula="0.7 - 0", printed=digits("0.7"))
+@section.case(973, "Gradient of 'rat'", formula="0.7 - 0", printed=digits("0.7"))
 def gradient_rat():
     return gradient(POOR)[3]
 
 
 @section.case(
-    (979, 980),
-    "Raising the logit of 'mat' raises its probability",
-    printed="more probable in the next iteration",
+    (979, 980), "Raising the logit of 'mat' raises its probability", printed="more probable in the next iteration"
 )
 def mat_rises():
     new = after_step(POOR, 0.1)[0].item()
@@ -340,10 +326,7 @@ def update_of_weights():
 
 
 @section.case(
-    (1005, 1021),
-    "The step on the logits",
-    formula=f"{STEP}, α = 0.1",
-    printed=digits("0.09 -0.01 -0.01 -0.07"),
+    (1005, 1021), "The step on the logits", formula=f"{STEP}, α = 0.1", printed=digits("0.09 -0.01 -0.01 -0.07")
 )
 def step():
     return -0.1 * tensor(gradient(POOR))
@@ -373,7 +356,7 @@ def new_hat_and_bat():
 
 
 @section.case(
-    (1021, 1021),
+    1021,
     "The new probability of 'rat'",
     formula=f"softmax({STEP})",
     printed=digits("0.63"),
@@ -395,7 +378,7 @@ def arithmetic():
 
 
 @section.case(
-    (1028, 1028),
+    1028,
     "They do not add up to 1 any more",
     formula="0.19 + 0.09 + 0.09 + 0.63",
     printed="have to be normalized again",
@@ -407,7 +390,7 @@ def not_normalized():
 
 
 @section.case(
-    (1028, 1028),
+    1028,
     "Softmax of the updated numbers gives the new probabilities",
     formula="softmax(0.19, 0.09, 0.09, 0.63)",
     printed="usually done by a softmax",
@@ -421,7 +404,7 @@ def softmax_of_them():
 
 
 @section.case(
-    (1028, 1028),
+    1028,
     "Working with the logits directly",
     formula=f"softmax({STEP})",
     printed="subtract the scaled gradients from the logits, then softmax",

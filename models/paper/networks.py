@@ -28,13 +28,13 @@ def xor_by_relu(x):
     return hidden, linear([[1], [1]], [-0.5])(hidden).relu()[..., 0]
 
 
-@regression.case((1678, 1678), "100 points from -10 to 10", printed=digits("100 -10 10"))
+@regression.case(1678, "100 points from -10 to 10", printed=digits("100 -10 10"))
 def data():
     x = trained.sine_fits()[0]
     return [len(x), x[0, 0], x[-1, 0]]
 
 
-@regression.case((1679, 1679), "The true function", printed="sin(x)", formula="y = sin(x)")
+@regression.case(1679, "The true function", printed="sin(x)", formula="y = sin(x)")
 def true_function():
     x, y, *_ = trained.sine_fits()
     return Claim(bool(np.abs(y).max() <= 1 and abs(y[0, 0] + np.sin(10)) < 1e-12), f"{len(x)} values between -1 and 1")
@@ -141,7 +141,7 @@ def all_outputs():
 
 
 @sigmoid.case(
-    (1836, 1836),
+    1836,
     "Hidden layer and output layer",
     formula=OR_NAND_AND,
     printed="the hidden layer finds the regions, the output combines them",
@@ -173,7 +173,7 @@ def left_of_x():
 
 
 @sigmoid.case(
-    (1834, 1834),
+    1834,
     "The network can represent XOR",
     printed="and such a network can also be learned",
     note="From random weights, 2-4-1 with tanh, 1,000 steps of Adam: drawn at the end of this section.",
@@ -241,7 +241,7 @@ def listing():
 
 relu.quote(
     "most_common",
-    (1840, 1840),
+    1840,
     "Among activations ReLU is the commonest",
     printed="for deep learning",
     note="A count over other people's networks. GPT models use GELU.",

@@ -36,7 +36,7 @@ def scale_shift():
 
 
 @section.case(
-    (603, 603),
+    603,
     "With such a feature training may diverge",
     formula="10 steps of gradient descent on a squared error, rate 0.5",
     printed="it might fail to train",
@@ -61,7 +61,7 @@ def diverges():
 
 
 @section.case(
-    (605, 605),
+    605,
     "Layer norm rescues the example",
     formula="LN([x_{1}, x_{2}]) = [±1, ∓1]",
     printed="the model adapts more easily to the new distribution",
@@ -77,28 +77,18 @@ def norm_of_two_features():
     return Claim(right > 0.9, f"{same:.1%} of 1,000 examples become [1, -1]: at best {right:.0%} can be told apart")
 
 
-@section.case(
-    (605, 605),
-    "Inputs get mean zero",
-    formula="mean of each row of LN(M)",
-    printed=digits("0 0 0", places=8),
-)
+@section.case(605, "Inputs get mean zero", formula="mean of each row of LN(M)", printed=digits("0 0 0", places=8))
 def zero_mean():
     return layer_norm(M).mean(axis=-1)
 
 
-@section.case(
-    (605, 605),
-    "and unit variance",
-    formula="variance of each row of LN(M)",
-    printed=digits("1 1 1", places=5),
-)
+@section.case(605, "and unit variance", formula="variance of each row of LN(M)", printed=digits("1 1 1", places=5))
 def unit_variance():
     return layer_norm(M).var(axis=-1)
 
 
 @section.case(
-    (607, 607),
+    607,
     "Results are not confined to [-1, 1]",
     printed="no range like [0, 1] or [-1, 1]",
     note="In the example itself the largest is 1.59.",
@@ -109,7 +99,7 @@ def beyond_one():
 
 
 @section.case(
-    (607, 607),
+    607,
     "There is no hard limit on the results",
     formula="|x - μ| / σ ≤ √(n - 1)",
     printed="the range has no firm bounds",
@@ -121,7 +111,7 @@ def hard_limit():
 
 
 @section.case(
-    (609, 609),
+    609,
     "Each row has mean 0 and standard deviation 1",
     formula="mean and standard deviation of the printed rows",
     printed=digits("0 1; 0 1; 0 1", places=5),
@@ -132,7 +122,7 @@ def rows_of_result():
 
 
 @section.case(
-    (611, 611),
+    611,
     "Layer norm is for each example, not across examples",
     printed="an example's result does not depend on the others",
     note="Batch normalization, which does work across examples, is only named here, and autotx does not have it.",
@@ -180,7 +170,7 @@ def norm_of_m_outside():
 
 
 @section.case(
-    (626, 626),
+    626,
     "γ and β can be learned, or be 1 and 0",
     printed="learnable parameters",
     note="nn.LayerNorm begins with 1 and 0; a loss sends a gradient to both.",
@@ -194,7 +184,7 @@ def gamma_and_beta():
 
 
 @section.case(
-    (627, 627),
+    627,
     "What ε is for",
     formula="LN of 3 3 3 3: (3 - 3) / √(0 + ε)",
     printed="numerical stability",

@@ -28,7 +28,7 @@ def _shuffled_attention(positions):
 
 
 @section.case(
-    (123, 123),
+    123,
     "Without positions attention cannot tell word orders apart",
     printed="word order would be lost",
     note="The rows of the result change places with the words, and nothing else happens to them.",
@@ -39,7 +39,7 @@ def order_is_lost():
 
 
 @section.case(
-    (125, 125),
+    125,
     "With positions it can",
     printed="'cat sat on the mat' and 'mat sat on the cat' differ",
     note="The same shuffle, with position encodings added first.",
@@ -50,7 +50,7 @@ def order_is_kept():
 
 
 @section.case(
-    (123, 123),
+    123,
     "All words are processed at the same time",
     printed="no word waits for another",
     note="One call computes the rows of all words; each row equals what a query alone would get.",
@@ -64,7 +64,7 @@ def all_at_once():
 
 
 @section.case(
-    (123, 123),
+    123,
     "That saves time in training and in inference",
     formula="passes through the decoder for 'de nada' and the end",
     printed="training and inference time drastically reduced",
@@ -82,7 +82,7 @@ def inference_too():
 
 
 @section.case(
-    (127, 127),
+    127,
     "Every position has an encoding of its own",
     printed="unique for each position",
     note="Shown for the first 1,000 positions and 4 columns: the closest two differ by far more than float64 resolves.",
@@ -94,7 +94,7 @@ def unique():
 
 
 @section.case(
-    (136, 136),
+    136,
     "What even and odd mean",
     formula=BOTH,
     printed="sine for even positions, cosine for odd positions",
@@ -123,12 +123,12 @@ def indices():
     return sorted({column // 2 for column in range(4)})
 
 
-@section.case((146, 146), "d_{model} of the example", printed=digits("4"))
+@section.case(146, "d_{model} of the example", printed=digits("4"))
 def d_model():
     return tensor(X).shape[-1]
 
 
-@section.case((152, 152), "The positions of three words", printed=digits("0 1 2"))
+@section.case(152, "The positions of three words", printed=digits("0 1 2"))
 def three_positions():
     return np.arange(len(X.values))
 
@@ -139,7 +139,7 @@ def position_0():
 
 
 @section.case(
-    (160, 160),
+    160,
     "The exponent inside PE(0, 1)",
     formula="2i/d with i = 0",
     printed=digits("0.5"),
@@ -151,7 +151,7 @@ def exponent_0_1():
 
 
 @section.case(
-    (162, 162),
+    162,
     "The exponent inside PE(0, 3)",
     formula="2i/d with i = 1",
     printed=digits("1.0"),
@@ -194,7 +194,7 @@ def step_0_3():
 
 
 @section.case(
-    (199, 199),
+    199,
     "The four exponents in the matrix of the source",
     formula="2i/d: one i for each sine and its cosine",
     printed=digits("0 0.5 2 2.5", places=1),
@@ -206,7 +206,7 @@ def written_exponents():
 
 
 @section.case(
-    (199, 199),
+    199,
     "Position 1 by the formulas",
     formula=BOTH,
     printed=digits("0.8415 0.99995 0.0001 1", places=4),
@@ -217,7 +217,7 @@ def position_1():
 
 
 @section.case(
-    (199, 199),
+    199,
     "Position 2 by the formulas",
     formula=BOTH,
     printed=digits("0.9093 0.9998 0.0002 1", places=4),
@@ -228,7 +228,7 @@ def position_2():
 
 
 @section.case(
-    (199, 199),
+    199,
     "The matrix as its own sines and cosines are written",
     formula="columns: sin(pos), cos(pos/10000^{0.5}), sin(pos/10000^{2}), cos(pos/10000^{2.5})",
     printed=PE,
@@ -240,7 +240,7 @@ def as_written():
 
 
 @section.case(
-    (199, 199),
+    199,
     "Where the printed matrix comes from",
     formula="exponents 0, 0.5, 1, 1.5: 2j/d with the column j in place of i",
     printed=PE,
@@ -262,7 +262,7 @@ def target_positions():
 
 
 @section.case(
-    (127, 127),
+    127,
     "Source and target have the same encodings",
     printed="the same for every sequence, whatever its words",
     note="The formulas have no word in them: positions 0 to 2 are the same rows in a sequence of 3 and of 30.",
@@ -284,12 +284,12 @@ def repeated():
     return position_encoding(3, 4)
 
 
-@section.case((221, 221), "Words and positions of the source", formula="X + PE", printed=X_PE)
+@section.case(221, "Words and positions of the source", formula="X + PE", printed=X_PE)
 def source_sum():
     return tensor(X) + tensor(PE)
 
 
-@section.case((223, 223), "Words and positions of the target", formula="Y + PE", printed=Y_PE)
+@section.case(223, "Words and positions of the target", formula="Y + PE", printed=Y_PE)
 def target_sum():
     return tensor(Y) + tensor(PE)
 
@@ -300,7 +300,7 @@ def target_terms():
 
 
 @section.case(
-    (231, 231),
+    231,
     "Words and positions do not depend on each other",
     printed="the position's part is the same for any word",
     note="Other words, the same positions: what was added is the same.",
@@ -312,7 +312,7 @@ def independent():
 
 
 @section.case(
-    (237, 237),
+    237,
     "A batch of texts has one axis more",
     printed="many texts at once, in an array of more than two axes",
     note="(B, T, C): texts, tokens, channels.",
@@ -323,7 +323,7 @@ def batches():
 
 
 @section.case(
-    (237, 237),
+    237,
     "The shape stays until the output layer",
     printed="one shape throughout",
     formula="(B, T, C) after attention, layer norm, feed-forward, layer norm",

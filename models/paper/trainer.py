@@ -29,7 +29,7 @@ def start():
 
 
 @section.case(
-    (1042, 1042),
+    1042,
     "Its learning rate",
     formula="the new probability of 'mat', from P = 0.1 0.1 0.1 0.7",
     printed="the same step, with 0.01",
@@ -62,12 +62,12 @@ def logged():
     return steps[[0, -1]]
 
 
-@section.case((1078, 1078), "Iteration 0: weights", formula=STEP, printed=LOGITS_0)
+@section.case(1078, "Iteration 0: weights", formula=STEP, printed=LOGITS_0)
 def weights_0():
     return word_trainer()[1][0]
 
 
-@section.case((1079, 1079), "Iteration 0: probabilities", formula="softmax(Z)", printed=PROBABILITIES_0)
+@section.case(1079, "Iteration 0: probabilities", formula="softmax(Z)", printed=PROBABILITIES_0)
 def logged_probabilities_0():
     return word_trainer()[0][0]
 
@@ -85,7 +85,7 @@ def lines_together():
 
 
 @section.case(
-    (1081, 1081),
+    1081,
     "Iteration 1990: weights",
     formula=STEP,
     printed=digits("3.41207767 -0.86673008 -0.86673008 -0.6786175", places=8),
@@ -95,7 +95,7 @@ def weights_1990():
 
 
 @section.case(
-    (1082, 1082),
+    1082,
     "Iteration 1990: probabilities",
     formula="softmax(Z)",
     printed=digits("0.95742224 0.0132765 0.0132765 0.01602477", places=8),
@@ -105,7 +105,7 @@ def probabilities_1990():
 
 
 @section.case(
-    (1084, 1084),
+    1084,
     "The final probabilities",
     formula="softmax(Z) after 2,000 steps",
     printed=digits("0.95765298 0.01320591 0.01320591 0.0159352", places=8),

@@ -24,7 +24,7 @@ def cosine(a, b):
 
 
 @embeddings.case(
-    (1218, 1218),
+    1218,
     "Similar words should have similar vectors",
     formula="cos(a, b) = a·b / (|a| |b|)",
     printed="similarity of vectors stands for that of words",
@@ -49,7 +49,7 @@ def similar_words():
 
 embeddings.quote(
     "word2vec",
-    (1218, 1218),
+    1218,
     "Word vectors were pioneered at Google",
     printed="in a paper called Word2vec",
     note="History: Mikolov et al., 2013, at Google. Vectors for words are older, for example Bengio et al., 2003.",
@@ -71,7 +71,7 @@ def falling_order():
 
 
 @embeddings.case(
-    (1222, 1222),
+    1222,
     "The numbers are percentages",
     formula="-1 ≤ cos(a, b) ≤ 1",
     printed="percentage similarity",
@@ -84,7 +84,7 @@ def percentages():
 
 
 @embeddings.case(
-    (1240, 1240),
+    1240,
     "Source 1: small random values, adjusted by training",
     printed="random, then trained",
     note="Drawn with standard deviation 0.02; one step of gradient descent moves the rows of the words used, no other.",
@@ -99,7 +99,7 @@ def random_source():
 
 
 @embeddings.case(
-    (1241, 1241),
+    1241,
     "Source 2: pre-trained vectors, static or fine-tuned",
     printed="either kept or trained further",
     note="requires_grad says which: without it there is no gradient, and no optimizer touches the table.",
@@ -128,7 +128,7 @@ def three_sources():
 
 
 @embeddings.case(
-    (1244, 1244),
+    1244,
     "Pre-trained vectors: more accurate, and faster",
     formula="test words sorted right, and the loss after 10 steps",
     printed="accuracy and speed both gain much",
@@ -142,7 +142,7 @@ def head_start():
 
 
 @matrices.case(
-    (1252, 1252),
+    1252,
     "W_{Q}, W_{K} and W_{V} are learned",
     printed="learned parameters",
     note="Each gets a gradient. Lines 283, 324 and 669 call them, and the feed-forward matrices, pre-trained; they "
@@ -166,7 +166,7 @@ def _attention_loss(weights):
 
 
 @matrices.case(
-    (1253, 1253),
+    1253,
     "Initialized with small random values: Xavier, He",
     formula="variance 2 / (in + out), 2 / in",
     printed="small random values",
@@ -179,11 +179,7 @@ def initialization():
     return Claim(holds, f"variances {xavier:.5f} and {he:.5f}; by formula {2 / 768:.5f} and {2 / 512:.5f}")
 
 
-@matrices.case(
-    (1254, 1254),
-    "SGD, Adam and RMSprop move them towards less loss",
-    printed="each update lowers the loss",
-)
+@matrices.case(1254, "SGD, Adam and RMSprop move them towards less loss", printed="each update lowers the loss")
 def optimizers():
     losses = {}
     for kind in (SGD, Adam, RMSprop):
@@ -201,7 +197,7 @@ def optimizers():
 
 
 @matrices.case(
-    (1255, 1255),
+    1255,
     "A gradient says how a small change of an entry changes the loss",
     formula="∂L/∂W_{ij} ≈ (L(W_{ij} + h) - L(W_{ij} - h)) / 2h",
     printed="computed for each element of the matrices",
@@ -220,7 +216,7 @@ def small_changes():
 
 
 @matrices.case(
-    (1256, 1256),
+    1256,
     "Iterations are epochs",
     formula="epochs × ⌈examples / batch⌉",
     printed="iterations, or epochs",
@@ -265,19 +261,19 @@ def per_cent():
     return tensor(LOGITS).softmax() * 100.0
 
 
-@softmax.case((1306, 1306), "They sum to 1", formula="Σ softmax(x)", printed=digits("1", places=12))
+@softmax.case(1306, "They sum to 1", formula="Σ softmax(x)", printed=digits("1", places=12))
 def sum_of_three():
     return tensor(LOGITS).softmax().sum()
 
 
-@softmax.case((1306, 1306), "The largest logit has the largest probability", printed="category A for both")
+@softmax.case(1306, "The largest logit has the largest probability", printed="category A for both")
 def largest():
     p = tensor(LOGITS).softmax().data
     return Claim(p.argmax() == np.argmax(LOGITS) == 0, f"category {'ABC'[p.argmax()]} with {p.max():.2f}")
 
 
 @softmax.case(
-    (1310, 1310),
+    1310,
     "Any logits, positive or negative, become a distribution",
     printed="between 0 and 1, sum 1",
     note="Even for 1,000 and -1,000, where e^{x} alone would overflow: the largest logit is subtracted first.",
@@ -290,7 +286,7 @@ def any_logits():
 
 
 @softmax.case(
-    (1311, 1311),
+    1311,
     "Subtle differences are emphasized",
     formula="|p_{1} - p_{2}| ≤ |x_{1} - x_{2}| / 2",
     printed="small differences of logits can become large ones",
@@ -303,7 +299,7 @@ def subtle_differences():
 
 
 @softmax.case(
-    (1312, 1312),
+    1312,
     "Scores become the shares of V",
     printed="weights of each value in the output",
     formula="softmax(Q K^{T} / √d_{k}) V",
