@@ -7,7 +7,7 @@ import numpy as np
 import autotx
 from autotx.models.paper.case import Claim, Section
 from autotx.models.paper.constants import W_K, W_Q, W_V, X_PE, M, V
-from autotx.models.paper.steps import attention, attention_weights, largest_difference, layer_norm, linear, tensor
+from autotx.models.paper.steps import agree, attention, attention_weights, distance, layer_norm, linear, tensor
 from autotx.models.transformer import EncoderBlock, Transformer, TransformerConfig
 
 encoder = Section("encoder", "Encoder Stack Processing", (241, 253))
@@ -94,8 +94,7 @@ def words_independent():
     net = Transformer(config, rng=np.random.default_rng(0)).astype(np.float64).encoder[0].mlp
     changed = X_PE.values.copy()
     changed[2] = 9
-    difference = largest_difference(net(tensor(X_PE))[:2], net(tensor(changed))[:2])
-    return Claim(difference == 0, f"another third word changes the first two by {difference:g}")
+    return agree(net(tensor(X_PE))[:2], net(tensor(changed))[:2], 0, "another third word changes the first two by {:g}")
 
 
 @encoder.case(
@@ -108,8 +107,7 @@ def words_independent():
 )
 def addition_is_linear():
     x, y = tensor(X_PE)[0], tensor(X_PE)[1]
-    difference = largest_difference((x + y) + 1.0, (x + 1.0) + (y + 1.0))
-    return Claim(difference < 1e-12, f"for f(x) = x + 1 the two sides differ by {difference:.3g}")
+    return agree((x + y) + 1.0, (x + 1.0) + (y + 1.0), 1e-12, "for f(x) = x + 1 the two sides differ by {:.3g}")
 
 
 @encoder.case(
@@ -122,8 +120,10 @@ def addition_is_linear():
 def linear_collapses():
     rng = np.random.default_rng(0)
     first, second = tensor(rng.standard_normal((4, 16))), tensor(rng.standard_normal((16, 4)))
-    difference = largest_difference(linear(second)(linear(first)(tensor(X_PE))), linear(first @ second)(tensor(X_PE)))
-    return Claim(difference < 1e-12, f"two layers against the one of their product: {difference:.1g}")
+    x, product = tensor(X_PE), linear(first @ second)
+    return agree(
+        linear(second)(linear(first)(x)), product(x), 1e-12, "two layers against the one of their product: {:.1g}"
+    )
 
 
 encoder.quote(
@@ -219,8 +219,7 @@ def vectors_or_matrices():
         scores = autotx.stack([(query * key).sum() for key in k]) / math.sqrt(4)
         weights = scores.softmax()
         rows.append(sum((weights[s] * v[s] for s in range(1, 3)), weights[0] * v[0]))
-    difference = largest_difference(autotx.stack(rows), attention(q, k, v))
-    return Claim(difference < 1e-14, f"largest difference {difference:.1g}")
+    return agree(autotx.stack(rows), attention(q, k, v), 1e-14)
 
 
 @section.case(
@@ -232,7 +231,7 @@ def vectors_or_matrices():
 )
 def inside_softmax():
     q, k, v = project(X_PE)
-    difference = largest_difference(attention(q, k, v * 2.0), attention(q, k, v) * 2.0)
+    difference = distance(attention(q, k, v * 2.0), attention(q, k, v) * 2.0)
     return Claim(difference > 1e-12, f"twice V gives exactly twice the result (difference {difference:g})")
 
 
@@ -246,8 +245,7 @@ def inside_softmax():
 def formula_and_op():
     q, k, v = project(X_PE)
     steps = (q @ k.T / math.sqrt(k.shape[-1])).softmax(axis=-1) @ v
-    difference = largest_difference(steps, attention(q, k, v))
-    return Claim(difference < 1e-14, f"largest difference {difference:.1g}")
+    return agree(steps, attention(q, k, v), 1e-14)
 
 
 @section.case(
@@ -259,7 +257,7 @@ def formula_and_op():
 )
 def distinct():
     q, k, v = project(X_PE)
-    gaps = [largest_difference(a, b) for a, b in ((q, k), (k, v), (q, v))]
+    gaps = [distance(a, b) for a, b in ((q, k), (k, v), (q, v))]
     return Claim(min(gaps) > 0.1, "Q and K, K and V, Q and V differ by up to " + ", ".join(f"{g:.2f}" for g in gaps))
 
 
@@ -303,8 +301,7 @@ def shares():
     q, k, v = project(X_PE)
     v = tensor(v.data, requires_grad=True)
     attention(q, k, v)[0].sum().backward()
-    difference = largest_difference(v.grad[:, 0], attention_weights(q, k)[0])
-    return Claim(difference < 1e-14, f"largest difference of derivative and weight: {difference:.1g}")
+    return agree(v.grad[:, 0], attention_weights(q, k)[0], 1e-14, "largest difference of derivative and weight: {:.1g}")
 
 
 @section.case(
@@ -316,8 +313,7 @@ def shares():
 def one_product():
     q, k, _ = project(X_PE)
     singles = [[(a * b).sum().item() for b in k] for a in q]
-    difference = largest_difference(q @ k.T, singles)
-    return Claim(difference < 1e-14, f"1 product in place of 9, largest difference {difference:.1g}")
+    return agree(q @ k.T, singles, 1e-14, "1 product in place of 9, largest difference {:.1g}")
 
 
 @section.case(

@@ -30,10 +30,11 @@ from autotx.models.paper.constants import (
 )
 from autotx.models.paper.feed_forward import net
 from autotx.models.paper.steps import (
+    agree,
     attention,
     attention_weights,
     causal,
-    largest_difference,
+    distance,
     layer_norm,
     layer_norm_eps_outside,
     linear,
@@ -108,8 +109,7 @@ def same_math():
     "W_{o}, and with one head.",
 )
 def called_attention_2():
-    difference = largest_difference(HEAD_2, DECODER_ATTENTION)
-    return Claim(difference < 1e-8, f"the two matrices called Attention_{{2}} differ by up to {difference:.2f}")
+    return agree(HEAD_2, DECODER_ATTENTION, 1e-8, "the two matrices called Attention_{{2}} differ by up to {:.2f}")
 
 
 @target.case(
@@ -190,9 +190,8 @@ def start_padding():
 def padding_masked():
     rows = np.concatenate([Y_PE.values, [[7.0, -7, 7, -7]]])
     q, k, v = (linear(weight)(tensor(rows)) for weight in (W_Q, W_K, W_V))
-    masked_out = attention(q, k, v, mask=np.array([True, True, True, False]))[:3]
-    difference = largest_difference(masked_out, attention(q[:3], k[:3], v[:3]))
-    return Claim(difference < 1e-15, f"with and without the pad token: largest difference {difference:.1g}")
+    masked, alone = attention(q, k, v, mask=np.array([True] * 3 + [False]))[:3], attention(q[:3], k[:3], v[:3])
+    return agree(masked, alone, 1e-15, "with and without the pad token: largest difference {:.1g}")
 
 
 @target.case(771, "Masked, a later word cannot change an earlier output", printed="no look ahead at the answer")
@@ -200,8 +199,7 @@ def no_look_ahead():
     changed = Y_PE.values.copy()
     changed[2] = 9
     before, after = (attention(*(linear(w)(tensor(y)) for w in (W_Q, W_K, W_V)), causal=True) for y in (Y_PE, changed))
-    difference = largest_difference(before[:2], after[:2])
-    return Claim(difference == 0, f"another last word changes the first two outputs by {difference:g}")
+    return agree(before[:2], after[:2], 0, "another last word changes the first two outputs by {:g}")
 
 
 @cross.case(
@@ -225,7 +223,7 @@ def target_times_source():
 def sources():
     q, v = tensor(DECODER_NORM)[:2], linear(W_V)(tensor(ENCODED))
     one = attention(q, tensor(ENCODED)[:1], v[:1])
-    fits = attention(q, ENCODED, v).shape == (2, 4) and largest_difference(one, [v[0].data, v[0].data]) < 1e-15
+    fits = attention(q, ENCODED, v).shape == (2, 4) and distance(one, [v[0].data, v[0].data]) < 1e-15
     return Claim(fits, "2 queries give 2 rows; both equal the one value where there is only one")
 
 
@@ -238,8 +236,7 @@ def sources():
     "numbers of line 769 are meant.",
 )
 def one_symbol():
-    difference = largest_difference(ENCODED, DECODER_NORM)
-    return Claim(difference < 1e-8, f"the two matrices called LN(x_{{o}}) differ by up to {difference:.2f}")
+    return agree(ENCODED, DECODER_NORM, 1e-8, "the two matrices called LN(x_{{o}}) differ by up to {:.2f}")
 
 
 @cross.case(
@@ -250,8 +247,7 @@ def one_symbol():
     note="The decoder was made with random matrices (line 2075). For its queries line 2161 takes the encoder's W_{Q}.",
 )
 def decoder_w_q():
-    difference = largest_difference(listing_weights()[0], W_Q)
-    return Claim(difference < 1e-8, f"the two differ by up to {difference:.2f}")
+    return agree(listing_weights()[0], W_Q, 1e-8, "the two differ by up to {:.2f}")
 
 
 @cross.case(
@@ -265,9 +261,7 @@ def decoder_w_q():
 def encoders_weights():
     model = Transformer(TransformerConfig(vocab_size=7, n_layer=2, n_head=1, n_embd=4), rng=np.random.default_rng(0))
     gaps = [
-        largest_difference(a.cross.qkv.weight.data[4:], b.attn.qkv.weight.data[4:])
-        for a in model.decoder
-        for b in model.encoder
+        distance(a.cross.qkv.weight.data[4:], b.attn.qkv.weight.data[4:]) for a in model.decoder for b in model.encoder
     ]
     return Claim(min(gaps) == 0, f"2 decoders, 2 encoders: they differ by {min(gaps):.2f} at least")
 
@@ -288,8 +282,7 @@ def divisor():
 def cross_masked():
     rows = [cross_attention(mask=mask)[0] for mask in (causal(3), None)]
     masked, plain = (" ".join(f"{weight:.4f}" for weight in weights[0].data) for weights in rows)
-    difference = largest_difference(rows[0], CROSS_WEIGHTS)
-    return Claim(difference < 1e-8, f"masked {masked}, without {plain}; line 2200 prints the latter")
+    return agree(rows[0], CROSS_WEIGHTS, 1e-8, f"masked {masked}, without {plain}; line 2200 prints the latter")
 
 
 @cross.case(
@@ -301,7 +294,7 @@ def cross_masked():
 )
 def cross_weights():
     weights = cross_attention()[0]
-    difference = largest_difference(weights, CROSS_WEIGHTS)
+    difference = distance(weights, CROSS_WEIGHTS)
     shown = " ".join(f"{weight:.8f}" for weight in weights[0].data)
     return Claim(difference < 6e-9, f"{shown} in the first row, and so in the others")
 
@@ -338,8 +331,7 @@ def cross_transposed():
 )
 def nonsense():
     rows = cross_attention()[1]
-    difference = largest_difference(rows[0], rows[2])
-    return Claim(difference < 1e-7, f"the rows of <start> and nada differ by {difference:.1g}")
+    return agree(rows[0], rows[2], 1e-7, "the rows of <start> and nada differ by {:.1g}")
 
 
 @output.case(
@@ -355,7 +347,7 @@ def rest_of_the_block():
     whole = layer_norm(net()(layer_norm(CROSS)))
     rows = (" ".join(f"{v:.4f}" for v in matrix[0].data) for matrix in (tensor(CROSS), whole))
     printed, right = rows
-    return Claim(largest_difference(whole, CROSS) < 1e-6, f"after cross attention {printed}, after the block {right}")
+    return Claim(distance(whole, CROSS) < 1e-6, f"after cross attention {printed}, after the block {right}")
 
 
 @output.case((837, 841), "A score for every word, at every place", printed="(sequence_length, V)")

@@ -23,7 +23,7 @@ from autotx.models.paper.constants import (
 from autotx.models.paper.decoder import CROSS_WEIGHTS, cross_attention, listing_attention, listing_weights
 from autotx.models.paper.feed_forward import net
 from autotx.models.paper.loss import GOOD, POOR, after_step, cross_entropy, gradient
-from autotx.models.paper.steps import largest_difference, layer_norm_eps_outside, linear, position_encoding, tensor
+from autotx.models.paper.steps import agree, distance, layer_norm_eps_outside, linear, position_encoding, tensor
 
 feed_forward = Section("ffn-listing", "Math for FFN", (1977, 2055))
 heads = Section("decoder-heads", "Decoder Attention Heads", (2057, 2119))
@@ -39,8 +39,7 @@ entropy = Section("cross-entropy", "What is Cross Entropy Loss", (2210, 2265))
     note="The listing prints z_{2} and the paper shows its output in the text.",
 )
 def listing():
-    difference = largest_difference(net()(tensor(LN_M)), FFN)
-    return Claim(difference <= 0.5e-8, f"all 12 numbers of line 737 within {difference:.1g}")
+    return agree(net()(tensor(LN_M)), FFN, 0.5e-8, "all 12 numbers of line 737 within {:.1g}")
 
 
 @feed_forward.case(
@@ -113,7 +112,7 @@ def weights_sum():
 )
 def own_weights():
     decoder, encoder = tensor([[1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0]]), tensor(W_Q)
-    difference = largest_difference(decoder, encoder)
+    difference = distance(decoder, encoder)
     return Claim(difference > 0, f"largest difference from the encoder's W_{{Q}}: {difference:g}")
 
 
@@ -174,8 +173,7 @@ def transposed():
 def shifted_softmax():
     x = tensor([[2.0, 1.0, 0.2], [-3.0, 0.0, 1.0]])
     e = (x - x.max()).exp()
-    difference = largest_difference(e / e.sum(axis=-1, keepdims=True), x.softmax())
-    return Claim(difference < 1e-15, f"largest difference {difference:.1g}")
+    return agree(e / e.sum(axis=-1, keepdims=True), x.softmax(), 1e-15)
 
 
 @entropy.case((2214, 2263), "The loss", formula="L = -Σ y_{i} log p_{i}", printed=digits("0.357"))

@@ -10,7 +10,7 @@ from autotx.models.pairs import decode, encode, pad
 from autotx.models.paper import trained
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import X, Y
-from autotx.models.paper.steps import largest_difference, tensor
+from autotx.models.paper.steps import agree, tensor
 from autotx.models.transformer import END, PAD, START, Transformer, TransformerConfig
 
 overview = Section("overview", "How Transformers Work", (60, 81))
@@ -86,8 +86,7 @@ def two_modes():
     given = model(source[:1], target[:1, :-1]).data[0]
     reader = model.reader(source[:1])
     written = [reader.scores(reader.read(np.array([[token]])))[0, 0] for token in target[0, : len(given)]]
-    difference = largest_difference(given, written)
-    return Claim(difference < 1e-12, f"the scores differ by up to {difference:.1g}")
+    return agree(given, written, 1e-12, "the scores differ by up to {:.1g}")
 
 
 @overview.case(76, "A start token stands in front of the target", printed=["<start>", "de", "nada"])

@@ -24,7 +24,7 @@ from autotx.models.paper.constants import (
     X,
 )
 from autotx.models.paper.positions import WRITTEN
-from autotx.models.paper.steps import attention, attention_weights, largest_difference, linear, tensor, waves
+from autotx.models.paper.steps import agree, attention, attention_weights, distance, linear, tensor, waves
 
 section = Section("example", "A Concrete Example", (373, 532))
 
@@ -74,8 +74,7 @@ def d_k():
     "0.1001. Two versions of one matrix; the formulas of line 130 give neither.",
 )
 def source_in_two_versions():
-    difference = largest_difference(source_as_written(), X_PE)
-    return Claim(difference < 5e-5, f"the two differ by up to {difference:.2g}")
+    return agree(source_as_written(), X_PE, 5e-5, "the two differ by up to {:.2g}")
 
 
 @section.case(430, "Its first row", formula="X_{0} + PE_{0}", printed=digits("0.1 1.2 -0.1 1.4"))
@@ -221,7 +220,7 @@ def attention_from_text():
 )
 def one_name():
     scores, weights = tensor(Q) @ tensor(K).T / 2.0, attention_weights(Q, K)
-    difference = largest_difference(scores, weights)
+    difference = distance(scores, weights)
     shapes = f"{scores.shape}, {weights.shape} and {attention(Q, K, V).shape}"
     return Claim(difference == 0, f"shapes {shapes}; scores and weights differ by up to {difference:.2f}")
 

@@ -9,7 +9,7 @@ from autotx.models.mlp import MLP
 from autotx.models.paper import trained
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import B_1, B_2, ENCODED, FFN, LN_M, W_1, W_2, M
-from autotx.models.paper.steps import largest_difference, layer_norm, layer_norm_eps_outside, linear, tensor
+from autotx.models.paper.steps import agree, distance, layer_norm, layer_norm_eps_outside, linear, tensor
 from autotx.models.transformer import FeedForward, TransformerConfig
 
 section = Section("feed-forward", "Feed Forward Neural Net", (639, 743))
@@ -30,9 +30,8 @@ def net():
     note="nn.Sequential is that chain; its depth is its length.",
 )
 def chain():
-    first, second, third = net().layers
-    difference = largest_difference(net()(tensor(LN_M)), third(second(first(tensor(LN_M)))))
-    return Claim(difference == 0, f"{len(net().layers)} functions, largest difference {difference:g}")
+    x, (first, second, third) = tensor(LN_M), net().layers
+    return agree(net()(x), third(second(first(x))), 0, f"{len(net().layers)} functions, largest difference {{:g}}")
 
 
 @section.case(
@@ -44,8 +43,7 @@ def chain():
 def units():
     together = linear(W_1, B_1)(tensor(LN_M)).relu()
     alone = [(tensor(LN_M) @ tensor(W_1)[:, unit] + B_1.values[unit]).relu() for unit in range(6)]
-    difference = largest_difference(together, autotx.stack(alone, axis=1))
-    return Claim(difference < 1e-14, f"6 units one by one: largest difference {difference:.1g}")
+    return agree(together, autotx.stack(alone, axis=1), 1e-14, "6 units one by one: largest difference {:.1g}")
 
 
 @section.case(
@@ -55,9 +53,8 @@ def units():
     note="A recurrent network would: its state at one step is an input of the next.",
 )
 def no_feedback():
-    network = net()
-    difference = largest_difference(network(tensor(LN_M)), network(tensor(LN_M)))
-    return Claim(difference == 0, f"asked twice, the answers differ by {difference:g}: nothing is kept in between")
+    network, x = net(), tensor(LN_M)
+    return agree(network(x), network(x), 0, "asked twice, the answers differ by {:g}: nothing is kept in between")
 
 
 section.quote(
@@ -103,7 +100,7 @@ def hidden_layer_is_free():
     hidden = linear(W_1, B_1)(tensor(LN_M)).relu()
     moved = linear(W_1.values[:, order], B_1.values[order])(tensor(LN_M)).relu()
     outputs = linear(W_2, B_2)(hidden), linear(W_2.values[order], B_2)(moved)
-    inside, outside = largest_difference(hidden, moved), largest_difference(*outputs)
+    inside, outside = distance(hidden, moved), distance(*outputs)
     return Claim(outside < 1e-14 < inside, f"hidden values differ by up to {inside:.2f}, outputs by {outside:.1g}")
 
 
@@ -196,8 +193,7 @@ def widths():
 )
 def shared_by_positions():
     order = [2, 0, 1]
-    difference = largest_difference(net()(tensor(LN_M))[order], net()(tensor(LN_M)[order]))
-    return Claim(difference == 0, f"largest difference {difference:g}")
+    return agree(net()(tensor(LN_M))[order], net()(tensor(LN_M)[order]), 0, "largest difference {:g}")
 
 
 @section.case(
@@ -222,8 +218,7 @@ def own_parameters():
 def formula_and_layers():
     x, w_1, w_2 = tensor(LN_M), tensor(W_1), tensor(W_2)
     written_out = autotx.maximum(0.0, x @ w_1 + B_1.values) @ w_2 + B_2.values
-    difference = largest_difference(written_out, net()(x))
-    return Claim(difference < 1e-14, f"largest difference {difference:.1g}")
+    return agree(written_out, net()(x), 1e-14)
 
 
 @section.case(
@@ -268,7 +263,7 @@ def relu():
 )
 def non_linear():
     x = tensor([[1.0, -2.0]])
-    difference = largest_difference(x.relu() * -1.0, (x * -1.0).relu())
+    difference = distance(x.relu() * -1.0, (x * -1.0).relu())
     smallest = linear(W_1, B_1)(tensor(LN_M)).min().item()
     return Claim(difference > 0, f"ReLU(-x) is not -ReLU(x); the smallest z_{{1}} of the example is {smallest:.3f}")
 
@@ -309,7 +304,7 @@ def bias_sizes():
 )
 def random_parameters():
     count = np.arange(1, 25).reshape(4, 6) / 10
-    difference = max(largest_difference(W_1, count), largest_difference(W_2, count.T))
+    difference = max(distance(W_1, count), distance(W_2, count.T))
     return Claim(difference > 1e-12, f"distance from 0.1, 0.2, ... 2.4: {difference:.1g}")
 
 
@@ -387,7 +382,7 @@ def ratios():
 )
 def evenly_spaced():
     exact = tensor([-3.0, -1.0, 1.0, 3.0]) / tensor(5.0).sqrt()
-    difference = max(largest_difference(row, exact) for row in layer_norm(FFN, eps=0.0))
+    difference = max(distance(row, exact) for row in layer_norm(FFN, eps=0.0))
     return Claim(difference < 1e-8, f"without ε the rows are (-3, -1, 1, 3) / √5 within {difference:.1g}")
 
 

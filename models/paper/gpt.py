@@ -13,7 +13,8 @@ from autotx.models.paper.steps import (
     attention,
     attention_weights,
     causal,
-    largest_difference,
+    descend,
+    distance,
     layer_norm,
     linear,
     tensor,
@@ -61,12 +62,13 @@ def labelled():
     gpt, _ = _learn_sentence()
     model = Classifier(gpt, 2, np.random.default_rng(0)).astype(np.float64)
     ids, lengths, labels = np.array([[1, 2], [0, 2], [0, 1], [1, 1]]), np.full(4, 2), np.array([0, 1, 1, 0])
-    optimizer, right = Adam(model.parameters(), lr=0.01), []
-    for _ in range(100):
+    right = []
+
+    def loss():
         right.append((model(ids, lengths).data.argmax(axis=-1) == labels).sum())
-        model.losses(ids, lengths, labels)[0].backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        return model.losses(ids, lengths, labels)[0]
+
+    descend(Adam(model.parameters(), lr=0.01), 100, loss)
     return Claim(right[-1] == 4 > right[0], f"{right[0]} of 4 texts before, {right[-1]} after {len(right)} steps")
 
 
@@ -204,7 +206,7 @@ def h_0_ai():
 )
 def same_attention():
     h = h_0()
-    gaps = [largest_difference(a, b) for a, b in zip(attention(h, h, h, causal=True), attention(h, h, h))]
+    gaps = [distance(a, b) for a, b in zip(attention(h, h, h, causal=True), attention(h, h, h))]
     shown = ", ".join(f"{word} {gap:.2g}" for word, gap in zip(WORDS, gaps))
     return Claim(gaps[2] == 0 and min(gaps[:2]) > 0, f"with and without the mask: {shown}")
 
@@ -296,7 +298,7 @@ def same_output():
     h = model.hidden(ids)[0]
     by_hand = linear(model.wte.weight.T)(h).softmax()
     p = model(ids)[0][0].softmax()
-    difference = max(largest_difference(p, by_hand), largest_difference(p.sum(axis=-1), np.ones(3)))
+    difference = max(distance(p, by_hand), distance(p.sum(axis=-1), np.ones(3)))
     return Claim(difference < 1e-14, f"{p.shape[0]} words, {p.shape[1]} probabilities each: within {difference:.1g}")
 
 
@@ -304,14 +306,7 @@ def _learn_sentence(steps=60):
     """A GPT of one block that learns "I love AI" in a loop of words; the model and its losses."""
     ids = np.array([[0, 1, 2, 0, 1, 2, 0, 1]])
     model = GPT(GPTConfig(8, 3, 1, 1, 8), rng=np.random.default_rng(0)).astype(np.float64)
-    optimizer, losses = Adam(model.parameters(), lr=0.01), []
-    for _ in range(steps):
-        _, loss = model(ids[:, :-1], ids[:, 1:])
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return model, losses
+    return model, descend(Adam(model.parameters(), lr=0.01), steps, lambda: model(ids[:, :-1], ids[:, 1:])[1])
 
 
 @training.case(

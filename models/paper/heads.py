@@ -7,7 +7,7 @@ from autotx import nn
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import ATTENTION, CONCAT, HEAD_2, W_O, X_PE, M
 from autotx.models.paper.sizes import longest_path
-from autotx.models.paper.steps import attention, attention_weights, largest_difference, linear, tensor
+from autotx.models.paper.steps import agree, attention, attention_weights, distance, linear, tensor
 
 section = Section("heads", "Attention Heads and Multi Attention Heads", (534, 590))
 
@@ -27,7 +27,7 @@ def concat():
 def heads_differ():
     rng = np.random.default_rng(0)
     weights = [attention_weights(*(linear(rng.standard_normal((4, 4)))(tensor(X_PE)) for _ in "qk")) for _ in range(2)]
-    difference = largest_difference(*weights)
+    difference = distance(*weights)
     return Claim(difference > 0.01, f"weights of two heads differ by up to {difference:.2f}")
 
 
@@ -50,8 +50,7 @@ section.quote(
 )
 def linear_combination():
     apart = tensor(ATTENTION) @ tensor(W_O)[:4] + tensor(HEAD_2) @ tensor(W_O)[4:]
-    difference = largest_difference(concat() @ tensor(W_O), apart)
-    return Claim(difference < 1e-14, f"largest difference {difference:.1g}")
+    return agree(concat() @ tensor(W_O), apart, 1e-14)
 
 
 @section.case(
@@ -85,8 +84,7 @@ def trained_apart():
         autotx.mse_loss(layer(tensor(X_PE).reshape(1, 3, 4)), np.zeros((1, 3, 4))).backward()
         gradients.append(rows.grad[:2].copy())
         layer.zero_grad()
-    difference = largest_difference(*gradients)
-    return Claim(difference == 0, f"W_{{V,2}} doubled: the gradient of W_{{Q,1}} changes by up to {difference:.2g}")
+    return agree(*gradients, 0, "W_{{V,2}} doubled: the gradient of W_{{Q,1}} changes by up to {:.2g}")
 
 
 @section.case(
@@ -104,8 +102,7 @@ def layer_is_formula():
     for i in (0, 2):
         q, k, v = (x @ rows[part + i : part + i + 2].T for part in (0, 4, 8))
         heads.append(attention(q, k, v))
-    difference = largest_difference(layer.proj(autotx.concat(heads, axis=1)), layer(x.reshape(1, 3, 4))[0])
-    return Claim(difference < 1e-14, f"largest difference {difference:.1g}")
+    return agree(layer.proj(autotx.concat(heads, axis=1)), layer(x.reshape(1, 3, 4))[0], 1e-14)
 
 
 @section.case((557, 563), "The second head has the shape of the first", printed="made exactly as the first head was")
@@ -146,8 +143,7 @@ def w_o_halves():
 def result_with_halves():
     result = concat() @ tensor(np.full((8, 4), 0.5))
     rows = " ".join(f"{row:.4f}" for row in result[:, 0].data)
-    difference = largest_difference(result, M)
-    return Claim(difference < 1e-8, f"rows of {rows}, four times each; M differs by up to {difference:.2f}")
+    return agree(result, M, 1e-8, f"rows of {rows}, four times each; M differs by up to {{:.2f}}")
 
 
 @section.case(
@@ -172,8 +168,7 @@ def heads_independent():
     q, k, v = (tensor(rng.standard_normal((3, 5, 4))) for _ in "qkv")
     together = attention(q, k, v).data
     alone = np.stack([attention(q[i], k[i], v[i]).data for i in range(3)])
-    difference = largest_difference(together, alone)
-    return Claim(difference == 0, f"3 heads at once and one by one: largest difference {difference:g}")
+    return agree(together, alone, 0, "3 heads at once and one by one: largest difference {:g}")
 
 
 @section.case(

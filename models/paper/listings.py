@@ -24,7 +24,7 @@ from autotx.models.paper.example import source_as_written
 from autotx.models.paper.steps import (
     attention,
     attention_weights,
-    largest_difference,
+    distance,
     layer_norm,
     layer_norm_eps_outside,
     linear,
@@ -209,7 +209,7 @@ def target_v():
 def scaled_after():
     after = (tensor(Q) @ tensor(K).T / 2.0).softmax()
     before = ((tensor(Q) / 2.0) @ tensor(K).T).softmax()
-    difference = max(largest_difference(after, attention_weights(Q, K)), largest_difference(after, before))
+    difference = max(distance(after, attention_weights(Q, K)), distance(after, before))
     return Claim(difference < 1e-14, f"either way, and by the formula of line 518: largest difference {difference:.1g}")
 
 

@@ -6,7 +6,7 @@ import autotx
 from autotx import nn
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.sizes import longest_path
-from autotx.models.paper.steps import attention, largest_difference, tensor
+from autotx.models.paper.steps import agree, attention, descend, distance, tensor
 from autotx.models.paper.trained import overfitted, word_trainer
 from autotx.optim import SGD, Adam, RMSprop
 
@@ -22,10 +22,15 @@ def cross_entropy(p):
     return -(tensor(TRUE) * tensor(p).log()).sum()
 
 
+def loss_of(logits):
+    """The cross entropy of the true word 'mat' by the engine. logits: a Tensor (4,)."""
+    return autotx.cross_entropy(logits.reshape(1, 4), np.array([0]))
+
+
 def gradient(p):
     """The gradient of the cross entropy with respect to the logits whose softmax is p, by the engine: (4,)."""
     logits = tensor(np.log(p), requires_grad=True)
-    autotx.cross_entropy(logits.reshape(1, 4), np.array([0])).backward()
+    loss_of(logits).backward()
     return logits.grad
 
 
@@ -53,8 +58,7 @@ section.quote(
 )
 def log_probabilities():
     logits = tensor(GOOD).log() + 3.0
-    difference = largest_difference(logits.softmax(), GOOD)
-    return Claim(difference < 1e-15, f"p from log p + 3: largest difference {difference:.1g}")
+    return agree(logits.softmax(), GOOD, 1e-15, "p from log p + 3: largest difference {:.1g}")
 
 
 @section.case(
@@ -67,7 +71,7 @@ def log_probabilities():
 def signs():
     z, changes = np.log(POOR), []
     for step in np.eye(4) / 1000:
-        losses = [autotx.cross_entropy(tensor([z + d]), np.array([0])).item() for d in (0, step)]
+        losses = [loss_of(tensor(z + d)).item() for d in (0, step)]
         changes.append(losses[1] - losses[0])
     agree = (np.sign(changes) == np.sign(gradient(POOR))).all()
     return Claim(bool(agree), "changes of the loss: " + ", ".join(f"{c:+.6f}" for c in changes))
@@ -84,11 +88,10 @@ def learning_rate():
     moves = []
     for rate in (0.1, 0.2):
         z = tensor(np.log(POOR), requires_grad=True)
-        autotx.cross_entropy(z.reshape(1, 4), np.array([0])).backward()
+        loss_of(z).backward()
         SGD([z], lr=rate).step()
         moves.append(z.data - np.log(POOR))
-    difference = largest_difference(moves[0] * 2, moves[1])
-    return Claim(difference < 1e-15, f"twice the first step and the second differ by {difference:.1g}")
+    return agree(moves[0] * 2, moves[1], 1e-15, "twice the first step and the second differ by {:.1g}")
 
 
 @section.case(
@@ -136,13 +139,7 @@ def optimizers():
     losses = {}
     for kind in (SGD, Adam, RMSprop):
         z = tensor(np.log(POOR), requires_grad=True)
-        optimizer = kind([z], lr=0.1)
-        for _ in range(100):
-            loss = autotx.cross_entropy(z.reshape(1, 4), np.array([0]))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        losses[kind.__name__] = loss.item()
+        losses[kind.__name__] = descend(kind([z], lr=0.1), 100, loss_of, z)[-1]
     after = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
     return Claim(max(losses.values()) < 2.303, f"loss 2.303 before, after 100 steps: {after}")
 
@@ -159,7 +156,7 @@ def dropout():
     x, layer = tensor(np.ones(100_000)), nn.Dropout(0.1)
     dropped, kept = layer(x, np.random.default_rng(0)), layer(x)
     share, mean = (dropped.data == 0).mean(), dropped.mean().item()
-    holds = abs(share - 0.1) < 0.01 and abs(mean - 1) < 0.01 and largest_difference(kept, x) == 0
+    holds = abs(share - 0.1) < 0.01 and abs(mean - 1) < 0.01 and distance(kept, x) == 0
     return Claim(holds, f"with p = 0.1, {share:.1%} of 100,000 ones become 0, and their mean is {mean:.3f}")
 
 
@@ -229,7 +226,7 @@ def gradient_of_predictions():
     p = tensor(POOR, requires_grad=True)
     cross_entropy(p).backward()
     of_p, of_z = (" ".join(f"{v:z.1f}" for v in g) for g in (p.grad, gradient(POOR)))
-    return Claim(largest_difference(p.grad, gradient(POOR)) < 1e-9, f"gradient of P: {of_p}; of Z: {of_z}")
+    return Claim(distance(p.grad, gradient(POOR)) < 1e-9, f"gradient of P: {of_p}; of Z: {of_z}")
 
 
 @section.case(944, "The loss, said again", formula="-log 0.1", printed=digits("2.303"))
@@ -318,10 +315,10 @@ def update_of_weights():
     layer = nn.Linear(3, 4, bias=False, rng=np.random.default_rng(0)).astype(np.float64)
     x = tensor([0.5, -1.0, 2.0])
     logits = layer(x)
-    autotx.cross_entropy(logits.reshape(1, 4), np.array([0])).backward()
+    loss_of(logits).backward()
     p_minus_y = logits.detach().softmax().data - TRUE
-    with_x = largest_difference(layer.weight.grad, np.outer(p_minus_y, x.data))
-    without_x = largest_difference(layer.weight.grad, np.outer(p_minus_y, np.ones(3)))
+    with_x = distance(layer.weight.grad, np.outer(p_minus_y, x.data))
+    without_x = distance(layer.weight.grad, np.outer(p_minus_y, np.ones(3)))
     return Claim(without_x < 1e-12, f"distance from the gradient of W: with x {with_x:.1g}, without {without_x:.2f}")
 
 
@@ -400,7 +397,7 @@ def not_normalized():
 def softmax_of_them():
     wrong, right = tensor([0.19, 0.09, 0.09, 0.63]).softmax(), after_step(POOR, 0.1)
     text = " ".join(f"{p:.4f}" for p in wrong.data)
-    return Claim(largest_difference(wrong, right) < 1e-3, f"their softmax is {text}")
+    return Claim(distance(wrong, right) < 1e-3, f"their softmax is {text}")
 
 
 @section.case(

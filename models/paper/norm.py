@@ -8,7 +8,7 @@ import autotx
 from autotx import nn
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import CONCAT, LN_M, W_O, M
-from autotx.models.paper.steps import largest_difference, layer_norm, layer_norm_eps_outside, tensor
+from autotx.models.paper.steps import agree, descend, layer_norm, layer_norm_eps_outside, tensor
 from autotx.optim import SGD
 
 section = Section("layer-norm", "Layer Normalization", (592, 637))
@@ -46,15 +46,13 @@ def scale_shift():
 def diverges():
     x, label, stretched = shifted_features(np.random.default_rng(0))
     losses = []
+
+    def loss(layer, features):
+        return autotx.mse_loss(layer(tensor(features))[:, 0], label.astype(np.float64))
+
     for features in (x, stretched):
         layer = nn.Linear(2, 1, rng=np.random.default_rng(1)).astype(np.float64)
-        optimizer = SGD(layer.parameters(), lr=0.5)
-        for _ in range(10):
-            loss = autotx.mse_loss(layer(tensor(features))[:, 0], label.astype(np.float64))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.item())
+        losses += descend(SGD(layer.parameters(), lr=0.5), 10, loss, layer, features)
     holds = losses[9] < losses[0] and losses[19] > losses[10]
     before, after = (f"from {losses[i]:.2g} to {losses[i + 9]:.2g}" for i in (0, 10))
     return Claim(holds, f"the loss goes {before}, stretched {after}")
@@ -130,8 +128,7 @@ def rows_of_result():
 def per_example():
     changed = M.values.copy()
     changed[2] = [0, 5, -5, 9]
-    difference = largest_difference(layer_norm(M)[:2], layer_norm(changed)[:2])
-    return Claim(difference == 0, f"another third row changes the first two by {difference:g}")
+    return agree(layer_norm(M)[:2], layer_norm(changed)[:2], 0, "another third row changes the first two by {:g}")
 
 
 @section.case(

@@ -6,7 +6,7 @@ from autotx import nn
 from autotx.models.paper import trained
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import PE, X_PE, Y_PE, X, Y
-from autotx.models.paper.steps import cos, exponents, largest_difference, position_encoding, tensor, waves
+from autotx.models.paper.steps import agree, cos, distance, exponents, position_encoding, tensor, waves
 from autotx.models.transformer import END, START, EncoderBlock, TransformerConfig, sinusoidal_positions
 
 section = Section("positions", "1.5 Position Encoding", (121, 237))
@@ -24,7 +24,7 @@ def _shuffled_attention(positions):
     words, order = tensor(rng.standard_normal((6, 4))), rng.permutation(6)
     first = layer((words + positions).reshape(1, 6, 4))
     second = layer((words[order] + positions).reshape(1, 6, 4))
-    return largest_difference(first[:, order], second)
+    return distance(first[:, order], second)
 
 
 @section.case(
@@ -59,8 +59,7 @@ def all_at_once():
     layer = nn.MultiHeadAttention(4, 2, rng=np.random.default_rng(0)).astype(np.float64)
     x = tensor(X_PE).reshape(1, 3, 4)
     alone = np.concatenate([layer(x[:, i : i + 1], x).data for i in range(3)], axis=1)
-    difference = largest_difference(layer(x), alone)
-    return Claim(difference < 1e-15, f"all at once against one by one: largest difference {difference:.1g}")
+    return agree(layer(x), alone, 1e-15, "all at once against one by one: largest difference {:.1g}")
 
 
 @section.case(
@@ -114,8 +113,8 @@ def even_and_odd():
     note="autotx.models.Transformer adds this table to its words, in float32; on this page all is float64.",
 )
 def model_is_formula():
-    difference = largest_difference(position_encoding(256, 512), sinusoidal_positions(256, 512))
-    return Claim(difference < 1e-7, f"256 positions, d = 512: largest difference {difference:.1g}")
+    rows = position_encoding(256, 512)
+    return agree(rows, sinusoidal_positions(256, 512), 1e-7, "256 positions, d = 512: largest difference {:.1g}")
 
 
 @section.case((139, 148), "The indices i", formula="i = 0 .. d/2 - 1", printed=digits("0 1"))
@@ -268,8 +267,8 @@ def target_positions():
     note="The formulas have no word in them: positions 0 to 2 are the same rows in a sequence of 3 and of 30.",
 )
 def same_for_all():
-    difference = largest_difference(position_encoding(3, 4), position_encoding(30, 4)[:3])
-    return Claim(difference == 0, f"largest difference of the first three rows: {difference:g}")
+    short, long = position_encoding(3, 4), position_encoding(30, 4)
+    return agree(short, long[:3], 0, "largest difference of the first three rows: {:g}")
 
 
 @section.case(
@@ -306,9 +305,8 @@ def target_terms():
     note="Other words, the same positions: what was added is the same.",
 )
 def independent():
-    pe = position_encoding(3, 4)
-    difference = largest_difference((tensor(X) + pe) - tensor(X), (tensor(Y) + pe) - tensor(Y))
-    return Claim(difference < 1e-15, f"largest difference of what was added: {difference:.1g}")
+    x, y, pe = tensor(X), tensor(Y), position_encoding(3, 4)
+    return agree((x + pe) - x, (y + pe) - y, 1e-15, "largest difference of what was added: {:.1g}")
 
 
 @section.case(

@@ -6,7 +6,7 @@ import numpy as np
 
 import autotx
 from autotx import Tensor, lift, nn
-from autotx.models.paper.case import Digits
+from autotx.models.paper.case import Claim, Digits
 
 
 def tensor(values, requires_grad=False):
@@ -89,11 +89,29 @@ def layer_norm_eps_outside(x, eps=1e-6):
     return (x - x.mean(axis=-1, keepdims=True)) / (deviation + eps)
 
 
+def descend(optimizer, steps, loss, *arguments):
+    """Train for some steps on loss(*arguments), a Tensor. Returns the loss before each step, a list of numbers."""
+    losses = []
+    for _ in range(steps):
+        value = loss(*arguments)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(value.item())
+    return losses
+
+
 def causal(n):
     """The causal mask (n, n): True on and below the diagonal, where a token may look."""
     return np.tri(n, dtype=bool)
 
 
-def largest_difference(a, b):
-    """The largest absolute difference of two Tensors, as a number."""
+def distance(a, b):
+    """The largest absolute difference of two Tensors (their distance in the maximum norm), as a number."""
     return (tensor(a) - tensor(b)).abs().max().item()
+
+
+def agree(a, b, within=0.0, evidence="largest difference {:.1g}"):
+    """A Claim that two Tensors differ by at most `within`. evidence: a format that takes the largest difference."""
+    difference = distance(a, b)
+    return Claim(difference <= within, evidence.format(difference))

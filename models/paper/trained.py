@@ -18,7 +18,7 @@ import autotx
 from autotx import nn
 from autotx.models.mlp import MLP
 from autotx.models.pairs import PAPER, Sentences, spaced
-from autotx.models.paper.steps import tensor
+from autotx.models.paper.steps import descend, tensor
 from autotx.models.tokenizers import make_tokenizer
 from autotx.models.transformer import SPECIALS, Transformer, TransformerConfig
 from autotx.models.word2vec import SkipGram
@@ -40,16 +40,15 @@ def sine_fits(epochs=1000, batch=32):
     y = np.sin(x)
     rng = np.random.default_rng(0)
     network = MLP((1, 10, 10, 1), rng=rng).astype(np.float64)
-    optimizer = Adam(network.parameters(), lr=0.001)
-    steps = 0
-    for _ in range(epochs):
-        order = rng.permutation(len(x))
-        for start in range(0, len(x), batch):
-            chosen = order[start : start + batch]
-            autotx.mse_loss(network(x[chosen]), y[chosen]).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            steps += 1
+    orders = (rng.permutation(len(x)) for _ in range(epochs))
+    batches = (order[start : start + batch] for order in orders for start in range(0, len(x), batch))
+    steps = epochs * -(-len(x) // batch)
+
+    def loss():
+        chosen = next(batches)
+        return autotx.mse_loss(network(x[chosen]), y[chosen])
+
+    descend(Adam(network.parameters(), lr=0.001), steps, loss)
     with autotx.no_grad():
         return x, y, least_squares_line(tensor(x), tensor(y)).data, network(x).data, steps
 
@@ -64,11 +63,7 @@ def least_squares_line(x, y):
 def xor_regression(steps=500):
     """What a linear regression answers to the four inputs of XOR after gradient descent: (4,)."""
     layer = nn.Linear(2, 1, rng=np.random.default_rng(0)).astype(np.float64)
-    optimizer = SGD(layer.parameters(), lr=0.5)
-    for _ in range(steps):
-        autotx.mse_loss(layer(XOR_INPUTS), XOR_OUTPUTS[:, None]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    descend(SGD(layer.parameters(), lr=0.5), steps, lambda: autotx.mse_loss(layer(XOR_INPUTS), XOR_OUTPUTS[:, None]))
     with autotx.no_grad():
         return layer(XOR_INPUTS).data[:, 0]
 
@@ -77,15 +72,11 @@ def xor_regression(steps=500):
 def xor_network(seed=0, steps=1000):
     """A network that learned XOR from random weights, 2-4-1 with tanh, and its losses, step by step (steps,)."""
     network = MLP((2, 4, 1), "tanh", rng=np.random.default_rng(seed)).astype(np.float64)
-    optimizer = Adam(network.parameters(), lr=0.05)
-    losses = []
-    for _ in range(steps):
-        loss = autotx.binary_cross_entropy_with_logits(network(XOR_INPUTS)[:, 0], XOR_OUTPUTS)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return network, losses
+
+    def loss():
+        return autotx.binary_cross_entropy_with_logits(network(XOR_INPUTS)[:, 0], XOR_OUTPUTS)
+
+    return network, descend(Adam(network.parameters(), lr=0.05), steps, loss)
 
 
 @functools.cache
@@ -114,11 +105,7 @@ def overfitted(steps=1000):
     x = rng.uniform(-3, 3, (62, 1))
     y = np.sin(x) + 0.3 * rng.standard_normal(x.shape)
     network = MLP((1, 64, 64, 1), "tanh", rng=rng).astype(np.float64)
-    optimizer = Adam(network.parameters(), lr=0.01)
-    for _ in range(steps):
-        autotx.mse_loss(network(x[:12]), y[:12]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    descend(Adam(network.parameters(), lr=0.01), steps, lambda: autotx.mse_loss(network(x[:12]), y[:12]))
     with autotx.no_grad():
         return tuple(autotx.mse_loss(network(x[part]), y[part]).item() for part in (slice(12), slice(12, None)))
 
@@ -131,11 +118,7 @@ def translator(steps=60):
     batch = Sentences(PHRASES, tokenizer, block_size=8).batch(range(len(PHRASES)))
     config = TransformerConfig(tokenizer.vocab_size + SPECIALS, 8, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
     model = Transformer(config, rng=np.random.default_rng(0)).astype(np.float64)
-    optimizer = Adam(model.parameters(), lr=0.01)
-    for _ in range(steps):
-        model.loss(*batch).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    descend(Adam(model.parameters(), lr=0.01), steps, model.loss, *batch)
     return model, tokenizer, batch
 
 
@@ -148,13 +131,13 @@ def word_vectors(steps=200):
     """
     rng = np.random.default_rng(0)
     model = SkipGram(18, 8, rng).astype(np.float64)
-    optimizer = Adam(model.parameters(), lr=0.05)
-    for _ in range(steps):
+
+    def loss():
         words = rng.integers(12, size=24)
         neighbours = 12 + 3 * (words // 6) + rng.integers(3, size=24)
-        model.loss(words, neighbours, 12 + rng.integers(6, size=(24, 3))).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        return model.loss(words, neighbours, 12 + rng.integers(6, size=(24, 3)))
+
+    descend(Adam(model.parameters(), lr=0.05), steps, loss)
     return model.words.weight.numpy()
 
 
@@ -168,14 +151,13 @@ def head_start(pretrained, steps=10):
     rng = np.random.default_rng(0)
     vectors = word_vectors() if pretrained else word_vectors().std() * rng.standard_normal((18, 8))
     table, head = tensor(vectors, requires_grad=True), nn.Linear(8, 2, rng=rng).astype(np.float64)
-    optimizer = Adam([table, *head.parameters()], lr=0.02)
-    kinds, told = np.repeat([0, 1], 6), np.array([0, 1, 6, 7])
-    asked = np.setdiff1d(np.arange(12), told)
-    for _ in range(steps):
-        autotx.cross_entropy(head(autotx.embedding(table, told)), kinds[told]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    kinds, labelled = np.repeat([0, 1], 6), np.array([0, 1, 6, 7])
+    others = np.setdiff1d(np.arange(12), labelled)
+
+    def loss():
+        return autotx.cross_entropy(head(autotx.embedding(table, labelled)), kinds[labelled])
+
+    descend(Adam([table, *head.parameters()], lr=0.02), steps, loss)
     with autotx.no_grad():
-        answers = head(autotx.embedding(table, asked)).data.argmax(axis=-1)
-        loss = autotx.cross_entropy(head(autotx.embedding(table, told)), kinds[told]).item()
-    return (answers == kinds[asked]).sum(), loss
+        answers = head(autotx.embedding(table, others)).data.argmax(axis=-1)
+        return (answers == kinds[others]).sum(), loss().item()

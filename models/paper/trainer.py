@@ -2,10 +2,9 @@
 
 import numpy as np
 
-import autotx
 from autotx.models.paper.case import Claim, Section, digits
-from autotx.models.paper.loss import POOR, after_step
-from autotx.models.paper.steps import largest_difference, tensor
+from autotx.models.paper.loss import POOR, after_step, loss_of
+from autotx.models.paper.steps import agree, tensor
 from autotx.models.paper.trained import word_trainer
 
 section = Section("trainer", "Loss Function and Back-Propagation: the script", (1030, 1087))
@@ -50,10 +49,9 @@ def learning_rate():
 def gradient():
     p = tensor(START).softmax().numpy()
     z = tensor(START.values, requires_grad=True)
-    autotx.cross_entropy(z.reshape(1, 4), np.array([0])).backward()
+    loss_of(z).backward()
     p[0] -= 1
-    difference = largest_difference(p, z.grad)
-    return Claim(difference < 1e-15, f"largest difference from the engine's gradient {difference:.1g}")
+    return agree(p, z.grad, 1e-15, "largest difference from the engine's gradient {:.1g}")
 
 
 @section.case((1045, 1081), "The first and the last of 2,000 steps that are logged", printed=digits("0 1990"))

@@ -7,7 +7,7 @@ from autotx import init, nn
 from autotx.models.paper import trained
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import W_K, W_Q, W_V, X_PE, Y
-from autotx.models.paper.steps import attention, largest_difference, linear, tensor
+from autotx.models.paper.steps import agree, attention, descend, distance, linear, tensor
 from autotx.optim import SGD, Adam, RMSprop
 
 embeddings = Section("word-embeddings", "Word Embeddings", (1212, 1248))
@@ -36,12 +36,12 @@ def similar_words():
     rng = np.random.default_rng(0)
     table = tensor(rng.standard_normal((6, 8)), requires_grad=True)
     output = tensor(rng.standard_normal((6, 8)), requires_grad=True)
-    optimizer = Adam([table, output], lr=0.05)
     words, neighbours = np.array(pairs).T
-    for _ in range(100):
-        autotx.cross_entropy(autotx.embedding(table, words) @ output.T, neighbours).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+
+    def loss():
+        return autotx.cross_entropy(autotx.embedding(table, words) @ output.T, neighbours)
+
+    descend(Adam([table, output], lr=0.05), 100, loss)
     cat, dog, car = (tensor(table.data[i]) for i in range(3))
     alike, unlike = cosine(cat, dog), cosine(cat, car)
     return Claim(alike > unlike, f"cosine of cat and dog {alike:.2f}, of cat and car {unlike:.2f}")
@@ -123,7 +123,7 @@ def pretrained_source():
 )
 def three_sources():
     random, scratch = (nn.Embedding(6, 4, rng=np.random.default_rng(0)).weight for _ in range(2))
-    difference = largest_difference(random, scratch)
+    difference = distance(random, scratch)
     return Claim(difference > 0, f"random and from scratch start {difference:g} apart")
 
 
@@ -184,13 +184,7 @@ def optimizers():
     losses = {}
     for kind in (SGD, Adam, RMSprop):
         weights = [tensor(w.values, requires_grad=True) for w in (W_Q, W_K, W_V)]
-        optimizer = kind(weights, lr=0.01)
-        for _ in range(20):
-            loss = _attention_loss(weights)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        losses[kind.__name__] = loss.item()
+        losses[kind.__name__] = descend(kind(weights, lr=0.01), 20, _attention_loss, weights)[-1]
     start = _attention_loss([tensor(w) for w in (W_Q, W_K, W_V)]).item()
     text = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
     return Claim(max(losses.values()) < start, f"loss {start:.3f}; after 20 steps: {text}")
@@ -307,5 +301,4 @@ def subtle_differences():
 def shares():
     q, k, v = (linear(w)(tensor(X_PE)) for w in (W_Q, W_K, W_V))
     weights = (q @ k.T / 2.0).softmax()
-    difference = largest_difference(weights @ v, attention(q, k, v))
-    return Claim(difference < 1e-14, f"weights times V against the attention op: {difference:.1g}")
+    return agree(weights @ v, attention(q, k, v), 1e-14, "weights times V against the attention op: {:.1g}")
