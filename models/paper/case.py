@@ -20,7 +20,7 @@ A sentence is a case too: its function returns a Claim, which says whether the s
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -155,6 +155,19 @@ class Section:
 
         def add(compute):
             self._add(compute.__name__, lines, title, formula, printed, compute, note)
+            return compute
+
+        return add
+
+    def table(self, *rows):
+        """Decorator for cases that differ in their numbers only: the function computes each from its row's arguments.
+
+        A row is (name, lines, title, formula, what is printed, *arguments).
+        """
+
+        def add(compute):
+            for name, lines, title, formula, printed, *arguments in rows:
+                self._add(name, lines, title, formula, printed, partial(compute, *arguments), "")
             return compute
 
         return add

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 
-import autotx
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import (
     B_1,
@@ -22,7 +21,7 @@ from autotx.models.paper.constants import (
 )
 from autotx.models.paper.decoder import CROSS_WEIGHTS, cross_attention, listing_attention, listing_weights
 from autotx.models.paper.feed_forward import net
-from autotx.models.paper.loss import GOOD, POOR, after_step, cross_entropy, gradient
+from autotx.models.paper.loss import GOOD, POOR, after_step, cross_entropy, gradient, loss_of
 from autotx.models.paper.steps import agree, distance, layer_norm_eps_outside, linear, position_encoding, tensor
 
 feed_forward = Section("ffn-listing", "Math for FFN", (1977, 2055))
@@ -188,7 +187,7 @@ def formula():
     printed="y_{i} is 1 once and 0 everywhere else",
 )
 def only_true():
-    same = autotx.cross_entropy(tensor(np.log([POOR])), np.array([0])).item()
+    same = loss_of(tensor(np.log(POOR))).item()
     return Claim(abs(same + math.log(0.1)) < 1e-12, f"{same:.6f} = -log 0.1")
 
 
@@ -253,11 +252,9 @@ def others_fall():
     return Claim(bool((new[1:] < POOR[1:]).all()), "the others go to " + ", ".join(f"{p:.4f}" for p in new[1:]))
 
 
-@entropy.case((2237, 2263), "Listing: first loss", formula="-log 0.7", printed=digits("0.357"))
-def first_loss():
-    return autotx.cross_entropy(tensor(np.log([GOOD])), np.array([0]))
-
-
-@entropy.case((2256, 2264), "Listing: second loss", formula="-log 0.1", printed=digits("2.303"))
-def second_loss():
-    return autotx.cross_entropy(tensor(np.log([POOR])), np.array([0]))
+@entropy.table(
+    ("first_loss", (2237, 2263), "Listing: first loss", "-log 0.7", digits("0.357"), GOOD),
+    ("second_loss", (2256, 2264), "Listing: second loss", "-log 0.1", digits("2.303"), POOR),
+)
+def listed_loss(p):
+    return loss_of(tensor(np.log(p)))

@@ -137,19 +137,13 @@ def source_words():
     return cut("You are welcome")
 
 
-@section.case(92, "The vector of 'You'", printed=digits("0.1 0.2 -0.1 0.4"), formula="X_{0} = E[You]")
-def you():
-    return table()(ids(["You"])).reshape(4)
-
-
-@section.case(93, "The vector of 'are'", printed=digits("-0.3 0.5 0.1 -0.2"), formula="X_{1} = E[are]")
-def are():
-    return table()(ids(["are"])).reshape(4)
-
-
-@section.case(94, "The vector of 'welcome'", printed=digits("0.4 -0.3 0.2 0.1"), formula="X_{2} = E[welcome]")
-def welcome():
-    return table()(ids(["welcome"])).reshape(4)
+@section.table(
+    ("you", 92, "The vector of 'You'", "X_{0} = E[You]", digits("0.1 0.2 -0.1 0.4"), "You"),
+    ("are", 93, "The vector of 'are'", "X_{1} = E[are]", digits("-0.3 0.5 0.1 -0.2"), "are"),
+    ("welcome", 94, "The vector of 'welcome'", "X_{2} = E[welcome]", digits("0.4 -0.3 0.2 0.1"), "welcome"),
+)
+def vector(word):
+    return table()(ids([word])).reshape(4)
 
 
 @section.case((97, 103), "The rows stacked: X", formula="X = E[You, are, welcome]", printed=X)

@@ -173,19 +173,13 @@ def v_from_rounded():
     return linear(W_V)(tensor(X_PE))
 
 
-@section.case(510, "Q of the target", formula="Q = (Y + PE) W_{Q}", printed=Q_TARGET)
-def target_q():
-    return linear(W_Q)(tensor(Y_PE))
-
-
-@section.case(511, "K of the target", formula="K = (Y + PE) W_{K}", printed=K_TARGET)
-def target_k():
-    return linear(W_K)(tensor(Y_PE))
-
-
-@section.case(512, "V of the target", formula="V = (Y + PE) W_{V}", printed=V_TARGET)
-def target_v():
-    return linear(W_V)(tensor(Y_PE))
+@section.table(
+    ("target_q", 510, "Q of the target", "Q = (Y + PE) W_{Q}", Q_TARGET, W_Q),
+    ("target_k", 511, "K of the target", "K = (Y + PE) W_{K}", K_TARGET, W_K),
+    ("target_v", 512, "V of the target", "V = (Y + PE) W_{V}", V_TARGET, W_V),
+)
+def of_the_target(weight):
+    return linear(weight)(tensor(Y_PE))
 
 
 @section.case(

@@ -181,19 +181,13 @@ def flat_positions():
     return Claim(True, f"the sum has shape {shape}")
 
 
-@example.case((1135, 1137), "h_{0} of 'I'", formula="U + W_{p}", printed=digits("0.14 0.91"))
-def h_0_i():
-    return h_0()[0]
-
-
-@example.case((1139, 1141), "h_{0} of 'love'", formula="U + W_{p}", printed=digits("0.59 0.39"))
-def h_0_love():
-    return h_0()[1]
-
-
-@example.case((1143, 1145), "h_{0} of 'AI'", formula="U + W_{p}", printed=digits("0.79 0.60"))
-def h_0_ai():
-    return h_0()[2]
+@example.table(
+    ("h_0_i", (1135, 1137), "h_{0} of 'I'", "U + W_{p}", digits("0.14 0.91"), 0),
+    ("h_0_love", (1139, 1141), "h_{0} of 'love'", "U + W_{p}", digits("0.59 0.39"), 1),
+    ("h_0_ai", (1143, 1145), "h_{0} of 'AI'", "U + W_{p}", digits("0.79 0.60"), 2),
+)
+def h_0_of_word(word):
+    return h_0()[word]
 
 
 @example.case(

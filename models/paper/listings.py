@@ -37,6 +37,10 @@ scores = Section("attention-score", "Calculate Attention Score", (1536, 1585))
 heads = Section("multi-head-output", "Calculate Multi-Attention Head Output", (1587, 1633))
 norm = Section("norm-listing", "Calculate Layer Normalization", (1635, 1667))
 
+Q_TARGET = digits("1. 1. 2. 0.; 1.7415 1.70005 2.49995 0.9416; 2.7093 0.5 2.1998 1.0095", places=5)
+K_TARGET = digits("1. 1. 0. 2.; 1.70005 1.7415 0.9416 2.49995; 0.5 2.7093 1.0095 2.1998", places=5)
+V_TARGET = digits("1. 0. 1. 2.; 1.7415 0.9416 1.70005 2.49995; 2.7093 1.0095 0.5 2.1998", places=5)
+
 
 def entry(row, column):
     """An entry of Q, counted from 1 as the paper does: a row of X + PE times a column of W_Q."""
@@ -53,14 +57,13 @@ def w_q():
     return tensor(W_Q)
 
 
-@products.case(1339, "Q[1,1]", formula="0.1·1 + 1.2·0 - 0.1·0 + 1.4·1", printed=digits("1.5"))
-def q_1_1():
-    return entry(1, 1)
-
-
-@products.case(1340, "Q[1,2]", formula="0.1·0 + 1.2·1 - 0.1·1 + 1.4·0", printed=digits("1.1"))
-def q_1_2():
-    return entry(1, 2)
+@products.table(
+    ("q_1_1", 1339, "Q[1,1]", "0.1·1 + 1.2·0 - 0.1·0 + 1.4·1", digits("1.5"), 1),
+    ("q_1_2", 1340, "Q[1,2]", "0.1·0 + 1.2·1 - 0.1·1 + 1.4·0", digits("1.1"), 2),
+    ("q_1_4", 1342, "Q[1,4]", "0.1·1 + 1.2·0 - 0.1·1 + 1.4·0", digits("0"), 4),
+)
+def first_row_of_q(column):
+    return entry(1, column)
 
 
 @products.case(
@@ -73,11 +76,6 @@ def q_1_2():
 )
 def q_1_3():
     return entry(1, 3)
-
-
-@products.case(1342, "Q[1,4]", formula="0.1·1 + 1.2·0 - 0.1·1 + 1.4·0", printed=digits("0"))
-def q_1_4():
-    return entry(1, 4)
 
 
 @products.case(
@@ -131,19 +129,13 @@ def called_x():
     return tensor(X)
 
 
-@products.case((1399, 1452), "Listing: Q", formula="Q = (X + PE) W_{Q}, X + PE of line 221", printed=Q)
-def all_three_q():
-    return linear(W_Q)(tensor(X_PE))
-
-
-@products.case((1399, 1457), "Listing: K", formula="K = (X + PE) W_{K}, X + PE of line 221", printed=K)
-def all_three_k():
-    return linear(W_K)(tensor(X_PE))
-
-
-@products.case((1399, 1462), "Listing: V", formula="V = (X + PE) W_{V}, X + PE of line 221", printed=V)
-def all_three_v():
-    return linear(W_V)(tensor(X_PE))
+@products.table(
+    ("all_three_q", (1399, 1452), "Listing: Q", "Q = (X + PE) W_{Q}, X + PE of line 221", Q, W_Q),
+    ("all_three_k", (1399, 1457), "Listing: K", "K = (X + PE) W_{K}, X + PE of line 221", K, W_K),
+    ("all_three_v", (1399, 1462), "Listing: V", "V = (X + PE) W_{V}, X + PE of line 221", V, W_V),
+)
+def of_the_source(weight):
+    return linear(weight)(tensor(X_PE))
 
 
 @products.case(
@@ -169,34 +161,13 @@ def target_called_x():
     return tensor(X)
 
 
-@targets.case(
-    (1470, 1525),
-    "Listing: Q of the target",
-    formula="Q = (Y + PE) W_{Q}",
-    printed=digits("1. 1. 2. 0.; 1.7415 1.70005 2.49995 0.9416; 2.7093 0.5 2.1998 1.0095", places=5),
+@targets.table(
+    ("target_q", (1470, 1525), "Listing: Q of the target", "Q = (Y + PE) W_{Q}", Q_TARGET, W_Q),
+    ("target_k", (1470, 1529), "Listing: K of the target", "K = (Y + PE) W_{K}", K_TARGET, W_K),
+    ("target_v", (1470, 1533), "Listing: V of the target", "V = (Y + PE) W_{V}", V_TARGET, W_V),
 )
-def target_q():
-    return linear(W_Q)(tensor(Y_PE))
-
-
-@targets.case(
-    (1470, 1529),
-    "Listing: K of the target",
-    formula="K = (Y + PE) W_{K}",
-    printed=digits("1. 1. 0. 2.; 1.70005 1.7415 0.9416 2.49995; 0.5 2.7093 1.0095 2.1998", places=5),
-)
-def target_k():
-    return linear(W_K)(tensor(Y_PE))
-
-
-@targets.case(
-    (1470, 1533),
-    "Listing: V of the target",
-    formula="V = (Y + PE) W_{V}",
-    printed=digits("1. 0. 1. 2.; 1.7415 0.9416 1.70005 2.49995; 2.7093 1.0095 0.5 2.1998", places=5),
-)
-def target_v():
-    return linear(W_V)(tensor(Y_PE))
+def of_the_target(weight):
+    return linear(weight)(tensor(Y_PE))
 
 
 @scores.case(

@@ -182,30 +182,22 @@ def true_distribution():
     return autotx.embedding(tensor(np.eye(4)), np.array([WORDS.index("mat")]))[0]
 
 
-@section.case((904, 912), "The good prediction is a distribution", formula="Σ p", printed="a probability distribution")
-def good_sum():
-    total = tensor(GOOD).sum().item()
-    return Claim(abs(total - 1) < 1e-15 and min(GOOD) >= 0, f"four shares whose sum is {total:.15g}")
-
-
-@section.case(
-    (916, 920), "Loss of the good prediction", formula="-Σ y_{i} log p_{i} = -log 0.7", printed=digits("0.357")
+@section.table(
+    ("good_sum", (904, 912), "The good prediction is a distribution", "Σ p", "a probability distribution", GOOD),
+    ("poor_sum", (925, 927), "The poor prediction is a distribution", "Σ p", "a probability distribution", POOR),
 )
-def good_loss():
-    return cross_entropy(GOOD)
+def prediction_sum(p):
+    total = tensor(p).sum().item()
+    return Claim(abs(total - 1) < 1e-15 and min(p) >= 0, f"four shares whose sum is {total:.15g}")
 
 
-@section.case((925, 927), "The poor prediction is a distribution", formula="Σ p", printed="a probability distribution")
-def poor_sum():
-    total = tensor(POOR).sum().item()
-    return Claim(abs(total - 1) < 1e-15 and min(POOR) >= 0, f"four shares whose sum is {total:.15g}")
-
-
-@section.case(
-    (931, 935), "Loss of the poor prediction", formula="-Σ y_{i} log p_{i} = -log 0.1", printed=digits("2.303")
+@section.table(
+    ("good_loss", (916, 920), "Loss of the good prediction", "-Σ y_{i} log p_{i} = -log 0.7", digits("0.357"), GOOD),
+    ("poor_loss", (931, 935), "Loss of the poor prediction", "-Σ y_{i} log p_{i} = -log 0.1", digits("2.303"), POOR),
+    ("loss_again", 944, "The loss, said again", "-log 0.1", digits("2.303"), POOR),
 )
-def poor_loss():
-    return cross_entropy(POOR)
+def prediction_loss(p):
+    return cross_entropy(p)
 
 
 @section.case(938, "The loss is much higher", printed="the poor prediction's")
@@ -229,11 +221,6 @@ def gradient_of_predictions():
     return Claim(distance(p.grad, gradient(POOR)) < 1e-9, f"gradient of P: {of_p}; of Z: {of_z}")
 
 
-@section.case(944, "The loss, said again", formula="-log 0.1", printed=digits("2.303"))
-def loss_again():
-    return cross_entropy(POOR)
-
-
 @section.case(
     (944, 950), "The softmax", formula="P_{i} = e^{Z_{i}} / Σ_{k} e^{Z_{k}}", printed=digits("0.1 0.1 0.1 0.7")
 )
@@ -242,31 +229,15 @@ def softmax():
     return e / e.sum()
 
 
-@section.case(
-    (952, 973), "The gradient", formula="∂L/∂Z_{i} = P_{i} - y_{i}", printed=digits("-0.9 0.1 0.1 0.7", places=12)
+@section.table(
+    ("p_minus_y", (952, 973), "The gradient", "∂L/∂Z_{i} = P_{i} - y_{i}", digits("-0.9 0.1 0.1 0.7", places=12), ...),
+    ("gradient_mat", 970, "Gradient of 'mat'", "0.1 - 1", digits("-0.9"), 0),
+    ("gradient_hat", 971, "Gradient of 'hat'", "0.1 - 0", digits("0.1"), 1),
+    ("gradient_bat", 972, "Gradient of 'bat'", "0.1 - 0", digits("0.1"), 2),
+    ("gradient_rat", 973, "Gradient of 'rat'", "0.7 - 0", digits("0.7"), 3),
 )
-def p_minus_y():
-    return gradient(POOR)
-
-
-@section.case(970, "Gradient of 'mat'", formula="0.1 - 1", printed=digits("-0.9"))
-def gradient_mat():
-    return gradient(POOR)[0]
-
-
-@section.case(971, "Gradient of 'hat'", formula="0.1 - 0", printed=digits("0.1"))
-def gradient_hat():
-    return gradient(POOR)[1]
-
-
-@section.case(972, "Gradient of 'bat'", formula="0.1 - 0", printed=digits("0.1"))
-def gradient_bat():
-    return gradient(POOR)[2]
-
-
-@section.case(973, "Gradient of 'rat'", formula="0.7 - 0", printed=digits("0.7"))
-def gradient_rat():
-    return gradient(POOR)[3]
+def gradient_of_word(index):
+    return gradient(POOR)[index]
 
 
 @section.case(

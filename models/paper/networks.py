@@ -114,19 +114,14 @@ def sigmoid_formula():
     return Claim(difference < 1e-15, f"the engine's sigmoid and the formula differ by {difference:.1g}")
 
 
-@sigmoid.case((1782, 1820), "First hidden value of [0, 0]", formula="h_{1} = σ(-10)", printed=digits("0"))
-def hidden_1():
-    return xor_by_sigmoid([0, 0])[0][0]
-
-
-@sigmoid.case((1822, 1824), "Second hidden value of [0, 0]", formula="h_{2} = σ(30)", printed=digits("1"))
-def hidden_2():
-    return xor_by_sigmoid([0, 0])[0][1]
-
-
-@sigmoid.case((1826, 1832), "Output for [0, 0]", formula="y = σ(20·0 + 20·1 - 30) = σ(-10)", printed=digits("0"))
-def output():
-    return xor_by_sigmoid([0, 0])[1]
+@sigmoid.table(
+    ("hidden_1", (1782, 1820), "First hidden value of [0, 0]", "h_{1} = σ(-10)", digits("0"), 0),
+    ("hidden_2", (1822, 1824), "Second hidden value of [0, 0]", "h_{2} = σ(30)", digits("1"), 1),
+    ("output", (1826, 1832), "Output for [0, 0]", "y = σ(20·0 + 20·1 - 30) = σ(-10)", digits("0"), 2),
+)
+def neuron(index):
+    hidden, y = xor_by_sigmoid([0, 0])
+    return [*hidden, y][index]
 
 
 @sigmoid.case(
@@ -202,24 +197,14 @@ def relu_architecture():
     return [trained.XOR_INPUTS.shape[1], hidden.shape[1], 1 if y.ndim == 1 else y.shape[1]]
 
 
-@relu.case((1865, 1899), "Hidden values of [0, 0]", formula="ReLU(x W + c)", printed=digits("0 0", places=9))
-def hidden_00():
-    return xor_by_relu([0, 0])[0]
-
-
-@relu.case((1901, 1907), "Output for [0, 0]", formula="ReLU(h w - 0.5)", printed=digits("0", places=9))
-def output_00():
-    return xor_by_relu([0, 0])[1]
-
-
-@relu.case((1909, 1919), "Hidden values of [0, 1]", formula="ReLU(x W + c)", printed=digits("0 1", places=9))
-def hidden_01():
-    return xor_by_relu([0, 1])[0]
-
-
-@relu.case((1921, 1925), "Output for [0, 1]", formula="ReLU(h w - 0.5)", printed=digits("0.5", places=9))
-def output_01():
-    return xor_by_relu([0, 1])[1]
+@relu.table(
+    ("hidden_00", (1865, 1899), "Hidden values of [0, 0]", "ReLU(x W + c)", digits("0 0", places=9), [0, 0], 0),
+    ("output_00", (1901, 1907), "Output for [0, 0]", "ReLU(h w - 0.5)", digits("0", places=9), [0, 0], 1),
+    ("hidden_01", (1909, 1919), "Hidden values of [0, 1]", "ReLU(x W + c)", digits("0 1", places=9), [0, 1], 0),
+    ("output_01", (1921, 1925), "Output for [0, 1]", "ReLU(h w - 0.5)", digits("0.5", places=9), [0, 1], 1),
+)
+def hidden_or_output(x, which):
+    return xor_by_relu(x)[which]
 
 
 @relu.case(

@@ -160,9 +160,12 @@ def exponent_0_3():
     return exponents(4)[3]
 
 
-@section.case((170, 174), "PE(0, 0), step by step", formula="sin(0)", printed=digits("0", places=4))
-def step_0_0():
-    return position_encoding(1, 4)[0, 0]
+@section.table(
+    ("step_0_0", (170, 174), "PE(0, 0), step by step", "sin(0)", digits("0", places=4), 0),
+    ("step_0_2", (183, 188), "PE(0, 2), step by step", "sin(0)", digits("0", places=4), 2),
+)
+def step_of_sine(column):
+    return position_encoding(1, 4)[0, column]
 
 
 @section.case(
@@ -174,11 +177,6 @@ def step_0_0():
 )
 def step_0_1():
     return position_encoding(1, 4)[0, 1]
-
-
-@section.case((183, 188), "PE(0, 2), step by step", formula="sin(0)", printed=digits("0", places=4))
-def step_0_2():
-    return position_encoding(1, 4)[0, 2]
 
 
 @section.case(

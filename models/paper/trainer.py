@@ -13,6 +13,8 @@ START = digits("0.1 0.1 0.1 0.7")
 STEP = "Z - α (softmax(Z) - y)"
 LOGITS_0 = digits("0.10792622 0.09792622 0.09792622 0.69622133")
 PROBABILITIES_0 = digits("0.20737772 0.20737772 0.20737772 0.37786684")
+LOGITS_1990 = digits("3.41207767 -0.86673008 -0.86673008 -0.6786175", places=8)
+PROBABILITIES_1990 = digits("0.95742224 0.0132765 0.0132765 0.01602477", places=8)
 
 
 @section.case(
@@ -60,14 +62,14 @@ def logged():
     return steps[[0, -1]]
 
 
-@section.case(1078, "Iteration 0: weights", formula=STEP, printed=LOGITS_0)
-def weights_0():
-    return word_trainer()[1][0]
-
-
-@section.case(1079, "Iteration 0: probabilities", formula="softmax(Z)", printed=PROBABILITIES_0)
-def logged_probabilities_0():
-    return word_trainer()[0][0]
+@section.table(
+    ("weights_0", 1078, "Iteration 0: weights", STEP, LOGITS_0, 1, 0),
+    ("logged_probabilities_0", 1079, "Iteration 0: probabilities", "softmax(Z)", PROBABILITIES_0, 0, 0),
+    ("weights_1990", 1081, "Iteration 1990: weights", STEP, LOGITS_1990, 1, 1990),
+    ("probabilities_1990", 1082, "Iteration 1990: probabilities", "softmax(Z)", PROBABILITIES_1990, 0, 1990),
+)
+def iteration(which, step):
+    return word_trainer()[which][step]
 
 
 @section.case(
@@ -80,26 +82,6 @@ def logged_probabilities_0():
 )
 def lines_together():
     return tensor(LOGITS_0).softmax()
-
-
-@section.case(
-    1081,
-    "Iteration 1990: weights",
-    formula=STEP,
-    printed=digits("3.41207767 -0.86673008 -0.86673008 -0.6786175", places=8),
-)
-def weights_1990():
-    return word_trainer()[1][1990]
-
-
-@section.case(
-    1082,
-    "Iteration 1990: probabilities",
-    formula="softmax(Z)",
-    printed=digits("0.95742224 0.0132765 0.0132765 0.01602477", places=8),
-)
-def probabilities_1990():
-    return word_trainer()[0][1990]
 
 
 @section.case(

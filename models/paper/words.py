@@ -232,22 +232,14 @@ def three_logits():
     return tensor(LOGITS).softmax()
 
 
-@softmax.case((1285, 1298), "Category A", formula="e^{2.0} / (e^{2.0} + e^{1.0} + e^{0.2})", printed=digits("0.65"))
-def category_a():
+@softmax.table(
+    ("category_a", (1285, 1298), "Category A", "e^{2.0} / (e^{2.0} + e^{1.0} + e^{0.2})", digits("0.65"), 0),
+    ("category_b", (1288, 1298), "Category B", "e^{1.0} / (e^{2.0} + e^{1.0} + e^{0.2})", digits("0.24"), 1),
+    ("category_c", (1291, 1298), "Category C", "e^{0.2} / (e^{2.0} + e^{1.0} + e^{0.2})", digits("0.11"), 2),
+)
+def category(index):
     e = tensor(LOGITS).exp()
-    return e[0] / e.sum()
-
-
-@softmax.case((1288, 1298), "Category B", formula="e^{1.0} / (e^{2.0} + e^{1.0} + e^{0.2})", printed=digits("0.24"))
-def category_b():
-    e = tensor(LOGITS).exp()
-    return e[1] / e.sum()
-
-
-@softmax.case((1291, 1298), "Category C", formula="e^{0.2} / (e^{2.0} + e^{1.0} + e^{0.2})", printed=digits("0.11"))
-def category_c():
-    e = tensor(LOGITS).exp()
-    return e[2] / e.sum()
+    return e[index] / e.sum()
 
 
 @softmax.case((1301, 1304), "In per cent", formula="100 softmax(x)", printed=digits("65 24 11"))
