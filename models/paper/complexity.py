@@ -27,10 +27,14 @@ def count(layers, width, tokens):
     return counted_multiplications(model.hidden(np.zeros((1, tokens), dtype=int)))
 
 
-def growth(which, **change):
-    """The factor by which the multiplications grow when a size changes; which: 0 by weights, 1 of pairs."""
+def grows(which, claimed, evidence, **change):
+    """A Claim that the multiplications grow by the factor `claimed` when sizes change.
+
+    which: 0 for those by weights, 1 for those of pairs; evidence: a format that takes the factor.
+    """
     sizes = {"layers": 2, "width": 8, "tokens": 16}
-    return count(**{**sizes, **change})[which] / count(**sizes)[which]
+    factor = count(**{**sizes, **change})[which] / count(**sizes)[which]
+    return Claim(factor == claimed, evidence.format(factor))
 
 
 @section.case(
@@ -47,8 +51,7 @@ def pairs():
 
 @section.case(1190, "The work of the pairs grows with n^{2}", formula="(2n)^{2} / n^{2}", printed="n^{2}")
 def pairs_growth():
-    factor = growth(1, tokens=32)
-    return Claim(factor == 4, f"twice the tokens, {factor:g} times the multiplications")
+    return grows(1, 4, "twice the tokens, {:g} times the multiplications", tokens=32)
 
 
 @section.case(
@@ -60,8 +63,7 @@ def pairs_growth():
     "pair costs a product of two vectors.",
 )
 def projections_for_pairs():
-    factor = growth(0, tokens=32)
-    return Claim(factor == 4, f"twice the tokens, {factor:g} times the products with weights")
+    return grows(0, 4, "twice the tokens, {:g} times the products with weights", tokens=32)
 
 
 @section.case(
@@ -73,20 +75,19 @@ def projections_for_pairs():
     "the work. O(d) is the price of one pair's score.",
 )
 def projections_in_width():
-    factor = growth(0, width=16)
-    return Claim(factor == 2, f"twice the width, {factor:g} times the products with weights")
+    return grows(0, 2, "twice the width, {:g} times the products with weights", width=16)
 
 
 @section.case((1193, 1196), "A score of a pair is O(d)", formula="pairs, width 2d / width d", printed="O(d)")
 def score_in_width():
-    factor = growth(1, width=16)
-    return Claim(factor == 2, f"twice the width, {factor:g} times the multiplications of pairs")
+    return grows(1, 2, "twice the width, {:g} times the multiplications of pairs", width=16)
 
 
 @section.case(1196, "Attention is O(n^{2} d)", formula="pairs, 2n and 2d / n and d", printed="O(n^{2} d)")
 def attention_growth():
-    factor = growth(1, tokens=32, width=16)
-    return Claim(factor == 8, f"twice the tokens and twice the width, {factor:g} times the multiplications of pairs")
+    return grows(
+        1, 8, "twice the tokens and twice the width, {:g} times the multiplications of pairs", tokens=32, width=16
+    )
 
 
 @section.case(
@@ -105,8 +106,7 @@ def attention_overall():
 
 @section.case(1199, "All layers: O(l n^{2} d)", formula="pairs, 3l / l", printed="O(l n^{2} d)")
 def layers_growth():
-    factor = growth(1, layers=6)
-    return Claim(factor == 3, f"three times the layers, {factor:g} times the multiplications of pairs")
+    return grows(1, 3, "three times the layers, {:g} times the multiplications of pairs", layers=6)
 
 
 @section.case(
@@ -116,8 +116,7 @@ def layers_growth():
     printed="linear in the length of the sequence",
 )
 def rest_is_linear():
-    factor = growth(0, tokens=48)
-    return Claim(factor == 3, f"three times the tokens, {factor:g} times the multiplications")
+    return grows(0, 3, "three times the tokens, {:g} times the multiplications", tokens=48)
 
 
 @section.case(

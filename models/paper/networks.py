@@ -13,6 +13,7 @@ sigmoid = Section("xor", "XOR Example", (1765, 1836))
 relu = Section("xor-relu", "Using Rectified Linear Units (ReLU)", (1838, 1975))
 
 XOR = "XOR(x_{1}, x_{2})"
+SIZES = "Two inputs, two hidden neurons, one output"
 OR_NAND_AND = "y = AND(OR(x), NAND(x))"
 
 
@@ -95,15 +96,17 @@ def inside():
     return Claim(bool(x.min() >= -0.1 and x.max() <= 1.1), f"coordinates from {x.min():g} to {x.max():g}")
 
 
-@sigmoid.case((1767, 1774), "The truth table", formula=XOR, printed=digits("0 1 1 0"))
+@sigmoid.table(("truth_table", (1767, 1774), "The truth table", XOR, digits("0 1 1 0")))
+@relu.table(("truth_table_again", (1842, 1849), "The truth table again", XOR, digits("0 1 1 0")))
 def truth_table():
-    a, b = tensor(trained.XOR_INPUTS)[:, 0], tensor(trained.XOR_INPUTS)[:, 1]
+    a, b = tensor(trained.XOR_INPUTS).T
     return (a - b).abs()
 
 
-@sigmoid.case((1776, 1780), "Two inputs, two hidden neurons, one output", printed=digits("2 2 1"))
-def architecture():
-    hidden, y = xor_by_sigmoid(trained.XOR_INPUTS)
+@sigmoid.table(("architecture", (1776, 1780), SIZES, "", digits("2 2 1"), xor_by_sigmoid))
+@relu.table(("relu_architecture", (1851, 1855), SIZES, "", digits("2 2 1"), xor_by_relu))
+def architecture(network):
+    hidden, y = network(trained.XOR_INPUTS)
     return [trained.XOR_INPUTS.shape[1], hidden.shape[1], 1 if y.ndim == 1 else y.shape[1]]
 
 
@@ -179,22 +182,10 @@ def learned():
     return Claim(bool((p.round() == trained.XOR_OUTPUTS).all()), "learned answers " + ", ".join(f"{v:.4f}" for v in p))
 
 
-@relu.case((1842, 1849), "The truth table again", formula=XOR, printed=digits("0 1 1 0"))
-def truth_table_again():
-    a, b = tensor(trained.XOR_INPUTS)[:, 0], tensor(trained.XOR_INPUTS)[:, 1]
-    return (a - b).abs()
-
-
 @relu.case((1857, 1861), "ReLU", formula="max(0, z)", printed="the larger of 0 and z")
 def relu_formula():
     out = tensor([-2.0, 0, 3]).relu().data.tolist()
     return Claim(out == [0, 0, 3], "-2, 0, 3 become " + ", ".join(f"{v:g}" for v in out))
-
-
-@relu.case((1851, 1855), "Two inputs, two hidden neurons, one output", printed=digits("2 2 1"))
-def relu_architecture():
-    hidden, y = xor_by_relu(trained.XOR_INPUTS)
-    return [trained.XOR_INPUTS.shape[1], hidden.shape[1], 1 if y.ndim == 1 else y.shape[1]]
 
 
 @relu.table(
