@@ -87,12 +87,12 @@ class TransformerTwin(nn.Module):
     def forward(self, source, target):
         scale = self.table.shape[1] ** 0.5
         x, y = (F.embedding(ids, self.table) * scale + self.waves[: ids.shape[1]] for ids in (source, target))
-        nobody, future = source == PAD, torch.ones(target.shape[1], target.shape[1], dtype=torch.bool).triu(1)
+        padding, future = source == PAD, torch.ones(target.shape[1], target.shape[1], dtype=torch.bool).triu(1)
         for block in self.encoder:
-            x = block(x, src_key_padding_mask=nobody)
+            x = block(x, src_key_padding_mask=padding)
         x = self.norms[0](x)
         for block in self.decoder:
-            y = block(y, x, tgt_mask=future, tgt_is_causal=True, memory_key_padding_mask=nobody)
+            y = block(y, x, tgt_mask=future, tgt_is_causal=True, memory_key_padding_mask=padding)
         return F.linear(self.norms[1](y), self.table)
 
     def loss(self, batch, config):

@@ -49,8 +49,8 @@ section.quote(
     note="Joining and one product is the same as a product for each head, with its own rows of W_{O}, and a sum.",
 )
 def linear_combination():
-    apart = tensor(ATTENTION) @ tensor(W_O)[:4] + tensor(HEAD_2) @ tensor(W_O)[4:]
-    return agree(concat() @ tensor(W_O), apart, 1e-14)
+    by_head = tensor(ATTENTION) @ tensor(W_O)[:4] + tensor(HEAD_2) @ tensor(W_O)[4:]
+    return agree(concat() @ tensor(W_O), by_head, 1e-14)
 
 
 @section.case(
