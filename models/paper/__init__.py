@@ -1,9 +1,9 @@
-"""The whitepaper, alive: every number, formula and checkable sentence of it, recomputed by the engine.
+"""The whitepaper "The Math Behind GPT Models", recomputed by the engine: each number, formula and checkable sentence.
 
-    autotx paper                     the cases, section by section, with a verdict for each
-    autotx paper --html page.html    the same as a page to read, with the pictures the text speaks of
+    autotx paper                     print the cases of each section, each with its verdict
+    autotx paper --html page.html    also write a page with the pictures that the text describes
 
-Read case.py first (what a case and a verdict are), then the modules in the order of SECTIONS, beside the paper.
+case.py defines what a case and a verdict are: read it first, then the modules in the order of SECTIONS.
 """
 
 from autotx.models.paper import (
@@ -73,7 +73,7 @@ def cases():
 
 
 def sections_named(name):
-    """The sections whose slug is `name`, or whose title contains it; ValueError when there is none."""
+    """The section whose slug is `name`, else those whose title contains it, a list. ValueError when there is none."""
     wanted = name.lower()
     found = [s for s in SECTIONS if s.slug == wanted] or [s for s in SECTIONS if wanted in s.title.lower()]
     if not found:

@@ -1,4 +1,4 @@
-"""'Encoder Stack Processing' and 'Self Attention': what the parts of a block do, and how attention works in words."""
+"""'Encoder Stack Processing' and 'Self Attention': the parts of a block, and the steps of attention."""
 
 import math
 
@@ -17,13 +17,13 @@ ATTENTION = "softmax(Q K^{T} / √d_{k}) V"
 
 
 def block_sizes(width):
-    """How many parameters the attention and the feed-forward net of a block of this width have."""
+    """Parameters of the attention and of the feed-forward net of a block of this width: two numbers."""
     block = EncoderBlock(TransformerConfig(vocab_size=7, n_embd=width))
     return block.attn.num_parameters(), block.mlp.num_parameters()
 
 
 def project(x):
-    """Q, K and V of the rows of x with the example's three matrices."""
+    """Q, K and V: the rows of x times W_Q, W_K and W_V of the example."""
     return [linear(weight)(tensor(x)) for weight in (W_Q, W_K, W_V)]
 
 

@@ -1,6 +1,6 @@
-"""What one case of the paper is: what is printed, what the engine computes, and how the two are compared.
+"""A case of the paper: what the paper prints, what the engine computes, and how the two are compared.
 
-A section lists its cases as functions that compute, each under a decorator that says what the paper prints:
+Each case of a section is a function that computes a result; its decorator says what the paper prints:
 
     section = Section("softmax", "Softmax", (1258, 1312))
 
@@ -8,14 +8,14 @@ A section lists its cases as functions that compute, each under a decorator that
     def three_logits():
         return tensor([2.0, 1.0, 0.2]).softmax()
 
-The verdict is never written down. It follows from the printed digits and the computed numbers:
+No verdict is stored. Each is derived from the printed digits and the computed numbers:
 
     exact      every printed digit is right
-    rounding   some number is wrong in its last printed digit, none by more than one unit of it
-    erratum    anything else; the case then needs a note that says what is wrong and what is right
-    external   the paper quotes data that cannot be computed here
+    rounding   numbers differ in their last printed digit, none by more than one unit of that digit
+    erratum    any other difference; the case then has a note that says what is wrong and what is right
+    external   the paper quotes data from elsewhere, which cannot be computed here
 
-A sentence is a case too: its function returns a Claim, which says whether the sentence holds, and the evidence.
+For a sentence of the paper the function returns a Claim: whether the sentence holds, and the evidence.
 """
 
 from collections.abc import Callable
@@ -31,11 +31,11 @@ _SLACK = 1e-6  # of a unit of the last digit: 1.60005 may be printed as 1.6001 t
 
 
 class Digits:
-    """Numbers as they are printed, digit by digit: a number, a row, or a matrix.
+    """Numbers with the digits that the paper prints: a number, a row, or a matrix.
 
-    text: "0.65", "0.65 0.24" or, with rows parted by semicolons, "1 0; 0 1".
-    places: how many decimals every number has at least. Give it where the paper drops zeros at the end, as NumPy does:
-    in digits("1.6 0.8998", places=4) the 1.6 stands for 1.6000.
+    text: a number "0.65", a row "0.65 0.24", or a matrix with semicolons between its rows, "1 0; 0 1".
+    places: the least number of decimals of each number, for output of NumPy, which drops zeros at the end:
+    in digits("1.6 0.8998", places=4), 1.6 stands for 1.6000.
     """
 
     def __init__(self, text, places=0):
@@ -62,7 +62,7 @@ def digits(text, places=0):
 
 @dataclass(frozen=True)
 class Claim:
-    """What became of a sentence: whether it holds, and the measured evidence in words."""
+    """Whether a sentence of the paper holds, and the measured evidence in words."""
 
     holds: bool
     evidence: str
@@ -72,8 +72,8 @@ class Claim:
 class Result:
     """A computed case. computed: a number, nested lists of numbers, a list of words, or a sentence.
 
-    grades: for numbers, the verdict of each as an array of str in the shape of what is printed; None otherwise, and
-    where printed and computed differ in shape.
+    grades: the verdict of each number, an array of str in the shape of the printed numbers; None for text, and where
+    the shapes of printed and computed numbers differ.
     """
 
     case: "Case"
@@ -84,7 +84,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Case:
-    """One number, formula, listing output or sentence of the paper. lines: its first and last line, from 1."""
+    """A number, formula, output of a listing or sentence of the paper. lines: its first and last line, from 1."""
 
     id: str
     lines: tuple[int, int]
@@ -92,12 +92,12 @@ class Case:
     title: str
     formula: str
     printed: object  # Digits, a list of words, or a sentence
-    compute: Callable | None  # None: the paper quotes outside data
+    compute: Callable | None  # None: the paper quotes data from elsewhere
     note: str = ""
 
     @cached_property
     def result(self):
-        """Compute, compare, and remember. Returns a Result."""
+        """The Result, computed and compared on first access, then kept."""
         if self.compute is None:
             return Result(self, "outside data, not computed", "external")
         computed = self.compute()
@@ -111,17 +111,17 @@ class Case:
 
     @property
     def printed_values(self):
-        """What is printed, as a number, nested lists of numbers, or text."""
+        """The printed numbers as a number or nested lists, or the printed text."""
         return self.printed.values.tolist() if isinstance(self.printed, Digits) else as_text(self.printed)
 
 
 def as_text(words):
-    """A list of words as one text; anything else as it is."""
+    """A list of words joined to one text; any other value unchanged."""
     return " ".join(words) if isinstance(words, list) and all(isinstance(w, str) for w in words) else words
 
 
 def grade(printed, computed):
-    """The verdict of every number: an array of str of the printed shape; None where the shapes differ."""
+    """The verdict of each number, an array of str in the shape of both arguments; None where their shapes differ."""
     if printed.shape != computed.shape:
         return None
     unit = 10.0**-printed.places
@@ -132,7 +132,7 @@ def grade(printed, computed):
 
 
 def worst(grades):
-    """The verdict of a whole matrix: that of its worst number."""
+    """The worst verdict in an array of verdicts; "erratum" for None."""
     if grades is None:
         return "erratum"
     return max(grades.ravel().tolist(), key=VERDICTS.index)
@@ -140,7 +140,7 @@ def worst(grades):
 
 @dataclass
 class Section:
-    """A section of the paper. slug: how ids begin and what --section finds; lines: the first and last line."""
+    """A section of the paper. slug: prefix of its cases' ids, and its name for --section; lines: first and last."""
 
     slug: str
     title: str
@@ -148,9 +148,9 @@ class Section:
     cases: list = field(default_factory=list)
 
     def case(self, lines, title, *, printed, formula="", note=""):
-        """Decorator: the function computes what is printed there, and its name becomes the case's id.
+        """Decorator: adds a case that the function computes, with the function's name in its id.
 
-        lines: the first and the last line, or one number where they are the same.
+        lines: the first and the last line, or the number of the only line.
         """
 
         def add(compute):
@@ -160,7 +160,7 @@ class Section:
         return add
 
     def table(self, *rows):
-        """Decorator for cases that differ in their numbers only: the function computes each from its row's arguments.
+        """Decorator: adds a case for each row, which the function computes from the row's arguments.
 
         A row is (name, lines, title, formula, what is printed, *arguments).
         """
@@ -173,7 +173,7 @@ class Section:
         return add
 
     def quote(self, name, lines, title, *, printed, note):
-        """A case of outside data, which nothing here can compute; the note says where it comes from."""
+        """Add a case that cannot be computed here, as it quotes outside data; the note names their source."""
         self._add(name, lines, title, "", printed, None, note)
 
     def _add(self, name, lines, title, formula, printed, compute, note):

@@ -1,4 +1,4 @@
-"""`autotx paper`: the whitepaper recomputed, as a table, as JSON, or as a page."""
+"""`autotx paper`: recomputes the whitepaper; writes a table, JSON, or a page."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ def add_arguments(parser):
 def run(args):
     """Print the table and write the files. Returns the exit status, 0.
 
-    ValueError for a section that does not exist and for a place where no file can be; OSError: it cannot be written.
+    ValueError: there is no such section, or no file can be at a given path. OSError: a file cannot be written.
     """
     started = time.perf_counter()
     for file in (args.json, args.html):

@@ -1,4 +1,4 @@
-"""'GPT Time Complexity': how the work grows with the tokens n, the width d and the layers l."""
+"""'GPT Time Complexity': how the multiplications grow with the tokens n, the width d and the layers l."""
 
 import math
 import time
@@ -22,7 +22,7 @@ LAYERS, WIDTH, CONTEXT = 96, 12288, 2048  # GPT-3, Brown et al., 2020, table 2.1
 
 
 def count(layers, width, tokens):
-    """Multiplications in the blocks of a real GPT on one text, counted in its graph: (by weights, of pairs)."""
+    """Multiplications in the blocks of a GPT for one text, counted in its graph: (by weights, of pairs of tokens)."""
     model = GPT(GPTConfig(tokens, 3, layers, 1, width), rng=None).astype(np.float64)
     return counted_multiplications(model.hidden(np.zeros((1, tokens), dtype=int)))
 

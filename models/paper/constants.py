@@ -1,4 +1,4 @@
-"""The numbers that the paper prints once and uses again. Each keeps its printed digits; see case.Digits."""
+"""Numbers that several cases use, with the digits that the paper prints; see case.Digits."""
 
 from autotx.models.paper.case import digits
 
@@ -6,7 +6,7 @@ from autotx.models.paper.case import digits
 X = digits("0.1 0.2 -0.1 0.4; -0.3 0.5 0.1 -0.2; 0.4 -0.3 0.2 0.1")
 Y = digits("0.0 0.0 0.0 0.0; -0.2 0.4 0.3 0.1; 0.5 -0.1 -0.4 0.3")
 
-# Positions, lines 199-228: four decimals, zeros at the end dropped
+# Positions, lines 199-228: four decimals, without zeros at the end
 PE = digits("0 1 0 1; 0.8415 0.99995 0.0001 1; 0.9093 0.9998 0.0002 1", places=4)
 X_PE = digits("0.1 1.2 -0.1 1.4; 0.5415 1.49995 0.1001 0.8; 1.3093 0.6998 0.2002 1.1", places=4)
 Y_PE = digits("0.0 1.0 0.0 1.0; 0.6415 1.39995 0.3001 1.1; 1.4093 0.8998 -0.3998 1.3", places=4)
@@ -16,7 +16,7 @@ W_Q = digits("1 0 0 1; 0 1 1 0; 0 1 0 1; 1 0 1 0")
 W_K = digits("0 1 1 0; 1 0 0 1; 1 0 1 0; 0 1 0 1")
 W_V = digits("1 1 0 0; 0 0 1 1; 0 1 1 0; 1 0 0 1")
 
-# Q, K and V of the source: in the text (472, 506), and by the listing (1450-1462), which the attention is made from
+# Q, K and V of the source: from the text (472, 506), and from the listing (1450-1462), which the attention uses
 Q_TEXT = digits("1.5 1.1 2.6 0; 1.3415 1.6 2.3 0.6415; 2.4093 0.8998 1.7998 1.5093", places=4)
 V_TEXT = digits("1.5 0 1.1 2.6; 1.3415 0.6416 1.6001 2.3; 2.4093 1.5095 0.9 1.7998", places=4)
 Q = digits("1.5 1.1 2.6 0.; 1.3415 1.60005 2.29995 0.6416; 2.4093 0.9 1.7998 1.5095", places=5)
@@ -28,7 +28,7 @@ Q_TARGET = digits("1 1 2 0; 1.7415 1.7001 2.5 0.9416; 2.7093 0.5 2.1998 1.0095",
 K_TARGET = digits("1 1 0 2; 1.7001 1.7415 0.9416 2.5; 0.5 2.7093 1.0095 2.1998", places=4)
 V_TARGET = digits("1 0 1 2; 1.7415 0.9416 1.7001 2.5; 2.7093 1.0095 0.5 2.1998", places=4)
 
-# What attention gives, lines 522-530
+# The output and the weights of attention, lines 522-530
 ATTENTION = digits(
     """2.11372594 1.21488963 1.06582258 1.96465889; 2.10729705 1.1957622 1.06288922 1.97442407;
     1.82115196 0.90157546 1.21880742 2.13838393""",

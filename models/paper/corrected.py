@@ -1,8 +1,8 @@
-"""The paper's running example, carried through by its own formulas from the first number to the last.
+"""The paper's running example, recomputed by its own formulas from the first number to the last.
 
-A case asks whether a number follows from those printed just before it. Here no error is passed on: from the embeddings
-X and Y and the weight matrices, everything is made again with the positions of line 130, ε inside the root, the scale
-√d_k, a causal mask in the decoder only, and x W throughout.
+A case checks whether a number follows from the numbers printed just before it, so an error there does not count again.
+Here the embeddings X and Y and the weight matrices are the only inputs; every later matrix is computed from them, with
+the positions of line 130, ε inside the root, the scale √d_k, a causal mask in the decoder only, and x W throughout.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from autotx.models.paper.steps import attention, layer_norm, linear, position_en
 
 @dataclass(frozen=True)
 class Stage:
-    """A matrix of the example: where the paper prints it, and what it is when nothing before it is wrong."""
+    """A matrix of the example: where the paper prints it, the printed numbers, and the right ones."""
 
     title: str
     line: int

@@ -1,8 +1,7 @@
 """From 'Prepare and Embed Target Sequence for Decoder' to 'Output Layer for Word Probabilities'.
 
-The decoder's listing follows other rules than the text around it: random weights and a matrix W_o of its own, no scale,
-no mask, ε outside the root, transposed weights, √3. Each difference has its case here; decoder_listings.py has the
-listings as they stand.
+The decoder's listing differs from its text: random weights, a further matrix W_o, no scale, no mask, ε outside
+the root, transposed weights, √3. This module has a case for each difference; decoder_listings.py has the listings.
 """
 
 import numpy as np
@@ -52,7 +51,7 @@ CROSS_WEIGHTS = digits(
 
 
 def listing_weights():
-    """W_q, W_k, W_v and W_o of the decoder's listing: NumPy's old generator, seed 42, as line 2070 asks for."""
+    """W_q, W_k, W_v and W_o of the decoder's listing: NumPy's old generator with seed 42, as in line 2070."""
     generator = np.random.RandomState(42)
     return [tensor(generator.rand(4, 4)) for _ in range(4)]
 
@@ -65,7 +64,7 @@ def listing_attention(scale, mask=None):
 
 
 def cross_attention(scale=None, transposed=False, mask=None):
-    """Weights and output of the attention from the decoder's rows to the encoder's: (3, 3), (3, 4)."""
+    """Weights (3, 3) and output (3, 4) of the cross attention: queries from the decoder, keys from the encoder."""
     w_q, w_k, w_v = (tensor(w).T if transposed else tensor(w) for w in (W_Q, W_K, W_V))
     weights = attention_weights(tensor(DECODER_NORM) @ w_q, tensor(ENCODED) @ w_k, scale, mask)
     return weights, weights @ (tensor(ENCODED) @ w_v)

@@ -1,4 +1,4 @@
-"""Overview, and "1 - Input Sequence to Encoder Embeddings": words become rows of a table."""
+"""The overview, and '1 - Input Sequence to Encoder Embeddings': each word selects a row of a table."""
 
 import numpy as np
 
@@ -21,12 +21,12 @@ WORDS = [*SOURCE, *TARGET, "<pad>"]
 
 
 def cut(text):
-    """A sentence, cut into words."""
+    """The words of a sentence, a list."""
     return text.split()
 
 
 def table():
-    """The seven words' vectors as an nn.Embedding; padding, which the paper gives no vector, is zero."""
+    """The vectors of WORDS as an nn.Embedding; that of <pad>, which the paper does not give, is zero."""
     layer = nn.Embedding(len(WORDS), 4, rng=None).astype(np.float64)
     layer.weight.data = np.concatenate([X.values, Y.values, np.zeros((1, 4))])
     return layer
@@ -37,14 +37,14 @@ def ids(words):
 
 
 def target_words_of(row):
-    """The words of a row that autotx.models.Transformer reads as its target; its three special ids have names."""
+    """The words of a row of target ids of autotx.models.Transformer; its three special ids get names."""
     tokenizer = trained.translator()[1]
     names = {PAD: "<pad>", START: "<start>", END: "<end>"}
     return [names.get(token) or decode(tokenizer, [token]) for token in row]
 
 
 def decoder_input():
-    """What the decoder reads of "de nada" in training: ids (3,)."""
+    """The decoder's input for "de nada" in training: ids (3,)."""
     _, _, (_, target) = trained.translator()
     return target[0, :-1]
 

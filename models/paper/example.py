@@ -1,7 +1,8 @@
-"""'A Concrete Example': the attention of "You are welcome", and the two versions of its numbers that the text mixes.
+"""'A Concrete Example': the attention of "You are welcome", of which the text mixes two versions.
 
-The text adds the positions twice: as formulas (lines 430 to 500, where the third column gets next to nothing) and as
-the rounded matrix of line 221 (where it gets 0.0001). Its Q follows the first, its V and all later listings the second.
+The text has two versions of X + PE: with the formulas of lines 430 to 500, which add 0.00000001 to the third column of
+'are', and as the rounded matrix of line 221, which adds 0.0001. Its Q follows from the first; its V and all later
+listings follow from the second.
 """
 
 from autotx.models.paper.case import Claim, Section, digits
@@ -33,7 +34,7 @@ SCORE = "Q K^{T} / √d_{k}"
 
 
 def source_as_written():
-    """X + PE with the sines and cosines as lines 430 to 500 write them, (3, 4)."""
+    """X + PE with the sines and cosines of lines 430 to 500, (3, 4)."""
     return tensor(X) + waves(range(3), WRITTEN)
 
 

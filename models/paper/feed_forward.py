@@ -1,4 +1,4 @@
-"""'Feed Forward Neural Net': what such nets are, why they are not linear, and the one inside the transformer."""
+"""'Feed Forward Neural Net': what such nets are, why they are not linear, and the transformer's own net."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""'Generative Pre-Trained Transformer (GPT)': what is different, the example "I love AI", and how it is trained."""
+"""'Generative Pre-Trained Transformer (GPT)': its differences, the example "I love AI", and its training."""
 
 import numpy as np
 
@@ -34,7 +34,7 @@ MIX = "0.1 h_{0}(I) + 0.9 h_{0}(love)"
 
 
 def h_0():
-    """The embeddings and the positions, W_p read as three rows of two: (3, 2)."""
+    """The embeddings plus the positions, W_p as three rows of two numbers: (3, 2)."""
     return tensor(U) + tensor(W_P).reshape(3, 2)
 
 
@@ -297,7 +297,7 @@ def same_output():
 
 
 def _learn_sentence(steps=60):
-    """A GPT of one block that learns "I love AI" in a loop of words; the model and its losses."""
+    """A GPT of one block, trained on "I love AI" repeated without end, and its losses, step by step."""
     ids = np.array([[0, 1, 2, 0, 1, 2, 0, 1]])
     model = GPT(GPTConfig(8, 3, 1, 1, 8), rng=np.random.default_rng(0)).astype(np.float64)
     return model, descend(Adam(model.parameters(), lr=0.01), steps, lambda: model(ids[:, :-1], ids[:, 1:])[1])
@@ -331,7 +331,7 @@ def window():
 
 
 def _block():
-    """The first two words and those that follow each, ids (2,) and (2,), as autotx train cuts them from a text."""
+    """The first two words, and the word after each: ids (2,) and (2,), cut from the text as autotx train does."""
     inputs, targets = random_blocks(np.arange(3), 1, 2, np.random.default_rng(0))
     return inputs[0], targets[0]
 

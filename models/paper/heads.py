@@ -1,4 +1,4 @@
-"""'Attention Heads and Multi Attention Heads': two heads side by side, joined by a matrix."""
+"""'Attention Heads and Multi Attention Heads': two heads, concatenated and multiplied by a matrix."""
 
 import numpy as np
 

@@ -43,7 +43,7 @@ V_TARGET = digits("1. 0. 1. 2.; 1.7415 0.9416 1.70005 2.49995; 2.7093 1.0095 0.5
 
 
 def entry(row, column):
-    """An entry of Q, counted from 1 as the paper does: a row of X + PE times a column of W_Q."""
+    """An entry of Q, a row of X + PE times a column of W_Q. row, column: from 1, as in the paper."""
     return (source_as_written()[row - 1] * tensor(W_Q)[:, column - 1]).sum()
 
 

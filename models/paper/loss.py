@@ -1,4 +1,4 @@
-"""'Loss Function and Back-Propagation': cross entropy, its gradient P - y, and the step that follows from it."""
+"""'Loss Function and Back-Propagation': cross entropy, its gradient P - y, and a step of gradient descent."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ STEP = "Z - α (P - y)"
 
 
 def cross_entropy(p):
-    """-Σ y log p with the true word 'mat', as the formula stands."""
+    """-Σ y log p, by the formula, where y is one-hot for the true word 'mat'. p: probabilities (4,)."""
     return -(tensor(TRUE) * tensor(p).log()).sum()
 
 

@@ -1,4 +1,4 @@
-"""'Linear Regression Code', 'Plot XOR' and 'XOR Example': the small networks of the supplement."""
+"""'Linear Regression Code', 'Plot XOR', 'XOR Example' and 'ReLU': the small networks of the supplement."""
 
 import numpy as np
 

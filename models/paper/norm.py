@@ -1,4 +1,4 @@
-"""'Layer Normalization': mean 0 and variance 1 for every token, and where the epsilon stands."""
+"""'Layer Normalization': mean 0 and variance 1 for each token, with ε inside or outside the root."""
 
 import math
 
@@ -17,7 +17,7 @@ FORMULA = "γ (x - μ) / √(σ^{2} + ε) + β"
 
 
 def shifted_features(rng):
-    """1,000 examples of two features in [0, 1], whether the first exceeds 0.5, and all with it stretched to 1000."""
+    """1,000 examples of two features in [0, 1], their labels (first feature > 0.5), and all with it times 1000."""
     x = rng.random((1000, 2))
     return x, x[:, 0] > 0.5, x * [1000, 1]
 

@@ -1,4 +1,4 @@
-"""The cases as one HTML page to read: formulas, numbers as small matrices, verdicts and pictures. No network needed."""
+"""The cases as one HTML page: formulas, numbers as small matrices, verdicts and pictures. Loads nothing else."""
 
 import html
 import re
@@ -20,7 +20,7 @@ _MEANINGS = {
     "external": "quoted from elsewhere, not to be computed",
 }
 
-# The pictures and the sections they follow: slug -> (function, caption)
+# The picture at the end of a section: slug -> (function, caption)
 PICTURES = {
     "positions": (
         pictures.positions,
@@ -60,8 +60,8 @@ PICTURES = {
 
 
 def page(sections, counts, links):
-    """The page as a str. sections: those to show; counts: how many cases have each verdict; links: a dict from the slug
-    of a section to a page that steps through its example, (name of the file, text)."""
+    """The page as a str. sections: those to show; counts: the number of cases of each verdict, a dict;
+    links: a dict from a section's slug to the page that replays its example, (name of the file, text)."""
     body = [_head(sections, counts), *(_section(section, links.get(section.slug)) for section in sections)]
     if len(sections) > 1:
         body.append(_chain())
@@ -74,7 +74,7 @@ def page(sections, counts, links):
 
 
 def markup(text):
-    """The light markup of formulas and notes as HTML: x_{i} and 10^{-6} get real sub- and superscripts."""
+    """The markup of formulas and notes as HTML: x_{i} and 10^{-6} become subscripts and superscripts."""
     text = html.escape(text)
     while _INNERMOST.search(text):
         text = _INNERMOST.sub(lambda m: f"<{_TAG[m[1]]}>{m[2]}</{_TAG[m[1]]}>", text)
@@ -85,7 +85,7 @@ _TAG = {"_": "sub", "^": "sup"}
 
 
 def _head(sections, counts):
-    """Title, what this is, the counts, and the table of contents."""
+    """Title, introduction, counts, and table of contents."""
     chips = "".join(
         f'<li class="{verdict}"><b>{counts[verdict]}</b> {verdict}<small>{_MEANINGS[verdict]}</small></li>'
         for verdict in VERDICTS
@@ -105,7 +105,7 @@ def _head(sections, counts):
 
 
 def _bar(section):
-    """A strip of one small square for each case, in the colour of its verdict."""
+    """A row of small squares, one for each case, in the colours of the verdicts."""
     squares = "".join(f'<i class="{case.result.verdict}"></i>' for case in section.cases)
     return f'<span class="bar">{squares}</span>'
 
@@ -145,7 +145,7 @@ def _lines(case):
 
 
 def _numbers(case):
-    """What is printed and what is computed, side by side where they differ."""
+    """What is printed and what is computed; one matrix for both where all numbers are exact."""
     result, printed = case.result, case.printed
     if not isinstance(printed, Digits):
         left = _labelled("the paper", f"<q>{_words(printed)}</q>")
@@ -170,7 +170,7 @@ def _words(value):
 
 
 def _matrix(printed, grades, computed=None):
-    """Numbers as a small table, those that differ marked: what is printed, or what is computed instead."""
+    """The printed numbers, or the computed ones where given, as a table in which numbers that differ are marked."""
     values = printed.literals if computed is None else computed
     places = np.broadcast_to(printed.places, values.shape) if values.shape == printed.shape else None
     rows = []
@@ -191,14 +191,14 @@ def _matrix(printed, grades, computed=None):
 
 
 def _padded(literal, literals):
-    """A printed number with spaces behind it, so that the points of all of them stand in line."""
+    """A printed number, padded on the right so that the decimal points of all `literals` line up."""
     tails = [len(number) - number.find(".") if "." in number else 0 for number in literals.ravel().tolist()]
     tail = len(literal) - literal.find(".") if "." in literal else 0
     return literal + " " * (max(tails) - tail)
 
 
 def _chain():
-    """The running example with every erratum corrected."""
+    """The running example with all errata corrected."""
     rows = []
     for stage in corrected.chain():
         grades = grade(stage.printed, stage.right)

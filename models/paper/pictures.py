@@ -1,7 +1,7 @@
-"""The pictures that the paper shows or speaks of, drawn again by matplotlib from what the engine computes.
+"""The pictures that the paper shows or describes, drawn by matplotlib from numbers that the engine computes.
 
-Each function returns a matplotlib Figure. `as_svg` makes it a part of an HTML page: without a background, its text and
-axes in the colour of the page's own text, so that it reads in light and in dark.
+Each function returns a matplotlib Figure. `as_svg` turns it into an element of an HTML page, without a background and
+with text and axes in the colour of the page's text, so that it is legible in light and dark mode.
 """
 
 import functools
@@ -21,7 +21,7 @@ from autotx.models.paper.networks import xor_by_relu, xor_by_sigmoid
 from autotx.models.paper.steps import attention_weights, causal, linear, position_encoding, tensor
 
 BLUE, ORANGE, GREEN, RED = "#4c8ed9", "#e08a3c", "#4fae72", "#d9574f"
-INK = "#123456"  # stands for the colour of the page's text until as_svg puts that in
+INK = "#123456"  # a placeholder, which as_svg replaces by the colour of the page's text
 WORDS = ("You", "are", "welcome")
 
 
@@ -30,7 +30,7 @@ STYLE |= {"font.size": 9.5, "axes.titlesize": 10.5, "axes.spines.top": False, "a
 
 
 def drawn(draw):
-    """Decorator: the function draws in the style of the page."""
+    """Decorator: runs the function with STYLE as matplotlib's settings."""
 
     @functools.wraps(draw)
     def styled():
@@ -41,7 +41,7 @@ def drawn(draw):
 
 
 def _figure(columns, width=9.0, height=3.4):
-    """A Figure, and its axes side by side, a list."""
+    """A Figure with axes side by side, and a list of these axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
     return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
@@ -60,7 +60,7 @@ def as_svg(figure):
 
 @drawn
 def positions():
-    """Positions as a heat map, and the example's three rows, printed and right."""
+    """Position encodings as a heat map; the example's three rows as printed, and by the formulas."""
     figure, (map_axes, printed_axes, right_axes) = _figure(3, width=10.5)
     image = map_axes.imshow(position_encoding(60, 64).data, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
     map_axes.set(title="60 positions, $d$ = 64", xlabel="column", ylabel="position")
@@ -75,10 +75,10 @@ def positions():
 
 
 def _matrix(axes, values, colours, low, high, form):
-    """A small matrix as coloured squares with their numbers."""
+    """Draw a small matrix as coloured squares with their numbers."""
     axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        strong = value > 0.55 or value < -0.55  # where the square is dark
+        strong = value > 0.55 or value < -0.55  # the square is dark there
         axes.text(column, row, form.format(value), ha="center", va="center", color="white" if strong else "#222222")
     axes.set(xticks=range(values.shape[1]), yticks=range(values.shape[0]))
 
@@ -118,7 +118,7 @@ def sine():
 
 
 def _corners(axes):
-    """The four points of XOR: white for 0, black for 1, as in the paper's plot."""
+    """Draw the four points of XOR, white for 0 and black for 1, as in the paper's plot."""
     colours = ["white" if output == 0 else "black" for output in trained.XOR_OUTPUTS]
     axes.scatter(*trained.XOR_INPUTS.T, s=110, c=colours, edgecolors="#888888", linewidth=1.5, zorder=3)
     axes.set(xlabel="$x_1$", ylabel="$x_2$", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
@@ -126,7 +126,7 @@ def _corners(axes):
 
 @drawn
 def xor_points():
-    """The XOR points alone: no straight line parts the black from the white."""
+    """The four points of XOR, and the answers of the best linear regression."""
     figure, (axes, regression) = _figure(2, width=7.2, height=3.4)
     _corners(axes)
     axes.set(title="XOR: white 0, black 1", xlim=(-0.1, 1.1), ylim=(-0.1, 1.1), aspect="equal")
@@ -136,13 +136,13 @@ def xor_points():
     regression.bar(names, answers, color=RED, width=0.55, label="its answer")
     regression.plot(names, trained.XOR_OUTPUTS, "o", color=BLUE, label="XOR")
     regression.set(title="The best linear regression", ylim=(-0.05, 1.45), yticks=(0, 0.5, 1), xlabel="$x_1 x_2$")
-    regression.legend(frameon=False, loc="upper center", ncols=2)  # above all points, so as not to look like one
+    regression.legend(frameon=False, loc="upper center", ncols=2)  # above all points: its marker is not a data point
     return figure
 
 
 @drawn
 def xor_networks():
-    """What three networks make of the square: given sigmoid weights, given ReLU weights, learned from random ones."""
+    """The outputs of three networks on the unit square: sigmoid and ReLU with given weights, tanh with learned ones."""
     figure, panels = _figure(4, width=12, height=3.1)
     network, losses = trained.xor_network()
     grid = np.linspace(-0.1, 1.1, 121)
@@ -179,7 +179,7 @@ def word_trainer():
 
 @drawn
 def complexity():
-    """Measured time against tokens, layers and width, with the fitted exponents, and the slope that the paper says."""
+    """Measured time against tokens, layers and width, with fitted exponents, and the slope that the paper claims."""
     figure, panels = _figure(3, width=11, height=3.6)
     for axes, sweep in zip(panels, timing.sweeps()):
         power = {"n": 2, "l": 1, "d": 1}[sweep.letter]

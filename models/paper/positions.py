@@ -1,4 +1,4 @@
-"""'1.5 Position Encoding': every place in a sentence has its own row of waves, which is added to the word's vector."""
+"""'1.5 Position Encoding': each position has a row of sines and cosines, added to the word's vector."""
 
 import numpy as np
 
@@ -13,12 +13,12 @@ section = Section("positions", "1.5 Position Encoding", (121, 237))
 
 SINE, COSINE = "PE(pos, 2i) = sin(pos / 10000^{2i/d})", "PE(pos, 2i+1) = cos(pos / 10000^{2i/d})"
 BOTH = f"{SINE},  {COSINE}"
-WRITTEN = [0, 0.5, 2, 2.5]  # the powers of 10000 in the paper's matrix of sines and cosines, column by column
-AS_PRINTED = [0, 0.5, 1, 1.5]  # those that do give the printed numbers
+WRITTEN = [0, 0.5, 2, 2.5]  # exponents of 10000 in the paper's matrix of sines and cosines, one for each column
+AS_PRINTED = [0, 0.5, 1, 1.5]  # the exponents that give the printed numbers
 
 
 def _shuffled_attention(positions):
-    """How much self-attention changes, besides its rows changing places, when the words change places."""
+    """Largest difference of self-attention before and after the words are shuffled, with its rows shuffled back."""
     rng = np.random.default_rng(0)
     layer = nn.MultiHeadAttention(4, 2, rng=rng).astype(np.float64)
     words, order = tensor(rng.standard_normal((6, 4))), rng.permutation(6)

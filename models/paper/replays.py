@@ -1,4 +1,4 @@
-"""Two of the paper's examples as pages to step through, forward and backward: the encoder, and P - y.
+"""Pages that replay two of the paper's examples step by step, forward and backward: the encoder, and P - y.
 
 FILE-encoder.html    "You are welcome": positions, attention, two heads, layer norm, feed-forward net, layer norm
 FILE-p-minus-y.html  "The cat sat on the ___": softmax, cross entropy, and the gradient that comes back
@@ -14,7 +14,7 @@ from autotx import Tensor, viz
 from autotx.models.paper.constants import B_1, B_2, HEAD_2, PE, W_1, W_2, W_K, W_O, W_Q, W_V, X
 from autotx.models.paper.loss import POOR, TRUE, WORDS
 
-# slug -> (section that it belongs to, what the link says, title, what the page says of itself)
+# slug -> (slug of its section, text of the link, title, description)
 PAGES = {
     "encoder": (
         "example",
@@ -35,9 +35,9 @@ PAGES = {
 
 
 def encoder():
-    """The mean squared distance between what the net gives and its norm, a Tensor whose graph is the whole example.
+    """The mean squared error between the feed-forward net's output and its layer norm; its graph is the whole example.
 
-    A loss on the norm alone would teach nothing: the paper's W_2 makes all rows alike, whatever was read.
+    A loss of the norm alone would give no useful gradient: the paper's W_2 makes all rows alike for any input.
     """
     w_q, w_k, w_v, w_o = (_named(name, m) for name, m in (("W_Q", W_Q), ("W_K", W_K), ("W_V", W_V), ("W_O", W_O)))
     x = _named("X", X) + _named("PE", PE, learned=False)
@@ -60,7 +60,7 @@ def encoder():
 
 
 def p_minus_y():
-    """The cross entropy of the poor prediction, -Σ y ln P, in single steps, so that each gradient is to be seen."""
+    """The cross entropy of the poor prediction, -Σ y ln P, one op at a time, so that the page shows each gradient."""
     z = _named("Z", np.log(POOR))
     y = _named("y", TRUE, learned=False)
     p = z.softmax()
@@ -69,9 +69,9 @@ def p_minus_y():
 
 
 def write_beside(file, sections):
-    """Write those of PAGES that belong to some sections beside the page `file`. OSError when that is not possible.
+    """Write the PAGES of the given sections into the folder of `file`. OSError when that is not possible.
 
-    Returns the links: a dict from a section's slug to (name of the file, text).
+    Returns the links, a dict from a section's slug to (name of the file, text).
     """
     links = {}
     for slug, (section, text, *_) in PAGES.items():
@@ -93,6 +93,6 @@ def write(slug, file):
 
 
 def _named(name, values, learned=True):
-    """A float64 leaf with the paper's name; learned: it has a gradient."""
+    """A float64 leaf with the name it has in the paper. learned: it requires a gradient."""
     values = np.asarray(getattr(values, "values", values), dtype=np.float64)
     return Tensor(values, requires_grad=learned, name=name)

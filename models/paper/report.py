@@ -9,14 +9,14 @@ from autotx.text import counted
 
 WIDTH = 112
 _COLOURS = {"exact": "32", "rounding": "33", "erratum": "31;1", "external": "36"}
-_MOST = 3  # differing numbers shown of a matrix
+_MOST = 3  # differing numbers of a matrix that are shown
 
 
 def table(sections, wanted, write, colour=False):
-    """Compute and write one section after another. Returns how many cases have each verdict, as a dict.
+    """Compute and write one section after another. Returns the number of cases of each verdict, a dict.
 
-    sections: all of the paper; wanted: those to write. When only some are, formulas and evidence are written too.
-    write: takes one line of text. colour: mark verdicts for a terminal.
+    sections: all sections of the paper; wanted: those to write, with formulas and evidence when they are not all.
+    write: a function that takes one line of text. colour: colour the verdicts by ANSI codes.
     """
     counts = dict.fromkeys(VERDICTS, 0)
     for number, section in enumerate(sections, 1):
@@ -31,7 +31,7 @@ def table(sections, wanted, write, colour=False):
 
 
 def _entry(case, colour, detailed):
-    """The lines of one case: verdict, lines, title; and what is wrong, unless it is exact."""
+    """Yield the text of a case: verdict, lines and title, then what differs. detailed: formula and evidence too."""
     verdict = case.result.verdict
     shown = f"{verdict:8}"
     if colour:
@@ -47,13 +47,13 @@ def _entry(case, colour, detailed):
 
 
 def line_range(case):
-    """The lines of a case: "199", or "97-103"."""
+    """The line numbers of a case as text: "199", or "97-103"."""
     first, last = case.lines
     return str(first) if first == last else f"{first}-{last}"
 
 
 def differences(case):
-    """What is printed and what is right, a line for each number that differs (the first few), or two of text."""
+    """A line for each of the first _MOST numbers that differ, printed and computed; for words, a line for either."""
     result = case.result
     if case.compute is None:
         return [f"printed: {_words(case)}"]
@@ -71,10 +71,10 @@ def differences(case):
 
 
 def shown(right, printed, places, same=False):
-    """A computed number with as many decimals as are printed, and more where they are too few:
+    """A computed number as text, with the printed number of decimals, or up to five more where these are too few.
 
-    where it differs from what is printed, to show that it does, and to show it to about four digits;
-    where it is the same (same=True) but a tie, which may be rounded either way.
+    A number that differs is shown precisely enough to differ from the printed text, and to about four digits. A number
+    graded exact (same=True) gets one more decimal where it rounds to another text, which is a tie.
     """
     for extra in range(6):
         text = f"{right:z.{places + extra}f}"
@@ -92,7 +92,7 @@ def _position(index):
 
 
 def _words(case):
-    """What is printed, digit by digit, in one line."""
+    """What is printed, with its digits, in one line."""
     return _text(case.printed.literals.tolist() if isinstance(case.printed, Digits) else case.printed)
 
 
@@ -106,7 +106,7 @@ def _text(value):
 
 
 def plain(text):
-    """The light markup of formulas and notes as plain text: x_{i} -> x_i, 10^{-6} -> 10^-6, 10^{2i/d} -> 10^(2i/d)."""
+    """The markup of formulas and notes as plain text: x_{i} -> x_i, 10^{-6} -> 10^-6, 10^{2i/d} -> 10^(2i/d)."""
     out, depth = [], []
     for i, letter in enumerate(text):
         if letter == "{" and i and text[i - 1] in "_^":
@@ -121,13 +121,13 @@ def plain(text):
 
 
 def summary(counts):
-    """The last line: how many cases have each verdict."""
+    """The last line: the number of cases of each verdict."""
     parts = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
     return f"{counted(sum(counts.values()), 'case')}: {parts}"
 
 
 def as_objects(cases):
-    """The cases as what JSON can hold: a list of dicts."""
+    """The cases as a list of dicts for JSON."""
     return [
         {
             "id": case.id,

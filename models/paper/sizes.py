@@ -1,6 +1,6 @@
-"""How many parameters and multiplications a model of any size has, without building it; how long a graph is.
+"""Parameters and multiplications of a model of any size, by formula; those of a graph, counted; its longest path.
 
-Both are polynomials, which the last case of 'GPT Time Complexity' compares with models small enough to build and count.
+The case complexity.formulas_hold compares the formulas with counts of small models.
 """
 
 from autotx.viz.trace import trace
@@ -12,21 +12,21 @@ def gpt_parameters(layers, width, vocabulary, context):
 
 
 def transformer_parameters(layers, width, vocabulary):
-    """Parameters of autotx.models.Transformer: layers encoders, layers decoders, one table for source, target, output.
+    """Parameters of autotx.models.Transformer, with one table for source, target and output.
 
-    A decoder has a second attention, 4 C^2 + 4 C, and its layer norm, 2 C.
+    layers: of the encoder, and of the decoder, whose blocks have a second attention, 4 C^2 + 4 C, and layer norm, 2 C.
     """
     encoder = 12 * width**2 + 13 * width
     return layers * (2 * encoder + 4 * width**2 + 6 * width) + vocabulary * width
 
 
 def gpt_multiplications(layers, width, tokens):
-    """Multiplications in the blocks of a GPT, for one text: of weights, 12 n d^2, and of pairs of tokens, 2 n^2 d."""
+    """Multiplications in a GPT's blocks for one text: (by weights, 12 n d^2 a layer; of pairs of tokens, 2 n^2 d)."""
     return layers * 12 * tokens * width**2, layers * 2 * tokens**2 * width
 
 
 def counted_multiplications(result):
-    """Multiplications of the matrix products in the graph of a Tensor: (by weights, of tokens with tokens)."""
+    """Multiplications of the matrix products in the graph of a Tensor: (by weights, of pairs of tokens)."""
     by_weights = of_pairs = 0
     nodes = trace(result).nodes
     for node in nodes:
@@ -34,13 +34,13 @@ def counted_multiplications(result):
         if node.op in ("linear", "matmul"):
             by_weights += node.value.size * given[0].shape[-1]
         if node.op in ("scaled_dot_product_attention", "multi_head_attention"):
-            of_pairs += 2 * node.value.size * given[-1].shape[-2]  # Q K^T and P V, as many channels each
+            of_pairs += 2 * node.value.size * given[-1].shape[-2]  # Q K^T and P V, with equally many channels
     return by_weights, of_pairs
 
 
 def longest_path(result):
-    """How many ops lie between a result and what is furthest from it in its graph."""
+    """The number of ops on the longest path from a leaf to `result` in its graph."""
     depth = {}
-    for node in trace(result).nodes:  # an op comes after its arguments
+    for node in trace(result).nodes:  # each op stands after its arguments
         depth[node.id] = (node.op is not None) + max((depth[a.node] for a in node.parents), default=0)
     return max(depth.values())

@@ -1,4 +1,4 @@
-"""The paper's formulas, each once, as operations of the engine in float64. All take and return Tensors."""
+"""The paper's formulas as operations of the engine in float64. They take and return Tensors."""
 
 import math
 
@@ -19,7 +19,7 @@ def tensor(values, requires_grad=False):
 
 @lift
 def sin(x, /):
-    """y = sin(x).   dx = g cos(x). Not an op of the engine: two lines make it one."""
+    """y = sin(x).   dx = g cos(x). Not an op of autotx itself: lift makes it one."""
     return np.sin(x), (lambda g: g * np.cos(x),)
 
 
@@ -32,7 +32,7 @@ def cos(x, /):
 def waves(positions, exponents):
     """sin(pos / 10000^exponent) in the even columns and cos in the odd ones: (positions, columns).
 
-    positions: numbers (n,); exponents: one for each column, (d,).
+    positions: numbers (n,); exponents: numbers (d,), one for each column.
     """
     angles = tensor(positions).reshape(-1, 1) / autotx.pow(10000.0, tensor(exponents))
     even = np.arange(len(exponents)) % 2 == 0
@@ -60,9 +60,9 @@ def linear(weight, bias=None):
 
 
 def attention_weights(q, k, scale=None, mask=None):
-    """softmax(Q K^T / scale), rows by the queries. scale: by default the root of the length of a key.
+    """softmax(Q K^T / scale), a row for each query. scale: by default √d_k, d_k being the length of a key.
 
-    mask: True where a query may attend.
+    mask: True where a query may attend to a key.
     """
     q, k = tensor(q), tensor(k)
     scores = q @ k.T / (math.sqrt(k.shape[-1]) if scale is None else scale)
@@ -72,18 +72,18 @@ def attention_weights(q, k, scale=None, mask=None):
 
 
 def attention(q, k, v, **settings):
-    """softmax(Q K^T / sqrt(d_k)) V, by the engine's own op; settings: mask, causal."""
+    """softmax(Q K^T / √d_k) V, by scaled_dot_product_attention. settings: mask, causal."""
     return autotx.scaled_dot_product_attention(tensor(q), tensor(k), tensor(v), **settings)
 
 
 def layer_norm(x, eps=1e-6):
-    """(x - mean) / sqrt(variance + eps), row by row, by nn.LayerNorm with gamma 1 and beta 0."""
+    """(x - mean) / sqrt(variance + eps) for each row, by nn.LayerNorm with gamma 1 and beta 0."""
     x = tensor(x)
     return nn.LayerNorm(x.shape[-1], eps=eps).astype(np.float64)(x)
 
 
 def layer_norm_eps_outside(x, eps=1e-6):
-    """(x - mean) / (standard deviation + eps): what some of the paper's outputs were made with."""
+    """(x - mean) / (standard deviation + eps) for each row, which some of the paper's outputs were made with."""
     x = tensor(x)
     deviation = x.var(axis=-1, keepdims=True).sqrt()
     return (x - x.mean(axis=-1, keepdims=True)) / (deviation + eps)
@@ -102,12 +102,12 @@ def descend(optimizer, steps, loss, *arguments):
 
 
 def causal(n):
-    """The causal mask (n, n): True on and below the diagonal, where a token may look."""
+    """The causal mask (n, n): True on and below the diagonal, where a token may attend."""
     return np.tri(n, dtype=bool)
 
 
 def distance(a, b):
-    """The largest absolute difference of two Tensors (their distance in the maximum norm), as a number."""
+    """The largest absolute difference of two Tensors , their distance in the maximum norm, as a number."""
     return (tensor(a) - tensor(b)).abs().max().item()
 
 

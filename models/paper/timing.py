@@ -1,4 +1,4 @@
-"""How long a GPT takes, measured: against the tokens n, the layers l and the width d, beside the paper's O(l n^2 d)."""
+"""Measured time of a GPT as its tokens n, layers l or width d grow, to compare with the paper's O(l n^2 d)."""
 
 import functools
 import json
@@ -13,12 +13,12 @@ import numpy as np
 import autotx
 from autotx.models.gpt import GPT, GPTConfig
 
-ROUNDS, BUDGET = 7, 5.0  # at most so many rounds through everything measured, and about so many seconds
+ROUNDS, BUDGET = 7, 5.0  # measure each function at most so often, in all about so many seconds
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Seconds for each size, for each of a few things measured. The exponent is fitted to the larger half of sizes."""
+    """Seconds by name of what is measured, one for each size. The exponent is fitted to the larger half of sizes."""
 
     title: str
     letter: str
@@ -31,7 +31,7 @@ class Sweep:
 
 
 def fitted(sizes, times):
-    """The exponent of times ~ sizes^exponent over the larger sizes, by least squares of logarithms; the fit's times."""
+    """The exponent of times ~ sizes^exponent, fitted to the larger sizes by least squares of logarithms; the fit."""
     start = len(sizes) // 2 - 1
     logs = np.log(sizes[start:]), np.log(times[start:])
     exponent, offset = np.polyfit(*logs, 1)
@@ -39,20 +39,20 @@ def fitted(sizes, times):
 
 
 def _model(tokens, layers, width):
-    """A whole GPT, forward, on one text: float64, so that nothing has to be compiled first. A function to be timed."""
+    """A function to be timed: the forward pass of a GPT on one text, in float64, which needs no compiled kernels."""
     model = GPT(GPTConfig(tokens, 16, layers, 1, width), rng=np.random.default_rng(0)).astype(np.float64)
     ids = np.zeros((1, tokens), dtype=np.int64)
     return lambda: model.hidden(ids)
 
 
 def _attention(tokens, width):
-    """The scores, the softmax and the mean of V alone. A function to be timed."""
+    """A function to be timed: attention alone, that is the scores, their softmax, and the weighted mean of V."""
     q = autotx.Tensor(np.random.default_rng(0).standard_normal((tokens, width)))
     return lambda: autotx.scaled_dot_product_attention(q, q, q, causal=True)
 
 
 def _seconds(works, rounds):
-    """The shortest of several times of each function, in seconds of the processor's time. All are measured in turns."""
+    """The shortest of several runs of each function, in seconds of CPU time. The functions run in turns."""
     best, started = [np.inf] * len(works), time.perf_counter()
     with autotx.no_grad():
         for _ in range(rounds):
@@ -65,7 +65,7 @@ def _seconds(works, rounds):
     return best
 
 
-PLAN = (  # title, letter, sizes, tokens and layers and width for a size, whether attention alone is measured too
+PLAN = (  # title, letter, sizes, (tokens, layers, width) of a size, whether attention alone is measured too
     ("Tokens n (1 layer, width 64)", "n", [32, 64, 128, 256, 512, 1024], lambda n: (n, 1, 64), True),
     ("Layers l (256 tokens, width 64)", "l", [1, 2, 4, 8], lambda l: (256, l, 64), False),
     ("Width d (256 tokens, 1 layer)", "d", [32, 64, 128, 256, 512], lambda d: (256, 1, d), True),
@@ -73,7 +73,7 @@ PLAN = (  # title, letter, sizes, tokens and layers and width for a size, whethe
 
 
 def measure(rounds):
-    """The seconds of all that is planned, in the plan's order, a list."""
+    """The seconds of all runs of PLAN, in its order, a list."""
     works = []
     for _, _, sizes, shape, with_attention in PLAN:
         works += [_model(*shape(size)) for size in sizes]
@@ -85,8 +85,8 @@ def measure(rounds):
 def sweeps():
     """The three sweeps: a tuple of Sweep. Takes a few seconds.
 
-    The processor's time on one thread is what the work costs, whoever else is using the machine. How many threads the
-    matrix library takes is settled when it is loaded, so the measuring is done by a process of its own.
+    Measured is CPU time on one thread, which depends less on other programs than elapsed time. A BLAS library sets its
+    number of threads when it is loaded, so a new process does the measuring.
     """
     one_thread = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), "1")
     command = [sys.executable, "-m", "autotx.models.paper.timing", str(ROUNDS)]

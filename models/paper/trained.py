@@ -1,13 +1,12 @@
-"""The networks that the paper trains, or says can be trained: each is trained here once, and remembered.
+"""The networks that the paper trains, or says can be trained. Each is trained at its first use, and kept.
 
 sine_fits()          sin(x) by a line and by the 10-10-1 network           (lines 655-659, 1669-1722)
 xor_regression()     XOR by a linear regression                            (line 661)
 xor_network()        XOR learned from random weights                       (lines 665, 1836)
 word_trainer()       the next word of "The cat sat on the", 2,000 steps    (lines 1030-1085)
-overfitted()         a few points of sin(x), learned with their noise       (line 884)
+overfitted()         a few points of sin(x), learned with their noise      (line 884)
 translator()         "You are welcome" to "de nada" and three more         (lines 66-79, 850-854)
-head_start()         words sorted by a classifier, with and without         (line 1244)
-                     pre-trained vectors
+head_start()         a classifier of words on pre-trained or random vectors (line 1244)
 """
 
 import functools
@@ -31,10 +30,10 @@ PHRASES = [PAPER, ("You are", "eres"), ("welcome", "bienvenido"), ("Thank you", 
 
 @functools.cache
 def sine_fits(epochs=1000, batch=32):
-    """x and sin(x) at 100 points of [-10, 10], the line's and the network's values there, and the steps taken.
+    """x, sin(x), the line's and the network's values at 100 points of [-10, 10], arrays (100, 1); the number of steps.
 
-    As in the paper: least squares for the line; for the network 1,000 epochs of Adam at Keras' own settings, learning
-    rate 0.001 and shuffled batches of 32. Arrays (100, 1), and a number.
+    As in the paper: least squares for the line; for the network 1,000 epochs of Adam with the defaults of Keras, that
+    is learning rate 0.001 and shuffled batches of 32.
     """
     x = np.linspace(-10, 10, 100)[:, None]
     y = np.sin(x)
@@ -54,14 +53,14 @@ def sine_fits(epochs=1000, batch=32):
 
 
 def least_squares_line(x, y):
-    """The values at x of the straight line with the least squared error: slope = cov(x, y) / var(x). (n, 1) each."""
+    """The values at x of the line with the least squared error, slope = cov(x, y) / var(x). x, y, result: (n, 1)."""
     slope = ((x - x.mean()) * (y - y.mean())).mean() / x.var()
     return slope * (x - x.mean()) + y.mean()
 
 
 @functools.cache
 def xor_regression(steps=500):
-    """What a linear regression answers to the four inputs of XOR after gradient descent: (4,)."""
+    """The outputs of a linear regression for the four inputs of XOR after gradient descent: (4,)."""
     layer = nn.Linear(2, 1, rng=np.random.default_rng(0)).astype(np.float64)
     descend(SGD(layer.parameters(), lr=0.5), steps, lambda: autotx.mse_loss(layer(XOR_INPUTS), XOR_OUTPUTS[:, None]))
     with autotx.no_grad():
@@ -70,7 +69,7 @@ def xor_regression(steps=500):
 
 @functools.cache
 def xor_network(seed=0, steps=1000):
-    """A network that learned XOR from random weights, 2-4-1 with tanh, and its losses, step by step (steps,)."""
+    """A network 2-4-1 with tanh that learned XOR from random weights, and its loss at each step, a list."""
     network = MLP((2, 4, 1), "tanh", rng=np.random.default_rng(seed)).astype(np.float64)
 
     def loss():
@@ -81,7 +80,7 @@ def xor_network(seed=0, steps=1000):
 
 @functools.cache
 def word_trainer(steps=2000, learning_rate=0.01):
-    """The paper's loop over four logits: gradient descent on the cross entropy of the first word.
+    """The paper's training loop: gradient descent on four logits for the cross entropy of the first word.
 
     Returns two arrays (steps, 4), the probabilities before each step and the logits after it, and the probabilities
     after the last step (4,).
@@ -100,7 +99,7 @@ def word_trainer(steps=2000, learning_rate=0.01):
 
 @functools.cache
 def overfitted(steps=1000):
-    """The mean squared errors of a network on the 12 noisy points of sin(x) that it learned, and on 50 others."""
+    """Mean squared errors of a network on the 12 noisy points of sin(x) that it was trained on, and on 50 others."""
     rng = np.random.default_rng(0)
     x = rng.uniform(-3, 3, (62, 1))
     y = np.sin(x) + 0.3 * rng.standard_normal(x.shape)
@@ -112,7 +111,7 @@ def overfitted(steps=1000):
 
 @functools.cache
 def translator(steps=60):
-    """A small Transformer, 2 + 2 layers, that learned PHRASES; its tokenizer; and those as a batch (source, target)."""
+    """A small Transformer, 2 + 2 layers, trained on PHRASES; its tokenizer; PHRASES as a batch (source, target)."""
     text = "\n".join(spaced(side) for phrase in PHRASES for side in phrase)
     tokenizer = make_tokenizer("word", text, vocab_size=300)
     batch = Sentences(PHRASES, tokenizer, block_size=8).batch(range(len(PHRASES)))
@@ -124,10 +123,10 @@ def translator(steps=60):
 
 @functools.cache
 def word_vectors(steps=200):
-    """Vectors of 18 words, learned by skip-gram from what stands beside what: an array (18, 8).
+    """Vectors of 18 words, learned by skip-gram from pairs of neighbours: an array (18, 8).
 
     Words 0 to 5 are animals, whose neighbours are words 12 to 14, such as "grazes"; words 6 to 11 are vehicles, whose
-    neighbours are words 15 to 17. A pair takes any of the neighbours of its kind, and three drawn words.
+    neighbours are words 15 to 17. Each pair is a word and a random neighbour of its kind, with three negative samples.
     """
     rng = np.random.default_rng(0)
     model = SkipGram(18, 8, rng).astype(np.float64)
@@ -143,10 +142,10 @@ def word_vectors(steps=200):
 
 @functools.cache
 def head_start(pretrained, steps=10):
-    """A classifier of animals and vehicles that is told the kind of two of each. Returns how many of the eight others
-    it sorts right, and its loss on the four that it was told.
+    """Train a classifier of animals and vehicles on two labelled words of each kind. Returns how many of the other
+    eight words it labels right, and its loss on the labelled four.
 
-    pretrained: it begins with `word_vectors`; otherwise with normal random numbers as spread as those.
+    pretrained: start with `word_vectors`; otherwise with normal random numbers of the same standard deviation.
     """
     rng = np.random.default_rng(0)
     vectors = word_vectors() if pretrained else word_vectors().std() * rng.standard_normal((18, 8))

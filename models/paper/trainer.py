@@ -1,4 +1,4 @@
-"""The training script of 'Loss Function and Back-Propagation': 2,000 steps towards "The cat sat on the mat"."""
+"""The script of 'Loss Function and Back-Propagation': 2,000 steps of training for "The cat sat on the mat"."""
 
 import numpy as np
 

@@ -155,7 +155,7 @@ def learned():
 
 
 def _attention_gradients():
-    """W_Q, W_K and W_V of the example with the gradients of a squared error of its attention."""
+    """W_Q, W_K and W_V of the example, each with the gradient of `_attention_loss`."""
     weights = [tensor(w.values, requires_grad=True) for w in (W_Q, W_K, W_V)]
     _attention_loss(weights).backward()
     return weights
