@@ -1,18 +1,16 @@
-"""`autotx bench`: autotx timed against the libraries people would use instead, in turns, in one run.
+"""`autotx bench`: times autotx and the libraries that people would use instead, in turns, on this machine.
 
-Nobody should have to believe a README: the command prints the numbers of the machine it runs on.
-
-- `cases`: what is timed, a line each.
-- `with_autotx`, `with_torch`, ...: how each library does it, with the same function names.
-- `inputs`: what all of them are given.
-- `worker`: a contestant's process. `turns`: letting them run in turns.
-- `startup`: imports and first steps, where the process itself is what is timed.
+- `cases`: what is timed, a line for each case.
+- `with_autotx`, `with_torch`, ...: the tasks in each library, under the same function names.
+- `inputs`: the arrays that all libraries start from.
+- `worker`: a contestant's process. `turns`: runs these processes in turns.
+- `startup`: times imports and first steps, each in a new process, from its start to its end.
 - `results`, `picture`, `command`: medians, ratios, the printed table, and the command itself.
-- `history`, `table`: the numbers behind the README, and its table made from them.
+- `history`, `table`: the numbers that the README quotes, and its table made from them.
 
-How it is kept fair. Every library lives in a process of its own, and they take turns: A B A B. A turn ends when the
-process has gone quiet, because threads that still spin (OpenMP's and a BLAS's do, for milliseconds) would slow the next
-one's turn down. A turn starts with a run that does not count, which wakes the threads and fills the caches. The number
-of a turn is the median of its runs, the number of a contestant the median of its turns. All get the same number of
-threads, the same inputs from the same seeds, and their results are compared before anything is timed.
+What makes the comparison fair: each library runs in its own process, and the processes take turns, A B A B. A turn ends
+when the process uses almost no CPU time, because threads that still spin (those of OpenMP and a BLAS do so for
+milliseconds) would slow down the next turn. A turn starts with a run that does not count, which wakes the threads and
+fills the caches. The time of a turn is the median of its runs, the time of a contestant the median of its turns. All
+get the same number of threads and the same inputs, and their results are compared before anything is timed.
 """

@@ -1,4 +1,4 @@
-"""What the benchmark times: a line a case.
+"""What the benchmark times, a line for each case.
 
 Sizes S, M and L of a GPT: layers L, heads H, channels C, tokens T, batch B, vocabulary V.
 """
@@ -20,7 +20,7 @@ GPT2 = _sizes(L=12, H=12, C=768, T=1024, V=50257)
 
 AUTOTX = Contestant("autotx", "with_autotx")
 TORCH = Contestant("torch", "with_torch", needs="torch")
-TORCH_FUSED = Contestant("torch fused", "with_torch", options={"fused": True}, needs="torch")  # its faster AdamW
+TORCH_FUSED = Contestant("torch fused", "with_torch", options={"fused": True}, needs="torch")  # PyTorch's faster AdamW
 NUMPY = Contestant("numpy", "with_numpy")
 JAX = Contestant("jax", "with_jax", needs="jax")
 MICROGRAD = Contestant("micrograd", "with_micrograd", needs="micrograd")
@@ -30,37 +30,37 @@ TRANSFORMERS = Contestant("transformers", "with_transformers", needs="transforme
 @dataclass(frozen=True)
 class Case:
     name: str
-    builder: str  # the function in the library's module that builds it
+    builder: str  # the function in the library's module that builds the task
     settings: dict
-    work: float = 0  # how much is done in one run, in ...
+    work: float = 0  # the work of one run, in units of ...
     unit: str = ""  # ... FLOP, tokens or operations
-    group: str = ""  # cases of a group are summed up in one line: the geometric mean of their ratios, or
-    x: float = 0  # the exponent p of time ~ x^p, where x is given
-    quick: bool = False  # is part of --quick
-    without: tuple = ()  # names of contestants that leave it out
+    group: str = ""  # a line sums up the cases of a group: by the geometric mean of their ratios, or, ...
+    x: float = 0  # ... where x is given, by the exponent p of time ~ x^p
+    quick: bool = False  # part of --quick
+    without: tuple = ()  # names of contestants that do not run this case
 
 
 @dataclass(frozen=True)
 class Section:
     title: str
-    contestants: tuple  # the first is who the ratios are about
+    contestants: tuple  # ratios are the time of another contestant / the time of the first
     cases: list = field(default_factory=list)
-    fresh: bool = False  # new processes for every case: peak memory is then the case's own
+    fresh: bool = False  # new processes for each case, so that peak memory is that of the case
 
 
 def parameter_shapes(L, C, V, T, **_):
-    """The shapes of a GPT's parameters, a tied head counted once."""
+    """The shapes of a GPT's parameters; the tied head is not a parameter of its own."""
     block = [(C,), (C,), (3 * C, C), (3 * C,), (C, C), (C,), (C,), (C,), (4 * C, C), (4 * C,), (C, 4 * C), (C,)]
     return [(V, C), (T, C), *(block * L), (C,), (C,)]
 
 
 def parameter_count(L, C, V, **_):
-    """Without the position table, as usual: it is looked up, not multiplied."""
+    """Parameters of a GPT without the position table, which is looked up, not multiplied."""
     return V * C + L * (12 * C * C + 13 * C) + 2 * C
 
 
 def step_flop(L, C, T, B, V, **_):
-    """FLOP of a training step: 6 for each parameter and token (2 forward, 4 backward), and attention's products."""
+    """FLOP of a training step: 6 for each parameter and token (2 forward, 4 backward), plus attention's products."""
     return (6 * parameter_count(L, C, V) + 12 * L * T * C) * B * T
 
 
@@ -85,13 +85,13 @@ def _products(name, rows, inputs, outputs, quick=False):
 
 
 def _attention(B, H, T, D, quick=False):
-    """Forward two products, backward four, of which causal attention needs the half: 6 T T D a head."""
+    """Two products forward and four backward, of which causal attention needs half: 6 T T D FLOP for each head."""
     settings = {"name": "attention", "shape": [B, H, T, D]}
     return Case(f"T={T} ({B}x{H} heads of {D})", "op", settings, 6 * T * T * D * B * H, "FLOP", quick=quick)
 
 
 def _op(name, *shape):
-    """An op forward and backward, and forward alone."""
+    """Two cases of an op: forward and backward, and forward alone."""
     sizes = "x".join(str(n) for n in shape)
     settings = {"name": name, "shape": shape}
     return [
@@ -110,7 +110,7 @@ def _generate(name, size, prompt, new, builder="generate", quick=False):
 
 
 def _scaling(letter, what, values):
-    """A small GPT in which one size varies."""
+    """Training steps of a small GPT, in which one size varies."""
     base = _sizes(L=2, H=4, C=128, T=128, B=4, V=65)
     return [_step(f"{what} {n}", {**base, letter: n}, group=f"{what} ({letter})", x=n) for n in values]
 

@@ -1,4 +1,4 @@
-"""`autotx bench`: run the sections, print each row as soon as it is measured, write the JSON and the picture."""
+"""`autotx bench`: runs the sections, prints each row as soon as it is measured, writes the JSON and the picture."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Measure what was asked for. Returns 0, or 1 when something failed or differed. ValueError for bad arguments."""
+    """Run the benchmark. Returns 0, or 1 when a case failed or results differed. ValueError for bad arguments."""
     if args.threads < 1:
         raise ValueError(f"--threads {args.threads} is no number of threads; give 1 or more")
     for file in (args.json, args.picture):
@@ -60,7 +60,7 @@ def _print_machine(facts):
 
 
 def _limit(arena):
-    """GFLOP/s of the register tile on all threads: nothing can be faster. None, with a line, where it does not run."""
+    """GFLOP/s of the register tile on all threads, an upper limit of all products. None when its process fails."""
     outcome = race(arena, [LIMIT], "limit", {}, Effort(turn=0.1, case=1.0, fewest=5))
     arena.clear()
     if outcome.failed:
@@ -71,7 +71,7 @@ def _limit(arena):
 
 
 def _section(arena, name, section, quick, limit):
-    """Run one section. Returns its rows, and whether all went well."""
+    """Run one section. Returns its rows, and whether no case failed and no results differed."""
     print(f"\n{name}: {section.title}\n{results.HEADER}", flush=True)
     installed = [c for c in section.contestants if not c.needs or find_spec(c.needs)]
     missing = sorted({c.needs for c in section.contestants} - {c.needs for c in installed})

@@ -1,14 +1,14 @@
-"""What every library in the benchmark is given: the same sizes, the same numbers, as plain NumPy arrays.
+"""The inputs of all libraries in the benchmark: NumPy arrays of the same sizes, with the same numbers.
 
-Each contestant makes its inputs here, in its own process, from the same seeds. So nothing large crosses a pipe, and
-results can be compared: a benchmark of a wrong result is worthless.
+Each contestant makes them in its own process from the same seeds, so that no large array crosses a pipe, and results
+can be compared.
 """
 
 import numpy as np
 
 
 def weight(name, shape):
-    """The start value of the matrix called `name`: normal, standard deviation 0.02. Vectors keep their 0 or 1."""
+    """The initial value of the matrix called `name`: normal, standard deviation 0.02. Vectors start as 0 or 1."""
     return np.random.default_rng(list(name.encode())).standard_normal(shape, np.float32) * np.float32(0.02)
 
 
@@ -18,7 +18,7 @@ def batch(B, T, V):
 
 
 def product(rows, inputs, outputs, which):
-    """The two operands of one product of a layer y = x W^T, laid out in memory as they are in training.
+    """The two operands of a product of a layer y = x W^T, with the memory layout that they have in training.
 
     x: (rows, inputs), W: (outputs, inputs), g: (rows, outputs).
     which: "forward" x W^T, "dX" g W, "dW" g^T x.
@@ -28,7 +28,7 @@ def product(rows, inputs, outputs, which):
     return {"forward": (x, W.T), "dX": (g, W), "dW": (g.T, x)}[which]
 
 
-# Name of an op: its differentiable arrays, then its integers, from the sizes in the case.
+# The operands of each op, made from the sizes in the case: (differentiable arrays, integer arrays).
 _OPERANDS = {
     "layer_norm": lambda rng, n, c: ([_normal(rng, n, c), 1 + _normal(rng, c) / 10, _normal(rng, c) / 10], []),
     "gelu": lambda rng, n, c: ([_normal(rng, n, c)], []),
@@ -51,7 +51,7 @@ def gradient(shape):
 
 
 def parameters(shapes):
-    """[(value, gradient)] of the parameters that an optimizer alone is timed with."""
+    """[(value, gradient)] of parameters of the given shapes, for the timing of an optimizer alone."""
     rng = np.random.default_rng(5)
     return [(_normal(rng, *shape), _normal(rng, *shape)) for shape in shapes]
 

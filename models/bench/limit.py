@@ -1,4 +1,4 @@
-"""The limit of the machine: how fast all cores multiply and add when the numbers never leave the registers and L1."""
+"""The limit of the machine: FLOP of all cores when all numbers stay in registers and the L1 cache."""
 
 import os
 
@@ -8,13 +8,13 @@ from autotx.kernels.simd import FLOAT32_TILE
 from autotx.kernels.threads import shared_by_tile
 from autotx.kernels.tile import aligned
 
-DEPTH = 128  # both panels together fit into the 32 KiB of the smallest L1
+DEPTH = 128  # both panels fit into an L1 cache of 32 KiB
 TILES = 1_000  # in a task
 TASKS = 20  # for each thread
 
 
 def limit():
-    """Each thread multiplies the same two small panels again and again. Results: the GFLOP of one run."""
+    """Build a run in which each thread multiplies the same two small panels many times; its result is its GFLOP."""
     tile, threads = FLOAT32_TILE, int(os.environ["NUMBA_NUM_THREADS"])
     between = 512  # floats, so that no two threads share a cache line
     sizes = *(tile.panel_size(tile, n, DEPTH) for n in (tile.rows, tile.cols)), tile.rows * tile.cols + between

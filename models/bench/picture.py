@@ -1,4 +1,4 @@
-"""The ratios as horizontal bars."""
+"""The ratios of the benchmark as horizontal bars."""
 
 from autotx.models.bench.results import geometric_mean, peer_names
 from autotx.text import counted
@@ -22,7 +22,7 @@ def ratios(rows, facts):
     figure = style.figure(10, 1.6 + 0.24 * max(len(bars), 1), layout="constrained")
     axes = figure.add_subplot()
     for place, (_, name, ratio) in enumerate(bars):
-        first = name not in [bar[1] for bar in bars[:place]]  # the legend names each peer once
+        first = name not in [bar[1] for bar in bars[:place]]  # so that the legend names each peer once
         axes.barh(place, ratio - 1, left=1, color=COLOURS.get(name, GREY), height=0.72, label=name if first else None)
         side, away = ("left", 4) if ratio >= 1 else ("right", -4)
         place_of_text = {"xytext": (away, 0), "textcoords": "offset points", "ha": side, "va": "center"}
@@ -39,12 +39,12 @@ def ratios(rows, facts):
     machine = f"{facts['processor']}, {counted(facts['cores'], 'core')}, {counted(facts['threads'], 'thread')}"
     axes.set_title(f"{machine}; {versions}", fontsize=10)
     if bars:
-        figure.legend(loc="outside lower right", frameon=False, ncols=4)  # beside the plot, where no bar ends
+        figure.legend(loc="outside lower right", frameon=False, ncols=4)  # outside the plot, where it covers no bar
     return figure
 
 
 def _bars(rows):
-    """(label, peer, ratio), from top to bottom. Cases that belong to a group are one bar for each peer."""
+    """Yield (label, peer, ratio) for each bar from top to bottom. The cases of a group have one bar for each peer."""
     done = set()
     for row in rows:
         if row.group in done:

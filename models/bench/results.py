@@ -1,4 +1,4 @@
-"""From times to the table: medians, ratios, geometric means and exponents."""
+"""The table computed from times: medians, ratios, geometric means and exponents."""
 
 import math
 import os
@@ -9,25 +9,25 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-WRONG = 1e-3  # results that differ by more, relative to the largest number, are not the same computation
+WRONG = 1e-3  # a larger difference of results, relative to their largest number, is an error
 
 
 @dataclass
 class Peer:
-    """What a case measured of one peer, and how it compares."""
+    """The measurements of a peer in one case, and their ratios to those of autotx."""
 
     seconds: float
-    ratio: float  # the peer's time over ours: above 1, we are faster
-    low: float  # the smallest and largest ratio of two turns that followed each other
-    high: float
-    difference: float | None = None  # of the results, relative to the largest number; None where not compared
+    ratio: float  # the peer's time / the time of autotx
+    low: float  # the smallest ratio of two consecutive turns
+    high: float  # the largest
+    difference: float | None = None  # of the results, relative to the largest number; None where they are not compared
     memory: int | None = None  # bytes
-    memory_ratio: float | None = None  # the peer's memory over ours
+    memory_ratio: float | None = None  # the peer's memory / the memory of autotx
 
 
 @dataclass
 class Row:
-    """One case: who the ratios are about, and the peers by name."""
+    """One case: the times of the first contestant, and the peers by name."""
 
     section: str
     case: str
@@ -42,7 +42,7 @@ class Row:
 
 
 def row(section, case, turns, samples=None, memory=None, limit=None):
-    """A Row from the turns (name: list of seconds), the first name being the one the ratios are about."""
+    """A Row from `turns`, a dict from name to seconds of each turn. Ratios refer to the first name."""
     ours, *others = turns
     samples, memory = samples or {}, memory or {}
     seconds = statistics.median(turns[ours])
@@ -60,12 +60,15 @@ def row(section, case, turns, samples=None, memory=None, limit=None):
 
 
 def difference_of(ours, theirs):
-    """The largest difference of two lists of runs of results of numbers, relative to each result's largest number."""
+    """The largest difference of two lists of runs of results of numbers, relative to each result's largest number.
+
+    None when there is nothing to compare.
+    """
     worst = None
     for a, b in zip(flat(ours), flat(theirs)):
         size = max(map(abs, b), default=0) or 1
         difference = max((abs(p - q) for p, q in zip(a, b, strict=True)), default=0) / size
-        worst = difference if worst is None or not difference <= worst else worst  # a NaN is the worst of all
+        worst = difference if worst is None or not difference <= worst else worst  # NaN counts as the largest
     return worst
 
 
@@ -80,7 +83,7 @@ HEADER = COLUMNS.format("case", "autotx", "rate", "limit", "peer", "time", "rati
 
 
 def lines(row):
-    """The row as lines of the table: one for each peer."""
+    """Yield the lines of a row in the table: one for each peer, then the peak memory."""
     own = [row.case, clock(row.seconds), rate(row), f"{row.share:.0%}" if row.share else ""]
     peers = [
         [name, clock(p.seconds), f"{p.ratio:.2f}", f"{p.low:.2f} - {p.high:.2f}", differs(p.difference)]
@@ -96,7 +99,7 @@ def lines(row):
 
 
 def clock(seconds):
-    """Seconds in a unit that leaves one to three digits before the point."""
+    """Seconds as text, in a unit in which one to three digits stand before the point."""
     factor, unit = next((f, u) for f, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if seconds * f >= 1 or u == "us")
     return f"{seconds * factor:.3g} {unit}" if seconds * factor < 1000 else f"{seconds * factor:,.0f} {unit}"
 
@@ -116,7 +119,7 @@ def differs(difference):
 
 
 def summary(rows):
-    """Lines under a section: the exponent of time ~ x^p for groups with an x, else the geometric mean of the ratios."""
+    """Yield the lines under a section: exponents of time ~ x^p for groups with x, else geometric means of ratios."""
     for group in dict.fromkeys(row.group for row in rows if row.group):
         members = [row for row in rows if row.group == group]
         if all(row.x for row in members):
@@ -143,7 +146,7 @@ def geometric_mean(rows, name):
 
 
 def exponent(points):
-    """The slope of the straight line through log time over log size (least squares); NaN for fewer than two points."""
+    """The exponent p of time ~ size^p, by least squares of logarithms; NaN for fewer than two points."""
     if len(points) < 2:
         return math.nan
     return statistics.linear_regression(*zip(*[(math.log(x), math.log(y)) for x, y in points])).slope
@@ -174,12 +177,12 @@ def machine(threads):
 
 
 def cores():
-    """Cores that this process may run on."""
+    """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _proc(file, key):
-    """What Linux says in /proc about `key`, or None."""
+    """The value of `key` in a file of Linux' /proc; None where there is none."""
     path = Path("/proc", file)
     for line in path.read_text().splitlines() if path.exists() else []:
         name, _, value = line.partition(":")

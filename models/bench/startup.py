@@ -1,4 +1,4 @@
-"""Start-up: how long until a library is imported, and until its first training step is done, in new processes."""
+"""Start-up: the time of a new process that imports a library, or makes its first training step."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ STEP = "from autotx.models.bench import with_{}; with_{}.step(**{})()"
 def measure(threads, rounds, cold):
     """Yield (case, turns) for each row: imports and first steps.
 
-    cold: also the first step with an empty cache of kernels, in a folder of its own; without it the usual one is used.
+    cold: time the first step with an empty kernel cache too, in a temporary folder; else the usual cache is used.
     subprocess.CalledProcessError when a library cannot be imported.
     """
     installed = [name for name in LIBRARIES if find_spec(name)]
@@ -30,7 +30,7 @@ def measure(threads, rounds, cold):
 
 
 def _alternate(programs, rounds, threads, folder=None):
-    """Seconds of each program, in turns, after a round that does not count because the disk may be read."""
+    """Seconds of each program, run in turns, after a round that does not count because it may read from the disk."""
     for program in programs.values():
         seconds(program, threads, folder)
     turns = {name: [] for name in programs}
@@ -41,7 +41,7 @@ def _alternate(programs, rounds, threads, folder=None):
 
 
 def seconds(program, threads, folder=None):
-    """How long a new Python takes for `program`, from start to end. folder: where kernels are kept."""
+    """Seconds that a new Python process takes for `program`, from start to end. folder: of the kernel cache."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
     if folder:
         environment["NUMBA_CACHE_DIR"] = folder

@@ -1,7 +1,7 @@
 """`python -m autotx.models.bench.table FILE`: prints the README's table of training steps, in Markdown.
 
-FILE: what `autotx bench --json FILE` wrote. Those behind the README are kept in models/bench/history; the comment above
-its table names the one that it is made from.
+FILE: written by `autotx bench --json FILE`. The README's files are in models/bench/history; a comment above its table
+names the file that it is made from.
 """
 
 import json
@@ -19,7 +19,7 @@ HEADER = """\
 
 
 def table(measured):
-    """The table as a str. measured: the dict that results.as_json made of a run with the section `step`."""
+    """The table as a str. measured: the dict from results.as_json, of a run with the section `step`."""
     return HEADER + "".join(_line(row) for row in measured["rows"] if row["section"] == "step")
 
 

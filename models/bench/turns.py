@@ -1,4 +1,4 @@
-"""Letting contestants run in turns: each one in its own process, one at a time."""
+"""Runs the contestants of a case in turns, each in its own process, one at a time."""
 
 import contextlib
 import json
@@ -8,33 +8,33 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-SLOW = 0.5  # seconds: a run that takes longer warms itself up
+SLOW = 0.5  # seconds: a longer run needs no warm-up
 
 
 class EndedError(RuntimeError):
-    """A contestant's process ended before it answered. What it wrote to standard error says why."""
+    """A contestant's process ended before it answered; its standard error shows why."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A library that takes part: how the table calls it, its module here, and what is special about it."""
+    """A library that is timed: its name in the table, its module here, and its settings."""
 
     name: str
     module: str
-    builder: str = ""  # builds its task, where that differs from the case's
+    builder: str = ""  # the function that builds its task, where that is not the builder of the case
     options: dict = field(default_factory=dict)  # more settings for the builder
     preload: tuple = ()  # imported before the library
-    threads: int = 0  # 0: as many as all others
-    needs: str = ""  # takes part only where this package is installed
+    threads: int = 0  # 0: as many as the others
+    needs: str = ""  # the package without which it is left out
 
 
 @dataclass(frozen=True)
 class Effort:
     """How long to measure."""
 
-    turn: float  # seconds: short runs are repeated that long in one turn
-    case: float  # seconds that a case should take in all, as long as that allows for ...
-    fewest: int  # ... so many turns each
+    turn: float  # seconds for which a turn repeats short runs
+    case: float  # seconds that all turns of a case should take together; it sets their number, within ...
+    fewest: int  # ... these limits
     most: int = 15
 
 
@@ -43,7 +43,7 @@ QUICK = Effort(turn=0.03, case=0.5, fewest=2)
 
 
 class Worker:
-    """A contestant's process, and a conversation with it."""
+    """A contestant's process, which answers requests."""
 
     def __init__(self, contestant, threads):
         n = str(contestant.threads or threads)
@@ -65,14 +65,14 @@ class Worker:
 
     def close(self):
         self.process.kill()
-        with contextlib.suppress(BrokenPipeError):  # of a request that was never read
+        with contextlib.suppress(BrokenPipeError):  # of a request that the process did not read
             self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
 
 
 class Arena:
-    """The contestants' processes, started when first asked for. Use as `with Arena(threads) as arena:`."""
+    """The contestants' processes, each started at its first use. Use as `with Arena(threads) as arena:`."""
 
     def __init__(self, threads):
         self.threads, self.workers = threads, {}
@@ -100,16 +100,16 @@ class Arena:
 
 @dataclass
 class Race:
-    """What one case measured, by name of contestant."""
+    """The measurements of one case, dicts by name of contestant."""
 
-    turns: dict  # seconds, a list with the median of each turn
-    samples: dict  # of the results of the first two runs
-    memory: dict  # the most bytes that the process held; None where the system does not say
-    failed: dict  # why those who are missing above are missing
+    turns: dict  # the median seconds of each turn, a list
+    samples: dict  # samples of the results of the first two runs
+    memory: dict  # peak memory of the process, in bytes; None where the system does not report it
+    failed: dict  # the reason, for contestants that are missing above
 
 
 def race(arena, contestants, builder, settings, effort):
-    """Run one case with all contestants in turns. Returns a Race. One whose process ends on the way is left out."""
+    """Run one case with all contestants in turns. Returns a Race. A contestant whose process ends is in `failed`."""
     race = Race({}, {}, {}, {})
     plans = {}
 
@@ -141,7 +141,7 @@ def race(arena, contestants, builder, settings, effort):
 
 
 class Plan:
-    """What a contestant does in each turn, given how long one run takes."""
+    """The number of runs in each turn of a contestant, given the seconds of one run."""
 
     def __init__(self, contestant, seconds, effort):
         self.contestant = contestant
@@ -151,6 +151,6 @@ class Plan:
 
 
 def rounds(plans, effort):
-    """How many turns each one gets."""
+    """The number of turns of each contestant."""
     cost = sum(plan.cost for plan in plans)
     return min(max(int(effort.case / cost), effort.fewest), effort.most) if cost else 0

@@ -1,6 +1,6 @@
-"""The benchmark's tasks in autotx. Every function builds one task and returns what is timed, a function.
+"""The benchmark's tasks in autotx. Each function builds a task and returns the function that is timed.
 
-What that function returns, arrays or numbers, is compared with the other libraries' results.
+The results of that function, a list of arrays or numbers, are compared with those of the other libraries.
 """
 
 import functools
@@ -51,7 +51,7 @@ def step(L, H, C, T, B, V):
 
 
 def step_beside_blas(**size):
-    """The same step in a program that has just used NumPy's BLAS, whose threads may still be spinning."""
+    """The same step right after a product by NumPy's BLAS, whose threads may still spin."""
     run = step(**size)
     x = inputs.gradient((512, 512))
 
@@ -103,14 +103,14 @@ def adamw(shapes):
 
 
 def generate(L, H, C, T, V, prompt, new):
-    """Greedy, one stream, with the key/value cache."""
+    """Greedy generation of one sequence with the key/value cache."""
     model = gpt(L, H, C, T, V)
     ids = inputs.batch(1, prompt, V)[0]
     return lambda: [model.generate(ids, new, temperature=0)]
 
 
 def generate_int8(L, H, C, T, V, prompt, new):
-    """The same with weights in 8 bits. No results: with rounded weights another token may be the likeliest."""
+    """The same with int8 weights. It returns no results: with rounded weights another token may be the likeliest."""
     model = gpt(L, H, C, T, V).reader(matrix=Int8Matrix)
     ids = inputs.batch(1, prompt, V)[0]
 

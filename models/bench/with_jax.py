@@ -1,4 +1,4 @@
-"""The benchmark's tasks in JAX on the processor, compiled with `jax.jit`.
+"""The benchmark's tasks in JAX on the CPU, compiled with `jax.jit`.
 
 JAX has no setting for its number of threads: it uses every core that the process may run on.
 """
@@ -20,7 +20,7 @@ def _attention(q, k, v):
 
 
 def _parameters(L, C, T, V):
-    """The model's parameters by name, with the same values as in the other libraries."""
+    """The parameters of the model by name, with the values that they have in the other libraries."""
     matrices = {"attn.qkv": (3 * C, C), "attn.proj": (C, C), "mlp.fc": (4 * C, C), "mlp.proj": (C, 4 * C)}
     shapes = {"wte": (V, C), "wpe": (T, C)}
     shapes |= {f"blocks.{i}.{name}": shape for i in range(L) for name, shape in matrices.items()}

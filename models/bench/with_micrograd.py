@@ -6,7 +6,7 @@ from micrograd.engine import Value
 
 
 def scalar_chain(pairs):
-    sys.setrecursionlimit(100 + 10 * pairs)  # its backward pass recurses, once an operation
+    sys.setrecursionlimit(100 + 10 * pairs)  # micrograd's backward pass recurses once for each operation
     w, b = Value(0.999), Value(0.001)
 
     def run():

@@ -1,4 +1,4 @@
-"""The benchmark's products in NumPy, that is, in the BLAS library that comes with it."""
+"""The benchmark's matrix products in NumPy, that is, in the BLAS library that comes with it."""
 
 import numpy as np
 

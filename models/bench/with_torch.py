@@ -1,4 +1,4 @@
-"""The benchmark's tasks in PyTorch, eager mode: the same as in `with_autotx`, function by function."""
+"""The benchmark's tasks in PyTorch, eager mode; each function does what its namesake in `with_autotx` does."""
 
 import functools
 import os
@@ -35,7 +35,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache[0][:, :, start : start + T], cache[1][:, :, start : start + T] = k, v
             k, v = (kept[:, :, : start + T] for kept in cache)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)  # one token may look at all that is kept
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)  # a single new token attends to all kept ones
         return self.proj(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -59,7 +59,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """GPT-2's layout, the head tied to the token table."""
+    """GPT-2's architecture, with the output layer tied to the token table."""
 
     def __init__(self, L, H, C, T, V):
         super().__init__()
@@ -148,7 +148,7 @@ def adamw(shapes, **options):
 
 
 def generate(L, H, C, T, V, prompt, new):
-    """Greedy, one stream, with a key/value cache allocated once."""
+    """Greedy generation of one sequence with a key/value cache that is allocated once."""
     model = GPT(L, H, C, T, V)
     first = torch.from_numpy(inputs.batch(1, prompt, V)[0])
 
@@ -166,7 +166,7 @@ def generate(L, H, C, T, V, prompt, new):
     return run
 
 
-generate_int8 = generate  # in float32: what a program without int8 weights would use
+generate_int8 = generate  # in float32: the comparison is with a program without int8 weights
 
 
 def scalar_chain(pairs):

@@ -1,7 +1,7 @@
-"""One contestant: a process that builds a task in one library and runs it when it is its turn.
+"""A contestant's process: builds a task in one library, and runs it at each request.
 
-`python -m autotx.models.bench.worker MODULE [PRELOADED ...]` reads requests, one JSON object a line, from standard
-input and answers each with one line. Whatever the library itself prints goes to standard error.
+`python -m autotx.models.bench.worker MODULE [PRELOADED ...]` reads requests from standard input, a JSON object on each
+line, and answers each with a line of JSON. All that the library prints goes to standard error.
 """
 
 import gc
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-SAMPLES = 64  # so many elements of every result are compared
-QUIET = 0.1  # a process is quiet when it uses less than this share of one core
+SAMPLES = 64  # the number of elements of each result that are compared
+QUIET = 0.1  # a process that uses a smaller share of one core is quiet
 
 
 def main(module, *preloaded):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the benchmark, which then ends its contestants
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C the benchmark itself ends its workers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for name in preloaded:
@@ -33,13 +33,13 @@ def main(module, *preloaded):
 
 
 class Contestant:
-    """The task that this process holds, and what can be asked about it."""
+    """The task of this process; each method answers one kind of request."""
 
     def __init__(self, module):
         self.module = module
 
     def prepare(self, builder, settings):
-        """Build the task and run it twice. The results (samples), and the seconds of the second run."""
+        """Build the task and run it twice. Returns samples of the results, and the seconds of the second run."""
         self.forget()
         task = getattr(self.module, builder)(**settings)
         self.run, self.before = task if isinstance(task, tuple) else (task, lambda: None)
@@ -53,7 +53,7 @@ class Contestant:
         return {"samples": samples, "seconds": seconds}
 
     def turn(self, calls, warm):
-        """The seconds of each of `calls` runs, after one that is not counted if `warm`."""
+        """The seconds of each of `calls` runs. warm: first make a run that is not counted."""
         if warm:
             self.run()
         seconds = []
@@ -66,7 +66,7 @@ class Contestant:
         return {"seconds": seconds}
 
     def memory(self):
-        """The most memory this process has ever held, in bytes; None where the system does not say."""
+        """The peak memory of this process in bytes; None where the system does not report it."""
         status = Path("/proc/self/status")
         lines = status.read_text().splitlines() if status.exists() else []
         peaks = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
@@ -80,14 +80,14 @@ class Contestant:
 
 
 def _sample(result):
-    """Evenly spaced elements of an array or a number, and the mean."""
+    """Evenly spaced elements of an array or number, and its mean, a list."""
     flat = np.asarray(result).reshape(-1)
     picked = flat[np.linspace(0, flat.size - 1, min(SAMPLES, flat.size)).astype(int)]
     return [*picked.tolist(), float(flat.mean(dtype=np.float64))]
 
 
 def _wait_until_quiet(longest=1.0):
-    """Return when this process's threads have gone to sleep: until then they would slow the next one's turn down."""
+    """Wait until the threads of this process sleep: spinning threads would slow down the next contestant's turn."""
     end = time.perf_counter() + longest
     while time.perf_counter() < end:
         used, start = time.process_time(), time.perf_counter()

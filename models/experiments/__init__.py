@@ -1,1 +1,1 @@
-"""Programs behind statements of the README: each is run by `python -m autotx.models.experiments.NAME`."""
+"""Programs that measure numbers which the README quotes. To run: `python -m autotx.models.experiments.NAME`."""

@@ -1,8 +1,8 @@
-"""`python -m autotx.models.experiments.labels`: what pre-training is worth when labels are few.
+"""`python -m autotx.models.experiments.labels`: how much pre-training improves a classifier when labels are few.
 
-The names of emoji are to be told English from Spanish; HELD_OUT in ten are set aside. A GPT reads the others without
-labels. Then it, and one of the same size with random weights, learns from a few of them with their labels, and labels
-the names set aside. But for SHAPE all settings are those of `autotx train` and `autotx finetune`.
+The task: is the name of an emoji English or Spanish? HELD_OUT of ten names are held out. A GPT is pre-trained on the
+others without labels. It, and a GPT of the same size with random weights, are then fine-tuned on a few names with
+labels, and tested on the held-out names. Settings other than SHAPE are those of `autotx train` and `autotx finetune`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from autotx.models.pairs import emoji_pairs
 from autotx.models.registry import settings_of
 from autotx.models.train import Trainer, train
 
-HELD_OUT = 2  # in ten
+HELD_OUT = 2  # of ten
 LANGUAGES = "English", "Spanish"
 SHAPE = {"tokenizer": "byte", "n_layer": 3, "n_embd": 64, "batch_size": 16, "eval_interval": 1000}
 
@@ -33,7 +33,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         known = _prepare(np.random.default_rng(0))
         print(f"pre-training, {args.steps:,} steps", flush=True)
-        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of a folder that is not to stay
+        with contextlib.redirect_stdout(io.StringIO()):  # it names a temporary folder
             status = train(settings_of("gpt")(text=["names.txt"], out="pre", steps=args.steps, **SHAPE))
         if status:
             return status
@@ -46,8 +46,8 @@ def main(argv=None):
 
 
 def _prepare(rng):
-    """Write the text of the pre-training and the names held out. Returns the lines that labels are drawn from."""
-    pairs = [pair for pair in emoji_pairs() if pair[0] != pair[1]]  # what is the same in both has no label
+    """Write the text for pre-training and the held-out names. Returns a list: the other names with labels."""
+    pairs = [pair for pair in emoji_pairs() if pair[0] != pair[1]]  # equal names have no label
     pairs = [pairs[i] for i in rng.permutation(len(pairs))]
     cut = len(pairs) * HELD_OUT // 10
     held_out, known = (
@@ -62,7 +62,7 @@ def _prepare(rng):
 
 
 def _right(known, count, draw, from_scratch):
-    """The share of the names held out that is labelled right, after fine-tuning on the `draw`th `count` names."""
+    """Accuracy on the held-out names after fine-tuning on `count` names; the seed of the choice contains `draw`."""
     chosen = np.random.default_rng([count, draw]).choice(known, count, replace=False)
     Path("labels.tsv").write_text("\n".join(chosen), encoding="utf-8")
     files = {"labels": "labels.tsv", "held_out": "held_out.tsv"}

@@ -1,8 +1,8 @@
-"""`python -m autotx.models.experiments.training`: a GPT or a Transformer learns beside its twin in PyTorch.
+"""`python -m autotx.models.experiments.training`: trains a GPT or a Transformer, and its twin in PyTorch.
 
-Both begin with the same weights and do the same on the same batches, without dropout, whose random numbers would
-differ: forward, cross entropy, backward, clipping, AdamW. So the losses can be laid over each other, and the times
-compared: both take some steps in turns, each with all threads. The settings are those of `autotx train`.
+Both start from the same weights and make the same steps on the same batches: forward, cross entropy, backward,
+clipping, AdamW; without dropout, whose random numbers would differ. Losses and times can then be compared. The two take
+turns of TURN steps, each with all threads. The settings are those of `autotx train`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from autotx.viz.curves import curves
 from autotx.viz.style import checked_path, save
 
 MODELS = ("gpt", "transformer")
-TURN = 50  # steps: the threads of one, which still spin when the other begins, then hardly count
+TURN = 50  # steps: so many that threads of the other, which spin at the start of a turn, hardly count
 PAIR = "autotx", "PyTorch"
 NAMES = {
     "attn.qkv.": "self_attn.in_proj_",
@@ -42,7 +42,7 @@ NAMES = {
 
 
 class GPTTwin(with_torch.GPT):
-    """The benchmark's GPT with the weights of a given one. `pairs` lists the parameters of both."""
+    """The benchmark's GPT in PyTorch with the weights of a given GPT. pairs: as in TransformerTwin."""
 
     def __init__(self, model):
         c = model.config
@@ -56,9 +56,9 @@ class GPTTwin(with_torch.GPT):
 
 
 class TransformerTwin(nn.Module):
-    """A Transformer (post- or pre-norm, tied) made of PyTorch's own layers, with the weights of a given one.
+    """A Transformer (post- or pre-norm, tied) made of PyTorch's layers, with the weights of a given Transformer.
 
-    `pairs` lists the parameters of both, (Tensor of autotx, torch.nn.Parameter).
+    pairs: the parameters of both, a list of (Tensor of autotx, torch.nn.Parameter).
     """
 
     def __init__(self, model):
@@ -108,7 +108,7 @@ def _copy_weights(pairs):
 
 
 class TwinTrainer:
-    """Steps of the twin, with the optimizer and the schedule of a Trainer."""
+    """Trains the twin with the settings and the schedule of a Trainer."""
 
     def __init__(self, trainer):
         twin = GPTTwin if trainer.config.kind == "gpt" else TransformerTwin
@@ -123,7 +123,7 @@ class TwinTrainer:
         self.rng, self.number, self.place = copy.deepcopy(trainer.data_rng), 0, 0  # it draws the same batches
 
     def train_step(self):
-        """The next step. Returns the loss."""
+        """Make the next step. Returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.trainer.schedule(self.number)
         [batch] = self.trainer.task.batches(self.place, self.rng)
@@ -136,7 +136,7 @@ class TwinTrainer:
         return loss.item()
 
     def validate(self):
-        """The figures of the twin's weights, in the trainer's own model: that one is of no use afterwards."""
+        """The validation figures of the twin's weights, which replace those of the trainer's model for good."""
         for ours, theirs in self.twin.pairs:
             ours.data = theirs.detach().numpy()
         return self.trainer.validate()
@@ -178,7 +178,7 @@ def _timed(step):
 
 
 def _report(losses, seconds, *validation):
-    """losses, seconds: (2, steps), of autotx and of PyTorch."""
+    """Print the comparison. losses, seconds: (2, steps), of autotx and of PyTorch."""
     first = losses[:, :100]
     print(f"largest difference of the first {first.shape[1]} losses: {np.abs(first[0] - first[1]).max():.2g}")
     print("validation loss in the end: {:.4f} of autotx, {:.4f} of PyTorch's weights".format(*validation))
