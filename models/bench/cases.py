@@ -70,16 +70,10 @@ def _step(name, size, builder="step", **more):
 
 def _products(name, rows, inputs, outputs, quick=False):
     """The three products of a layer: y = x W^T, and the gradients of x and of W."""
+    title, flop = f"{name} {rows}x{inputs}->{outputs}", 2 * rows * inputs * outputs
+    settings = {"rows": rows, "inputs": inputs, "outputs": outputs}
     return [
-        Case(
-            f"{name} {rows}x{inputs}->{outputs} {which}",
-            "matmul",
-            {"rows": rows, "inputs": inputs, "outputs": outputs, "which": which},
-            2 * rows * inputs * outputs,
-            "FLOP",
-            group=which,
-            quick=quick,
-        )
+        Case(f"{title} {which}", "matmul", {**settings, "which": which}, flop, "FLOP", group=which, quick=quick)
         for which in ("forward", "dX", "dW")
     ]
 

@@ -9,7 +9,7 @@ from autotx.models.mlp import MLP
 from autotx.models.paper import trained
 from autotx.models.paper.case import Claim, Section, digits
 from autotx.models.paper.constants import B_1, B_2, ENCODED, FFN, LN_M, W_1, W_2, M
-from autotx.models.paper.steps import agree, distance, layer_norm, layer_norm_eps_outside, linear, tensor
+from autotx.models.paper.steps import agree, computable, distance, layer_norm, layer_norm_eps_outside, linear, tensor
 from autotx.models.transformer import FeedForward, TransformerConfig
 
 section = Section("feed-forward", "Feed Forward Neural Net", (639, 743))
@@ -166,13 +166,9 @@ section.quote(
     "what the formula x W_{1} and the example have.",
 )
 def column_times_matrix():
-    matrix = tensor(np.ones((4, 16)))
-    try:
-        shape = (tensor(np.ones((4, 1))) @ matrix).shape
-    except ValueError:
-        row = (tensor(np.ones((1, 4))) @ matrix).shape
-        return Claim(False, f"shapes (4, 1) and (4, 16) have no product; (1, 4) gives {row}")
-    return Claim(True, f"the product has shape {shape}")
+    column, row, matrix = (tensor(np.ones(shape)) for shape in ((4, 1), (1, 4), (4, 16)))
+    evidence = f"shapes (4, 1) and (4, 16) have no product; (1, 4) gives {(row @ matrix).shape}"
+    return computable(lambda: column @ matrix, evidence)
 
 
 @section.case(669, "n to 4n and back", formula="1 × n → 1 × 4n → 1 × n", printed="n, then 4n, then n again")
@@ -317,12 +313,9 @@ def random_parameters():
     "them.",
 )
 def bias_columns():
-    try:
-        shape = (linear(W_1)(tensor(LN_M)) + tensor(B_1.values[:, None])).shape
-    except ValueError:
-        row = linear(W_1, B_1)(tensor(LN_M)).shape
-        return Claim(False, f"(3, 6) + (6, 1) cannot be added; with a row of 6 the result is {row}")
-    return Claim(True, f"the sum has shape {shape}")
+    x, column = tensor(LN_M), tensor(B_1.values[:, None])
+    evidence = f"(3, 6) + (6, 1) cannot be added; with a row of 6 the result is {linear(W_1, B_1)(x).shape}"
+    return computable(lambda: linear(W_1)(x) + column, evidence)
 
 
 @section.case((730, 733), "The size of z_{2}", formula=NET, printed=digits("3 4"))

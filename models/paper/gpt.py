@@ -13,6 +13,7 @@ from autotx.models.paper.steps import (
     attention,
     attention_weights,
     causal,
+    computable,
     descend,
     distance,
     layer_norm,
@@ -174,11 +175,8 @@ def embeddings():
     "0.02 0.04, 0.03 0.07, 0.05 0.09.",
 )
 def flat_positions():
-    try:
-        shape = (tensor(U) + tensor(W_P)).shape
-    except ValueError:
-        return Claim(False, f"(3, 2) + (6,) cannot be added; as three rows of two it gives {h_0().shape}")
-    return Claim(True, f"the sum has shape {shape}")
+    evidence = f"(3, 2) + (6,) cannot be added; as three rows of two it gives {h_0().shape}"
+    return computable(lambda: tensor(U) + tensor(W_P), evidence)
 
 
 @example.table(
@@ -247,11 +245,8 @@ def h_1():
     "0.4 0.5.",
 )
 def flat_matrix():
-    try:
-        shape = (tensor(H_1).reshape(1, 2) @ tensor(W)).shape
-    except ValueError:
-        return Claim(False, "shapes (1, 2) and (4,) have no product; with (2, 2) the result is (1, 2)")
-    return Claim(True, f"the product has shape {shape}")
+    evidence = "shapes (1, 2) and (4,) have no product; with (2, 2) the result is (1, 2)"
+    return computable(lambda: tensor(H_1).reshape(1, 2) @ tensor(W), evidence)
 
 
 @example.case(

@@ -111,6 +111,14 @@ def distance(a, b):
     return (tensor(a) - tensor(b)).abs().max().item()
 
 
+def computable(compute, evidence):
+    """A Claim that compute() gives a Tensor. evidence: why it does not, when it raises ValueError."""
+    try:
+        return Claim(True, f"the result has shape {compute().shape}")
+    except ValueError:
+        return Claim(False, evidence)
+
+
 def agree(a, b, within=0.0, evidence="largest difference {:.1g}"):
     """A Claim that two Tensors differ by at most `within`. evidence: a format that takes the largest difference."""
     difference = distance(a, b)

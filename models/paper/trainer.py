@@ -15,6 +15,7 @@ LOGITS_0 = digits("0.10792622 0.09792622 0.09792622 0.69622133")
 PROBABILITIES_0 = digits("0.20737772 0.20737772 0.20737772 0.37786684")
 LOGITS_1990 = digits("3.41207767 -0.86673008 -0.86673008 -0.6786175", places=8)
 PROBABILITIES_1990 = digits("0.95742224 0.0132765 0.0132765 0.01602477", places=8)
+FINAL = digits("0.95765298 0.01320591 0.01320591 0.0159352", places=8)
 
 
 @section.case(
@@ -67,6 +68,15 @@ def logged():
     ("logged_probabilities_0", 1079, "Iteration 0: probabilities", "softmax(Z)", PROBABILITIES_0, 0, 0),
     ("weights_1990", 1081, "Iteration 1990: weights", STEP, LOGITS_1990, 1, 1990),
     ("probabilities_1990", 1082, "Iteration 1990: probabilities", "softmax(Z)", PROBABILITIES_1990, 0, 1990),
+    (
+        "final_probabilities",
+        1084,
+        "The final probabilities",
+        "softmax(Z) after 2,000 steps",
+        FINAL,
+        2,
+        ...,
+    ),
 )
 def iteration(which, step):
     return word_trainer()[which][step]
@@ -82,13 +92,3 @@ def iteration(which, step):
 )
 def lines_together():
     return tensor(LOGITS_0).softmax()
-
-
-@section.case(
-    1084,
-    "The final probabilities",
-    formula="softmax(Z) after 2,000 steps",
-    printed=digits("0.95765298 0.01320591 0.01320591 0.0159352", places=8),
-)
-def final_probabilities():
-    return word_trainer()[2]
