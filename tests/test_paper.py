@@ -11,7 +11,7 @@ import pytest
 from autotx.models import paper
 from autotx.models.inference.beams import translations
 from autotx.models.paper import command, corrected, page, pictures, report, timing, trained
-from autotx.models.paper.case import VERDICTS, Case, Claim, Digits, digits
+from autotx.models.paper.case import VERDICTS, Case, Claim, Digits
 
 # What is known to be wrong in the paper. A verdict that leaves or enters these lists is either a discovery or a bug of
 # the engine: look, then change the list.
@@ -125,14 +125,14 @@ def verdict(printed, computed):
     ],
 )
 def test_verdict_of_numbers(printed, computed, expected):
-    assert verdict(digits(printed), computed) == expected
+    assert verdict(Digits(printed), computed) == expected
 
 
 def test_places_say_how_many_decimals_a_short_number_stands_for():
-    assert verdict(digits("1.6"), 1.6123) == "exact"
-    assert verdict(digits("1.6", places=4), 1.6123) == "erratum"
-    assert digits("1.6 0.25", places=1).places.tolist() == [1, 2]
-    assert digits("0. 7 -0.40").places.tolist() == [0, 0, 2]
+    assert verdict(Digits("1.6"), 1.6123) == "exact"
+    assert verdict(Digits("1.6", places=4), 1.6123) == "erratum"
+    assert Digits("1.6 0.25", places=1).places.tolist() == [1, 2]
+    assert Digits("0. 7 -0.40").places.tolist() == [0, 0, 2]
 
 
 def test_verdict_of_words_and_claims():
@@ -144,7 +144,7 @@ def test_verdict_of_words_and_claims():
 
 def test_a_case_computes_once():
     calls = []
-    case = Case("x", (1, 1), "s", "t", "", digits("1"), lambda: calls.append(1) or 1.0)
+    case = Case("x", (1, 1), "s", "t", "", Digits("1"), lambda: calls.append(1) or 1.0)
     assert case.result is case.result
     assert calls == [1]
 

@@ -4,7 +4,7 @@ Each case of a section is a function that computes a result; its decorator says 
 
     section = Section("softmax", "Softmax", (1258, 1312))
 
-    @section.case(1298, "Three logits", formula="e^{x_i} / Σ_{j} e^{x_j}", printed=digits("0.65 0.24 0.11"))
+    @section.case(1298, "Three logits", formula="e^{x_i} / Σ_{j} e^{x_j}", printed=Digits("0.65 0.24 0.11"))
     def three_logits():
         return tensor([2.0, 1.0, 0.2]).softmax()
 
@@ -35,7 +35,7 @@ class Digits:
 
     text: a number "0.65", a row "0.65 0.24", or a matrix with semicolons between its rows, "1 0; 0 1".
     places: the least number of decimals of each number, for output of NumPy, which drops zeros at the end:
-    in digits("1.6 0.8998", places=4), 1.6 stands for 1.6000.
+    in Digits("1.6 0.8998", places=4), 1.6 stands for 1.6000.
     """
 
     def __init__(self, text, places=0):
@@ -53,11 +53,6 @@ class Digits:
 def _decimals(literal):
     """How many digits a printed number has after its point: 2 for "0.65", 0 for "7" and "7."."""
     return len(literal.partition(".")[2])
-
-
-def digits(text, places=0):
-    """See Digits."""
-    return Digits(text, places)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from autotx.models.gpt import GPT, GPTConfig
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.sizes import (
     counted_multiplications,
     gpt_multiplications,
@@ -186,7 +186,7 @@ def implementations():
     1208,
     "Layers of GPT-3",
     formula="l = (175 · 10^{9} - tables) / (12 d^{2} + 13 d), d = 12288",
-    printed=digits("175"),
+    printed=Digits("175"),
     note="96 layers, of width 12,288. 175 is the number of its parameters, in billions (line 1109).",
 )
 def gpt_3_layers():
@@ -198,7 +198,7 @@ def gpt_3_layers():
     1208,
     "Width of GPT-3",
     formula="12 l d^{2} + (13 l + V + T + 2) d = 175 · 10^{9}, solved for d, l = 96",
-    printed=digits("1024"),
+    printed=Digits("1024"),
     note="The width is 12,288; the solution is a little larger as 175 is rounded. 1,024 is the width of GPT-2 medium; "
     "with 175 layers of it a model has 2.3 billion parameters.",
 )
@@ -211,7 +211,7 @@ def gpt_3_width():
     1208,
     "What 175 layers of width 1024 would make, in billions",
     formula="12 l d^{2} + …",
-    printed=digits("175"),
+    printed=Digits("175"),
     note="The two numbers of this line do not fit the 175 billion parameters of line 1109: they give 2.3 billion.",
 )
 def gpt_3_as_printed():

@@ -10,7 +10,7 @@ from autotx import nn
 from autotx.models.inference.beams import translate
 from autotx.models.pairs import decode
 from autotx.models.paper import trained
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.constants import (
     CROSS,
     DECODER_ATTENTION,
@@ -45,7 +45,7 @@ target = Section("target", "Prepare and Embed Target Sequence for Decoder", (745
 cross = Section("cross-attention", "Decoder Stack Processing with Encoder Output", (773, 828))
 output = Section("output", "Output Layer for Word Probabilities", (830, 858))
 
-CROSS_WEIGHTS = digits(
+CROSS_WEIGHTS = Digits(
     "0.33333333 0.33333333 0.33333334; 0.33333333 0.33333333 0.33333334; 0.33333333 0.33333333 0.33333334"
 )
 
@@ -265,7 +265,7 @@ def encoders_weights():
     return Claim(min(gaps) == 0, f"2 decoders, 2 encoders: they differ by {min(gaps):.2f} at least")
 
 
-@cross.case((801, 806), "The depth of the keys, under the root", formula="d_{k}", printed=digits("4"))
+@cross.case((801, 806), "The depth of the keys, under the root", formula="d_{k}", printed=Digits("4"))
 def divisor():
     return linear(W_K)(tensor(ENCODED)).shape[-1]
 
@@ -355,7 +355,7 @@ def logits_shape():
     return Claim(shape == (3, 10000), f"3 words and a vocabulary of 10,000: {shape}")
 
 
-@output.case(841, "The size of the vocabulary's matrix", formula="d_{model} × V", printed=digits("4 10000"))
+@output.case(841, "The size of the vocabulary's matrix", formula="d_{model} × V", printed=Digits("4 10000"))
 def output_matrix():
     return nn.Linear(4, 10000, rng=None).weight.T.shape
 
@@ -366,7 +366,7 @@ def _probabilities(decoded):
     return layer(tensor(decoded)).softmax()
 
 
-@output.case((843, 846), "Probabilities sum to 1 at each place", formula="Σ p", printed=digits("1 1 1", places=12))
+@output.case((843, 846), "Probabilities sum to 1 at each place", formula="Σ p", printed=Digits("1 1 1", places=12))
 def sums():
     return _probabilities(DECODER_NORM).sum(axis=-1)
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.constants import (
     B_1,
     CROSS,
@@ -92,7 +92,7 @@ def norm_output():
     (2085, 2086),
     "Listing: each row of weights sums to 1",
     formula="e^{Q K^{T}} / Σ e^{Q K^{T}}",
-    printed=digits("1 1 1", places=12),
+    printed=Digits("1 1 1", places=12),
     note="Right, though without subtracting the largest score first, which a longer text could need.",
 )
 def weights_sum():
@@ -119,7 +119,7 @@ def own_weights():
     (2176, 2177),
     "Listing: the divisor",
     formula="d_{k} under the root",
-    printed=digits("3"),
+    printed=Digits("3"),
     note="The listing divides by √3, the number of tokens; the text at lines 802 to 805 rightly by √4, the length of "
     "a key.",
 )
@@ -153,7 +153,7 @@ def output():
     (2169, 2205),
     "Listing: the matrices are transposed",
     formula="LN(x_{e}) W_{V}",
-    printed=digits("-1.7888543 1.7888543 0. 0.", places=7),
+    printed=Digits("-1.7888543 1.7888543 0. 0.", places=7),
     note="Everywhere else, in the text (line 787) and in the encoder's listings, it is x W and not x W^{T}; this "
     "alone changes the result.",
 )
@@ -175,7 +175,7 @@ def shifted_softmax():
     return agree(e / e.sum(axis=-1, keepdims=True), x.softmax(), 1e-15)
 
 
-@entropy.case((2214, 2263), "The loss", formula="L = -Σ y_{i} log p_{i}", printed=digits("0.357"))
+@entropy.case((2214, 2263), "The loss", formula="L = -Σ y_{i} log p_{i}", printed=Digits("0.357"))
 def formula():
     return cross_entropy(GOOD)
 
@@ -233,7 +233,7 @@ def extra_bits():
     (2230, 2263),
     "It is measured in bits",
     formula="-log_{2} 0.7",
-    printed=digits("0.357"),
+    printed=Digits("0.357"),
     note="With the natural logarithm, which gives 0.357 and 2.303, the unit is the nat; in bits it is 0.515 and 3.322.",
 )
 def bits():
@@ -253,8 +253,8 @@ def others_fall():
 
 
 @entropy.table(
-    ("first_loss", (2237, 2263), "Listing: first loss", "-log 0.7", digits("0.357"), GOOD),
-    ("second_loss", (2256, 2264), "Listing: second loss", "-log 0.1", digits("2.303"), POOR),
+    ("first_loss", (2237, 2263), "Listing: first loss", "-log 0.7", Digits("0.357"), GOOD),
+    ("second_loss", (2256, 2264), "Listing: second loss", "-log 0.1", Digits("2.303"), POOR),
 )
 def listed_loss(p):
     return loss_of(tensor(np.log(p)))

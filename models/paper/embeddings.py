@@ -8,7 +8,7 @@ from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.inference.beams import translate
 from autotx.models.pairs import decode, encode, pad
 from autotx.models.paper import trained
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.constants import X, Y
 from autotx.models.paper.steps import agree, tensor
 from autotx.models.transformer import END, PAD, START, Transformer, TransformerConfig
@@ -18,11 +18,6 @@ section = Section("embeddings", "1 - Input Sequence to Encoder Embeddings", (83,
 
 SOURCE, TARGET = ["You", "are", "welcome"], ["<start>", "de", "nada"]
 WORDS = [*SOURCE, *TARGET, "<pad>"]
-
-
-def cut(text):
-    """The words of a sentence, a list."""
-    return text.split()
 
 
 def table():
@@ -127,20 +122,20 @@ def gradients_everywhere():
     return Claim(all(reached), f"{sum(reached)} of {len(reached)} parameter arrays of a small transformer have one")
 
 
-@section.case(85, "Each word becomes a vector of 4 numbers", printed=digits("4"))
+@section.case(85, "Each word becomes a vector of 4 numbers", printed=Digits("4"))
 def width():
     return table()(ids(SOURCE)).shape[-1]
 
 
 @section.case(88, "The source, cut into words", printed=["You", "are", "welcome"])
 def source_words():
-    return cut("You are welcome")
+    return ["You", "are", "welcome"]
 
 
 @section.table(
-    ("you", 92, "The vector of 'You'", "X_{0} = E[You]", digits("0.1 0.2 -0.1 0.4"), "You"),
-    ("are", 93, "The vector of 'are'", "X_{1} = E[are]", digits("-0.3 0.5 0.1 -0.2"), "are"),
-    ("welcome", 94, "The vector of 'welcome'", "X_{2} = E[welcome]", digits("0.4 -0.3 0.2 0.1"), "welcome"),
+    ("you", 92, "The vector of 'You'", "X_{0} = E[You]", Digits("0.1 0.2 -0.1 0.4"), "You"),
+    ("are", 93, "The vector of 'are'", "X_{1} = E[are]", Digits("-0.3 0.5 0.1 -0.2"), "are"),
+    ("welcome", 94, "The vector of 'welcome'", "X_{2} = E[welcome]", Digits("0.4 -0.3 0.2 0.1"), "welcome"),
 )
 def vector(word):
     return table()(ids([word])).reshape(4)

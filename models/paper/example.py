@@ -5,7 +5,7 @@ The text has two versions of X + PE: with the formulas of lines 430 to 500, whic
 listings follow from the second.
 """
 
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.constants import (
     ATTENTION,
     K_TARGET,
@@ -29,7 +29,7 @@ from autotx.models.paper.steps import agree, attention, attention_weights, dista
 
 section = Section("example", "A Concrete Example", (373, 532))
 
-W_V_502 = digits("0 0 1 1; 1 1 0 0; 0 1 0 1; 1 0 1 0")
+W_V_502 = Digits("0 0 1 1; 1 1 0 0; 0 1 0 1; 1 0 1 0")
 SCORE = "Q K^{T} / √d_{k}"
 
 
@@ -61,7 +61,7 @@ def q_without_positions():
     return linear(W_Q)(tensor(X))
 
 
-@section.case(406, "The length of a key", formula="d_{k}", printed=digits("4"))
+@section.case(406, "The length of a key", formula="d_{k}", printed=Digits("4"))
 def d_k():
     return linear(W_K)(tensor(X_PE)).shape[-1]
 
@@ -78,7 +78,7 @@ def source_in_two_versions():
     return agree(source_as_written(), X_PE, 5e-5, "the two differ by up to {:.2g}")
 
 
-@section.case(430, "Its first row", formula="X_{0} + PE_{0}", printed=digits("0.1 1.2 -0.1 1.4"))
+@section.case(430, "Its first row", formula="X_{0} + PE_{0}", printed=Digits("0.1 1.2 -0.1 1.4"))
 def first_row():
     return source_as_written()[0]
 
@@ -226,7 +226,7 @@ def weights():
 
 
 @section.case(
-    532, "Each row of the weights adds to one", formula="Σ_{s} weight_{ts} = 1", printed=digits("1 1 1", places=8)
+    532, "Each row of the weights adds to one", formula="Σ_{s} weight_{ts} = 1", printed=Digits("1 1 1", places=8)
 )
 def row_sums():
     return attention_weights(Q, K).sum(axis=-1)
@@ -236,7 +236,7 @@ def row_sums():
     (530, 532),
     "The rows as they are printed",
     formula="Σ_{s} of the printed digits",
-    printed=digits("1 1 1", places=8),
+    printed=Digits("1 1 1", places=8),
     note="Eight rounded digits may add up to one more or less in the last place.",
 )
 def printed_row_sums():

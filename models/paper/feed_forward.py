@@ -7,7 +7,7 @@ from autotx import nn, viz
 from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.mlp import MLP
 from autotx.models.paper import trained
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.constants import B_1, B_2, ENCODED, FFN, LN_M, W_1, W_2, M
 from autotx.models.paper.steps import agree, computable, distance, layer_norm, layer_norm_eps_outside, linear, tensor
 from autotx.models.transformer import FeedForward, TransformerConfig
@@ -221,24 +221,24 @@ def formula_and_layers():
     (681, 683),
     "The input of the example, token by token",
     formula="n × 1",
-    printed=digits("4 1"),
+    printed=Digits("4 1"),
     note="Each token is a row of LN(M), 1 x 4. As a column, 4 x 1, it could not be multiplied with W_{1}, 4 x 6.",
 )
 def input_shape():
     return tensor(LN_M)[:1].shape
 
 
-@section.case(683, "Each row is a token, and n is the number of columns", formula="n", printed=digits("4"))
+@section.case(683, "Each row is a token, and n is the number of columns", formula="n", printed=Digits("4"))
 def rows_and_columns():
     return tensor(LN_M).shape[-1]
 
 
-@section.case(687, "Width of the hidden layer, by the factor 4", formula="4 n, n = 4", printed=digits("16"))
+@section.case(687, "Width of the hidden layer, by the factor 4", formula="4 n, n = 4", printed=Digits("16"))
 def hidden_width():
     return GPT(GPTConfig(8, 11, 1, 1, 4), rng=None).blocks[0].mlp.fc.weight.shape[0]
 
 
-@section.case(687, "Width of the hidden layer in the example", printed=digits("6"))
+@section.case(687, "Width of the hidden layer in the example", printed=Digits("6"))
 def hidden_width_of_example():
     return linear(W_1)(tensor(LN_M)).shape[-1]
 
@@ -264,7 +264,7 @@ def non_linear():
     return Claim(difference > 0, f"ReLU(-x) is not -ReLU(x); the smallest z_{{1}} of the example is {smallest:.3f}")
 
 
-@section.case((693, 699), "The second matrix goes back to n", formula="columns of z_{2}", printed=digits("4"))
+@section.case((693, 699), "The second matrix goes back to n", formula="columns of z_{2}", printed=Digits("4"))
 def back_to_n():
     return net()(tensor(LN_M)).shape[-1]
 
@@ -280,12 +280,12 @@ def net_input():
     return layer_norm(M)
 
 
-@section.case(715, "The sizes of W_{1} and W_{2}", printed=digits("4 6; 6 4"))
+@section.case(715, "The sizes of W_{1} and W_{2}", printed=Digits("4 6; 6 4"))
 def matrix_sizes():
     return [tensor(W_1).shape, tensor(W_2).shape]
 
 
-@section.case(716, "The sizes of b_{1} and b_{2}", printed=digits("6 4"))
+@section.case(716, "The sizes of b_{1} and b_{2}", printed=Digits("6 4"))
 def bias_sizes():
     return [tensor(B_1).size, tensor(B_2).size]
 
@@ -318,7 +318,7 @@ def bias_columns():
     return computable(lambda: linear(W_1)(x) + column, evidence)
 
 
-@section.case((730, 733), "The size of z_{2}", formula=NET, printed=digits("3 4"))
+@section.case((730, 733), "The size of z_{2}", formula=NET, printed=Digits("3 4"))
 def step_shapes():
     return net()(tensor(LN_M)).shape
 

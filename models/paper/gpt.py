@@ -6,8 +6,7 @@ import autotx
 from autotx.models.classifier import Classifier
 from autotx.models.data import random_blocks
 from autotx.models.gpt import GPT, GPTConfig
-from autotx.models.paper.case import Claim, Section, digits
-from autotx.models.paper.embeddings import cut
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.sizes import gpt_parameters, transformer_parameters
 from autotx.models.paper.steps import (
     attention,
@@ -27,10 +26,10 @@ example = Section("gpt-example", "Going Through an Example", (1117, 1168))
 training = Section("training", "Training", (1170, 1185))
 
 WORDS = ["I", "love", "AI"]
-U = digits("0.12 0.87; 0.56 0.32; 0.74 0.51")
-W_P = digits("0.02 0.04 0.03 0.07 0.05 0.09")
-H_1 = digits("0.155 0.458")
-W = digits("0.2 0.3 0.4 0.5")
+U = Digits("0.12 0.87; 0.56 0.32; 0.74 0.51")
+W_P = Digits("0.02 0.04 0.03 0.07 0.05 0.09")
+H_1 = Digits("0.155 0.458")
+W = Digits("0.2 0.3 0.4 0.5")
 MIX = "0.1 h_{0}(I) + 0.9 h_{0}(love)"
 
 
@@ -104,7 +103,7 @@ def exponentially_more():
     (1107, 1108),
     "Parameters of the first GPT, in millions",
     formula="12 L C^{2} + 13 L C + V C + T C, L = 12, C = 768, V = 40478, T = 512",
-    printed=digits("150"),
+    printed=Digits("150"),
     note="Its 12 layers of 768 channels, 40,478 tokens and 512 positions make 116.5 million; its authors say 117.",
 )
 def gpt_1():
@@ -115,7 +114,7 @@ def gpt_1():
     1108,
     "Parameters of GPT-2, in billions",
     formula="12 L C^{2} + 13 L C + V C + T C, L = 48, C = 1600, V = 50257, T = 1024",
-    printed=digits("1.5"),
+    printed=Digits("1.5"),
     note="1.558 billion, cut rather than rounded.",
 )
 def gpt_2():
@@ -126,7 +125,7 @@ def gpt_2():
     (1108, 1109),
     "Parameters of GPT-3, in billions",
     formula="12 L C^{2} + 13 L C + V C + T C, L = 96, C = 12288, V = 50257, T = 2048",
-    printed=digits("175"),
+    printed=Digits("175"),
 )
 def gpt_3():
     return gpt_parameters(96, 12288, 50257, 2048) / 1e9
@@ -158,7 +157,7 @@ differences.quote(
 
 @example.case(1121, "The sentence, cut into words", printed=["I", "love", "AI"])
 def words():
-    return cut("I love AI")
+    return ["I", "love", "AI"]
 
 
 @example.case(1123, "The embeddings", formula="U", printed=U)
@@ -180,9 +179,9 @@ def flat_positions():
 
 
 @example.table(
-    ("h_0_i", (1135, 1137), "h_{0} of 'I'", "U + W_{p}", digits("0.14 0.91"), 0),
-    ("h_0_love", (1139, 1141), "h_{0} of 'love'", "U + W_{p}", digits("0.59 0.39"), 1),
-    ("h_0_ai", (1143, 1145), "h_{0} of 'AI'", "U + W_{p}", digits("0.79 0.60"), 2),
+    ("h_0_i", (1135, 1137), "h_{0} of 'I'", "U + W_{p}", Digits("0.14 0.91"), 0),
+    ("h_0_love", (1139, 1141), "h_{0} of 'love'", "U + W_{p}", Digits("0.59 0.39"), 1),
+    ("h_0_ai", (1143, 1145), "h_{0} of 'AI'", "U + W_{p}", Digits("0.79 0.60"), 2),
 )
 def h_0_of_word(word):
     return h_0()[word]
@@ -218,7 +217,7 @@ def weights_sum():
     1151,
     "The word 'AI', not there yet, gets weight 0",
     formula="softmax with the causal mask",
-    printed=digits("0", places=12),
+    printed=Digits("0", places=12),
 )
 def weight_of_the_future():
     return attention_weights(h_0(), h_0(), mask=causal(3))[1, 2]
@@ -253,7 +252,7 @@ def flat_matrix():
     (1162, 1164),
     "The output of 'love'",
     formula="h_{2} = h_{1} W, from the printed h_{1}",
-    printed=digits("0.1753 0.309"),
+    printed=Digits("0.1753 0.309"),
     note="0.155 x 0.2 + 0.458 x 0.4 = 0.2142 and 0.155 x 0.3 + 0.458 x 0.5 = 0.2755. With W transposed it would be "
     "0.1684 0.2910, and from the right h_{1}, 0.545 0.442, it is 0.2858 0.3845. None of them is printed.",
 )
@@ -265,7 +264,7 @@ def h_2():
     (1156, 1164),
     "Feed forward and layer norm",
     formula="LN(h_{1} W)",
-    printed=digits("0.1753 0.309"),
+    printed=Digits("0.1753 0.309"),
     note="The heading promises a layer norm, and none is applied. Of two numbers it would leave -1 and 1, whatever "
     "they are, so the example is too narrow for it. The simplified feed-forward step also has neither ReLU nor second "
     "matrix.",
@@ -339,7 +338,7 @@ def _block():
 )
 def dense_vectors():
     model, _ = _learn_sentence()
-    vectors = model.wte(np.array([WORDS.index(word) for word in cut("I love AI")]))
+    vectors = model.wte(np.array([WORDS.index(word) for word in ["I", "love", "AI"]]))
     filled = np.abs(vectors.data).min()
     return Claim(vectors.shape == (3, 8) and filled > 0, f"3 words, 8 numbers each, the smallest {filled:.2g} from 0")
 

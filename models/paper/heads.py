@@ -4,7 +4,7 @@ import numpy as np
 
 import autotx
 from autotx import nn
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.constants import ATTENTION, CONCAT, HEAD_2, W_O, X_PE, M
 from autotx.models.paper.sizes import longest_path
 from autotx.models.paper.steps import agree, attention, attention_weights, distance, linear, tensor
@@ -116,7 +116,7 @@ def joined():
     return concat()
 
 
-@section.case(572, "The shape of W_{O}", formula="h d_{v} × d_{model}", printed=digits("8 4"))
+@section.case(572, "The shape of W_{O}", formula="h d_{v} × d_{model}", printed=Digits("8 4"))
 def w_o_shape():
     return linear(W_O).weight.T.shape
 

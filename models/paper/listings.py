@@ -1,11 +1,9 @@
 """'Matrix Multiplication' to 'Calculate Layer Normalization': the listings behind the encoder's numbers."""
 
-import autotx
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.constants import (
     ATTENTION,
     CONCAT,
-    HEAD_2,
     LN_M,
     Q_TEXT,
     W_K,
@@ -21,6 +19,7 @@ from autotx.models.paper.constants import (
     X,
 )
 from autotx.models.paper.example import source_as_written
+from autotx.models.paper.heads import concat
 from autotx.models.paper.steps import (
     attention,
     attention_weights,
@@ -37,9 +36,9 @@ scores = Section("attention-score", "Calculate Attention Score", (1536, 1585))
 heads = Section("multi-head-output", "Calculate Multi-Attention Head Output", (1587, 1633))
 norm = Section("norm-listing", "Calculate Layer Normalization", (1635, 1667))
 
-Q_TARGET = digits("1. 1. 2. 0.; 1.7415 1.70005 2.49995 0.9416; 2.7093 0.5 2.1998 1.0095", places=5)
-K_TARGET = digits("1. 1. 0. 2.; 1.70005 1.7415 0.9416 2.49995; 0.5 2.7093 1.0095 2.1998", places=5)
-V_TARGET = digits("1. 0. 1. 2.; 1.7415 0.9416 1.70005 2.49995; 2.7093 1.0095 0.5 2.1998", places=5)
+Q_TARGET = Digits("1. 1. 2. 0.; 1.7415 1.70005 2.49995 0.9416; 2.7093 0.5 2.1998 1.0095", places=5)
+K_TARGET = Digits("1. 1. 0. 2.; 1.70005 1.7415 0.9416 2.49995; 0.5 2.7093 1.0095 2.1998", places=5)
+V_TARGET = Digits("1. 0. 1. 2.; 1.7415 0.9416 1.70005 2.49995; 2.7093 1.0095 0.5 2.1998", places=5)
 
 
 def entry(row, column):
@@ -47,7 +46,7 @@ def entry(row, column):
     return (source_as_written()[row - 1] * tensor(W_Q)[:, column - 1]).sum()
 
 
-@products.case((1318, 1325), "First row of X + PE", formula="X + PE", printed=digits("0.1 1.2 -0.1 1.4", places=8))
+@products.case((1318, 1325), "First row of X + PE", formula="X + PE", printed=Digits("0.1 1.2 -0.1 1.4", places=8))
 def first_row():
     return source_as_written()[0]
 
@@ -58,9 +57,9 @@ def w_q():
 
 
 @products.table(
-    ("q_1_1", 1339, "Q[1,1]", "0.1·1 + 1.2·0 - 0.1·0 + 1.4·1", digits("1.5"), 1),
-    ("q_1_2", 1340, "Q[1,2]", "0.1·0 + 1.2·1 - 0.1·1 + 1.4·0", digits("1.1"), 2),
-    ("q_1_4", 1342, "Q[1,4]", "0.1·1 + 1.2·0 - 0.1·1 + 1.4·0", digits("0"), 4),
+    ("q_1_1", 1339, "Q[1,1]", "0.1·1 + 1.2·0 - 0.1·0 + 1.4·1", Digits("1.5"), 1),
+    ("q_1_2", 1340, "Q[1,2]", "0.1·0 + 1.2·1 - 0.1·1 + 1.4·0", Digits("1.1"), 2),
+    ("q_1_4", 1342, "Q[1,4]", "0.1·1 + 1.2·0 - 0.1·1 + 1.4·0", Digits("0"), 4),
 )
 def first_row_of_q(column):
     return entry(1, column)
@@ -70,7 +69,7 @@ def first_row_of_q(column):
     1341,
     "Q[1,3]",
     formula="0.1·0 + 1.2·1 - 0.1·0 + 1.4·1",
-    printed=digits("1.2"),
+    printed=Digits("1.2"),
     note="The last product, 1.4 x 1, is left out of the sum: 2.6, as in the output at line 1384 and in the text at "
     "472.",
 )
@@ -82,7 +81,7 @@ def q_1_3():
     (1344, 1385),
     "The second row of Q, entry by entry",
     formula="Q[2,j] = Σ_{k} (X + PE)[2,k] W_{Q}[k,j]",
-    printed=digits("1.34147098 1.59995001 2.29995 0.64147099", places=8),
+    printed=Digits("1.34147098 1.59995001 2.29995 0.64147099", places=8),
     note="The paper writes the sums out; their values are those of line 1385.",
 )
 def second_row():
@@ -93,7 +92,7 @@ def second_row():
     (1351, 1386),
     "The third row of Q, entry by entry",
     formula="Q[3,j] = Σ_{k} (X + PE)[3,k] W_{Q}[k,j]",
-    printed=digits("2.40929743 0.89980003 1.79980001 1.50929745", places=8),
+    printed=Digits("2.40929743 0.89980003 1.79980001 1.50929745", places=8),
     note="The paper writes the sums out; their values are those of line 1386.",
 )
 def third_row():
@@ -104,7 +103,7 @@ def third_row():
     (1360, 1387),
     "Listing: Q with sines and cosines as written",
     formula="Q = (X + PE) W_{Q}",
-    printed=digits(
+    printed=Digits(
         "1.5 1.1 2.6 0.; 1.34147098 1.59995001 2.29995 0.64147099; 2.40929743 0.89980003 1.79980001 1.50929745",
         places=8,
     ),
@@ -142,7 +141,7 @@ def of_the_source(weight):
     (1383, 1452),
     "Both listings give the same Q",
     formula="Q of line 1450 against Q of line 1384",
-    printed=digits("1.5 1.1 2.6 0.; 1.3415 1.60005 2.29995 0.6416; 2.4093 0.9 1.7998 1.5095", places=5),
+    printed=Digits("1.5 1.1 2.6 0.; 1.3415 1.60005 2.29995 0.6416; 2.4093 0.9 1.7998 1.5095", places=5),
     note="The first computes sin(1/10000^{2}), the second takes the rounded 0.0001 of line 221: 1.59995 or 1.60005. "
     "All later numbers come from the second.",
 )
@@ -203,7 +202,7 @@ def attention_listing():
 
 @heads.case((1592, 1606), "Listing: both heads joined", formula="Concat(head_{1}, head_{2})", printed=CONCAT)
 def joined():
-    return autotx.concat([tensor(ATTENTION), tensor(HEAD_2)], axis=1)
+    return concat()
 
 
 @heads.case((1608, 1633), "Listing: multi-head output", formula="Concat(head_{1}, head_{2}) W_{O}", printed=M)

@@ -4,7 +4,7 @@ import numpy as np
 
 import autotx
 from autotx import nn
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.sizes import longest_path
 from autotx.models.paper.steps import agree, attention, descend, distance, tensor
 from autotx.models.paper.trained import overfitted, word_trainer
@@ -172,12 +172,12 @@ def validation():
     return Claim(kept_out > 2 * learned, f"squared error on what it learned {learned:.4f}, on the rest {kept_out:.4f}")
 
 
-@section.case((893, 898), "Four words as one-hot vectors", printed=digits("1 0 0 0; 0 1 0 0; 0 0 1 0; 0 0 0 1"))
+@section.case((893, 898), "Four words as one-hot vectors", printed=Digits("1 0 0 0; 0 1 0 0; 0 0 1 0; 0 0 0 1"))
 def one_hot():
     return autotx.embedding(tensor(np.eye(4)), np.arange(len(WORDS)))
 
 
-@section.case((900, 902), "The true distribution", formula="y = one-hot(mat)", printed=digits("1 0 0 0"))
+@section.case((900, 902), "The true distribution", formula="y = one-hot(mat)", printed=Digits("1 0 0 0"))
 def true_distribution():
     return autotx.embedding(tensor(np.eye(4)), np.array([WORDS.index("mat")]))[0]
 
@@ -192,9 +192,9 @@ def prediction_sum(p):
 
 
 @section.table(
-    ("good_loss", (916, 920), "Loss of the good prediction", "-Σ y_{i} log p_{i} = -log 0.7", digits("0.357"), GOOD),
-    ("poor_loss", (931, 935), "Loss of the poor prediction", "-Σ y_{i} log p_{i} = -log 0.1", digits("2.303"), POOR),
-    ("loss_again", 944, "The loss, said again", "-log 0.1", digits("2.303"), POOR),
+    ("good_loss", (916, 920), "Loss of the good prediction", "-Σ y_{i} log p_{i} = -log 0.7", Digits("0.357"), GOOD),
+    ("poor_loss", (931, 935), "Loss of the poor prediction", "-Σ y_{i} log p_{i} = -log 0.1", Digits("2.303"), POOR),
+    ("loss_again", 944, "The loss, said again", "-log 0.1", Digits("2.303"), POOR),
 )
 def prediction_loss(p):
     return cross_entropy(p)
@@ -222,7 +222,7 @@ def gradient_of_predictions():
 
 
 @section.case(
-    (944, 950), "The softmax", formula="P_{i} = e^{Z_{i}} / Σ_{k} e^{Z_{k}}", printed=digits("0.1 0.1 0.1 0.7")
+    (944, 950), "The softmax", formula="P_{i} = e^{Z_{i}} / Σ_{k} e^{Z_{k}}", printed=Digits("0.1 0.1 0.1 0.7")
 )
 def softmax():
     e = tensor(np.log(POOR)).exp()
@@ -230,11 +230,11 @@ def softmax():
 
 
 @section.table(
-    ("p_minus_y", (952, 973), "The gradient", "∂L/∂Z_{i} = P_{i} - y_{i}", digits("-0.9 0.1 0.1 0.7", places=12), ...),
-    ("gradient_mat", 970, "Gradient of 'mat'", "0.1 - 1", digits("-0.9"), 0),
-    ("gradient_hat", 971, "Gradient of 'hat'", "0.1 - 0", digits("0.1"), 1),
-    ("gradient_bat", 972, "Gradient of 'bat'", "0.1 - 0", digits("0.1"), 2),
-    ("gradient_rat", 973, "Gradient of 'rat'", "0.7 - 0", digits("0.7"), 3),
+    ("p_minus_y", (952, 973), "The gradient", "∂L/∂Z_{i} = P_{i} - y_{i}", Digits("-0.9 0.1 0.1 0.7", places=12), ...),
+    ("gradient_mat", 970, "Gradient of 'mat'", "0.1 - 1", Digits("-0.9"), 0),
+    ("gradient_hat", 971, "Gradient of 'hat'", "0.1 - 0", Digits("0.1"), 1),
+    ("gradient_bat", 972, "Gradient of 'bat'", "0.1 - 0", Digits("0.1"), 2),
+    ("gradient_rat", 973, "Gradient of 'rat'", "0.7 - 0", Digits("0.7"), 3),
 )
 def gradient_of_word(index):
     return gradient(POOR)[index]
@@ -294,7 +294,7 @@ def update_of_weights():
 
 
 @section.case(
-    (1005, 1021), "The step on the logits", formula=f"{STEP}, α = 0.1", printed=digits("0.09 -0.01 -0.01 -0.07")
+    (1005, 1021), "The step on the logits", formula=f"{STEP}, α = 0.1", printed=Digits("0.09 -0.01 -0.01 -0.07")
 )
 def step():
     return -0.1 * tensor(gradient(POOR))
@@ -304,7 +304,7 @@ def step():
     (1014, 1017),
     "The new probability of 'mat'",
     formula=f"softmax({STEP})",
-    printed=digits("0.19"),
+    printed=Digits("0.19"),
     note="The step belongs on the logits, and was taken on the probability: 0.1 + 0.09. Softmax of the new logits "
     "gives 0.1140, as the last sentence of line 1028 and the listing do it.",
 )
@@ -316,7 +316,7 @@ def new_mat():
     (1019, 1020),
     "The new probabilities of 'hat' and 'bat'",
     formula=f"softmax({STEP})",
-    printed=digits("0.09 0.09"),
+    printed=Digits("0.09 0.09"),
     note="0.1 - 0.01 is again a step on the probabilities. They become 0.1031: they rise.",
 )
 def new_hat_and_bat():
@@ -327,7 +327,7 @@ def new_hat_and_bat():
     1021,
     "The new probability of 'rat'",
     formula=f"softmax({STEP})",
-    printed=digits("0.63"),
+    printed=Digits("0.63"),
     note="A step on the probability again, 0.7 - 0.07. It becomes 0.6798.",
 )
 def new_rat():
@@ -338,7 +338,7 @@ def new_rat():
     (1016, 1026),
     "The arithmetic of those three lines",
     formula="P - α (P - y)",
-    printed=digits("0.19 0.09 0.09 0.63"),
+    printed=Digits("0.19 0.09 0.09 0.63"),
     note="The sums are right, though they are not the new probabilities.",
 )
 def arithmetic():

@@ -4,7 +4,7 @@ import numpy as np
 
 from autotx.models.mlp import MLP
 from autotx.models.paper import trained
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.steps import linear, tensor
 
 regression = Section("linear-regression", "Linear Regression Code", (1669, 1722))
@@ -29,7 +29,7 @@ def xor_by_relu(x):
     return hidden, linear([[1], [1]], [-0.5])(hidden).relu()[..., 0]
 
 
-@regression.case(1678, "100 points from -10 to 10", printed=digits("100 -10 10"))
+@regression.case(1678, "100 points from -10 to 10", printed=Digits("100 -10 10"))
 def data():
     x = trained.sine_fits()[0]
     return [len(x), x[0, 0], x[-1, 0]]
@@ -59,14 +59,14 @@ def line():
     (1689, 1693),
     "The widths of the deep network's layers",
     formula="10-10-1",
-    printed=digits("10 10 1"),
+    printed=Digits("10 10 1"),
     note="Its parameters are (1+1)·10 + (10+1)·10 + (10+1)·1 = 141; the line has two.",
 )
 def widths():
     return [layer.weight.shape[0] for layer in MLP((1, 10, 10, 1), rng=np.random.default_rng(0)).layers]
 
 
-@regression.case((1695, 1696), "Epochs of training", printed=digits("1000"))
+@regression.case((1695, 1696), "Epochs of training", printed=Digits("1000"))
 def epochs():
     return trained.sine_fits()[4] / 4  # four batches of 32 in 100 points
 
@@ -84,7 +84,7 @@ def better():
     return Claim(errors[1] < errors[0] / 2, f"mean squared errors {errors[0]:.3f} and {errors[1]:.3f}")
 
 
-@points.case((1731, 1736), "The four points and their colours", formula=XOR, printed=digits("0 1 1 0"))
+@points.case((1731, 1736), "The four points and their colours", formula=XOR, printed=Digits("0 1 1 0"))
 def colours():
     corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
     return xor_by_sigmoid(corners)[1].data.round()
@@ -96,15 +96,15 @@ def inside():
     return Claim(bool(x.min() >= -0.1 and x.max() <= 1.1), f"coordinates from {x.min():g} to {x.max():g}")
 
 
-@sigmoid.table(("truth_table", (1767, 1774), "The truth table", XOR, digits("0 1 1 0")))
-@relu.table(("truth_table_again", (1842, 1849), "The truth table again", XOR, digits("0 1 1 0")))
+@sigmoid.table(("truth_table", (1767, 1774), "The truth table", XOR, Digits("0 1 1 0")))
+@relu.table(("truth_table_again", (1842, 1849), "The truth table again", XOR, Digits("0 1 1 0")))
 def truth_table():
     a, b = tensor(trained.XOR_INPUTS).T
     return (a - b).abs()
 
 
-@sigmoid.table(("architecture", (1776, 1780), SIZES, "", digits("2 2 1"), xor_by_sigmoid))
-@relu.table(("relu_architecture", (1851, 1855), SIZES, "", digits("2 2 1"), xor_by_relu))
+@sigmoid.table(("architecture", (1776, 1780), SIZES, "", Digits("2 2 1"), xor_by_sigmoid))
+@relu.table(("relu_architecture", (1851, 1855), SIZES, "", Digits("2 2 1"), xor_by_relu))
 def architecture(network):
     hidden, y = network(trained.XOR_INPUTS)
     return [trained.XOR_INPUTS.shape[1], hidden.shape[1], 1 if y.ndim == 1 else y.shape[1]]
@@ -118,9 +118,9 @@ def sigmoid_formula():
 
 
 @sigmoid.table(
-    ("hidden_1", (1782, 1820), "First hidden value of [0, 0]", "h_{1} = σ(-10)", digits("0"), 0),
-    ("hidden_2", (1822, 1824), "Second hidden value of [0, 0]", "h_{2} = σ(30)", digits("1"), 1),
-    ("output", (1826, 1832), "Output for [0, 0]", "y = σ(20·0 + 20·1 - 30) = σ(-10)", digits("0"), 2),
+    ("hidden_1", (1782, 1820), "First hidden value of [0, 0]", "h_{1} = σ(-10)", Digits("0"), 0),
+    ("hidden_2", (1822, 1824), "Second hidden value of [0, 0]", "h_{2} = σ(30)", Digits("1"), 1),
+    ("output", (1826, 1832), "Output for [0, 0]", "y = σ(20·0 + 20·1 - 30) = σ(-10)", Digits("0"), 2),
 )
 def neuron(index):
     hidden, y = xor_by_sigmoid([0, 0])
@@ -131,7 +131,7 @@ def neuron(index):
     (1771, 1834),
     "All four inputs",
     formula="y for 00, 01, 10, 11",
-    printed=digits("0 1 1 0"),
+    printed=Digits("0 1 1 0"),
     note="0.0000454, 0.9999546, 0.9999546, 0.0000454.",
 )
 def all_outputs():
@@ -189,10 +189,10 @@ def relu_formula():
 
 
 @relu.table(
-    ("hidden_00", (1865, 1899), "Hidden values of [0, 0]", "ReLU(x W + c)", digits("0 0", places=9), [0, 0], 0),
-    ("output_00", (1901, 1907), "Output for [0, 0]", "ReLU(h w - 0.5)", digits("0", places=9), [0, 0], 1),
-    ("hidden_01", (1909, 1919), "Hidden values of [0, 1]", "ReLU(x W + c)", digits("0 1", places=9), [0, 1], 0),
-    ("output_01", (1921, 1925), "Output for [0, 1]", "ReLU(h w - 0.5)", digits("0.5", places=9), [0, 1], 1),
+    ("hidden_00", (1865, 1899), "Hidden values of [0, 0]", "ReLU(x W + c)", Digits("0 0", places=9), [0, 0], 0),
+    ("output_00", (1901, 1907), "Output for [0, 0]", "ReLU(h w - 0.5)", Digits("0", places=9), [0, 0], 1),
+    ("hidden_01", (1909, 1919), "Hidden values of [0, 1]", "ReLU(x W + c)", Digits("0 1", places=9), [0, 1], 0),
+    ("output_01", (1921, 1925), "Output for [0, 1]", "ReLU(h w - 0.5)", Digits("0.5", places=9), [0, 1], 1),
 )
 def hidden_or_output(x, which):
     return xor_by_relu(x)[which]
@@ -202,7 +202,7 @@ def hidden_or_output(x, which):
     (1927, 1929),
     "Thresholded at 0.5",
     formula="y ≥ 0.5 for 00, 01, 10, 11",
-    printed=digits("0 1 1 0"),
+    printed=Digits("0 1 1 0"),
     note="The outputs 0, 0.5, 0.5, 0 lie exactly on the threshold: any smaller weight, or > in place of ≥, and the "
     "answer for 01 and 10 is lost. A threshold of 0.25 would be safe.",
 )
@@ -210,7 +210,7 @@ def thresholded():
     return (xor_by_relu(trained.XOR_INPUTS)[1].data >= 0.5).astype(float)
 
 
-@relu.case((1931, 1975), "Listing: outputs", formula="y ≥ 0.5", printed=digits("0 1 1 0"))
+@relu.case((1931, 1975), "Listing: outputs", formula="y ≥ 0.5", printed=Digits("0 1 1 0"))
 def listing():
     return [float(xor_by_relu(x)[1].item() >= 0.5) for x in ([0, 0], [0, 1], [1, 0], [1, 1])]
 

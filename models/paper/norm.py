@@ -6,7 +6,7 @@ import numpy as np
 
 import autotx
 from autotx import nn
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.constants import CONCAT, LN_M, W_O, M
 from autotx.models.paper.steps import agree, descend, layer_norm, layer_norm_eps_outside, tensor
 from autotx.optim import SGD
@@ -75,12 +75,12 @@ def norm_of_two_features():
     return Claim(right > 0.9, f"{same:.1%} of 1,000 examples become [1, -1]: at best {right:.0%} can be told apart")
 
 
-@section.case(605, "Inputs get mean zero", formula="mean of each row of LN(M)", printed=digits("0 0 0", places=8))
+@section.case(605, "Inputs get mean zero", formula="mean of each row of LN(M)", printed=Digits("0 0 0", places=8))
 def zero_mean():
     return layer_norm(M).mean(axis=-1)
 
 
-@section.case(605, "and unit variance", formula="variance of each row of LN(M)", printed=digits("1 1 1", places=5))
+@section.case(605, "and unit variance", formula="variance of each row of LN(M)", printed=Digits("1 1 1", places=5))
 def unit_variance():
     return layer_norm(M).var(axis=-1)
 
@@ -112,7 +112,7 @@ def hard_limit():
     609,
     "Each row has mean 0 and standard deviation 1",
     formula="mean and standard deviation of the printed rows",
-    printed=digits("0 1; 0 1; 0 1", places=5),
+    printed=Digits("0 1; 0 1; 0 1", places=5),
 )
 def rows_of_result():
     rows = tensor(LN_M)

@@ -23,8 +23,6 @@ from autotx.models.paper.steps import attention_weights, causal, linear, positio
 BLUE, ORANGE, GREEN, RED = "#4c8ed9", "#e08a3c", "#4fae72", "#d9574f"
 INK = "#123456"  # a placeholder, which as_svg replaces by the colour of the page's text
 WORDS = ("You", "are", "welcome")
-
-
 STYLE = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
 STYLE |= {"font.size": 9.5, "axes.titlesize": 10.5, "axes.spines.top": False, "axes.spines.right": False}
 

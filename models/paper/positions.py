@@ -4,7 +4,7 @@ import numpy as np
 
 from autotx import nn
 from autotx.models.paper import trained
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.constants import PE, X_PE, Y_PE, X, Y
 from autotx.models.paper.steps import agree, cos, distance, exponents, position_encoding, tensor, waves
 from autotx.models.transformer import END, START, EncoderBlock, TransformerConfig, sinusoidal_positions
@@ -117,22 +117,22 @@ def model_is_formula():
     return agree(rows, sinusoidal_positions(256, 512), 1e-7, "256 positions, d = 512: largest difference {:.1g}")
 
 
-@section.case((139, 148), "The indices i", formula="i = 0 .. d/2 - 1", printed=digits("0 1"))
+@section.case((139, 148), "The indices i", formula="i = 0 .. d/2 - 1", printed=Digits("0 1"))
 def indices():
     return sorted({column // 2 for column in range(4)})
 
 
-@section.case(146, "d_{model} of the example", printed=digits("4"))
+@section.case(146, "d_{model} of the example", printed=Digits("4"))
 def d_model():
     return tensor(X).shape[-1]
 
 
-@section.case(152, "The positions of three words", printed=digits("0 1 2"))
+@section.case(152, "The positions of three words", printed=Digits("0 1 2"))
 def three_positions():
     return np.arange(len(X.values))
 
 
-@section.case((158, 163), "Position 0", formula=BOTH, printed=digits("0 1 0 1", places=4))
+@section.case((158, 163), "Position 0", formula=BOTH, printed=Digits("0 1 0 1", places=4))
 def position_0():
     return position_encoding(1, 4)[0]
 
@@ -141,7 +141,7 @@ def position_0():
     160,
     "The exponent inside PE(0, 1)",
     formula="2i/d with i = 0",
-    printed=digits("0.5"),
+    printed=Digits("0.5"),
     note="The formula has 2i/d in both lines; i is 0 for columns 0 and 1, so the exponent is 0. The paper writes "
     "2(i+1)/d. At position 0 the value is 1 all the same.",
 )
@@ -153,7 +153,7 @@ def exponent_0_1():
     162,
     "The exponent inside PE(0, 3)",
     formula="2i/d with i = 1",
-    printed=digits("1.0"),
+    printed=Digits("1.0"),
     note="For i = 1 the exponent is 2/4 = 0.5; the paper writes 2(1+1)/4.",
 )
 def exponent_0_3():
@@ -161,8 +161,8 @@ def exponent_0_3():
 
 
 @section.table(
-    ("step_0_0", (170, 174), "PE(0, 0), step by step", "sin(0)", digits("0", places=4), 0),
-    ("step_0_2", (183, 188), "PE(0, 2), step by step", "sin(0)", digits("0", places=4), 2),
+    ("step_0_0", (170, 174), "PE(0, 0), step by step", "sin(0)", Digits("0", places=4), 0),
+    ("step_0_2", (183, 188), "PE(0, 2), step by step", "sin(0)", Digits("0", places=4), 2),
 )
 def step_of_sine(column):
     return position_encoding(1, 4)[0, column]
@@ -172,7 +172,7 @@ def step_of_sine(column):
     (176, 181),
     "PE(0, 1), step by step",
     formula="cos(0)",
-    printed=digits("1", places=4),
+    printed=Digits("1", places=4),
     note="The value is right. The exponent inside is again written as 2(0+1)/4 in place of 0.",
 )
 def step_0_1():
@@ -183,7 +183,7 @@ def step_0_1():
     (190, 195),
     "PE(0, 3), step by step",
     formula="cos(0)",
-    printed=digits("1", places=4),
+    printed=Digits("1", places=4),
     note="The value is right. The exponent inside is again written as 2(1+1)/4 in place of 0.5.",
 )
 def step_0_3():
@@ -194,7 +194,7 @@ def step_0_3():
     199,
     "The four exponents in the matrix of the source",
     formula="2i/d: one i for each sine and its cosine",
-    printed=digits("0 0.5 2 2.5", places=1),
+    printed=Digits("0 0.5 2 2.5", places=1),
     note="By the formula they are 0, 0, 0.5, 0.5. The ones written here agree neither with it nor with lines 160-162 "
     "(0, 0.5, 0.5, 1).",
 )
@@ -206,7 +206,7 @@ def written_exponents():
     199,
     "Position 1 by the formulas",
     formula=BOTH,
-    printed=digits("0.8415 0.99995 0.0001 1", places=4),
+    printed=Digits("0.8415 0.99995 0.0001 1", places=4),
     note="cos 1 = 0.5403, sin 0.01 = 0.0100 and cos 0.01 = 0.99995 belong in columns 1 to 3.",
 )
 def position_1():
@@ -217,7 +217,7 @@ def position_1():
     199,
     "Position 2 by the formulas",
     formula=BOTH,
-    printed=digits("0.9093 0.9998 0.0002 1", places=4),
+    printed=Digits("0.9093 0.9998 0.0002 1", places=4),
     note="cos 2 = -0.4161, sin 0.02 = 0.0200 and cos 0.02 = 0.9998 belong in columns 1 to 3.",
 )
 def position_2():

@@ -2,20 +2,20 @@
 
 import numpy as np
 
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.loss import POOR, after_step, loss_of
 from autotx.models.paper.steps import agree, tensor
 from autotx.models.paper.trained import word_trainer
 
 section = Section("trainer", "Loss Function and Back-Propagation: the script", (1030, 1087))
 
-START = digits("0.1 0.1 0.1 0.7")
+START = Digits("0.1 0.1 0.1 0.7")
 STEP = "Z - α (softmax(Z) - y)"
-LOGITS_0 = digits("0.10792622 0.09792622 0.09792622 0.69622133")
-PROBABILITIES_0 = digits("0.20737772 0.20737772 0.20737772 0.37786684")
-LOGITS_1990 = digits("3.41207767 -0.86673008 -0.86673008 -0.6786175", places=8)
-PROBABILITIES_1990 = digits("0.95742224 0.0132765 0.0132765 0.01602477", places=8)
-FINAL = digits("0.95765298 0.01320591 0.01320591 0.0159352", places=8)
+LOGITS_0 = Digits("0.10792622 0.09792622 0.09792622 0.69622133")
+PROBABILITIES_0 = Digits("0.20737772 0.20737772 0.20737772 0.37786684")
+LOGITS_1990 = Digits("3.41207767 -0.86673008 -0.86673008 -0.6786175", places=8)
+PROBABILITIES_1990 = Digits("0.95742224 0.0132765 0.0132765 0.01602477", places=8)
+FINAL = Digits("0.95765298 0.01320591 0.01320591 0.0159352", places=8)
 
 
 @section.case(
@@ -57,7 +57,7 @@ def gradient():
     return agree(p, z.grad, 1e-15, "largest difference from the engine's gradient {:.1g}")
 
 
-@section.case((1045, 1081), "The first and the last of 2,000 steps that are logged", printed=digits("0 1990"))
+@section.case((1045, 1081), "The first and the last of 2,000 steps that are logged", printed=Digits("0 1990"))
 def logged():
     steps = np.arange(len(word_trainer()[1]))[::10]
     return steps[[0, -1]]

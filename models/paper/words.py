@@ -5,7 +5,7 @@ import numpy as np
 import autotx
 from autotx import init, nn
 from autotx.models.paper import trained
-from autotx.models.paper.case import Claim, Section, digits
+from autotx.models.paper.case import Claim, Digits, Section
 from autotx.models.paper.constants import W_K, W_Q, W_V, X_PE, Y
 from autotx.models.paper.steps import agree, attention, descend, distance, linear, tensor
 from autotx.optim import SGD, Adam, RMSprop
@@ -14,7 +14,7 @@ embeddings = Section("word-embeddings", "Word Embeddings", (1212, 1248))
 matrices = Section("weight-matrices", "Weight Matrices", (1250, 1256))
 softmax = Section("softmax", "Softmax", (1258, 1312))
 
-NEIGHBOURS = digits("0.8153 0.7992 0.7429 0.7398 0.7006 0.6568 0.6540 0.6404 0.6297 0.6271")
+NEIGHBOURS = Digits("0.8153 0.7992 0.7429 0.7398 0.7006 0.6568 0.6540 0.6404 0.6297 0.6271")
 LOGITS = [2.0, 1.0, 0.2]
 
 
@@ -226,28 +226,28 @@ def iterations_and_epochs():
     (1260, 1298),
     "Three logits become probabilities",
     formula="e^{x_{i}} / Σ_{j} e^{x_{j}}",
-    printed=digits("0.65 0.24 0.11"),
+    printed=Digits("0.65 0.24 0.11"),
 )
 def three_logits():
     return tensor(LOGITS).softmax()
 
 
 @softmax.table(
-    ("category_a", (1285, 1298), "Category A", "e^{2.0} / (e^{2.0} + e^{1.0} + e^{0.2})", digits("0.65"), 0),
-    ("category_b", (1288, 1298), "Category B", "e^{1.0} / (e^{2.0} + e^{1.0} + e^{0.2})", digits("0.24"), 1),
-    ("category_c", (1291, 1298), "Category C", "e^{0.2} / (e^{2.0} + e^{1.0} + e^{0.2})", digits("0.11"), 2),
+    ("category_a", (1285, 1298), "Category A", "e^{2.0} / (e^{2.0} + e^{1.0} + e^{0.2})", Digits("0.65"), 0),
+    ("category_b", (1288, 1298), "Category B", "e^{1.0} / (e^{2.0} + e^{1.0} + e^{0.2})", Digits("0.24"), 1),
+    ("category_c", (1291, 1298), "Category C", "e^{0.2} / (e^{2.0} + e^{1.0} + e^{0.2})", Digits("0.11"), 2),
 )
 def category(index):
     e = tensor(LOGITS).exp()
     return e[index] / e.sum()
 
 
-@softmax.case((1301, 1304), "In per cent", formula="100 softmax(x)", printed=digits("65 24 11"))
+@softmax.case((1301, 1304), "In per cent", formula="100 softmax(x)", printed=Digits("65 24 11"))
 def per_cent():
     return tensor(LOGITS).softmax() * 100.0
 
 
-@softmax.case(1306, "They sum to 1", formula="Σ softmax(x)", printed=digits("1", places=12))
+@softmax.case(1306, "They sum to 1", formula="Σ softmax(x)", printed=Digits("1", places=12))
 def sum_of_three():
     return tensor(LOGITS).softmax().sum()
 
