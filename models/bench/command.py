@@ -84,7 +84,7 @@ def _section(arena, name, section, quick, limit):
         contestants = [c for c in installed if c.name not in case.without]
         outcome = race(arena, contestants, case.builder, case.settings, QUICK if quick else FULL)
         for failure in outcome.failed.values():
-            print(f"    {case.name}: {failure}; its last words are above", file=sys.stderr)
+            print(f"    {case.name}: {failure}; its error output is above", file=sys.stderr)
             sound = False
         if section.fresh:
             arena.clear()

@@ -87,7 +87,7 @@ def most_of_the_learning():
     252,
     "Each word is transformed independently",
     printed="a word's result does not depend on the other words",
-    note="So what relates the words of a sentence to each other is attention; the net works on what that brought.",
+    note="So only attention relates the words of a sentence to each other; the net works on its result for each word.",
 )
 def words_independent():
     config = TransformerConfig(vocab_size=7, n_layer=1, n_head=2, n_embd=4)

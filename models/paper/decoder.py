@@ -151,7 +151,7 @@ def scaled_and_masked():
     formula="(x - μ) / √(σ^{2} + ε)",
     printed=DECODER_NORM,
     note="The listing at line 2098 divides by σ + ε. With ε inside the root, as line 620 says, the first number is "
-    "-0.46049142: the digits part at the sixth decimal. So line 739 (ε inside) and this are not the same process.",
+    "-0.46049142: they differ from the seventh decimal on. So line 739 (ε inside) and this are not the same process.",
 )
 def target_norm():
     return layer_norm(DECODER_ATTENTION)

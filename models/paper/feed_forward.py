@@ -54,7 +54,7 @@ def units():
 )
 def no_feedback():
     network, x = net(), tensor(LN_M)
-    return agree(network(x), network(x), 0, "asked twice, the answers differ by {:g}: nothing is kept in between")
+    return agree(network(x), network(x), 0, "two calls with one input differ by {:g}: nothing is kept between them")
 
 
 section.quote(

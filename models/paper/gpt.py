@@ -301,7 +301,7 @@ def _learn_sentence(steps=60):
     1173,
     "Pre-training raises the likelihood of each token after those before it",
     printed="maximize the likelihood",
-    note="Of 'I love AI' said over and over, by a GPT of one block.",
+    note="A GPT of one block, trained on 'I love AI' repeated without end.",
 )
 def likelihood():
     _, losses = _learn_sentence()

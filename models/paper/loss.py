@@ -100,8 +100,8 @@ def learning_rate():
     formula="longest chain of ops from the loss back to the first token",
     printed="the sequence is unrolled, step by step",
     note="A transformer has no recurrence to unroll: one attention reaches every token, and plain backpropagation "
-    "gives all gradients. Through time goes the gradient of a recurrent network only, whose chain grows with the "
-    "sequence.",
+    "gives all gradients. Only in a recurrent network does the gradient go back through time, along a chain that "
+    "grows with the sequence.",
 )
 def through_time():
     rng = np.random.default_rng(0)

@@ -25,7 +25,7 @@ PICTURES = {
     "positions": (
         pictures.positions,
         "Every position is a row of waves that get longer to the right. Beside it the three rows of the example: as "
-        "printed, and by the formulas. The cosine of column 1 is where they part.",
+        "printed, and by the formulas. They differ first in column 1, a cosine.",
     ),
     "example": (
         pictures.attention,

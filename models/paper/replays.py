@@ -21,15 +21,15 @@ PAGES = {
         "step through the encoder, forward and backward",
         "The encoder reads “You are welcome”",
         "A row for each word, a column for each of the four features. The numbers are those that the paper prints, its "
-        "second head too (after the first norm to five digits: there the paper has ε outside the root). It has no loss "
-        "here; so that there is a way back, the last op asks how far the last norm moved the numbers.",
+        "second head too (after the first norm to five digits: there the paper has ε outside the root). It has no "
+        "loss; for a backward pass, the last op measures how far the last norm moves the numbers.",
     ),
     "p-minus-y": (
         "loss",
         "step through P − y, forward and backward",
         "P − y: “The cat sat on the ___”",
-        "Four words could follow: mat, hat, bat, rat. The model bets on rat (0.7), the truth is mat. The last step "
-        "shows what comes back to the logits Z: the probabilities P, less 1 for the true word.",
+        "Four words could follow: mat, hat, bat, rat. The model predicts rat (0.7); mat is right. The last step "
+        "shows the gradient of the logits Z: the probabilities P, less 1 for the true word.",
     ),
 }
 

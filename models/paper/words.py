@@ -75,7 +75,7 @@ def falling_order():
     "The numbers are percentages",
     formula="-1 ≤ cos(a, b) ≤ 1",
     printed="percentage similarity",
-    note="They are cosines, not shares of anything: no per cent, and below zero for vectors that point apart.",
+    note="They are cosines, not shares of anything: no per cent, and below zero where the angle exceeds 90°.",
 )
 def percentages():
     a, b = tensor([0.1, 0.2, -0.1, 0.4]), tensor([-0.3, 0.5, 0.1, -0.2])
@@ -124,7 +124,7 @@ def pretrained_source():
 def three_sources():
     random, scratch = (nn.Embedding(6, 4, rng=np.random.default_rng(0)).weight for _ in range(2))
     difference = distance(random, scratch)
-    return Claim(difference > 0, f"random and from scratch start {difference:g} apart")
+    return Claim(difference > 0, f"the tables of random and from scratch differ by {difference:g}")
 
 
 @embeddings.case(
@@ -132,7 +132,7 @@ def three_sources():
     "Pre-trained vectors: more accurate, and faster",
     formula="test words sorted right, and the loss after 10 steps",
     printed="accuracy and speed both gain much",
-    note="Twelve words, animals and vehicles, of which two of each kind are labelled and four are asked for. The "
+    note="Six animals and six vehicles: two words of each kind are labelled, the other four are classified. The "
     "vectors are learned by skip-gram from pairs such as (cow, grazes), without labels, and trained further.",
 )
 def head_start():
@@ -277,7 +277,7 @@ def any_logits():
     formula="|p_{1} - p_{2}| ≤ |x_{1} - x_{2}| / 2",
     printed="small differences of logits can become large ones",
     note="Subtle ones shrink: 0.01 between two logits is 0.005 between their probabilities, and the 1.0 of the "
-    "example becomes 0.41. What softmax makes of a difference d is a ratio, e^{d}, and that is large only for large d.",
+    "example becomes 0.41. A difference d of logits becomes a ratio e^{d} of probabilities, large only for large d.",
 )
 def subtle_differences():
     p = tensor([1.01, 1.0]).softmax().data
