@@ -120,7 +120,7 @@ class TwinTrainer:
         ]
         c = trainer.config
         self.optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=(c.beta1, c.beta2))
-        self.rng, self.number, self.place = copy.deepcopy(trainer.data_rng), 0, 0  # it draws the same batches
+        self.rng, self.number, self.place = copy.deepcopy(trainer.data_rng), 0, 0  # the twin draws the same batches
 
     def train_step(self):
         """Make the next step. Returns the loss."""
