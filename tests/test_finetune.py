@@ -8,6 +8,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import labels as few_labels
 import numpy as np
 import pytest
 
@@ -17,7 +18,6 @@ from autotx.files import read_json
 from autotx.models import GPT, GPTConfig
 from autotx.models.classifier import Classifier, padded, predict
 from autotx.models.cli import main
-from autotx.models.experiments import labels as few_labels
 from autotx.models.formats import open_model
 from autotx.models.registry import read_config, settings_of
 from autotx.models.tasks.labels import LabelsTask, read_parts

@@ -47,7 +47,7 @@ def _shell_lines():
             yield from (part.strip() for part in command.split("&&"))
 
 
-COMMAND_LINES = [line for line in _shell_lines() if re.match(r"(\S*/)?autotx |python -m autotx", line)]
+COMMAND_LINES = [line for line in _shell_lines() if re.match(r"(\S*/)?autotx |python (-m autotx|experiments)", line)]
 
 
 def test_the_readme_shows_commands():
@@ -61,7 +61,9 @@ class ParsedError(Exception):
 @pytest.mark.parametrize("line", COMMAND_LINES)
 def test_command_lines_are_understood(line, monkeypatch):
     program, *words = shlex.split(line)
-    if program == "python" and words[1] != "autotx":
+    if program == "python" and words[0] != "-m":
+        module, words = Path(words[0]).stem, words[1:]
+        assert (ROOT / shlex.split(line)[1]).is_file()
         parse = argparse.ArgumentParser.parse_args
 
         def parse_only(parser, argv):
@@ -70,7 +72,7 @@ def test_command_lines_are_understood(line, monkeypatch):
 
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
         with pytest.raises(ParsedError):
-            importlib.import_module(words[1]).main([word for word in words[2:] if word != "..."])
+            importlib.import_module(module).main([word for word in words if word != "..."])
         return
     words = words[2:] if program == "python" else words
     _, parser = cli.load(words[0])

@@ -167,7 +167,7 @@ def test_ids_that_do_not_fit(rng):
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_scores_and_gradients_are_pytorchs(rng, pre_norm):
     torch = pytest.importorskip("torch")
-    from autotx.models.experiments.training import TransformerTwin
+    from training import TransformerTwin
 
     model = Transformer(TransformerConfig(**{**vars(TINY), "n_embd": 16, "pre_norm": pre_norm}), rng)
     twin, words = TransformerTwin(model), TARGET[:, :-1] != PAD

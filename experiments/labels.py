@@ -1,4 +1,4 @@
-"""`python -m autotx.models.experiments.labels`: how much pre-training improves a classifier when labels are few.
+"""`python experiments/labels.py`: how much pre-training improves a classifier when labels are few.
 
 The task: is the name of an emoji English or Spanish? HELD_OUT of ten names are held out. A GPT is pre-trained on the
 others without labels. It, and a GPT of the same size with random weights, are then fine-tuned on a few names with
@@ -25,7 +25,7 @@ SHAPE = {"tokenizer": "byte", "n_layer": 3, "n_embd": 64, "batch_size": 16, "eva
 
 def main(argv=None):
     """Pre-train, fine-tune, print a table. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m autotx.models.experiments.labels", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python experiments/labels.py", description=__doc__)
     parser.add_argument("--labels", type=int, nargs="+", metavar="N", default=[20, 50, 200], help="names with a label")
     parser.add_argument("--draws", type=int, metavar="N", default=5, help="how often they are drawn (default: 5)")
     parser.add_argument("--steps", type=int, metavar="N", default=2000, help="of pre-training (default: 2000)")

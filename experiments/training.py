@@ -1,4 +1,4 @@
-"""`python -m autotx.models.experiments.training`: trains a GPT or a Transformer, and its twin in PyTorch.
+"""`python experiments/training.py`: trains a GPT or a Transformer, and its twin in PyTorch.
 
 Both start from the same weights and make the same steps on the same batches: forward, cross entropy, backward,
 clipping, AdamW; without dropout, whose random numbers would differ. Losses and times can then be compared. The two take
@@ -144,7 +144,7 @@ class TwinTrainer:
 
 def main(argv=None):
     """Train both, print and draw the losses. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m autotx.models.experiments.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python experiments/training.py", description=__doc__)
     parser.add_argument("--model", choices=MODELS, help="what learns (default: gpt, or transformer with --pairs)")
     parser.add_argument("--compared", type=int, metavar="N", default=100, help="steps to compare (default: 100)")
     parser.add_argument("--picture", metavar="FILE", default="losses.png", help="where to draw (default: losses.png)")
