@@ -1,6 +1,7 @@
 """The text to learn from: read, split into a part for training and one for validation, and drawn from at random."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from pydoc_data import topics
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from autotx.models.tokenizers import END_OF_TEXT, Tokenizer
+from autotx.types import Generator, PathLike
 
 TRAINING_SHARE = 0.9
 
@@ -39,7 +41,7 @@ class TextSource:
         return tuple(self.tokenizer.encode(part) for part in self.parts)
 
 
-def read_text(paths, end_of_text=False):
+def read_text(paths: Sequence[PathLike], end_of_text: bool = False) -> str:
     """The text of some files, joined by line ends; without files, the manual that is part of every Python.
 
     end_of_text: put END_OF_TEXT behind each file instead. ValueError for a file that is missing, unreadable, empty, or
@@ -102,7 +104,7 @@ def load_data(source, block_size):
     return data
 
 
-def random_blocks(ids, count, block_size, rng):
+def random_blocks(ids: np.ndarray, count: int, block_size: int, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw blocks, each from anywhere in the text. Returns (inputs, targets), both (count, block_size).
 
     The targets are the tokens that follow. ids: integers (number of tokens,), more than block_size of them.

@@ -12,7 +12,7 @@ Source: Radford et al., 2019, "Language Models are Unsupervised Multitask Learne
 import copy
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,7 +22,9 @@ from autotx.checks import checked_size
 from autotx.models.architecture import Blocks
 from autotx.models.inference.pieces import Matrix, Norm, Reader, attend, new_cache, split
 from autotx.models.inference.sampling import LanguageModel
+from autotx.tensor import Tensor
 from autotx.text import counted
+from autotx.types import ArrayLike, Rng
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class GPT(LanguageModel, nn.Module):
     config: GPTConfig. rng: numpy.random.Generator that draws the weights; None leaves them zero, to be loaded.
     """
 
-    def __init__(self, config, rng):
+    def __init__(self, config: GPTConfig, rng: Rng):
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, rng=None)
         self.wpe = nn.Embedding(config.block_size, config.n_embd, rng=None)
@@ -106,7 +108,7 @@ class GPT(LanguageModel, nn.Module):
                 residual = name.endswith("proj.weight")
                 p.data = init.normal(p.shape, rng, std=0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02)
 
-    def forward(self, ids, targets=None, rng=None):
+    def forward(self, ids: ArrayLike, targets: ArrayLike | None = None, rng: Rng = None) -> tuple[Tensor, Any]:
         """Scores for the next token at every place, and the loss.
 
         ids: integers (B, T) below vocab_size, T at most block_size; targets: the tokens that do come next, (B, T).
@@ -116,7 +118,7 @@ class GPT(LanguageModel, nn.Module):
         logits = self.head(self.hidden(ids, rng))
         return logits, None if targets is None else autotx.cross_entropy(logits, targets)
 
-    def hidden(self, ids, rng=None):
+    def hidden(self, ids: ArrayLike, rng: Rng = None) -> Tensor:
         """What the blocks make of the tokens: ids (B, T) -> (B, T, C)."""
         ids = np.asarray(ids)
         if ids.ndim != 2:
@@ -129,15 +131,15 @@ class GPT(LanguageModel, nn.Module):
             x = block(x, rng)
         return self.ln_f(x)
 
-    def head(self, x):
+    def head(self, x: Tensor) -> Tensor:
         """Scores of all tokens: (..., C) -> (..., V)."""
         return autotx.linear(x, self.wte.weight)
 
-    def position_tables(self):
+    def position_tables(self) -> dict[str, np.ndarray]:
         """The table of places, by its name in a picture."""
         return {"learned positions": self.wpe.weight.data}
 
-    def reader(self, rows=1, size=None, matrix=Matrix):
+    def reader(self, rows: int = 1, size: int | None = None, matrix: type[Matrix] = Matrix) -> "GPTReader":
         """A GPTReader of the weights as they are now, for so many texts of at most `size` (None: block_size) tokens."""
         return GPTReader(self, matrix).reader(rows, size)
 

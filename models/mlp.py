@@ -1,9 +1,12 @@
 """The multilayer perceptron: linear layers with an activation between them. It learns XOR, or a curve like sin(x)."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import autotx
 from autotx import init, nn
+from autotx.tensor import Tensor
+from autotx.types import Array, Generator, Rng
 
 ACTIVATIONS = {
     "relu": autotx.relu,
@@ -22,7 +25,7 @@ class MLP(nn.Module):
     Bengio do for the others; biases at zero. ValueError for fewer than two sizes and for an unknown activation.
     """
 
-    def __init__(self, sizes, activation="relu", *, rng):
+    def __init__(self, sizes: Sequence[int], activation: str = "relu", *, rng: Generator):
         if len(sizes) < 2:
             raise ValueError(f"MLP: sizes are {tuple(sizes)}; give the widths of input and output at least")
         if activation not in ACTIVATIONS:
@@ -33,7 +36,7 @@ class MLP(nn.Module):
         for layer in self.layers:
             layer.weight.data = draw(layer.weight.shape, rng)
 
-    def forward(self, x, rng=None):
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
         for layer in self.layers[:-1]:
             x = ACTIVATIONS[self.activation](layer(x))
         return self.layers[-1](x)

@@ -27,7 +27,9 @@ from autotx.models.architecture import Blocks
 from autotx.models.config import setting
 from autotx.models.inference.pieces import Matrix, Norm, Reader, attend, new_cache, split
 from autotx.modes import no_grad
+from autotx.tensor import Tensor
 from autotx.text import counted
+from autotx.types import ArrayLike, Rng
 
 PAD, START, END = 0, 1, 2
 SPECIALS = 3  # the words' ids begin here
@@ -60,7 +62,7 @@ class TransformerConfig:
             raise ValueError(f"TransformerConfig: dropout is {self.dropout}; give a probability from 0 to below 1")
 
 
-def sinusoidal_positions(length, dim):
+def sinusoidal_positions(length: int, dim: int) -> np.ndarray:
     """The waves that tell places apart: PE[t, 2i] = sin(t / 10000^(2i/dim)), PE[t, 2i+1] = cos of the same.
 
     Returns a float32 array (length, dim), dim even: neighbours differ in the fast waves, far places in the slow ones.
@@ -134,7 +136,7 @@ class Transformer(nn.Module):
     config: TransformerConfig. rng: numpy.random.Generator that draws the weights; None leaves them zero, to be loaded.
     """
 
-    def __init__(self, config, rng):
+    def __init__(self, config: TransformerConfig, rng: Rng):
         self.config = config
         V, C = config.vocab_size, config.n_embd
         self.wte = nn.Embedding(V, C, rng=None)
@@ -158,7 +160,7 @@ class Transformer(nn.Module):
                 else:
                     p.data = init.xavier_uniform(p.shape, rng)
 
-    def forward(self, source, target, rng=None):
+    def forward(self, source: ArrayLike, target: ArrayLike, rng: Rng = None) -> Tensor:
         """Scores for the token that follows each target token, given the source and the target up to there.
 
         source: ids (B, S), PAD after the end. target: ids (B, T), START first, PAD after the end. S and T at most
@@ -166,7 +168,7 @@ class Transformer(nn.Module):
         """
         return self.scores(self.decode(self.encode(source, rng), source, target, rng))
 
-    def loss(self, source, target, label_smoothing=0.0, rng=None):
+    def loss(self, source: ArrayLike, target: ArrayLike, label_smoothing: float = 0.0, rng: Rng = None) -> Tensor:
         """Teacher forcing: the mean cross entropy, in nats, of each target token given the right ones before it.
 
         target: ids (B, T + 1), START first, then the words, END, PAD. The places of PAD do not count.
@@ -175,21 +177,21 @@ class Transformer(nn.Module):
         logits = self(source, target[:, :-1], rng)
         return autotx.cross_entropy(logits, target[:, 1:], ignore_index=PAD, label_smoothing=label_smoothing)
 
-    def encode(self, source, rng=None):
+    def encode(self, source: ArrayLike, rng: Rng = None) -> Tensor:
         """What the encoder makes of the source: ids (B, S) -> the memory (B, S, C)."""
         x, mask = self._embed(self.wte, source, rng), seen(source)
         for block in self.encoder:
             x = block(x, mask, rng)
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
-    def decode(self, memory, source, target, rng=None):
+    def decode(self, memory: Tensor, source: ArrayLike, target: ArrayLike, rng: Rng = None) -> Tensor:
         """What the decoder makes of target, ids (B, T), and the memory of the source, ids (B, S) -> (B, T, C)."""
         x, target_mask, source_mask = self._embed(self.target_wte, target, rng), seen(target), seen(source)
         for block in self.decoder:
             x = block(x, memory, target_mask, source_mask, rng)
         return x if self.decoder_norm is None else self.decoder_norm(x)
 
-    def scores(self, x):
+    def scores(self, x: Tensor) -> Tensor:
         """Scores of all tokens as the next one: (..., C) -> (..., V)."""
         return autotx.linear(x, self.out.weight)
 

@@ -100,11 +100,13 @@ def language_model(rng: np.random.Generator) -> np.ndarray:
     model = GPT(GPTConfig(block_size=8, vocab_size=5, n_layer=1, n_head=2, n_embd=16), rng=rng)
     optimizer = optim.Adam(model.parameters(), lr=1e-2)
     ids = np.array([[0, 1, 2, 3, 4, 0, 1, 2]])
-    _, loss = model(ids, np.roll(ids, -1))
-    assert loss is not None
+    logits, loss = model(ids, np.roll(ids, -1))
+    assert_type(logits, Tensor)
     loss.backward()
     optimizer.step()
-    return model.generate(ids[:, :3], max_new_tokens=5, temperature=0.8, rng=rng)
+    assert_type(model.hidden(ids), Tensor)
+    assert_type(viz.trace(model(ids)[0]), viz.Trace)
+    return assert_type(model.generate(ids[:, :3], max_new_tokens=5, temperature=0.8, rng=rng), np.ndarray)
 
 
 def mistakes(x: Tensor, layer: nn.Linear, optimizer: optim.Optimizer) -> None:
@@ -120,6 +122,9 @@ def mistakes(x: Tensor, layer: nn.Linear, optimizer: optim.Optimizer) -> None:
     nn.Linear(2, 3)  # type: ignore
     optim.AdamW(3, lr=1e-3)  # type: ignore
     optimizer.lr = "high"  # type: ignore
+    GPT({"n_layer": 1}, rng=None)  # type: ignore
+    viz.graph(np.ones(3))  # type: ignore
+    viz.curves([1.0])  # type: ignore
 
 
 if __name__ == "__main__":

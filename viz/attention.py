@@ -9,10 +9,12 @@ Letters: B batch, H heads, T tokens that look (queries), S tokens that are looke
 
 import math
 import textwrap
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from autotx import functional, nn
@@ -40,7 +42,7 @@ class AttentionMap(NamedTuple):
 # The data
 
 
-def attention_maps(model, *inputs, index=0, **settings):
+def attention_maps(model: nn.Module, *inputs: Any, index: int = 0, **settings: Any) -> dict[str, AttentionMap]:
     """Run model(*inputs, **settings) and return its attention weights: dict of module name -> AttentionMap.
 
     Every call of `multi_head_attention` and of `scaled_dot_product_attention` counts, in the order of the calls. Those
@@ -123,7 +125,10 @@ def _one_sentence(q, k, mask, causal, index):
 # The picture
 
 
-def attention(maps, rows, columns=None, title=None, given=None, note="", dark=False):
+def attention(
+    maps: Mapping[str, Any], rows: Any, columns: Any = None, title: str | None = None, given: int | None = None,
+    note: str = "", dark: bool = False,
+) -> tuple[Figure, np.ndarray]:  # fmt: skip
     """Draw attention maps: a block of panels for each attention, a panel a head. Returns (Figure, Axes (L, H) array).
 
     maps: dict of name -> AttentionMap, or weights (H, T, S). rows: the T tokens that look, a list of str; columns: the

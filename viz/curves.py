@@ -1,8 +1,11 @@
 """The curves of training runs, one run or several over each other, from the records of their logs."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from autotx.viz import style
@@ -17,7 +20,9 @@ _LABELS = {
 _SMOOTHED = ("loss", "grad_norm", "tokens_per_second")
 
 
-def curves(runs, title=None, dark=False):
+def curves(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str | None = None, dark: bool = False
+) -> tuple[Figure, np.ndarray]:
     """Draw what was logged over the steps: the loss, and below it the learning rate, gradient norm and the rest.
 
     runs: dict of name -> records, each a dict as in a run's log.jsonl: "step", and numbers (or None) under any names;

@@ -5,12 +5,16 @@ two dimensions cannot show every neighbourhood.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
+from autotx.types import ArrayLike
 from autotx.viz import style
 
 MOST_NAMES = 250  # tried, where no word is marked: there is no room for more
@@ -41,7 +45,10 @@ def nearest(table, row, n):
     return order, cosines[order]
 
 
-def embeddings(table, words, mark=(), n=4, title="Embeddings in two dimensions (PCA)", dark=False):
+def embeddings(
+    table: ArrayLike, words: Sequence[str], mark: Sequence[str] = (), n: int = 4,
+    title: str = "Embeddings in two dimensions (PCA)", dark: bool = False,
+) -> tuple[Figure, Axes]:  # fmt: skip
     """Draw the rows of a table as points, and lines from chosen words to those nearest to them.
 
     table: array or Tensor (V, C). words: V str, the row's names. mark: the words to show with their n nearest by cosine

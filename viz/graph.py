@@ -7,6 +7,8 @@ it out. This file puts the four together.
 
 import json
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import graphviz
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from autotx.files import write_atomically
 from autotx.tensor import Tensor
 from autotx.text import counted
+from autotx.types import ArrayLike, PathLike
 from autotx.viz import dot, folding, labels, style, titles
 from autotx.viz.ops import COMPOSED
 from autotx.viz.primitives import open_fused
@@ -38,11 +41,15 @@ _PLATE = (  # below the label of an edge, a little beside the edge
     '<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0"><TR><TD></TD>'
     '<TD BGCOLOR="white" STYLE="ROUNDED">{}</TD></TR></TABLE>>'
 )
+Grads = ArrayLike | bool | None  # whether gradients are shown, or the gradient to begin with
 _SMALL = 12  # ops up to which values are drawn when nobody says
 _DISPLAYED = 40  # nodes up to which a tensor shows itself as a picture in a notebook
 
 
-def graph(tensor, depth=None, expand=(), values=None, grads=None, formulas=False, fused=(), max_nodes=60, legend=True):
+def graph(
+    tensor: Tensor, depth: int | None = None, expand: Sequence[str] = (), values: bool | None = None,
+    grads: Grads = None, formulas: bool = False, fused: Sequence[str] = (), max_nodes: int = 60, legend: bool = True,
+) -> graphviz.Digraph:  # fmt: skip
     """Draw the graph below a Tensor. Returns a graphviz.Digraph, which a notebook shows.
 
     depth: how many levels of modules are open (0: none); None chooses.
@@ -63,7 +70,7 @@ def graph(tensor, depth=None, expand=(), values=None, grads=None, formulas=False
     return _Drawing(traced, shown, values, None if grads is None else grads is not False, formulas).draw(legend)
 
 
-def render(tensor, path, **settings):
+def render(tensor: Tensor, path: PathLike, **settings: Any) -> None:
     """Draw the graph below a Tensor to a file: .svg, .png, .dot, or, with Graphviz installed, .pdf. It is written
     atomically. settings: those of `graph`. ValueError as there, for another type, and for a folder that is not there;
     OSError: it cannot be written."""
@@ -71,7 +78,7 @@ def render(tensor, path, **settings):
     dot.write(graph(tensor, **settings).source, path)
 
 
-def graph_json(tensor, grads=None, fused=()):
+def graph_json(tensor: Tensor, grads: Grads = None, fused: Sequence[str] = ()) -> dict[str, Any]:
     """The whole graph for other programs, as a dict that json.dumps takes. grads, fused: as for `graph`.
 
     nodes: in forward order, each a dict of id, kind, op, math, name, shape, dtype, nbytes, group, module, parents
@@ -94,7 +101,7 @@ def graph_json(tensor, grads=None, fused=()):
     }
 
 
-def write_json(tensor, path, grads=None):
+def write_json(tensor: Tensor, path: PathLike, grads: Grads = None) -> None:
     """Write `graph_json` to a file, atomically. ValueError: there is no such folder. OSError: it cannot be written."""
     path = style.checked_path(path, None)
     write_atomically(path, json.dumps(graph_json(tensor, grads), allow_nan=False).encode())

@@ -13,11 +13,14 @@ import json
 import math
 import zlib
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from autotx.files import write_atomically
+from autotx.tensor import Tensor
+from autotx.types import ArrayLike, PathLike
 from autotx.viz import axes, folding, labels, style
 from autotx.viz.attention import queries_keys_values, weights_of
 from autotx.viz.ops import OPS, row
@@ -34,7 +37,10 @@ EXACT = 1024  # elements up to which an array is kept whole and in its own preci
 LIMITS = [int(2 ** (k / 4)) for k in range(64, 19, -1)]  # elements that are kept of a larger one, from generous to few
 
 
-def page(tensor, file, title="Replay", about="", rows=None, grad=None, max_ops=MAX_OPS):
+def page(
+    tensor: Tensor, file: PathLike, title: str = "Replay", about: str = "",
+    rows: Mapping[str, Sequence[str]] | None = None, grad: ArrayLike | None = None, max_ops: int = MAX_OPS,
+) -> None:  # fmt: skip
     """Write the replay of the forward pass that made `tensor`, and of its backward pass, to `file` as one HTML page.
 
     tensor: the result of ops, usually a loss; its graph is read, not freed. grad: as for Tensor.backward, needed when

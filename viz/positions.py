@@ -1,12 +1,16 @@
 """The table of positions as a heat map, and how much alike two places are."""
 
+from collections.abc import Mapping
+
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from autotx.types import ArrayLike
 from autotx.viz import style
 
 
-def positions(tables, dark=False):
+def positions(tables: Mapping[str, ArrayLike] | ArrayLike, dark: bool = False) -> tuple[Figure, np.ndarray]:
     """Draw tables of positions: a row a table, its values at the left, the cosine of each two places at the right.
 
     tables: dict of name -> array or Tensor (T, C), such as {"learned": model.wpe.weight}, or one table.

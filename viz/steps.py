@@ -8,10 +8,15 @@
 `op_times` is the data, `step_times` the picture.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from autotx.viz import style
 from autotx.viz.labels import op_title, seconds
+from autotx.viz.trace import Record
 
 
 def op_times(records):
@@ -27,7 +32,10 @@ def op_times(records):
     return sorted(rows, key=lambda row: row[2] + row[3], reverse=True)
 
 
-def step_times(records, steps=1, most=14, title="Where the time of a step goes", dark=False):
+def step_times(
+    records: Sequence[Record], steps: int = 1, most: int = 14, title: str = "Where the time of a step goes",
+    dark: bool = False,
+) -> tuple[Figure, Axes]:  # fmt: skip
     """Draw the time of each op, its backward pass after its forward pass. Returns (Figure, Axes).
 
     records: those of `viz.record`; steps: how many steps were recorded, of which the mean is drawn. Ops beyond the

@@ -20,6 +20,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from autotx.files import write_atomically
+from autotx.types import PathLike
 
 TYPES = (".png", ".svg", ".pdf")
 DPI = 120
@@ -109,7 +110,7 @@ def checked_path(path, types=TYPES):
     return path
 
 
-def save(picture, path, dpi=DPI):
+def save(picture: Figure, path: PathLike, dpi: int = DPI) -> None:
     """Write a Figure to a .png, .svg or .pdf file, atomically. Errors are those of `checked_path`, and OSError."""
     path = checked_path(path)
     kind, content = path.suffix.lower()[1:], io.BytesIO()

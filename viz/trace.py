@@ -242,7 +242,7 @@ class _Steps(Watcher):
         self.found.append(Step(self.ids[id(node)], np.asarray(node.grad), self.outgoing, totals))
 
 
-def trace(tensor):
+def trace(tensor: Tensor) -> Trace:
     """The Trace of what was recorded below `tensor`. TypeError: no Tensor. ValueError: it has no graph, or one that an
     earlier backward has freed."""
     if not isinstance(tensor, Tensor):

@@ -12,15 +12,16 @@ contents. So `recognises` looks into a file.
 
 from pathlib import Path
 
-from autotx.models.architecture import kind_of
+from autotx.models.architecture import Opened, kind_of
 from autotx.models.formats import run
 from autotx.models.registry import TASKS, that_have
 from autotx.models.run import MODEL
+from autotx.types import PathLike
 
 FORMATS = [run]
 
 
-def open_model(path, needs=None):
+def open_model(path: PathLike, needs: str | None = None) -> Opened:
     """Read the model at a path, of any format. Returns an Opened; a bad path is a ValueError or an OSError.
 
     needs: the name of the task that it must have learned; None for any.

@@ -1,10 +1,12 @@
 """A language model goes on with a text: the choice of a token, and the loop around it, in ids and in text."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 
 from autotx.ops.layers import checked_rng
+from autotx.types import ArrayLike
 
 
 class LanguageModel:
@@ -14,7 +16,7 @@ class LanguageModel:
     pieces.py) that has read nothing, for `rows` texts of at most `size` tokens each.
     """
 
-    def generate(self, ids, max_new_tokens, *settings, **more):
+    def generate(self, ids: ArrayLike, max_new_tokens: int, *settings: Any, **more: Any) -> np.ndarray:
         """Continue each row of ids. Returns integers (B, T + the number of new tokens, max_new_tokens without `end`).
 
         Arguments and errors are those of `stream`.
