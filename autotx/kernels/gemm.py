@@ -1,46 +1,46 @@
-"""Matrix products in float32, as fast as the processor multiplies and adds: why a BLAS is fast, in one file.
+"""Matrix products at nearly the speed at which the processor multiplies and adds: why a BLAS is fast, in one file.
 
 C = A B with A (M, K) and B (K, N): every element of C is a sum of K products, M N K multiply-adds in all. Three plain
-loops make one or two of them in a nanosecond. One core of the machine measured below makes 53: an instruction makes 16,
-and 3.3 instructions start in a nanosecond (106 GFLOP/s, a multiply-add being 2 FLOP). What keeps a program from that is
-not the arithmetic but feeding it: a multiply-add reads two floats, so 53 ask for 424 bytes a nanosecond, and no memory
-gives that. Every trick here serves to use a float often once it is near:
+loops compute one or two of them in a nanosecond. One core of the machine measured below can compute 53: an instruction
+computes 16, and 3.3 instructions start in a nanosecond (106 GFLOP/s, where a multiply-add is 2 FLOP). The difficulty is
+not the arithmetic but its input: a multiply-add reads two floats, so 53 need 424 bytes a nanosecond, which no memory
+provides. So every number that was loaded into a cache or a register is used there many times:
 
-| kept in   | what                                    | a float there serves            | bytes a ns, from   |
+| kept in   | what                                    | multiply-adds per float there   | bytes a ns, from   |
 |-----------|-----------------------------------------|---------------------------------|--------------------|
-| registers | a tile of C, ROWS x COLS = 14 x 32      | 32 (of A), 14 (of B)            | 22 from L1 and L2  |
-| L1, 32 KB | a panel of A, ROWS x DEPTH: 21 KB       | WIDTH = 512: the columns in L2  | 0.4 from memory    |
-| L2, 1 MB  | a block of B, DEPTH x WIDTH: 786 KB     | m_block = 384: rows of the task | 0.6 from memory    |
-| -         | C itself, which comes and goes          | DEPTH = 384                     | 1.1 to and from it |
+| registers | a tile of C, rows x cols = 14 x 32      | 32 (of A), 14 (of B)            | 22 from L1 and L2  |
+| L1, 32 KB | a panel of A, rows x depth: 21 KB       | width = 512: the columns in L2  | 0.4 from memory    |
+| L2, 1 MB  | a block of B, depth x width: 786 KB     | m_block = 384: rows of the task | 0.6 from memory    |
+| -         | C itself, which is read and written     | depth = 384                     | 1.1 to and from it |
 
-(53 multiply-adds / uses x 4 bytes; 8 bytes for C, which is read and written.) A core can load 128 bytes a nanosecond
-from L1, 60 from L2, and 10 to 20 from memory. On every level less is wanted than there is, so the arithmetic alone is
-the limit. This is the roofline argument (Williams, Waterman and Patterson, 2009), once for each level. The order of the
-loops is Goto and van de Geijn's ("Anatomy of high-performance matrix multiplication", 2008), A and B exchanged:
+The last column is 53 multiply-adds / uses x 4 bytes (8 bytes for C). The sizes are those of a Tile (see tile.py). A
+core can load 128 bytes a nanosecond from L1, 60 from L2, and 10 to 20 from memory: on every level more than is needed,
+so only the arithmetic limits the speed. This is the roofline argument (Williams, Waterman and Patterson, 2009), applied
+to each level. The order of the loops is that of Goto and van de Geijn ("Anatomy of high-performance matrix
+multiplication", 2008), with A and B exchanged:
 
-    for each task, a block of C, m_block x n_block:              tasks are shared out among the threads
-        for each piece of K, at most DEPTH long:
+    for each task, a block of C, m_block x n_block:              the threads share the tasks
+        for each piece of K, at most `depth` long:
             pack that piece of B's columns                       the block of B: stays in L2
             for each strip of A's rows:                          `_block`
-                pack the strip                                   panels of ROWS rows: each stays in L1
+                pack the strip                                   panels of `rows` rows: each stays in L1
                 for each panel of A, for each panel of B:
                     multiply                                     the register tile, simd.py
 
-Packing copies a piece into the very order in which the tile reads it. Then loads run through whole cache lines, one
-after the other, and only packing needs to know whether a matrix is transposed, sliced or reversed. It takes 0.1 to
-0.3 ns a float, as long as 5 to 16 multiply-adds, once for a block of C; `_blocks` weighs that against the wish for
-many tasks.
+Packing copies a piece into the order in which the tile reads it. The tile then reads whole cache lines, one after the
+other, and only the packing depends on whether a matrix is transposed, sliced or reversed. It takes 0.1 to 0.3 ns a
+float, as long as 5 to 16 multiply-adds, once for a block of C. `_blocks` weighs that cost against the number of tasks.
 
 Measured on a Zen 4 core (CPU time of one thread, machine shared; a GPT's products forward and back; speed relative to
-DEPTH x WIDTH = 384 x 512): 384 x 256 0.95, 256 x 512 0.97, 320 x 512 0.97, 768 x 256 0.97, 384 x 384 0.98, 512 x 384
-0.99, 384 x 768 1.01, 512 x 512 1.01. It hardly matters as long as a panel of A fits into L1 and the block of B about
-fits into L2; the smaller of the best leaves room in caches that are smaller. The tile alone runs at 102 to 106 GFLOP/s
-there, whole products at 71 to 93, OpenBLAS in turn with them at 71 to 93 (geometric mean of the ratios 1.00).
+depth x width = 384 x 512): 384 x 256 0.95, 256 x 512 0.97, 320 x 512 0.97, 768 x 256 0.97, 384 x 384 0.98, 512 x 384
+0.99, 384 x 768 1.01, 512 x 512 1.01. The choice matters little as long as a panel of A fits into L1 and a block of B
+nearly into L2; of the best, the smaller sizes also fit smaller caches. The tile alone runs at 102 to 106 GFLOP/s there,
+whole products at 71 to 93, and OpenBLAS, measured in turns, at 71 to 93 (geometric mean of the ratios 1.00).
 
-Which thread computes a tile does not change it: an element is the sum over k in order, piece after piece, and the
-pieces follow from K alone. So the results are the same for any number of threads.
+Results have the same bits with any number of threads: an element is the sum over k in order, piece after piece, and the
+pieces depend on K alone.
 
-The two products of a linear layer's backward are one launch (`linear_backward`), with the bias' sums made on the way.
+`linear_backward` computes both products of a linear layer's backward pass, and the bias gradient, in one launch.
 """
 
 import functools
@@ -58,8 +58,8 @@ from autotx.kernels.simd import FLOAT32_TILE, address_of
 from autotx.kernels.threads import get_num_threads, shared_by_tile
 from autotx.kernels.tile import thread_memory
 
-SMALL = 2**18  # multiply-adds: a product of at most so many is NumPy's
-FEW_ROWS = 8  # rows of A up to which B is read where it lies instead of being packed (see gemv.py)
+SMALL = 2**18  # multiply-adds: NumPy computes products of at most so many
+FEW_ROWS = 8  # rows of A: for at most so many, B is not packed (see gemv.py)
 
 
 def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=FLOAT32_TILE):
@@ -123,7 +123,7 @@ def _matmul_numpy(a, b, out, accumulate, bias, activation):
 
 
 def activate(out, activation):
-    """The activation that `matmul` names so, in place. Returns `out`."""
+    """Apply an activation of `matmul`, given by its name, in place. Returns `out`."""
     if activation == "relu":
         np.maximum(out, 0, out=out)
     elif activation:
@@ -145,7 +145,7 @@ def _ends(tile, c, accumulate, bias, activation):
 
 
 def _stack(x):
-    """x with all leading axes as one."""
+    """x with its leading axes merged into one."""
     return x[None] if x.ndim == 2 else x if x.ndim == 3 else x.reshape(-1, *x.shape[-2:])
 
 
@@ -177,7 +177,7 @@ def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False
 
 
 def _product(tile, a, b, c, start, finish=0, bias=None, sums=None, threads=None):
-    """C = start + A B: how many tasks it is, what the kernels have to know of it, how many numbers a worker needs.
+    """The plan of C = start + A B: the number of tasks, the arguments of the kernels, the size of a worker's memory.
 
     a, b, c: stacks of matrices (three axes each). start: what the sums start from, and how many numbers further the
     next matrix, row and column have theirs. finish, bias: see `_finish`. sums: (pieces of K, M), to which the sums of
@@ -192,7 +192,7 @@ def _product(tile, a, b, c, start, finish=0, bias=None, sums=None, threads=None)
 
 @functools.lru_cache(maxsize=4096)
 def _plan(tile, stack, M, N, K, threads):
-    """How many tasks, what blocks they are, where in a worker's memory the panels of B begin, and how large that is."""
+    """The number of tasks, the sizes of their blocks, where B's panels begin in a worker's memory, and its size."""
     m_block, n_block, k_block = blocks = _blocks(tile, stack, M, N, K, threads)
     tasks = stack * -(-M // m_block) * -(-N // n_block)
     b_at = tile.panel_size(tile, tile.rows, k_block) * tile.strip  # panels of A, then panels of B
@@ -200,7 +200,7 @@ def _plan(tile, stack, M, N, K, threads):
 
 
 def _blocks(tile, stack, M, N, K, threads):
-    """(m_block, n_block, k_block): how much of M and N makes a task, and of K a step of it.
+    """(m_block, n_block, k_block): the rows and columns of C in a task, and the length of a piece of K.
 
     Of some candidates, those with which the last task is expected to end first: the number of tasks a thread works
     through, times the cost of one, in multiply-adds for a unit of K. A twentieth of a task is added for a thread that
@@ -220,13 +220,13 @@ def _blocks(tile, stack, M, N, K, threads):
 
 
 def _even_pieces(size, longest, unit):
-    """The length of the pieces when `size` is cut evenly into pieces of whole units, as few as `longest` allows."""
+    """The length of equal pieces of `size`, a multiple of `unit`; there are as few as `longest` allows."""
     pieces = -(-size // longest)
     return -(-size // (pieces * unit)) * unit
 
 
 def _memory(tile, size):
-    """For each thread a row of `size` or more numbers to pack into, and a -1 that is a cache line from the next."""
+    """For each thread a row of `size` or more numbers to pack into, and a -1 in a cache line of its own."""
     rows = thread_memory(size, tile.number)
     packed = np.empty((len(rows), 8), np.int64)
     packed.fill(-1)
@@ -249,7 +249,7 @@ def _types(tile):
 @shared_by_tile(_types)
 @kernel
 def _products(tile, ends, middle, ends_tasks, middle_tasks, scratch, packed, worker, task):
-    """One task of two products: the tasks of `middle` stand between the two halves of those of `ends`.
+    """One task of two products, numbered so that the tasks of `middle` come between the halves of those of `ends`.
 
     Two threads begin at the two ends (see threads.py) and meet in the middle. With no task there it is one product.
     """
@@ -277,7 +277,7 @@ def _block_of_c(tile, a, b, c, start, steps, finish, bias, sums, blocks, b_at, t
     i, j = slice(row, min(row + m_block, M)), slice(column, min(column + n_block, N))
     for k in range(0, K, k_block):
         depth = slice(k, min(k + k_block, K))
-        if mark + columns != packed[0] or k_block < K:  # else the block of B is still there from the last task
+        if mark + columns != packed[0] or k_block < K:  # else the block of B is still packed, from the last task
             tile.pack(tile, b[matrix, depth, j].T, tile.cols, panels, b_at)
             packed[0] = mark + columns
         if sums.size and column == 0:
@@ -294,7 +294,7 @@ def _block_of_c(tile, a, b, c, start, steps, finish, bias, sums, blocks, b_at, t
 
 @kernel
 def _add_row_sums(a, sums):
-    """sums[i] += the sum of row i of `a`, whose columns lie in one piece each."""
+    """sums[i] += the sum of row i of `a`, whose columns are contiguous."""
     for k in range(a.shape[1]):
         column = floats(a.ctypes.data + k * a.strides[1], a.shape[0])
         for i in range(column.size):
@@ -323,7 +323,7 @@ ACTIVATIONS = {None: 0, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH}
 
 @outlined(*6 * [types.int64])
 def _finish(what, c, step, rows, cols, bias):
-    """What is left to do to finished float32 rows of C, while they are in the cache. c, bias: addresses."""
+    """Bias or activation for finished float32 rows of C, while they are in the cache. c, bias: addresses."""
     for i in range(rows):
         row, added = floats(c + FLOAT_BYTES * i * step, cols), floats(bias, cols)
         if what == ADD_BIAS:
