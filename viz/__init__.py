@@ -1,4 +1,4 @@
-"""Pictures of what the engine recorded."""
+"""Pictures of recorded graphs, training runs, attention weights and embeddings."""
 
 from autotx.viz import backend
 from autotx.viz.attention import AttentionMap, attention, attention_maps

@@ -1,10 +1,10 @@
-"""Attention maps: which token looks at which, in every layer and head.
+"""Attention maps: the attention weights between tokens, for every layer and head.
 
-The fused kernels keep no attention weights. `attention_maps` runs the model once, takes note of the queries and keys
-of every attention, and computes the weights from them; `attention` draws them as small multiples. The replay page shows
-queries, keys, values and weights from the same two functions, `queries_keys_values` and `weights_of`.
+The fused kernels do not keep the weights. `attention_maps` runs the model once and computes them from the queries and
+keys of every attention; `attention` draws them as small multiples. The replay page uses the same two functions for
+queries, keys, values and weights: `queries_keys_values` and `weights_of`.
 
-Letters: B batch, H heads, T tokens that look (queries), S tokens that are looked at (keys), D channels a head.
+Sizes: B batch, H heads, T query tokens, S key tokens, D channels per head.
 """
 
 import math
@@ -23,20 +23,20 @@ from autotx.ops.attention import heads
 from autotx.viz import style
 from autotx.viz.modules import wrapped
 
-LARGEST = 80.0  # inches: a picture that is higher cannot be looked at
-MOST_TOKENS, MOST_LETTERS = 64, 24  # in a map, in a token
-SMALLEST_CELL, LARGEST_CELL = 0.125, 0.5  # inches; below the smallest, the tokens could not be read
-WIDTHS = 15.0, 24.0, 40.0  # inches: panels stand side by side up to there, the first that leaves it not too high
-PANEL = 1.6  # inches, the smallest panel where cells may grow
-GAP, LINE, FOOT = 0.22, 0.19, 1.0  # inches between panels, a line of text, colour bar and legend
+LARGEST = 80.0  # inches, the greatest height of a picture
+MOST_TOKENS, MOST_LETTERS = 64, 24  # per map, per token
+SMALLEST_CELL, LARGEST_CELL = 0.125, 0.5  # inches; in smaller cells the tokens are not legible
+WIDTHS = 15.0, 24.0, 40.0  # inches: the first width is used for which the height is at most twice the width
+PANEL = 1.6  # inches, the size of a panel, as far as the limits of its cells allow
+GAP, LINE, FOOT = 0.22, 0.19, 1.0  # inches: between panels, a line of text, colour bar and legend
 _EXPLAINED = "Each row is a token that looks, its columns are the tokens it looks at."
 
 
 class AttentionMap(NamedTuple):
     """The weights of one attention for one sentence."""
 
-    weights: np.ndarray  # (H, T, S); each row sums to 1, or is 0 where a query may look at nothing
-    allowed: np.ndarray  # (T, S) booleans: False where a mask forbids every head to look
+    weights: np.ndarray  # (H, T, S); each row sums to 1, or is 0 if all keys of a query are masked
+    allowed: np.ndarray  # (T, S) booleans: False where the mask of every head forbids attention
 
 
 # The data
@@ -45,9 +45,9 @@ class AttentionMap(NamedTuple):
 def attention_maps(model: nn.Module, *inputs: Any, index: int = 0, **settings: Any) -> dict[str, AttentionMap]:
     """Run model(*inputs, **settings) and return its attention weights: dict of module name -> AttentionMap.
 
-    Every call of `multi_head_attention` and of `scaled_dot_product_attention` counts, in the order of the calls. Those
-    of a nn.MultiHeadAttention have its dotted name, such as "blocks.0.attn"; others are "attention", "attention 2", ...
-    index: which sentence of the batch. ValueError when the model made no attention.
+    The dict has every call of `multi_head_attention` and `scaled_dot_product_attention`, in order. Calls by a
+    nn.MultiHeadAttention have its dotted name, such as "blocks.0.attn"; others are "attention", "attention 2", ...
+    index: the index of the sentence in the batch. ValueError: the model computed no attention.
     """
     recorder = _Recorder(index)
     modules = {n: m for n, m in model.named_modules() if isinstance(m, nn.MultiHeadAttention)}
@@ -63,13 +63,13 @@ def attention_maps(model: nn.Module, *inputs: Any, index: int = 0, **settings: A
 
 
 class _Recorder(Watcher):
-    """Computes the weights of each attention from the arguments that its op was given."""
+    """Computes the weights of each attention from the arguments of its op."""
 
     def __init__(self, index):
         self.index, self.maps, self.name = index, {}, None
 
     def named(self, name, forward):
-        """A forward during which attention has this name."""
+        """`forward`, wrapped such that attention inside it gets this name."""
 
         def recorded(*args, **settings):
             self.name = name
@@ -84,20 +84,20 @@ class _Recorder(Watcher):
         found = queries_keys_values(op, data, settings)
         if found:
             name = self.name or "attention"
-            names = (name, *(f"{name} {i}" for i in range(2, 10_000)))  # called twice: the second one is "... 2"
+            names = (name, *(f"{name} {i}" for i in range(2, 10_000)))  # a second call is "... 2"
             free = next(n for n in names if n not in self.maps)
             self.maps[free] = _one_sentence(*found[:2], settings.get("mask"), settings.get("causal", False), self.index)
 
 
 def queries_keys_values(op, arguments, settings):
-    """Q, K and V, each (..., tokens, D), of an op that is an attention, from the arrays it was given; else None."""
+    """Q, K and V, each (..., tokens, D), from the arguments of an attention op (arrays); None for another op."""
     if op == "multi_head_attention":
         return heads(settings["n_head"], *arguments)
     return tuple(arguments) if op == "scaled_dot_product_attention" else None
 
 
 def weights_of(q, k, mask=None, causal=False):
-    """P = softmax(Q K^T / sqrt(D)), as ops/attention.py has it, and booleans, where a query may look: (..., T, S)."""
+    """P = softmax(Q K^T / sqrt(D)), as in ops/attention.py, and booleans, False where masked: both (..., T, S)."""
     scores = q @ np.swapaxes(k, -1, -2) / math.sqrt(q.shape[-1])
     T, S = scores.shape[-2:]
     mask = np.asarray(True if mask is None else mask)
@@ -105,7 +105,7 @@ def weights_of(q, k, mask=None, causal=False):
     if causal:
         added = np.where(np.tri(T, S, S - T, dtype=bool), added, -np.inf)
     weights = functional.softmax.op((scores + added).astype(scores.dtype, copy=False))[0]
-    return weights, np.broadcast_to(added > -1e8, scores.shape)  # some write -1e9 in masks for "never"
+    return weights, np.broadcast_to(added > -1e8, scores.shape)  # some masks have -1e9 instead of -infinity
 
 
 def _one_sentence(q, k, mask, causal, index):
@@ -129,14 +129,13 @@ def attention(
     maps: Mapping[str, Any], rows: Any, columns: Any = None, title: str | None = None, given: int | None = None,
     note: str = "", dark: bool = False,
 ) -> tuple[Figure, np.ndarray]:  # fmt: skip
-    """Draw attention maps: a block of panels for each attention, a panel a head. Returns (Figure, Axes (L, H) array).
+    """Draw attention maps: a block of panels per attention, a panel per head. Returns (Figure, (L, H) array of Axes).
 
-    maps: dict of name -> AttentionMap, or weights (H, T, S). rows: the T tokens that look, a list of str; columns: the
-    S tokens that are looked at, by default the same. Where maps differ, as in an encoder-decoder, rows and columns are
-    dicts of name -> list. title: a str. given: how many of the row tokens were given to the model; those after them
-    are drawn in colour, as its own. note: a sentence below the picture. Colours are on a square-root scale, so that
-    faint weights can be seen. ValueError when the numbers of tokens and weights differ, or when so many tokens could
-    not be read.
+    maps: dict of name -> AttentionMap, or weights (H, T, S). rows: the T query tokens, a list of str; columns: the S
+    key tokens, by default the same. Where they differ between maps, as in an encoder-decoder, rows and columns are
+    dicts of name -> list. title: a str. given: the number of row tokens that are the prompt; later tokens, generated by
+    the model, are drawn in colour. note: a sentence below the picture. The colour scale is a square root, which makes
+    small weights visible. ValueError: the numbers of tokens and weights differ, or there are too many tokens to read.
     """
     maps = {name: m if isinstance(m, AttentionMap) else _bare(m) for name, m in maps.items()}
     plan = _Plan(maps, rows, rows if columns is None else columns, f"{_EXPLAINED}\n{note}" if note else _EXPLAINED)
@@ -159,7 +158,7 @@ def attention(
 
 
 def most_tokens(heads, layers):
-    """How many tokens a readable picture of so many heads and layers has room for, however long the tokens are."""
+    """The largest number of tokens for a readable picture of so many heads and layers, for tokens of any length."""
     for tokens in range(MOST_TOKENS, 0, -1):
         cell = _cell(tokens)
         label = _length(["x" * MOST_LETTERS], _font(cell))
@@ -170,7 +169,7 @@ def most_tokens(heads, layers):
 
 
 def _cell(tokens):
-    """The inches of a cell."""
+    """The side of a cell, in inches."""
     return float(np.clip(PANEL / tokens, SMALLEST_CELL, LARGEST_CELL))
 
 
@@ -180,24 +179,24 @@ def _font(cell):
 
 
 def _length(tokens, font):
-    """The inches of the longest token; a character is 0.68 of the font's size wide, or less."""
+    """The length of the longest token, in inches; a letter is at most 0.68 of the font size wide."""
     return max(len(t.replace("\\", "")) for t in tokens) * font / 72 * 0.68 + 0.1
 
 
 def _lines(heads, columns, cell, label, wide):
-    """In how many lines the panels of an attention stand, and how many in each."""
+    """The number of lines that the panels of an attention need, and the number of panels in each line."""
     fit = max(1, int((wide - 0.35 - label) / (columns * cell + GAP)))
     lines = math.ceil(heads / fit)
     return lines, math.ceil(heads / lines)
 
 
 def _high(lines, rows, cell, label):
-    """The inches of an attention: its name, and in each line the heads' names, the panels and the columns' tokens."""
+    """The height of a block, in inches: its name, and for each line the heads' names, panels and column tokens."""
     return LINE + lines * (LINE + rows * cell + label + 0.1) + 0.1
 
 
 class _Plan:
-    """Where everything stands, in inches, from the top left: a block for each attention, side by side while it fits."""
+    """The layout, in inches from the top left: a block for each attention, side by side as far as the width allows."""
 
     def __init__(self, maps, rows, columns, explained):
         self.explained = explained
@@ -230,7 +229,7 @@ class _Plan:
             )
 
     def _place(self, names, wide):
-        """The left and top of each block, and the size of all. A block is its name, its panels and their tokens."""
+        """Compute the left and top of each block (its name, panels and tokens) and the size of the picture."""
         self.lefts, self.tops, self.indents, self.in_line = [], [], [], []
         x = y = high = self.width = 0.0
         for name, (H, T, S), row, column in zip(names, self.shapes, self.rows, self.columns):
@@ -249,7 +248,7 @@ class _Plan:
         self.height = y + high + self.foot
 
     def box(self, i, h, height):
-        """Left, bottom, width and height of a panel, as shares of the picture."""
+        """Left, bottom, width and height of a panel, as fractions of the picture."""
         _, T, S = self.shapes[i]
         line, place = divmod(h, self.in_line[i])
         wide, high = S * self.cell, T * self.cell
@@ -288,7 +287,7 @@ def _panel(axes, m, h, plan, i, look):
 
 
 def _tokens(axes, plan, i, h, given, look):
-    """The tokens along the axes: those that look at the left of each line's first panel, the others below."""
+    """Write the tokens along the axes: queries at the left of the first panel of each line, keys below each panel."""
     axes.tick_params(length=2, pad=2, labelsize=plan.font, color=look.faint)
     axes.set_yticks(range(len(plan.rows[i])), plan.rows[i] if h % plan.in_line[i] == 0 else [])
     upright = 0 if max(map(len, plan.columns[i])) == 1 else 90
@@ -308,8 +307,8 @@ _KINDS = {
 
 
 def _forbidden(allowed):
-    """Where no weight can be, by its reason: a column that nobody sees is padding, what is above the diagonal of a
-    causal mask comes later, and anything else is masked."""
+    """The cells without weights, by reason: dict of kind -> booleans (T, S). A column masked for all queries is
+    padding, cells above the diagonal of a causal mask are later tokens, all others are masked."""
     T, S = allowed.shape
     padding = np.broadcast_to(~allowed.any(axis=0), (T, S))
     above = ~np.tri(T, S, k=S - T, dtype=bool)
@@ -323,8 +322,8 @@ def _hatch(kind, look):
 
 
 def _foot(figure, axes, maps, plan, height, given, look):
-    """The colour bar, and what the hatched areas are."""
-    low = plan.foot - FOOT  # above the explanation
+    """Draw the colour bar and the legend of the hatched areas."""
+    low = plan.foot - FOOT  # the height of further lines of the explanation
     bar = figure.add_axes([0.2 / plan.width, (0.52 + low) / height, 1.7 / plan.width, 0.11 / height])
     figure.colorbar(axes.images[0], cax=bar, orientation="horizontal", ticks=[0, 0.1, 0.25, 0.5, 1])
     bar.set_xticklabels(["0", "0.1", "0.25", "0.5", "1"], fontsize=7)

@@ -1,8 +1,7 @@
-"""Which axes of which arrays run over tokens, so that the replay page can write the tokens beside the numbers.
+"""Finds the axes of arrays that run over tokens; the replay page writes the tokens beside the numbers.
 
-It is told what the rows of a table stand for (the words of an embedding). From there the names are followed through
-the graph: ids look rows up, moves take their axes along, sums keep the axes that they do not sum over.
-"""
+The caller gives the names of the rows of tables (the words of an embedding). They are passed through the graph: ids
+select rows, ops that move elements move the names, sums keep the names of the axes that remain."""
 
 import numpy as np
 
@@ -13,10 +12,10 @@ _LONGEST = 12
 
 
 def named(recorded, rows, source):
-    """The names along the axes of every node's value: dict of node id -> tuple with None, or a tuple of str, an axis.
+    """The names along the axes of every node's value: dict of node id -> tuple, for each axis a tuple of str or None.
 
-    recorded: a Trace. rows: dict of a leaf's name -> the texts of its rows, along its second-last axis (the only one of
-    a vector). source(node): for an op that only moves elements the rule of page.py, else None.
+    recorded: a Trace. rows: dict of a leaf's name -> the texts of its rows, along its second-last axis (for a vector
+    its only axis). source(node): for an op that only moves elements the rule of page._source, else None.
     ValueError: there is no leaf of that name, or it has another number of rows.
     """
     rows = {name: tuple(map(_visible, texts)) for name, texts in rows.items()}
@@ -67,7 +66,7 @@ def _of_op(node, recorded, found, moved):
 
 
 def _kept(node, parent, position):
-    """The axes of a result, counted from its first, that are axes of an argument too."""
+    """The axes of a result, as indices from 0, that are also axes of the argument `parent`."""
     count = node.value.ndim
     axes = range(max(0, count - parent.value.ndim), count)
     if row(node.op).sums_last:
@@ -77,24 +76,24 @@ def _kept(node, parent, position):
 
 
 def _moved(node, source, rule):
-    """The names of the argument's axes, wherever they have gone. rule: [first, step, step, ...]."""
+    """The names of the argument's axes on the axes of the result. rule: [first, step, step, ...] of page._source."""
     parent, theirs = source
     first, *steps = rule
     ways = [np.unravel_index(first + step * np.arange(n), parent.shape) for step, n in zip(steps, node.shape)]
     names = [None] * node.value.ndim
     for place, texts in enumerate(theirs):
         along = [axis for axis, way in enumerate(ways) if way[place].min() < way[place].max()]
-        if texts and len(along) == 1:  # the argument's axis has become this one, or a part of it
+        if texts and len(along) == 1:  # this axis of the result is the argument's axis, or a part of it
             names[along[0]] = tuple(texts[i] for i in ways[along[0]][place].tolist())
     return tuple(names)
 
 
 def _looked_up(node, recorded, found):
-    """Rows by their ids: the tokens of a sentence, when there is one."""
+    """Names for rows selected by ids: the tokens of a sentence, if the batch has a single sentence."""
     table, ids = (next((a.node for a in node.parents if a.name == name), None) for name in ("weight", "ids"))
     texts, ids = found[table][0], recorded.nodes[ids]
     names = [None] * node.value.ndim
-    if texts and ids.value.ndim and ids.value.size == ids.shape[-1]:  # else every sentence has others
+    if texts and ids.value.ndim and ids.value.size == ids.shape[-1]:  # several sentences have different tokens
         names[-2] = tuple(texts[i] for i in ids.value.reshape(-1).tolist())
         found[ids.id] = tuple(names[:-1])
     return tuple(names)

@@ -1,8 +1,8 @@
-"""Imports Matplotlib, whatever the environment variable MPLBACKEND says. Every module here needs this one first.
+"""Imports Matplotlib without the environment variable MPLBACKEND. Import this before the other modules of viz.
 
-Matplotlib refuses to be imported when the variable names a backend that is not installed, as in a command that is
-called from a notebook with another environment. Pictures here name their own backends, so the variable is hidden
-during the import. Then it is obeyed if it can be, for a program that also shows pictures of its own.
+The import of Matplotlib fails if the variable names a backend that is not installed, for example in a command that a
+notebook with another environment calls. The pictures of viz need no such backend, so the variable is removed during
+the import. It is applied afterwards, if possible, for programs that also show pictures of their own.
 """
 
 import contextlib

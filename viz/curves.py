@@ -1,4 +1,4 @@
-"""The curves of training runs, one run or several over each other, from the records of their logs."""
+"""The training curves of one run or several runs in one picture, from the records of their logs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from autotx.viz import style
 
-# What the keys of a log are called; other keys get a panel of their own, under their own name.
+# The labels of the keys of a log; other keys get a panel labelled with the key.
 _LABELS = {
     "loss": "loss (nats)",
     "lr": "learning rate",
@@ -23,12 +23,12 @@ _SMOOTHED = ("loss", "grad_norm", "tokens_per_second")
 def curves(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str | None = None, dark: bool = False
 ) -> tuple[Figure, np.ndarray]:
-    """Draw what was logged over the steps: the loss, and below it the learning rate, gradient norm and the rest.
+    """Draw the logged numbers over the steps: the loss, and below it the learning rate, gradient norm and others.
 
     runs: dict of name -> records, each a dict as in a run's log.jsonl: "step", and numbers (or None) under any names;
-    "val_..." is drawn into the panel of what it validates. Faint lines are single steps, strong ones their mean over
-    the last fiftieth of the run; dashed ones with marks are validation; a line below another one is thicker. Returns
-    (Figure, Axes (number of panels,) array). ValueError when no run has a record.
+    "val_x" is drawn into the panel of "x". Faint lines are single steps, strong lines their mean over a fiftieth of the
+    steps, dashed lines with markers validation; a line covered by another line is thicker. Returns (Figure, array
+    (number of panels,) of Axes). ValueError: no run has a record.
     """
     if not any(runs.values()):
         raise ValueError("curves: no run has a record yet; wait for its first step")
@@ -48,7 +48,7 @@ def curves(
 
 
 def loss_curve(records, title="Loss"):
-    """The curves of one run as a Figure; empty axes while there is no record."""
+    """The curves of one run as a Figure; empty axes if there is no record."""
     if not records:
         with style.look():
             figure = style.figure(9.6, 4.2)
@@ -73,7 +73,7 @@ def _validated(records):
 
 
 def _panel(axes, key, runs, look):
-    """One quantity of all runs."""
+    """Draw one quantity of all runs."""
     everything = []
     series = [_series(records, key) for records in runs.values()]
     for i, (name, records) in enumerate(runs.items()):
@@ -81,7 +81,7 @@ def _panel(axes, key, runs, look):
         steps, values = series[i]
         mark = "." if len(values) < 20 else None
         below = sum(_covers(over, series[i]) for over in series[i + 1 :])
-        wider = 2.4 * min(below, 3)  # so that it is seen below the others
+        wider = 2.4 * min(below, 3)  # visible beside the lines that cover it
         if key in _SMOOTHED and len(values):
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
             mean = _running_mean(values, max(1, len(values) // 50))
@@ -103,32 +103,32 @@ def _panel(axes, key, runs, look):
 
 
 def _series(records, key):
-    """The steps and values of the records that have a number under this key. A NaN, as of a lost run, leaves a gap."""
+    """The steps and values of the records that have a number under this key. NaN, as from a diverged run, is a gap."""
     pairs = [(r["step"], r[key]) for r in records if isinstance(r.get(key), int | float)]
     steps, values = zip(*pairs) if pairs else ((), ())
     return np.array(steps), np.array(values, dtype=float)
 
 
 def _covers(over, under):
-    """Whether one line lies on the other: the same steps, and values that differ by less than a line is wide."""
+    """Whether one line covers the other: equal steps, and values that differ by at most 1 % of the range."""
     (steps, a), (others, b) = over, under
     if not len(a) or not np.array_equal(steps, others):
         return False
     return bool(np.nanmax(np.abs(a - b), initial=0) <= 0.01 * (np.nanmax(b, initial=0) - np.nanmin(b, initial=0)))
 
 
-# Validation of a run alone has a colour of its own; of several, the colour and mark of the run.
+# The validation line of a single run has a second colour; of several runs, the colour and marker of its run.
 _VALIDATION = {"markersize": 4.5, "linestyle": "--", "linewidth": 1.3}
 _MARKS = "osD^vP*"
 
 
 def _mark(i):
-    """Of the i-th run: when the colours begin anew, they have other marks."""
+    """The marker of the i-th run: runs with the same colour have different markers."""
     return _MARKS[(i + i // len(style.LIGHT.lines)) % len(_MARKS)]
 
 
 def _legend(figure, axes, runs, key, look):
-    """What the lines are: in the corner, where a loss seldom is, or, of more runs than have room there, below."""
+    """Draw the legend: in the upper right corner, where a loss curve seldom is, or below, for more than three runs."""
     handles, many = [], len(runs) > 3
     for i, (name, records) in enumerate(runs.items()):
         last = _series(records, f"val_{key}")[1]
@@ -152,7 +152,7 @@ def _legend(figure, axes, runs, key, look):
 
 
 def _running_mean(values, width):
-    """The mean of each value and the width - 1 before it (fewer at the start) that are finite; NaN where it is not."""
+    """The mean of the finite ones of each value and the width - 1 before it; NaN where the value is not finite."""
     finite = np.isfinite(values)
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - width, 0)
@@ -161,8 +161,8 @@ def _running_mean(values, width):
 
 
 def _limits(values, key):
-    """From just below the lowest to just above the highest but a few: one wild step does not flatten the rest. Of the
-    loss, the start is always seen; everything but the loss begins at zero."""
+    """The range of the y axis: up to the 99 % quantile for _SMOOTHED keys, as one outlier would flatten the curve, and
+    for the loss at least up to its first value. The range of other keys includes zero."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return 0, 1

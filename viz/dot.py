@@ -1,4 +1,4 @@
-"""The program that lays graphs out: Graphviz' `dot` if the system has it, else the one of the graphviz-pure wheel."""
+"""Lays graphs out, with Graphviz's `dot` if it is installed, else with the program of the graphviz-pure wheel."""
 
 import shutil
 import subprocess
@@ -12,30 +12,30 @@ from autotx.viz import style
 
 TYPES = (".svg", ".png", ".pdf", ".dot")
 FONT = "Arial"
-_FONTS = "Arial, 'Liberation Sans', Arimo, Helvetica, 'DejaVu Sans Condensed', sans-serif"  # all as wide, but the last
+_FONTS = "Arial, 'Liberation Sans', Arimo, Helvetica, 'DejaVu Sans Condensed', sans-serif"  # equal widths but the last
 
 
 class Digraph(graphviz.Digraph):
-    """A graphviz.Digraph that is laid out by the program chosen here, in notebooks too."""
+    """A graphviz.Digraph that is laid out by the program of this module, also in notebooks."""
 
     def pipe(self, format=None, *args, encoding=None, **settings):
-        """The picture as bytes, or as text when an encoding is given."""
+        """The picture as bytes, or as a str if an encoding is given."""
         picture = lay_out(self.source, format or self.format)
         return picture.decode(encoding) if encoding else picture
 
 
 def write(source, path):
-    """Write the graph that is the DOT text `source` to a file, atomically. The type follows from its name.
+    """Draw the DOT text `source` to a file, atomically. The extension of its name gives the type.
 
-    Errors are those of `checked_path`, and OSError: it cannot be written.
+    Errors: as for `checked_path` and `lay_out`; OSError: the file cannot be written.
     """
     type_ = checked_path(path).suffix.lower()[1:]
     write_atomically(path, source.encode() if type_ == "dot" else lay_out(source, type_))
 
 
 def checked_path(path):
-    """The path of a graph's picture, before there is work in it. ValueError for a type that is not one of TYPES, a .pdf
-    without Graphviz, a folder that is not there; PermissionError where nothing can be written."""
+    """The path of a graph's picture, checked before the work begins. ValueError: a type that is not in TYPES, a .pdf
+    without Graphviz, no program installed, no such folder; PermissionError: the folder is not writable."""
     path = style.checked_path(path, TYPES)
     if path.suffix.lower() != ".dot":
         _program(path.suffix.lower()[1:])
@@ -43,9 +43,9 @@ def checked_path(path):
 
 
 def lay_out(source, type_):
-    """The picture of a DOT text, as bytes. ValueError as for `write`, and when the program fails."""
+    """The picture of a DOT text, as bytes. ValueError: there is no program for the type, or the program fails."""
     program = _program(type_)
-    resolution = ["-Gdpi=144"] if type_ == "png" else []  # sharp on today's screens
+    resolution = ["-Gdpi=144"] if type_ == "png" else []  # sharp on high-resolution screens
     done = subprocess.run([program, f"-T{type_}", *resolution], input=source.encode(), capture_output=True, check=False)
     if done.returncode or not done.stdout:
         said = " ".join(done.stderr.decode(errors="replace").split()) or f"exit status {done.returncode}"
@@ -56,7 +56,7 @@ def lay_out(source, type_):
 
 
 def _program(type_):
-    """The path of the program."""
+    """The path of the program for a file type. ValueError: there is none."""
     system = shutil.which("dot")
     if system:
         return system

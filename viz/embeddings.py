@@ -1,7 +1,7 @@
-"""Embeddings in two dimensions, and the words that are nearest to a word.
+"""Embeddings in two dimensions, and the nearest neighbours of words.
 
-`pca` and `nearest` are the data, `embeddings` the picture. Nearness is measured in all channels, not in the picture:
-two dimensions cannot show every neighbourhood.
+`pca` and `nearest` compute the data, `embeddings` draws them. Neighbours are the nearest in all channels, which need
+not be the nearest in the picture.
 """
 
 import itertools
@@ -17,14 +17,14 @@ from matplotlib.transforms import Bbox
 from autotx.types import ArrayLike
 from autotx.viz import style
 
-MOST_NAMES = 250  # tried, where no word is marked: there is no room for more
+MOST_NAMES = 250  # the words to name if none is marked: there is no space for more
 
 
 def pca(table):
-    """The two directions in which rows differ most: ((V, 2) coordinates, (2,) shares of the variance).
+    """The first two principal components: ((V, 2) coordinates, (2,) shares of the variance).
 
-    table: (V, C). With the mean row taken away, table = U S W^T; the coordinates are the first two columns of U S. The
-    larger half of each direction points right, or up, so that the same table gives the same picture everywhere.
+    table: (V, C). With the mean row subtracted, table = U S W^T; the coordinates are the first two columns of U S. The
+    sign of each column makes its largest absolute value positive, which gives the same picture on every machine.
     """
     centred = table - table.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
@@ -35,7 +35,7 @@ def pca(table):
 
 
 def nearest(table, row, n):
-    """The n rows of (V, C) nearest to a row by cosine, nearest first, itself left out: (numbers (n,), cosines (n,))."""
+    """The n nearest rows of (V, C) to another row by cosine, nearest first: (row numbers (n,), cosines (n,))."""
     lengths = np.linalg.norm(table, axis=1)
     product = table @ table[row]
     bound = lengths * lengths[row]
@@ -49,12 +49,12 @@ def embeddings(
     table: ArrayLike, words: Sequence[str], mark: Sequence[str] = (), n: int = 4,
     title: str = "Embeddings in two dimensions (PCA)", dark: bool = False,
 ) -> tuple[Figure, Axes]:  # fmt: skip
-    """Draw the rows of a table as points, and lines from chosen words to those nearest to them.
+    """Draw the rows of a table as points, and lines from the marked words to their nearest words.
 
-    table: array or Tensor (V, C). words: V str, the row's names. mark: the words to show with their n nearest by cosine
-    in all channels; without any, as many words are named as have room, the first ones first.
-    Returns (Figure, Axes). A name that would lie on another is left out, a marked word's last of all. ValueError when
-    words and rows differ in number, or for a marked word that is not there.
+    table: array or Tensor (V, C). words: V str, the names of the rows. mark: words to show with their n nearest by
+    cosine in all channels; without any, the first MOST_NAMES words are named. Names are written in order, marked words
+    first; a name that would overlap another is left out. Returns (Figure, Axes). ValueError: the numbers of words and
+    rows differ, or a marked word is not in the table.
     """
     table, words = style.checked_table("embeddings", "the table", table), list(words)
     if len(words) != len(table):
@@ -83,7 +83,7 @@ def embeddings(
 
 
 def _legend(figure, look):
-    """What the points and lines are."""
+    """Draw the legend of the points and lines."""
     point = {"color": look.lines[0], "linestyle": "", "marker": "o"}
     kinds = [
         Line2D([], [], **point, markersize=7, label="asked for"),
@@ -94,7 +94,8 @@ def _legend(figure, look):
 
 
 def _lines(axes, table, words, places, mark, n, look):
-    """A line from each marked word to each neighbour. Returns {row: colour} of the words to name, marked ones first."""
+    """Draw a line from each marked word to each neighbour. Returns the words to name as {row: colour or None}, the
+    marked words first."""
     colours = {words.index(word): look.lines[i % len(look.lines)] for i, word in enumerate(mark)}
     named = dict(colours)
     for row, colour in colours.items():
@@ -113,14 +114,14 @@ _AROUND += ((0.7, -0.7, "left", "top"), (-0.7, -0.7, "right", "top"))
 
 
 def _name(figure, axes, named, look):
-    """Write each word beside its point: at the first of sixteen places that is free, of lines too if there is such a
-    place, or not at all."""
+    """Write each word beside its point, at the first of sixteen positions that is free of names, points and lines; if
+    there is none, at the first that is free of names and points, or not at all."""
     figure.draw_without_rendering()  # now the axes have their final size
     inside = axes.get_window_extent()
     taken = [Bbox.from_bounds(*(axes.transData.transform(place) - 3), 6, 6) for _, place, _ in named.values()]
     lines = [line.get_path().transformed(axes.transData) for line in axes.lines]
     passes = (True, False) if lines else (True,)
-    halo = [withStroke(linewidth=2.5, foreground=look.paper)]  # where a line passes behind
+    halo = [withStroke(linewidth=2.5, foreground=look.paper)]  # keeps text legible in front of a line
     for word, place, colour in named.values():
         for clear, distance, (x, y, across, along) in itertools.product(passes, (6, 14), _AROUND):
             at = {"xytext": (distance * x, distance * y), "textcoords": "offset points", "ha": across, "va": along}

@@ -1,31 +1,30 @@
-"""Which nodes of a graph are shown: modules closed to one box, equal blocks in a row folded into one, a budget kept."""
+"""Chooses the nodes of a graph to show: closes modules to one box, folds equal blocks in a row, limits the number."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class Item:
-    """What is shown as one node: a node of the trace, a closed group, or the many nodes that a budget left out."""
+    """A node of the picture: a node of the trace, a closed group, or all nodes left out because of max_nodes."""
 
     kind: str  # "node", "group", "rest"
     id: int  # of the node or the group; -1 for the rest
-    group: int  # the open group that it stands in
-    nodes: list[int] = field(default_factory=list)  # what it stands for; of equal blocks, of the first
+    group: int  # the open group that contains it
+    nodes: list[int] = field(default_factory=list)  # the ids of its nodes; of equal blocks, those of the first block
 
 
 @dataclass
 class Run:
-    """Equal blocks, each fed by the one before it. The first stands for all."""
+    """Equal blocks, each with results of the previous block as inputs. The first block is drawn for all."""
 
     members: list[int]  # group ids
 
 
 @dataclass
 class View:
-    """items: by key ("node", 3); edges: (key, key, id of the node whose value flows, argument's name, the op's id) ->
-    None, in order; runs: by the group that stands for them; open: ids of open groups; root: the key of the item
-    that shows the last node; notes: what was folded, in words.
-    """
+    """items: dict of key, such as ("node", 3), -> Item; edges: an ordered set, as dict keys (source key, target key, id
+    of the node whose value is passed, argument's name, id of the op); runs: dict of a Run's first group -> Run; open:
+    ids of open groups; root: the key of the item that shows the last node; notes: sentences about what was folded."""
 
     items: dict
     edges: dict
@@ -36,12 +35,12 @@ class View:
 
 
 def view(trace, depth=None, expand=(), max_nodes=60, comfortable=30):
-    """Choose what is shown.
+    """The View of a Trace.
 
-    depth: how many levels of modules are open; None: as many as leave it comfortable, equal blocks stay closed.
-    expand: paths of groups to open besides, "blocks.0"; "blocks" opens the one block that stands for all.
-    max_nodes: when more would be shown, less deep levels are tried, and at last the middle is left out.
-    ValueError: an unknown path; a depth below 0; a max_nodes below 3.
+    depth: the number of levels of modules that are open; None: as many as give at most `comfortable` items, with equal
+    blocks closed. expand: paths of further groups to open, "blocks.0"; "blocks" opens the block drawn for all.
+    max_nodes: if there are more items, fewer levels are opened; if still more, the middle is left out.
+    ValueError: an unknown path, depth < 0, max_nodes < 3.
     """
     if max_nodes < 3:
         raise ValueError(f"graph: max_nodes is {max_nodes}; give 3 (a beginning, what is left out, an end) or more")
@@ -67,7 +66,7 @@ def view(trace, depth=None, expand=(), max_nodes=60, comfortable=30):
 
 
 def runs(trace):
-    """The groups of equal blocks that each feed the next: a list of lists of group ids."""
+    """The runs of equal blocks, each with results of the previous block as inputs: a list of lists of group ids."""
     return [run.members for run in _Folding(trace, ()).runs.values()]
 
 
@@ -81,15 +80,15 @@ class _Folding:
         self.used = {a.node for n in trace.nodes for a in n.parents}
         self.opened, split = self._expanded(expand)
         self.runs = {}
-        self.first_of = {}  # a member of a run that does not stand for it -> (the one that does, its place)
+        self.first_of = {}  # a later member of a run -> (the first member, the index of the later one)
         for group in self.groups:
             self._find_runs(group, split)
         self._find_canonical()
 
-    # What the caller wants open
+    # The paths in `expand`
 
     def _expanded(self, expand):
-        """Ids of groups to open, and of those that may not be folded with their equals."""
+        """The ids of the groups to open, and the ids of groups that must not be folded with equal groups."""
         by_path = {}
         for group in self.groups[1:]:
             by_path.setdefault(group.path.partition("#")[0], []).append(group)
@@ -128,7 +127,7 @@ class _Folding:
             run = [child] if child is not None and child not in split else []
 
     def _signature(self, group):
-        """Equal for two calls of modules that do the same with arrays of the same shapes."""
+        """A str that is equal for two calls of modules with the same ops, settings and shapes."""
         nodes = self.within[group]
         place = {n: i for i, n in enumerate(nodes)}
         parts = [self.groups[group].module]
@@ -144,7 +143,7 @@ class _Folding:
         return any(a.node in inside for n in self.within[second] for a in self.trace.nodes[n].parents)
 
     def _find_canonical(self):
-        """For each node the one that stands for it, and in which blocks of which runs it is."""
+        """Find for each node the node drawn for it, and its places: (first group of a run, index of the block)."""
         self.canonical = list(range(len(self.trace.nodes)))
         self.places = [() for _ in self.trace.nodes]
         for group in reversed(self.groups):  # inner runs first
@@ -158,10 +157,10 @@ class _Folding:
                 other = self.canonical[other]
             self.canonical[n] = other
 
-    # What is shown
+    # The view
 
     def view(self, depth, automatic):
-        """The View with `depth` levels open; automatic: blocks that are folded stay closed."""
+        """The View with `depth` levels open; automatic: folded blocks stay closed."""
         shown = {0}
         for group in self.groups[1:]:
             folded = automatic and group.id in self.runs
@@ -180,10 +179,10 @@ class _Folding:
         return View(items, edges, self.runs, shown, key_of[self.canonical[self.trace.root]], [])
 
     def _item(self, items, node, shown):
-        """The key of the item that shows a node, made if it is new."""
+        """Add a node to its item, which is made if it is new. Returns the key of the item."""
         closed = [g for g in self.trace.above(node.group) if g not in shown]
         if closed and node.kind == "input" and closed[-1] not in self.runs:
-            key, group = ("node", node.id), self.groups[closed[-1]].parent  # what comes in is seen from outside
+            key, group = ("node", node.id), self.groups[closed[-1]].parent  # inputs of a closed group are shown
         elif closed:
             key, group = ("group", closed[-1]), self.groups[closed[-1]].parent
         else:
@@ -198,7 +197,7 @@ class _Folding:
             return
         at = dict(self.places[op.id])
         if any(at.get(run, place) != place for run, place in self.places[argument.node]):
-            return  # from one of the folded blocks to the next
+            return  # an edge from one folded block to the next
         edges[source, target, self.canonical[argument.node], argument.name, self.canonical[op.id]] = None
 
 
@@ -212,7 +211,7 @@ def _nodes_within(trace):
 
 
 def _leave_out(shown, max_nodes):
-    """Keep the beginning and the end, and let one item stand for the middle."""
+    """Keep the beginning and the end, and replace the middle by one item."""
     keys = list(shown.items)
     head = (max_nodes - 1) // 2
     tail = max_nodes - 1 - head

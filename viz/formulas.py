@@ -7,18 +7,18 @@ import re
 
 @functools.cache
 def parameters(op):
-    """The parameters of a function, as inspect has them."""
+    """The parameters of a function: a tuple of inspect.Parameter."""
     return tuple(inspect.signature(op).parameters.values())
 
 
 def formulas(op, settings=None):
-    """What the docstring of an op says: its formula ("y = x W^T + b"), and a dict from the name of each argument to
-    the formula of its gradient ("dx = g W"). (None, {}) when there is no docstring.
+    """The formulas in the docstring of an op: its own ("y = x W^T + b"), and a dict of argument name -> formula of the
+    gradient ("dx = g W"). (None, {}) if there is no docstring.
 
-    The formula is the beginning of the docstring. The gradient of the argument x is what follows "dx =" (or "dx +=",
-    "dL/dx ="), without indices when there is a choice. A line that begins with setting="value": holds for that alone.
-    When an argument has no formula of its own, the sentence after the first stands for all. The key of an op's varying
-    number of arguments is "*".
+    The formula is the beginning of the docstring. The gradient of the argument x begins with "dx =" (or "dx +=",
+    "dL/dx ="); a formula without indices is preferred. A line that begins with setting="value": holds only for that
+    value. An argument without a formula of its own gets the sentence after the first. The gradient of *arguments has
+    the key "*".
     """
     if op is None or not op.__doc__:
         return None, {}
@@ -46,7 +46,7 @@ def _formulas(op, settings):
     return formula, gradients
 
 
-_STOP = r"(?<!\.)\.(?=\s|$)|;|\s{2,}|:\s"  # where a formula ends: a full stop, a semicolon, a gap, a colon
+_STOP = r"(?<!\.)\.(?=\s|$)|;|\s{2,}|:\s"  # the end of a formula: a full stop, a semicolon, two spaces, a colon
 
 
 def _gradient(name, text):
@@ -60,8 +60,8 @@ def _gradient(name, text):
 
 
 def _for_settings(doc, settings):
-    """The text of a docstring, and the part of it that holds for these settings alone ("" for none). A line that is
-    indented is a formula by itself: gaps are put around it."""
+    """The general text of a docstring, and the text that holds only for these settings ("" if there is none). An
+    indented line is a formula by itself: it is separated by three spaces."""
     general, special, into = "", "", None
     for line in doc.partition("Source:")[0].splitlines():
         found = re.match(r"(\w+)=\"?(\w+)\"?: (.*)", line)

@@ -1,8 +1,8 @@
 """Computation graphs as pictures, and as JSON for other programs.
 
-`graph(loss)` draws what the engine recorded: grouped by module, equal blocks folded into one, with as much of it open
-as a reader can take in. trace.py reads the graph, folding.py chooses what is shown, labels.py writes on it, dot.py lays
-it out. This file puts the four together.
+`graph(loss)` draws the recorded graph, grouped by module, with equal blocks folded into one and modules closed until
+the picture is small enough to read. This file combines trace.py, which reads the graph, folding.py, which chooses the
+nodes to show, labels.py, which writes their texts, and dot.py, which lays them out.
 """
 
 import json
@@ -22,8 +22,8 @@ from autotx.viz.ops import COMPOSED
 from autotx.viz.primitives import open_fused
 from autotx.viz.trace import trace
 
-# One look a kind: the shape tells as much as the colour does. Tints of the palette of Okabe and Ito, which the
-# colour-blind can tell apart; black letters on each have a contrast above 12.
+# The look of each kind of node: kinds differ in shape as well as in colour. The colours are tints of the palette of
+# Okabe and Ito, which colour-blind readers can distinguish; black text on each has a contrast ratio above 12.
 _LOOKS = {
     "input": ("input", {"shape": "note", "fillcolor": "#cdeadf", "color": "#00734f"}),
     "parameter": ("parameter", {"shape": "box3d", "margin": "0.24,0.1", "fillcolor": "#fde2b3", "color": "#8a5a00"}),
@@ -35,9 +35,9 @@ _LOOKS = {
     ),
     "rest": ("left out", {"shape": "box", "style": "dashed", "color": "#444444"}),
 }
-_RULE = ("", False)  # a row of a node that is a line across it
+_RULE = ("", False)  # a row of a label that is drawn as a horizontal line
 _LINE = '<TR><TD HEIGHT="4"></TD></TR><HR/><TR><TD HEIGHT="4"></TD></TR>'
-_PLATE = (  # below the label of an edge, a little beside the edge
+_PLATE = (  # the label of an edge on a white background, a little beside the edge
     '<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0"><TR><TD></TD>'
     '<TD BGCOLOR="white" STYLE="ROUNDED">{}</TD></TR></TABLE>>'
 )
@@ -52,15 +52,15 @@ def graph(
 ) -> graphviz.Digraph:  # fmt: skip
     """Draw the graph below a Tensor. Returns a graphviz.Digraph, which a notebook shows.
 
-    depth: how many levels of modules are open (0: none); None chooses.
-    expand: paths of modules to open besides: ["blocks.0", "blocks.0.attn"]. "blocks" opens the one that stands for all.
-    values: whether nodes show their value, or its mean, deviation and range; None: when the graph is small.
-    grads: the same for gradients. True computes those that are not there, and leaves `.grad` alone; None: those that
-    are there, when the graph is small. An array is the gradient of `tensor` to begin with, instead of ones.
-    formulas: whether ops show their formula, and that of each gradient (in an .svg the mouse shows them anyway).
-    fused: names of ops to show opened into the primitives they are composed of: ["layer_norm"].
-    max_nodes: with more, more is folded, and the picture says so. legend: whether it explains its shapes.
-    ValueError: no graph, a freed graph, an unknown path or op, a depth below 0, a max_nodes below 3.
+    depth: the number of levels of modules that are open (0: none); None chooses.
+    expand: paths of further modules to open: ["blocks.0", "blocks.0.attn"]; "blocks" opens the block drawn for all.
+    values: whether nodes show their value, or its mean, deviation and range; None: if the graph is small.
+    grads: the same for gradients. True computes the missing gradients without changing `.grad`; None shows the existing
+    gradients if the graph is small. An array is the gradient of `tensor` to start from, instead of ones.
+    formulas: whether ops show their formula and those of the gradients (an .svg always shows them as tooltips).
+    fused: names of ops to draw as the primitives that they are composed of: ["layer_norm"].
+    max_nodes: a larger graph is folded further, with a note in the picture. legend: whether to explain the shapes.
+    ValueError: no graph, a freed graph, an unknown path or op, depth < 0, max_nodes < 3.
     """
     fused = [fused] if isinstance(fused, str) else fused
     traced = _traced(tensor, grads, fused)
@@ -71,22 +71,21 @@ def graph(
 
 
 def render(tensor: Tensor, path: PathLike, **settings: Any) -> None:
-    """Draw the graph below a Tensor to a file: .svg, .png, .dot, or, with Graphviz installed, .pdf. It is written
-    atomically. settings: those of `graph`. ValueError as there, for another type, and for a folder that is not there;
-    OSError: it cannot be written."""
+    """Draw the graph below a Tensor to a file, atomically: .svg, .png, .dot, or, with Graphviz installed, .pdf.
+    settings: the settings of `graph`. ValueError: as for `graph`, another file type, or no such folder; OSError: the
+    file cannot be written."""
     dot.checked_path(path)
     dot.write(graph(tensor, **settings).source, path)
 
 
 def graph_json(tensor: Tensor, grads: Grads = None, fused: Sequence[str] = ()) -> dict[str, Any]:
-    """The whole graph for other programs, as a dict that json.dumps takes. grads, fused: as for `graph`.
+    """The whole graph for other programs, as a dict that json.dumps accepts. grads, fused: as for `graph`.
 
     nodes: in forward order, each a dict of id, kind, op, math, name, shape, dtype, nbytes, group, module, parents
-    (ids), formula, gradients, settings, line, forward_seconds, backward_seconds, value and grad (small ones whole,
-    larger ones as statistics). edges: source, target, argument, shape. groups: id, path, module, parent, children,
-    nodes, and same_as: the id of the first of equal blocks in a row, which stands for it, or None. root: the id of the
-    last node.
-    """
+    (ids), formula, gradients, settings, line, forward_seconds, backward_seconds, value and grad (up to 64 numbers in
+    full, larger arrays as statistics). edges: source, target, argument, shape. groups: id, path, module, parent,
+    children, nodes, and same_as: for a repeated block the id of the first of the equal blocks in a row, else None.
+    root: the id of the last node."""
     traced = _traced(tensor, grads, fused)
     same = {member: run[0] for run in folding.runs(traced) for member in run[1:]}
     return {
@@ -102,7 +101,7 @@ def graph_json(tensor: Tensor, grads: Grads = None, fused: Sequence[str] = ()) -
 
 
 def write_json(tensor: Tensor, path: PathLike, grads: Grads = None) -> None:
-    """Write `graph_json` to a file, atomically. ValueError: there is no such folder. OSError: it cannot be written."""
+    """Write `graph_json` to a file, atomically. ValueError: no such folder. OSError: the file cannot be written."""
     path = style.checked_path(path, None)
     write_atomically(path, json.dumps(graph_json(tensor, grads), allow_nan=False).encode())
 
@@ -145,7 +144,7 @@ def _node_json(node, nodes):
 
 
 def _array_json(array):
-    """Up to 64 numbers whole, more as statistics. What is not finite is None, for JSON has no name for it."""
+    """Up to 64 numbers in full, a larger array as statistics. NaN and infinity become None: JSON cannot store them."""
 
     def plain(x):
         if isinstance(x, list):
@@ -159,7 +158,7 @@ def _array_json(array):
 
 
 class _Drawing:
-    """One picture: a Trace, a View of it, and what is to be written."""
+    """One picture: a Trace, a View of it, and the settings of its labels."""
 
     def __init__(self, traced, view, values=None, grads=None, formulas=False):
         self.formulas = formulas
@@ -169,11 +168,11 @@ class _Drawing:
         self.values = small if values is None else values
         self.grads = small if grads is None else grads
         self.parameters = self._count_parameters()
-        self.shifts, self.cramped = {}, {}  # of titles: how far to the right, how often there was no room for it
+        self.shifts, self.cramped = {}, {}  # for each title: its shift to the right, how often it did not fit
 
     def draw(self, legend):
         moves = titles.shifts(self._drawn(legend).source)
-        for _ in range(3):  # a title that has no room in its frame takes two lines, then a wider frame
+        for _ in range(3):  # a title that does not fit into its frame gets two lines, then a wider frame
             cramped = [cluster for cluster, shift in moves.items() if shift is None]
             if cramped:
                 self.cramped.update({cluster: self.cramped.get(cluster, 0) + 1 for cluster in cramped})
@@ -218,18 +217,18 @@ class _Drawing:
                     self._draw_group(inner, child)
 
     def _is_shown(self, group):
-        """Whether anything stands in it: equal blocks that are folded do not, but the one that stands for them."""
+        """Whether the picture has an item inside the group. Of equal blocks that are folded, only the first has."""
         return any(group in self.trace.above(item.group) for item in self.view.items.values())
 
     def _level(self, group):
         return sum(1 for _ in self.trace.above(group))
 
     def _heading(self, group):
-        """The path and the class: ("blocks.0 to blocks.11", "Block × 12")."""
+        """The path and the class of a group: ("blocks.0 to blocks.11", "Block × 12")."""
         g = self.groups[group]
-        run = self.view.runs.get(group)  # of equal blocks, folded
+        run = self.view.runs.get(group)  # equal blocks, folded
         path = f"{g.path} to {self.groups[run.members[-1]].path}" if run else g.path
-        if g.module in COMPOSED:  # an op, opened
+        if g.module in COMPOSED:  # an op drawn as its primitives
             return labels.op_title(g.module), ""
         module = "" if g.path == g.module else g.module
         return path.replace("#", ", call "), f"{module} × {len(run.members)}" if run else module
@@ -255,7 +254,7 @@ class _Drawing:
         return self._lines(rows), _LOOKS[node.kind][1], _tooltip(node, self.nodes)
 
     def _formulas(self, node):
-        """The rows of the formulas of an op, both ways, between two lines, with a heading for the value after them."""
+        """The rows of the formulas of an op, forward and backward, between two horizontal lines."""
         if not (self.formulas and node.op and node.formula):
             return []
         backward = dict.fromkeys(f"backward: {text}" for text in node.gradients.values() if text)
@@ -264,7 +263,7 @@ class _Drawing:
 
     @staticmethod
     def _numbers(name, array):
-        """The rows of an array's numbers, on one line with its name, or below it."""
+        """The rows of an array's numbers: on the line of its name, or below it."""
         found = labels.numbers(array)
         rows = [f"{name} {found[0]}"] if len(found) == 1 and isinstance(found[0], str) else [name, *found]
         return [(row, False) for row in rows]
@@ -301,7 +300,7 @@ class _Drawing:
         return [n for n in out if self.nodes[n].op] or ([self.trace.root] if self.trace.root in item.nodes else [])
 
     def _count_parameters(self):
-        """For each group how many numbers its parameters hold."""
+        """The number of elements of the parameters in each group: a dict of group id -> count."""
         counts = {}
         for node in self.nodes:
             if node.kind == "parameter":
@@ -316,8 +315,8 @@ class _Drawing:
 
     @staticmethod
     def _lines(rows):
-        """An HTML-like label of lines, the strong ones large, and matrices. A table, for its rows keep apart whatever
-        their size."""
+        """An HTML-like label of lines, the strong lines large, and matrices. It is a table: rows of any height do not
+        overlap."""
         cells = (
             f"<B>{labels.escaped(text)}</B>" if strong else f'<FONT POINT-SIZE="9">{_small(text)}</FONT>'
             for text, strong in rows
@@ -328,7 +327,7 @@ class _Drawing:
         return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="1">{rows}</TABLE>>'
 
     def _banner(self, group):
-        """The label of an open module: as short as can be, with room beside it, where edges come in."""
+        """The label of an open module: as short as possible, with space beside it for the edges that come in."""
         path, module = self._heading(group)
         inside = self.groups[self.groups[group].parent].path + "."
         first, _, last = path.removeprefix(inside).partition(" to ")
@@ -357,7 +356,7 @@ class _Drawing:
                 drawn_ones.add((source, target, text))
                 formula = consumer.gradients.get(name)
                 told = graphviz.escape(f"{name} of {labels.title(consumer)}{f': {formula}' if formula else ''}")
-                text = _PLATE.format(labels.escaped(text))  # no line strikes through it
+                text = _PLATE.format(labels.escaped(text))  # edges do not cross the text
                 drawn.edge(_id(source), _id(target), label=text, tooltip=told, labeltooltip=told)
 
     def _draw_legend(self, drawn):
@@ -375,8 +374,8 @@ class _Drawing:
 
 
 def _small(text):
-    """A text, or a matrix (a list of lists of text), for an HTML-like label. A table whose size is not fixed would be
-    widened to that of the node; in 9 points a number is at most 5.8 a letter wide, and 12 high."""
+    """A text, or a matrix (a list of lists of text), for an HTML-like label. The size of a matrix is fixed, as Graphviz
+    would widen it to the width of the node. At 9 points a letter is at most 5.8 points wide and 12 high."""
     if isinstance(text, str):
         return labels.escaped(text)
     width = round(5.8 * max(len(number) for row in text for number in row)) + 6
@@ -391,7 +390,7 @@ def _id(key):
 
 
 def _tooltip(node, nodes):
-    """What is told when the mouse rests on a node: the formulas, numbers that stand in for arguments, the line."""
+    """The tooltip of a node: the formulas, arguments that are plain numbers, settings, and the line of Python."""
     rows = [f"{node.module or 'outside of modules'}: {node.name or node.op or node.kind}"]
     if node.formula:
         rows.append(node.formula)
@@ -408,7 +407,8 @@ def _tooltip(node, nodes):
 
 
 def _repr_svg_(tensor):
-    """A small graph as a picture, for notebooks; None, and so the usual text, for a large one or for none."""
+    """A small graph as a picture, for notebooks; None, for which notebooks show the usual text, if it is large or if
+    the tensor has no graph."""
     try:
         traced = trace(tensor)
         shown = folding.view(traced)
@@ -419,4 +419,4 @@ def _repr_svg_(tensor):
         return None
 
 
-Tensor._repr_svg_ = _repr_svg_  # the engine knows no pictures: tensors show themselves once autotx.viz is imported
+Tensor._repr_svg_ = _repr_svg_  # set here as the engine does not import autotx.viz

@@ -1,4 +1,4 @@
-"""What is written on the nodes of a graph: mathematics as people write it, numbers short enough to be read."""
+"""The texts on the nodes of a graph: ops in mathematical notation, short numbers, sizes and times."""
 
 import html
 import re
@@ -8,7 +8,7 @@ import numpy as np
 
 from autotx.viz.ops import row
 
-_SHORT = 34  # letters in a line of a node
+_SHORT = 34  # the longest line of a node, in letters
 
 
 def math(node, nodes):
@@ -29,7 +29,7 @@ def math(node, nodes):
 
 
 def _is_transposed(node):
-    """Whether an op exchanges the last two axes, and these alone."""
+    """Whether an op exchanges the last two axes and no others."""
     n = node.value.ndim
     if node.op == "transpose":
         axes = [node.settings.get(name) for name in ("axis0", "axis1")]
@@ -56,7 +56,7 @@ def op_title(op):
 
 
 def setting(value):
-    """An index or another setting, as it is written in Python."""
+    """An index or another setting, as written in Python."""
     if isinstance(value, slice):
         ends = ["" if end is None else str(end) for end in (value.start, value.stop, value.step)]
         return ":".join(ends[:2] if not ends[2] else ends)
@@ -68,18 +68,18 @@ def setting(value):
 
 
 def needs_argument_names(node, nodes):
-    """Whether an edge into this op must tell which argument it is: x / y is not y / x."""
+    """Whether the edges into this op must name their arguments, since x / y differs from y / x."""
     kinds = {a.node: nodes[a.node].kind for a in node.parents if a.position is not None}
     return not row(node.op).commutes and sum(kind not in ("constant", "parameter") for kind in kinds.values()) > 1
 
 
 def shape(node):
-    """Such as "(2, 3)", or "scalar"."""
+    """The shape of a node's value, such as "(2, 3)", or "scalar"."""
     return str(node.shape) if node.shape else "scalar"
 
 
 def number(value):
-    """A number with four digits that count."""
+    """An integer in full; another number with four significant digits."""
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
     if isinstance(value, int | np.integer):
@@ -88,7 +88,7 @@ def number(value):
 
 
 def numbers(array):
-    """A small array whole, a large one as its statistics, in lines; that of a matrix is one list, of its rows."""
+    """The lines that show an array: a list of str, a large array as statistics. A small matrix is one list of rows."""
     array = np.asarray(array)
     if array.size == 0:
         return ["empty"]
@@ -106,7 +106,7 @@ def numbers(array):
 
 
 def memory(nbytes):
-    """Such as "3.1 MB"."""
+    """A number of bytes, such as "3.1 MB"."""
     for unit in ("B", "kB", "MB"):
         if nbytes < 1000:
             return f"{nbytes:.3g} {unit}"
@@ -115,25 +115,25 @@ def memory(nbytes):
 
 
 def seconds(value):
-    """Such as "1.2 ms"."""
+    """A time in seconds, such as "1.2 ms"."""
     if value < 1e-3:
         return f"{value * 1e6:.3g} µs"
     return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
 def wrapped(text, most=56):
-    """A formula in lines of at most `most` letters; short brackets, and both sides of a sign, are kept together."""
+    """A formula in lines of at most `most` letters; no break inside short parentheses, or around "=" and "/"."""
     glued = re.sub(r"\([^()]{,30}\)|\S+ [=/] ", lambda found: found[0].replace(" ", "\xa0"), text)
     return [line.replace("\xa0", " ") for line in textwrap.wrap(glued, most)]
 
 
 def shortened(text, most=_SHORT):
-    """A text of at most `most` letters, with dots for what was left out."""
+    """A text of at most `most` letters, with "…" in place of the rest."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def escaped(text):
-    """A text as it stands in an HTML-like label of Graphviz, which would write a name in the place of "\\N"."""
+    """A text escaped for an HTML-like label of Graphviz, which would replace "\\N" by the name of the node."""
     text = str(text)
     if not text.isprintable():
         text = "".join(c if c.isprintable() else " " for c in text)

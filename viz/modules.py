@@ -1,11 +1,11 @@
-"""A way to observe the modules of a model: how pictures see what a forward pass does not keep."""
+"""Wraps the forward of modules, for pictures of values that the graph does not keep."""
 
 import contextlib
 
 
 @contextlib.contextmanager
 def wrapped(modules, wrap):
-    """Inside, the forward of each module is `wrap(name, forward)`. modules: dict of name -> Module."""
+    """Replace the forward of each module by `wrap(name, forward)` inside. modules: dict of name -> Module."""
     own = {name: vars(module).get("forward") for name, module in modules.items()}
     for name, module in modules.items():
         module.forward = wrap(name, module.forward)

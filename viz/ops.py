@@ -1,6 +1,6 @@
-"""What pictures know of each op, a row an op: how it is written, what it is composed of, and an example of it.
+"""The table that the pictures take each op from: its notation, its composition of simpler ops, and an example.
 
-An op that has no row is written by its name, and its example has arguments of shape (2, 3).
+An op without a row is written by its name; the arguments of its example have the shape (2, 3).
 """
 
 import inspect
@@ -14,8 +14,8 @@ from autotx import functional
 from autotx.lift import lift
 from autotx.tensor import Tensor
 
-# What fused ops are composed of: functions of the op's arguments and settings, on Tensors. One that returns None
-# cannot be opened with these settings.
+# Fused ops composed of simpler ops: functions of the op's arguments and settings, on Tensors. A function returns None
+# where the op has no composition with these settings.
 
 
 @lift
@@ -54,7 +54,7 @@ def _gelu(x, approximate="none"):
 
 def _attention(q, k, v, mask=None, causal=False, dropout_p=0.0, rng=None):
     if rng is not None and dropout_p:
-        return None  # what was dropped is not kept
+        return None  # the graph does not keep the dropout mask
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     if mask is not None:
         mask = np.asarray(mask)
@@ -74,7 +74,7 @@ def _multi_head_attention(x, kv=None, n_head=1, mask=None, causal=False, dropout
 
 
 def _heads(x, count, n_head):
-    """The parts of x (B, T, count C), each (B, n_head, T, D)."""
+    """The `count` parts of x (B, T, count C), each of shape (B, n_head, T, D)."""
     B, T, channels = x.shape
     packed = x.reshape(B, T, count, n_head, channels // (count * n_head))
     return [packed[:, :, i].transpose(1, 2) for i in range(count)]
@@ -109,13 +109,13 @@ def _binary_cross_entropy(x, y, reduction="mean"):
 
 @dataclass(frozen=True)
 class Row:
-    """math: the op as mathematics; {x} and {y} stand for an argument, which may be a number, other words in braces for
-    a setting. title: its name, where that is not the function's. commutes: whether its arguments may be exchanged.
-    composed: of which simpler ops it is made. shapes, settings: its example. keeps: "order" for an op whose result has
-    the elements of its argument in the same order, "elements" for one that only moves or selects them. looks_up:
-    whether it takes rows of a table by their ids. sums_last: whether it sums over the last axis of its arguments.
-    last: (argument, axis) that the last axis of its result comes from, if from another one than the first argument's.
-    """
+    """math: the op as mathematics; {x} and {y} stand for arguments, which may be numbers; other words in braces stand
+    for settings. title: its name, where it differs from the function's. commutes: whether its arguments may be
+    exchanged. composed: a function that computes it from simpler ops. shapes, settings: the arguments of its example.
+    keeps: "order" if the result has the elements of the argument in the same order, "elements" if the op only moves or
+    selects them. looks_up: whether it takes rows of a table by their ids. sums_last: whether it sums over the last axis
+    of its arguments. last: the (argument, axis) that the last axis of the result comes from; None: the last axis of the
+    first argument."""
 
     math: str | None = None
     title: str | None = None
@@ -211,13 +211,13 @@ OPS = {name: f for name, f in sorted(vars(functional).items()) if hasattr(f, "op
 
 
 def row(op: str) -> Row:
-    """The Row of an op, which is empty for one that the table does not have."""
+    """The Row of an op; an empty Row for an op that is not in the table."""
     return ROWS.get(op, _NO_ROW)
 
 
 def example(name):
-    """An op on quarters, all above zero so that logarithms and roots exist: the result, and a gradient of it that
-    differs from place to place. name: a key of OPS."""
+    """An example of an op: its result on multiples of 1/4, all positive so that logarithms and roots exist, and a
+    random gradient of the result, of the same shape. name: a key of OPS."""
     op, known = OPS[name].op, row(name)
     parameters = inspect.signature(op).parameters.values()
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
@@ -228,6 +228,6 @@ def example(name):
         Tensor(rng.integers(1, 8, shape) / 4, requires_grad=True, dtype=np.float32, name=n)
         for n, shape in zip(names, shapes)
     ]
-    out = lift(op)(*tensors, **known.settings)  # lifted anew: some functions take their arguments in another order
+    out = lift(op)(*tensors, **known.settings)  # lifted again: some functions take their arguments in another order
     grads = rng.integers(-4, 5, out.shape) / 4 if out.shape else np.ones(())
     return out, grads.astype(np.float32)

@@ -1,8 +1,8 @@
 """The replay page: one HTML file that steps through a forward and a backward pass, with the numbers of both.
 
-`page(loss, "replay.html")` needs no network and no server: style, script and numbers are inside. This module gathers
-what the page shows, from trace.py, and keeps as much of each array as the size of the file allows. axes.py says where
-tokens stand. What is done with it stands in page.html, the STYLES and the SCRIPTS.
+The file written by `page(loss, "replay.html")` needs no network and no server: styles, scripts and numbers are inside.
+This module collects the data of the page from trace.py and keeps as many elements of each array as the size of the file
+allows; axes.py finds the names of tokens along axes. page.html, the STYLES and the SCRIPTS display the data.
 """
 
 import base64
@@ -32,9 +32,9 @@ _PARTS = ("numbers", "arrays", "arithmetic", "ops", "layers", "layout", "graph")
 SCRIPTS = (*(f"page_{part}.js" for part in _PARTS), "page.js")
 MAX_OPS = 2000
 MAX_BYTES = 1_950_000  # of the file: below 2 MB
-MOST_NAMES = 2000  # rows of a table that has them written beside it
-EXACT = 1024  # elements up to which an array is kept whole and in its own precision
-LIMITS = [int(2 ** (k / 4)) for k in range(64, 19, -1)]  # elements that are kept of a larger one, from generous to few
+MOST_NAMES = 2000  # an axis longer than this is shown without names
+EXACT = 1024  # an array of at most so many elements is kept in full, in its own precision
+LIMITS = [int(2 ** (k / 4)) for k in range(64, 19, -1)]  # the elements to keep of a larger array, in the order tried
 
 
 def page(
@@ -43,15 +43,15 @@ def page(
 ) -> None:  # fmt: skip
     """Write the replay of the forward pass that made `tensor`, and of its backward pass, to `file` as one HTML page.
 
-    tensor: the result of ops, usually a loss; its graph is read, not freed. grad: as for Tensor.backward, needed when
-    the tensor is not one number. title, about: text at the top. rows: what the rows of tables stand for, such as
-    {"wte.weight": words}: arrays whose axes run over them, or over a sentence of them, have the words beside them.
-    Make the tensor inside `with viz.record():`, and the page shows the line of Python that made each op.
+    tensor: the result of ops, usually a loss; its graph is read, not freed. grad: as for Tensor.backward, needed if
+    the tensor has more than one element. title, about: text at the top. rows: the names of the rows of tables, such as
+    {"wte.weight": words}; arrays with an axis over these rows, or over tokens that select rows, are shown with the
+    names. If the tensor is made inside `with viz.record():`, the page shows the line of Python that called each op.
 
-    The numbers are the engine's: exact for arrays of up to 1,024 elements, else with 3 digits and, where the file would
-    exceed 2 MB, for every 2nd, 4th, ... place.
-    TypeError: no Tensor. ValueError: no graph, a freed one, more ops than `max_ops`, rows that do not fit, a name that
-    does not end in .html, a folder that is not there. OSError: `file` cannot be written.
+    The page shows the engine's numbers: exact for arrays of up to 1,024 elements, else with 3 digits and, where the
+    file would exceed 2 MB, only every 2nd, 4th, ... element along an axis.
+    TypeError: not a Tensor. ValueError: no graph, a freed graph, more than `max_ops` ops, rows that do not fit, a name
+    that does not end in .html or .htm, no such folder. OSError: `file` cannot be written.
     """
     file = checked_path(file)
     recorded = trace(tensor)
@@ -65,20 +65,20 @@ def page(
     names = axes.named(recorded, rows or {}, lambda node: _source(node, recorded))
     data = {"title": title, "about": about, "groups": groups, **_steps(recorded, groups, names, grad, arrays)}
     rest = len(_document(title, data, b"").encode()) + 200 * len(arrays.records)
-    data["arrays"], numbers = arrays.packed((MAX_BYTES - rest) * 3 // 4)  # as text, numbers are a third longer
+    data["arrays"], numbers = arrays.packed((MAX_BYTES - rest) * 3 // 4)  # base64 takes a third more bytes
     write_atomically(file, _document(title, data, numbers).encode())
 
 
 def checked_path(file):
-    """The path of a page, before there is work in it. ValueError for a name that no browser takes for a page, or a
-    folder that is not there; PermissionError where nothing can be written."""
+    """The path of a page, checked before the work begins. ValueError: a name that does not end in .html or .htm, or no
+    such folder; PermissionError: the folder is not writable."""
     if Path(file).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{file}: the page is an HTML file; give it a name that ends in .html")
     return style.checked_path(file, None)
 
 
 def _document(title, data, numbers):
-    """The whole page as a str. Nothing in the data can end the script that it stands in."""
+    """The whole page as a str. "<" in the data is escaped, as "</script>" would end the script that holds it."""
     parts = {
         "title": html.escape(title),
         "about": html.escape(data["about"]),
@@ -87,7 +87,7 @@ def _document(title, data, numbers):
         "data": json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"),
         "numbers": base64.b64encode(numbers).decode(),
     }
-    pieces = (WEB / "page.html").read_text(encoding="utf-8").split("@@")  # @@name@@ is where a part goes
+    pieces = (WEB / "page.html").read_text(encoding="utf-8").split("@@")  # @@name@@ stands for a part
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
@@ -95,19 +95,19 @@ def _joined(names):
     return "\n".join((WEB / name).read_text(encoding="utf-8") for name in names)
 
 
-# What happened
+# Modules and steps
 
 
 def _groups(recorded):
-    """The modules, by id, but for those that hold a single thing: that stands in their place. Equal blocks in a row
-    stand in one that is made for them."""
+    """The modules that the page shows: dict of group id -> entry. A module with a single op or module inside is
+    replaced by that content. Equal blocks in a row are put into an additional module."""
     held = {g.id: sum(recorded.nodes[n].op is not None for n in g.nodes) for g in recorded.groups}  # ops and modules
     kept = {}
-    for group in reversed(recorded.groups[1:]):  # inner ones before those around them
+    for group in reversed(recorded.groups[1:]):  # inner groups first
         if held[group.id] > 1:
             kept[group.id] = {"name": group.path, "module": group.module}
         held[group.parent] += min(held[group.id], 1)
-    if held[0] == 1 and recorded.groups[0].children:  # a frame around everything says nothing
+    if held[0] == 1 and recorded.groups[0].children:  # a frame around everything would show nothing new
         kept.pop(recorded.groups[0].children[0], None)
     for id_, entry in kept.items():
         entry["parent"] = _innermost(recorded, recorded.groups[id_].parent, kept)
@@ -115,7 +115,7 @@ def _groups(recorded):
 
 
 def _folded(recorded, kept):
-    """For equal blocks in a row a module around them, which is closed at first. Their parent is changed."""
+    """A module around each run of equal blocks, initially closed: dict of id -> entry. Changes the blocks' parent."""
     folds = {}
     for members in folding.runs(recorded):
         if all(id_ in kept for id_ in members):
@@ -128,7 +128,7 @@ def _folded(recorded, kept):
 
 
 def _innermost(recorded, group, groups):
-    """The innermost module that the page shows around (or at) a group; 0 for none."""
+    """The id of the innermost module shown that is or contains a group; 0 if there is none."""
     return next((g for g in recorded.above(group) if g in groups), 0)
 
 
@@ -137,7 +137,7 @@ def _steps(recorded, groups, names, grad, arrays):
     names along axes."""
     tokens = _Tokens(names)
     nodes = [node for node in recorded.nodes if node.op]
-    place = {node.id: i for i, node in enumerate(nodes)}  # node id -> place among the ops
+    place = {node.id: i for i, node in enumerate(nodes)}  # node id -> index of the op
     ops = [_op(node, recorded, place, arrays, tokens) for node in nodes]
     for node, op in zip(nodes, ops):
         op["group"] = _innermost(recorded, node.group, groups)
@@ -161,7 +161,7 @@ def _steps(recorded, groups, names, grad, arrays):
 
 
 def _op(node, recorded, place, arrays, tokens):
-    """One op as the page knows it."""
+    """The data of one op for the page."""
     inputs = []
     for argument in node.parents:
         parent = recorded.nodes[argument.node]
@@ -199,25 +199,25 @@ def _op(node, recorded, place, arrays, tokens):
 
 
 class _Tokens:
-    """Names along axes, each list of them kept once. of: dict of node id -> tuple, as axes.named gives it."""
+    """Names along axes; each list of names is stored once. of: dict of node id -> tuple, the result of axes.named."""
 
     def __init__(self, of):
         self.of, self.known = of, {}
 
     def along(self, names):
-        """For each axis the number of its list, or None; nothing when there is none."""
+        """For each axis the number of its list of names, or None; None if no axis has names."""
         short = [texts if texts and len(texts) <= MOST_NAMES else None for texts in names]
         found = [None if texts is None else self.known.setdefault(texts, len(self.known)) for texts in short]
         return found if any(n is not None for n in found) else None
 
 
 def _line(line):
-    """(file, number, text) with no more of the file's path than its folder: a page may be given away."""
+    """[file, number, text] with only the last folder of the file's path: the page may be published."""
     return ["/".join(Path(line[0]).parts[-2:]), *line[1:]]
 
 
 def _plain(value):
-    """Settings as JSON can hold them; what it cannot, such as a slice or an infinity, is left out."""
+    """Settings in a form that JSON can store; others, such as slices and infinities, are left out."""
     if isinstance(value, dict):
         return {k: p for k, v in value.items() if (p := _plain(v)) is not None}
     if isinstance(value, tuple):
@@ -227,21 +227,22 @@ def _plain(value):
 
 
 def _derivation(node):
-    """The docstring of an op: its formulas, and how its gradients follow."""
+    """The docstring of an op, which derives its gradients."""
     function = OPS.get(node.op)
     return inspect.cleandoc(function.__doc__) if function and function.__doc__ else None
 
 
 def _taken(node, recorded):
-    """From where the page is told that the elements were taken: by a rule, or, of a few, one by one."""
+    """The positions that a moving op takes its elements from: as a rule, or, without a rule, as a list of up to EXACT
+    positions."""
     source, places = _source(node, recorded), _places(node, recorded)
     listed = source is None and places is not None and places.size <= EXACT
     return {"source": source} | ({"places": places.ravel().tolist()} if listed else {})
 
 
 def _source(node, recorded):
-    """For an op that only moves elements: from where element (i, j, ..) of the result was taken, in the flat order of
-    the argument, as [a, b, c, ..] for a + b i + c j + ... None where there is no such rule."""
+    """For an op that only moves elements, the rule for the flat position in the argument of element (i, j, ..) of the
+    result: [a, b, c, ..] for a + b i + c j + ... None if there is no such rule."""
     places = _places(node, recorded)
     if places is None:
         return None
@@ -253,8 +254,8 @@ def _source(node, recorded):
 
 
 def _places(node, recorded):
-    """For an op that only moves elements: from where each was taken, in the flat order of the argument. None where that
-    is not known."""
+    """For an op that only moves elements, the flat position in the argument of each element of the result, as an array
+    of the result's shape. None for other ops and for an empty result."""
     keeps = row(node.op).keeps
     if not keeps or not node.value.size:
         return None
@@ -266,14 +267,14 @@ def _places(node, recorded):
 
 
 def _inner(node, recorded, names):
-    """What a fused op computes on its way and does not keep: (name, note, array, the names along its axes)."""
+    """The intermediate results of a fused op, computed again: tuples (name, note, array, names along its axes)."""
     arguments = [argument for argument in node.parents if argument.position is not None]
     found = queries_keys_values(node.op, [recorded.nodes[a.node].value for a in arguments], node.settings)
     if not found:
         return []
     weights, _ = weights_of(*found[:2], node.settings.get("mask"), node.settings.get("causal"))
     shown, of, out = [], [names[a.node] for a in arguments], weights @ found[2]
-    if node.op == "multi_head_attention":  # which cuts its arguments into heads, and puts their results side by side
+    if node.op == "multi_head_attention":  # it splits its arguments into heads and concatenates their results
         parts = ("Q", "queries", arguments[0]), ("K", "keys", arguments[-1]), ("V", "values", arguments[-1])
         of = [(names[a.node][0], None, names[a.node][1], None) for _, _, a in parts]
         shown = [(name, f"the {what} in {a.name}, by heads", *x) for (name, what, a), *x in zip(parts, found, of)]
@@ -284,19 +285,19 @@ def _inner(node, recorded, names):
     return [*shown, ("P", note, weights, (*of[0][:-1], of[1][-2]))]
 
 
-# What is kept of the numbers
+# Numbers
 
 
 class _Arrays:
-    """The arrays of a page, each kept once."""
+    """The arrays of a page; equal arrays are stored once."""
 
     def __init__(self):
         self.records, self.values, self._known = [], [], {}
-        self.shares, self.rows = [], []  # the limit is divided by these; whether rows matter more than columns
+        self.shares, self.rows = [], []  # divisors of the limit; whether to keep rows rather than columns
 
     def add(self, array, parameter=False, rows=False):
-        """The number under which the page finds an array. Of parameters less is kept: they are many, and large. rows:
-        whether it is of interest which rows are 0."""
+        """The number of an array on the page. Fewer elements of parameters are kept: they are many, and large. rows:
+        whether the page must show which rows are 0."""
         array = np.asarray(array)
         key = array.shape, array.dtype.str, hashlib.blake2b(array.tobytes()).digest()
         if key not in self._known:
@@ -308,22 +309,22 @@ class _Arrays:
         return self._known[key]
 
     def packed(self, room):
-        """The records, which say where and how each is kept, and the bytes of all numbers, compressed, at most `room`
-        (or, with thousands of ops, as few as possible)."""
+        """The records, with the offset and format of each array, and the compressed bytes of all numbers: at most
+        `room`, or, if not even the lowest of LIMITS fits, the bytes for that limit."""
         for limit in LIMITS:
-            if self._size(limit) < 2 * room or limit == LIMITS[-1]:  # to less than half they are not compressed
+            if self._size(limit) < 2 * room or limit == LIMITS[-1]:  # compression saves at most half
                 numbers = zlib.compress(self._kept(limit), 9)
                 if len(numbers) <= room:
                     break
         return self.records, numbers
 
     def _size(self, limit):
-        """About how many bytes there are when at most `limit` elements of each large array are kept."""
+        """The approximate number of bytes if at most `limit` elements of each large array are kept."""
         shapes = ((r["shape"], limit // share, rows) for r, share, rows in zip(self.records, self.shares, self.rows))
         return 2 * sum(math.prod(map(math.ceil, np.divide(shape, _strides(shape, *how)))) for shape, *how in shapes)
 
     def _kept(self, limit):
-        """The bytes of all numbers; the records learn where they are."""
+        """The bytes of all numbers. Writes their offsets and formats into the records."""
         blob = bytearray()
         for record, values, share, rows in zip(self.records, self.values, self.shares, self.rows):
             shape = record["shape"]
@@ -336,10 +337,10 @@ class _Arrays:
 
 
 def _strides(shape, limit, rows=False):
-    """For each axis, that every 1st, 2nd, 4th, ... place is kept, so that at most `limit` elements are.
+    """The stride of each axis, a power of 2, such that at most `limit` elements are kept.
 
-    Rows are thinned out first, the longest axis of them, and the last axis only when a single row is too long: sums run
-    over it, and are shown whole. rows: the other way round, so that no row is missed.
+    Strides of the longest axis but the last grow first; the last axis is thinned out only when a single row is too
+    long, as sums run over it and are shown in full. rows: the last axis first, so that no row is missing.
     """
     keep = [1] * len(shape)
     if math.prod(shape) <= EXACT:
@@ -357,7 +358,7 @@ def _sampled(array, keep):
 
 
 def _encoded(values, exact):
-    """The kind of number, the factor that it is multiplied by on the page, and the bytes, at a multiple of 8."""
+    """The number format, the factor that the page multiplies by, and the bytes, padded to a multiple of 8."""
     scale = 1.0
     if values.dtype.kind in "iub":
         kind, values = "i4", values.astype("<i4")
@@ -373,11 +374,11 @@ def _encoded(values, exact):
 
 
 def _statistics(array):
-    """Mean, standard deviation, smallest and largest of the finite elements, and how many are not."""
+    """Mean, standard deviation, minimum and maximum of the finite elements; "bad": the number of other elements."""
     numbers = array[np.isfinite(array)].astype(np.float64)
     if not numbers.size:
         return {"mean": None, "std": None, "min": None, "max": None, "bad": array.size}
     found = {name: float(f"{getattr(numbers, name)():.7g}") for name in ("mean", "std", "min", "max")}
-    if abs(found["mean"]) < 1e-15 * max(-found["min"], found["max"]):  # what rounding leaves of 0
+    if abs(found["mean"]) < 1e-15 * max(-found["min"], found["max"]):  # a rounding error
         found["mean"] = 0.0
     return found | {"bad": array.size - numbers.size}

@@ -1,4 +1,4 @@
-"""The table of positions as a heat map, and how much alike two places are."""
+"""Tables of position embeddings as heat maps, with the cosine similarity of every two positions."""
 
 from collections.abc import Mapping
 
@@ -11,10 +11,10 @@ from autotx.viz import style
 
 
 def positions(tables: Mapping[str, ArrayLike] | ArrayLike, dark: bool = False) -> tuple[Figure, np.ndarray]:
-    """Draw tables of positions: a row a table, its values at the left, the cosine of each two places at the right.
+    """Draw a row per table: its values at the left, the cosine of every two positions at the right.
 
     tables: dict of name -> array or Tensor (T, C), such as {"learned": model.wpe.weight}, or one table.
-    Returns (Figure, Axes (number of tables, 2) array). ValueError for a table that has not two axes or is not finite.
+    Returns (Figure, array (number of tables, 2) of Axes). ValueError: a table is not 2-D, is empty or is not finite.
     """
     tables = tables if isinstance(tables, dict) else {"positions": tables}
     tables = {name: style.checked_table("positions", name, table) for name, table in tables.items()}
@@ -41,7 +41,7 @@ def _map(figure, axes, values, look, most, name):
 
 
 def _cosines(table):
-    """The cosine of each two rows: (T, T). A row of zeros is like nothing."""
+    """The cosine of every two rows: (T, T). The cosines of a row of zeros are 0."""
     length = np.linalg.norm(table, axis=1, keepdims=True)
     unit = np.divide(table, length, out=np.zeros_like(table), where=length > 0)
     return unit @ unit.T

@@ -1,4 +1,4 @@
-"""Fused ops, opened: their nodes are replaced by the simpler ops that they are composed of, with real numbers."""
+"""Replaces the nodes of fused ops by the simpler ops that they are composed of, with computed values."""
 
 import numpy as np
 
@@ -8,22 +8,22 @@ from autotx.viz.trace import Argument, Group, Trace
 
 
 def open_fused(trace, ops):
-    """Replace every node of `trace` whose op is in `ops` by the primitive ops it is composed of, as a group of its own.
+    """Replace every node of `trace` whose op is in `ops` by the simpler ops that it is composed of, as a new group.
 
-    The values are computed anew. Attention with dropout stays whole: what was dropped is not kept. `trace` is changed.
-    ValueError for an op that is not in COMPOSED.
+    Changes `trace`. The values are computed again. Attention with dropout is not replaced, as the graph does not keep
+    the dropout mask. ValueError: an op that is not in COMPOSED.
     """
     for op in ops:
         if op not in COMPOSED:
             raise ValueError(f"graph: {op} is not known to be composed of others; known are {', '.join(COMPOSED)}")
     count = 0
-    while count < len(trace.groups):  # what was opened may hold more to open
+    while count < len(trace.groups):  # the new ops may include ops to replace
         count = len(trace.groups)
         _open_once(trace, ops)
 
 
 def _open_once(trace, ops):
-    """Replace those that are there, whatever is inside them."""
+    """Replace the present nodes of these ops, but not those among the new nodes."""
     nodes, place = [], {}  # place: old id -> new id
     for node in trace.nodes:
         inner = _compose(trace, node) if node.op in ops else None
@@ -43,7 +43,7 @@ def _open_once(trace, ops):
 
 
 def _compose(trace, node):
-    """The Trace of the simpler ops that a node is composed of; None when it cannot be opened."""
+    """The Trace of the simpler ops that a node is composed of; None if there is no composition for its settings."""
     leaves = {}
     for argument in node.parents:
         if argument.position is not None:
@@ -54,7 +54,7 @@ def _compose(trace, node):
 
 
 def _splice(groups, nodes, node, inner):
-    """Append the nodes of `inner` in the place of `node`."""
+    """Append the nodes of `inner` to `nodes`, as a new group, in place of `node`."""
     above = groups[node.group]
     path = f"{above.path}.{node.op}".lstrip(".")
     taken = sum(g.path.partition("#")[0] == path for g in groups)
@@ -71,13 +71,13 @@ def _splice(groups, nodes, node, inner):
             continue
         if part.kind == "input":
             same = [a.node for a in given if np.array_equal(nodes[a.node].value, part.value)]
-            if same:  # a setting that was handed on
+            if same:  # a setting passed on unchanged
                 place[part.id] = same[0]
                 continue
         part.grad = grads.get(part.id)
         place[part.id] = part.id = len(nodes)
         part.parents = [Argument(place[a.node], a.name, a.position) for a in part.parents]
-        if part.kind == "input":  # made of them
+        if part.kind == "input":  # computed from the settings
             part.parents = list(given)
         part.group, part.module = group.id, group.path
         nodes.append(part)

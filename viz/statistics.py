@@ -1,15 +1,15 @@
-"""How large activations and gradients are in every layer while a model trains: do they vanish, do they explode?
+"""The size of activations and gradients in every layer during training, which shows whether they vanish or explode.
 
     statistics = viz.LayerStatistics(model, every=10)
     for step in range(1000):
-        with statistics.step(step):  # around forward and backward, before the optimizer changes anything
+        with statistics.step(step):  # around forward and backward, before optimizer.step()
             loss = model(...)
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     figure, axes = viz.layer_statistics(statistics.records)
 
-The records are numbers that JSON can hold, so they may be kept and drawn later.
+The records can be stored as JSON and drawn later.
 """
 
 import contextlib
@@ -23,14 +23,15 @@ from autotx.tensor import Tensor
 from autotx.viz import style
 from autotx.viz.modules import wrapped
 
-MOST_LAYERS = 160  # more rows could not be read
+MOST_LAYERS = 160  # more rows would not be legible
 
 
 class LayerStatistics:
-    """Takes note of the layers of a model, those modules that hold parameters themselves, in every `every`th step.
+    """Measures the layers of a model, the modules that hold parameters themselves, in steps divisible by `every`.
 
-    records: a list of {"step": int, "activations": {layer: number}, "gradients": {layer: number}}, which JSON can hold.
-    A number is the root of the mean square: of the layer's last result, and of the gradient of its parameters.
+    records: a list of {"step": int, "activations": {layer: number}, "gradients": {layer: number}}. A number is the root
+    mean square of the layer's last result, or of the gradients of its parameters.
+    ValueError: `every` is not a positive int, or the model has no parameters.
     """
 
     def __init__(self, model, every=1):
@@ -43,7 +44,7 @@ class LayerStatistics:
 
     @contextlib.contextmanager
     def step(self, step):
-        """`with statistics.step(step):` the forward and backward pass inside are those of this step, an int."""
+        """`with statistics.step(step):` around the forward and backward pass of this step, an int."""
         if step % self.every:
             yield
             return
@@ -66,23 +67,23 @@ class LayerStatistics:
 
 
 def _own(module):
-    """The Tensors that a module holds itself, not in a module below it."""
+    """The parameters that a module holds itself, without those of its submodules."""
     return [value for value in vars(module).values() if isinstance(value, Tensor) and value.requires_grad]
 
 
 def _size(arrays):
-    """The root of the mean square of all numbers in some arrays. Inf and NaN stay what they are."""
+    """The root mean square of all numbers in some arrays; not finite if one of them is not."""
     with np.errstate(all="ignore"):
         total = sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)
         return float(np.sqrt(total / max(sum(a.size for a in arrays), 1)))
 
 
 def layer_statistics(records, title="Activations and gradients of every layer", dark=False):
-    """Draw what LayerStatistics noted: a row a layer, a column a noted step, for activations and for gradients.
+    """Draw the records of LayerStatistics for activations and gradients: a row per layer, a column per record.
 
-    The colour of the paper is the middle of all layers and steps; blue is smaller, orange larger, on a log scale.
-    Exact zeros, and NaN and Inf, are hatched; grey is a layer whose parameters another one uses.
-    Returns (Figure, Axes (2,) array). ValueError without records, or for more layers than have room for their names.
+    The background colour is the median of all layers and steps; blue is smaller, orange larger, on a log scale. Exact
+    zeros, NaN and Inf are hatched; grey is a layer without a number, such as one whose parameters another layer uses.
+    Returns (Figure, array (2,) of Axes). ValueError: no records, or more than MOST_LAYERS layers.
     """
     if not records:
         raise ValueError("layer_statistics: there are no records; run some steps inside LayerStatistics.step first")
@@ -115,7 +116,7 @@ def _hatch(kind, look):
 
 
 def _heat(figure, axes, table, absent, steps, look):
-    """The logarithms of a table as a heat map around their median. Returns the kinds of hatched cells in it."""
+    """Draw the logarithms of a table as a heat map around their median. Returns the set of kinds of marked cells."""
     usable = np.isfinite(table) & (table > 0)
     logs = np.log10(np.where(usable, table, 1))
     middle = float(np.median(logs[usable])) if usable.any() else 0.0

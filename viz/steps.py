@@ -1,11 +1,11 @@
-"""Where the time of a step goes: a bar an op, forward and backward.
+"""The time that each op takes in a training step, forward and backward, as bars.
 
     with viz.record() as recorded:
         loss = model(...)
         loss.backward()
     figure, axes = viz.step_times(recorded.records)
 
-`op_times` is the data, `step_times` the picture.
+`op_times` computes the data, `step_times` draws them.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from autotx.viz.trace import Record
 def op_times(records):
     """The time of each op, the longest first: a list of (op, calls, seconds forward, seconds backward).
 
-    records: those of `viz.record`, of one step or of several.
+    records: the records of `viz.record`, from one step or several.
     """
     times = {}
     for r in records:
@@ -36,11 +36,11 @@ def step_times(
     records: Sequence[Record], steps: int = 1, most: int = 14, title: str = "Where the time of a step goes",
     dark: bool = False,
 ) -> tuple[Figure, Axes]:  # fmt: skip
-    """Draw the time of each op, its backward pass after its forward pass. Returns (Figure, Axes).
+    """Draw a bar per op: its forward time, then its backward time. Returns (Figure, Axes).
 
-    records: those of `viz.record`; steps: how many steps were recorded, of which the mean is drawn. Ops beyond the
-    `most` slowest share a bar. The time between ops, and that of the optimizer, is in no op and not drawn.
-    ValueError without records.
+    records: the records of `viz.record`; steps: the number of recorded steps, whose mean is drawn. At most `most` bars:
+    the fastest ops share one. The time between ops and the time of the optimizer are not drawn.
+    ValueError: no records.
     """
     if not records:
         raise ValueError("step_times: there are no records; compute something inside `with viz.record() as recorded`")
@@ -67,7 +67,7 @@ def step_times(
         axes.set_yticks(places, calls)
         axes.invert_yaxis()
         axes.margins(y=0.02)
-        axes.set_xlim(0, 1.18 * (times.sum(axis=0).max() or 1))  # room for the text beside the longest
+        axes.set_xlim(0, 1.18 * (times.sum(axis=0).max() or 1))  # space for the text beside the longest bar
         axes.set(title=style.label(title, 80, plain=True), xlabel="milliseconds of a step")
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)

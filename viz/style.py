@@ -1,7 +1,7 @@
-"""One look for all pictures, light or dark; how text is made fit to be drawn, and how a picture becomes a file.
+"""The common look of all pictures, light or dark, the preparation of texts, and the writing of picture files.
 
-A drawing function opens `with style.look(dark) as look:` and draws inside; `look` holds the colours. No pyplot: a
-Figure belongs to its caller, nothing is shown on a screen, and no state is shared.
+A drawing function draws inside `with style.look(dark) as look:`; `look` holds the colours. Without pyplot there is no
+shared state: a Figure belongs to its caller, and nothing opens a window.
 """
 
 import contextlib
@@ -27,16 +27,16 @@ DPI = 120
 
 
 class Look(NamedTuple):
-    """The colours of a picture. Lines of several runs or ops take `lines` in turn."""
+    """The colours of a picture. Lines of several runs or ops use the colours of `lines` in turn."""
 
     paper: str
     ink: str
-    faint: str  # grids, and what stands behind
+    faint: str  # grids and frames
     grey: str  # areas without a value
-    hatch: str  # the lines on them
-    accent: str  # what a picture is about
-    lines: tuple  # told apart by the colour-blind too: Okabe and Ito's colours, 2008
-    sequential: Colormap  # from paper, for nothing, to strong
+    hatch: str  # the lines on these areas
+    accent: str  # emphasis
+    lines: tuple  # distinguishable for colour-blind readers: after Okabe and Ito, 2008
+    sequential: Colormap  # from paper (zero) to strong
     diverging: Colormap  # blue, paper, orange: below, at, above the middle
 
 
@@ -70,22 +70,22 @@ DARK = Look(
 
 @contextlib.contextmanager
 def look(dark=False):
-    """`with look(dark) as look:` what is drawn inside has this look."""
+    """`with look(dark) as look:` sets Matplotlib's settings to this look inside."""
     chosen = DARK if dark else LIGHT
     with mpl.rc_context(_settings(chosen)):
         yield chosen
 
 
 def figure(width, height, **settings):
-    """An empty Figure of so many inches, that is drawn into memory."""
+    """An empty Figure, drawn in memory. width, height: in inches."""
     made = Figure(figsize=(width, height), **settings)
     FigureCanvasAgg(made)
     return made
 
 
 def cells(area, **settings):
-    """Boxes over the cells of an image where `area`, booleans (rows, columns), is True, one for each stretch of a row.
-    settings: those of a PolyCollection, such as its hatch."""
+    """Boxes over the cells of an image where `area`, booleans (rows, columns), is True; adjacent cells of a row share a
+    box. settings: the settings of a PolyCollection, such as its hatch."""
     boxes = []
     for y, row in enumerate(area):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], row, [0]])))
@@ -95,8 +95,8 @@ def cells(area, **settings):
 
 
 def checked_path(path, types=TYPES):
-    """The path of a picture, before there is work in it. types: the endings that its name may have, None for any.
-    ValueError for another one or a folder that is not there; PermissionError where nothing can be written."""
+    """The path of a picture, checked before the work begins. types: the allowed file extensions, None for any.
+    ValueError: another extension, no such folder; PermissionError: the folder is not writable."""
     path = Path(path)
     if types and path.suffix.lower() not in types:
         ending = f"ends in {path.suffix}" if path.suffix else "has no ending"
@@ -111,31 +111,31 @@ def checked_path(path, types=TYPES):
 
 
 def save(picture: Figure, path: PathLike, dpi: int = DPI) -> None:
-    """Write a Figure to a .png, .svg or .pdf file, atomically. Errors are those of `checked_path`, and OSError."""
+    """Write a Figure to a .png, .svg or .pdf file, atomically. Errors: as for `checked_path`, and OSError."""
     path = checked_path(path)
     kind, content = path.suffix.lower()[1:], io.BytesIO()
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)  # the same picture is the same file
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)  # equal pictures give equal files
     with mpl.rc_context({"svg.hashsalt": "autotx"}):
         picture.savefig(content, format=kind, dpi=dpi, metadata=metadata)
     write_atomically(path, content.getvalue())
 
 
-_VISIBLE = {" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "$": r"\$"}  # a plain dollar would begin a formula
+_VISIBLE = {" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "$": r"\$"}  # Matplotlib takes "$" as the start of a formula
 
 
 def label(text, most=14, plain=False, ending=False):
-    """A text as it is drawn: at most so many characters, each one in a font at hand; spaces and line ends visible, or
-    with `plain`, for titles and names, spaces as they are. With `ending` its end is kept, which tells paths apart."""
+    """A text for drawing, of at most `most` characters. Spaces, line ends and characters without a font are replaced by
+    visible text. plain: spaces stay, for titles and names. ending: a long text keeps its end, where paths differ."""
     beginning = text[::-1][: most + 1] if ending else text[: most + 1]
     pieces = [c if plain and c == " " else _visible(c) for c in beginning]
-    lengths = [1 if piece == _VISIBLE["$"] else len(piece) for piece in pieces]  # a character without a font is a code
+    lengths = [1 if piece == _VISIBLE["$"] else len(piece) for piece in pieces]  # a code such as "U+0007" is longer
     if sum(lengths) > most:
         pieces = [piece for piece, end in zip(pieces, np.cumsum(lengths)) if end < most] + ["…"]
     return "".join(reversed(pieces) if ending else pieces) or "∅"
 
 
 def checked_table(who, name, table):
-    """A table of numbers (rows, channels) as float64. ValueError for other shapes, and for NaN and Inf."""
+    """A table of numbers (rows, channels) as float64. ValueError: another shape, an empty table, NaN or Inf."""
     table = np.asarray(table, np.float64)
     if table.ndim != 2 or not table.size:
         raise ValueError(f"{who}: {name} has shape {table.shape}; give a table, one row for each place or word")
@@ -152,20 +152,20 @@ def _visible(character):
     return f"U+{ord(character):04X}"
 
 
-# DejaVu Sans comes with matplotlib; the others write what it cannot, where a system has them.
+# DejaVu Sans comes with Matplotlib; the others, if installed, have the characters that it lacks.
 _FAMILIES = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "Noto Sans")
 
 
 @functools.cache
 def _fonts():
-    """The names of the fonts at hand, and the fonts."""
+    """The names of the installed fonts of _FAMILIES, and the fonts."""
     there = set(font_manager.get_font_names())
     names = [name for name in _FAMILIES if name in there]
     return names, [font_manager.get_font(font_manager.findfont(name)) for name in names]
 
 
 def _settings(chosen):
-    """matplotlib's settings for a Look."""
+    """Matplotlib's settings for a Look."""
     ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
     paper = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
     return {

@@ -1,7 +1,7 @@
-"""Where the title of an open module stands in its frame: at the left, or further right, where no edge crosses it.
+"""The horizontal position of the title of an open module in its frame, such that no edge crosses the title.
 
-Graphviz draws edges over titles. So a graph is laid out once to see where its edges run; the titles are moved, which
-moves nothing else, and it is laid out again.
+Graphviz draws edges over titles. Therefore a graph is laid out once to find its edges; then the titles that edges cross
+are shifted to the right, which moves nothing else, and the graph is laid out again.
 """
 
 import json
@@ -11,14 +11,14 @@ import numpy as np
 
 from autotx.viz import dot
 
-_AIR = 3  # points between a title and an edge
+_AIR = 3  # the least distance between a title and an edge, in points
 
 
 def shifts(source):
-    """How far each title that an edge crosses is to be moved to the right: dict of cluster -> points, None for a title
-    that has no room in its frame.
+    """The shift to the right of each title that an edge crosses: dict of cluster -> points, None for a title that does
+    not fit into its frame.
 
-    source: a DOT text. Without a program to lay graphs out (a .dot file needs none) no title is moved.
+    source: a DOT text. Without a program to lay graphs out (a .dot file needs none) there are no shifts.
     """
     try:
         laid = json.loads(dot.lay_out(source, "json"))
@@ -38,7 +38,7 @@ def shifts(source):
 
 
 def _text(drawn):
-    """The box of the label of a cluster or an edge: left, low, right, high in points; None when it has none."""
+    """The box of the label of a cluster or an edge: left, low, right, high in points; None if it has no label."""
     ops = drawn.get("_ldraw_", ())
     size = max((op["size"] for op in ops if op["op"] == "F"), default=0)
     words = [op for op in ops if op["op"] == "T" and op["text"].strip()]
@@ -54,7 +54,7 @@ def _text(drawn):
 
 
 def _crossings(edge):
-    """The boxes that the short pieces of an edge lie in, and that of its label: (left, right, low, high)."""
+    """The boxes around short pieces of an edge and around its label: (left, right, low, high) in points."""
     for op in edge.get("_draw_", ()):
         if op["op"] == "b":
             points = np.array(op["points"])
@@ -68,14 +68,15 @@ def _crossings(edge):
 
 
 def _bezier(points, pieces=24):
-    """Points on the curve of four control points (4, 2), from end to end."""
+    """Points on a cubic Bézier curve, from end to end: (pieces + 1, 2). points: its four control points (4, 2)."""
     t = np.linspace(0, 1, pieces + 1)[:, None]
     weights = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3
     return sum(w * p for w, p in zip(weights, points))
 
 
 def _free(left, width, end, blocked):
-    """The first place from `left` to `end` where nothing is in the way of so wide a text; None when there is none."""
+    """The first position from `left` on at which a text of this width ends before `end` and is clear of `blocked`, a
+    list of intervals; None if there is none."""
     for place in sorted([left, *(b + _AIR for _, b in blocked if b + _AIR > left)]):
         if place + width <= end and all(b + _AIR <= place or place + width + _AIR <= a for a, b in blocked):
             return place

@@ -1,9 +1,8 @@
-"""What the engine recorded below a tensor, as plain objects: the ground for pictures and for the page that replays.
+"""The graph that the engine recorded below a tensor, as plain objects, for the pictures and for the replay page.
 
-`trace(loss)` needs nothing switched on before. It reads the graph: the op, settings and arguments of each result, the
-values, and the modules (see notes.py). formulas.py reads the formulas from the docstrings of the ops. Only two things
-must be observed while they happen, inside `with record():`, the lines of Python that made the ops, and the time they
-took.
+`trace(loss)` needs no preparation. It reads from the graph the op, settings and arguments of each result, the values,
+and the modules (see notes.py); formulas.py reads the formulas from the docstrings of the ops. Only the lines of Python
+that called the ops and the times they took must be recorded while the ops run, inside `with record():`.
 """
 
 import bisect
@@ -28,18 +27,18 @@ class Argument:
     """An edge of the graph: one argument of an op. position: None for a setting, such as the ids of an embedding."""
 
     node: int  # the id of the node it comes from
-    name: str  # what the op calls it, such as "weight"
+    name: str  # the name of the op's parameter, such as "weight"
     position: int | None
 
 
 @dataclass
 class Node:
-    """An op, or a leaf: a parameter, an input, a constant. Arrays are the tensors' own, as read-only views."""
+    """An op, or a leaf: a parameter, an input or a constant. Its arrays are read-only views of the tensor's arrays."""
 
-    id: int  # its place in Trace.nodes
-    kind: str  # "op", "loss" (the op at the end, when it is one number), "parameter", "input", "constant"
+    id: int  # its index in Trace.nodes
+    kind: str  # "op", "loss" (the last op, if its result is one number), "parameter", "input", "constant"
     op: str | None
-    name: str | None  # of a parameter: its path, such as "blocks.0.attn.qkv.weight"; else the tensor's name, or None
+    name: str | None  # for a parameter its path, such as "blocks.0.attn.qkv.weight"; else the tensor's name, or None
     value: np.ndarray
     grad: np.ndarray | None  # `.grad` at the time of the trace
     requires_grad: bool
@@ -48,9 +47,9 @@ class Node:
     parents: list[Argument] = field(default_factory=list)
     settings: dict = field(default_factory=dict)
     formula: str | None = None  # such as "y = x W^T + b"
-    gradients: dict = field(default_factory=dict)  # argument's name -> such as "dx = g W"
-    line: tuple | None = None  # (file, number, text) of the line of Python that made it, inside record()
-    inner_line: tuple | None = None  # the same, with autotx.nn's own lines: where in a Linear, say
+    gradients: dict = field(default_factory=dict)  # argument's name -> its gradient's formula, such as "dx = g W"
+    line: tuple | None = None  # (file, number, text) of the line of Python that called the op, inside record()
+    inner_line: tuple | None = None  # the same, but it may be a line of autotx.nn, for example inside Linear
     forward_seconds: float | None = None
     backward_seconds: float | None = None
 
@@ -64,36 +63,37 @@ class Node:
 
     @property
     def nbytes(self):
-        """Bytes of the value; a view counts as what it shows."""
+        """Bytes of the value; for a view, the bytes of the elements that it shows."""
         return self.value.nbytes
 
 
 @dataclass
 class Group:
-    """One call of a module. path: its attributes from the outermost module, "blocks.3.attn"; of the outermost one, its
-    class; "" for the group of everything, with id 0. A second call of the same module is "shared#2"."""
+    """One call of a module. path: its attributes from the outermost module, such as "blocks.3.attn"; for the outermost
+    module its class; "" for the group with id 0, which holds everything. The second call of a module `shared` has the
+    path "shared#2"."""
 
     id: int
     path: str
     module: str  # the class
     parent: int | None
-    nodes: list[int] = field(default_factory=list)  # those of no inner group
+    nodes: list[int] = field(default_factory=list)  # without the nodes of inner groups
     children: list[int] = field(default_factory=list)
 
 
 @dataclass
 class Step:
-    """The backward pass through one op: the gradient that came in, and what it gave to each argument that wants one."""
+    """The backward pass through one op: the gradient of its result, and the gradients that it passes on."""
 
     node: int
     incoming: np.ndarray
-    outgoing: dict  # position -> array of the argument's shape
-    totals: dict  # node id of each of these arguments -> the sum of what it has got by now
+    outgoing: dict  # position of each argument that requires a gradient -> array of the argument's shape
+    totals: dict  # node id of each of these arguments -> its gradient accumulated up to this step
 
 
 class Trace:
-    """nodes: Nodes in the order of the forward pass, leaves just before their first use; groups: Groups, the tree of
-    modules, parents before children; root: the id of the node of the traced tensor, the last."""
+    """nodes: Nodes in the order of the forward pass, each leaf just before its first use; groups: the tree of modules
+    as Groups, parents before children; root: the id of the node of the traced tensor, which is the last node."""
 
     def __init__(self, root):
         self._tensors = {}  # node id -> Tensor
@@ -114,8 +114,8 @@ class Trace:
     def backward(self, grad=None):
         """The backward pass, op by op: a list of Steps, from the newest op to the oldest.
 
-        The engine walks the graph, with the tensors requiring gradients that did so when it was traced. Afterwards
-        every tensor's `.grad` is what it was before, and the graph stays. grad and ValueError: as for Tensor.backward.
+        Runs the engine's backward pass for the tensors that required gradients when the graph was traced, then restores
+        each tensor's `.grad` and keeps the graph. grad, ValueError: as for Tensor.backward.
         """
         before = [(t, t.grad, t.requires_grad) for t in self._tensors.values()]
         steps = _Steps(self._tensors)
@@ -131,14 +131,14 @@ class Trace:
         return steps.found
 
     def gradients(self, grad=None):
-        """The gradient of every node that gets one: a dict of node id -> array. Arguments as for `backward`."""
+        """The gradient of every node that has a gradient: a dict of node id -> array. grad: as for `backward`."""
         grads = {}
         for step in self.backward(grad):
             grads.setdefault(step.node, step.incoming)
             grads.update(step.totals)
         return grads
 
-    # How it is built
+    # Construction
 
     def _add_op(self, t, is_root, ids, names, group):
         op, seen = t._op.function, getattr(t._settings, "record", None)
@@ -162,8 +162,8 @@ class Trace:
         self.nodes.append(node)
 
     def _leaf(self, value, ids, names, setting=None):
-        """The id of the node of an argument, made if it is new. Numbers are new each time. setting: its name, if it is
-        one."""
+        """The id of the node of an argument; adds a node if the argument has none. A Python number gets a new node at
+        each use. setting: the name of the setting, if the argument is one."""
         if id(value) in ids and isinstance(value, Tensor | np.ndarray):
             return ids[id(value)]
         is_tensor = isinstance(value, Tensor)
@@ -172,9 +172,7 @@ class Trace:
             kind = "parameter"
         else:
             kind = "input" if is_tensor or setting or not _is_one_number(array) else "constant"
-        held = names.get(id(value)) or names.get(
-            id(getattr(value, "base", None))
-        )  # a part of an array is called so too
+        held = names.get(id(value)) or names.get(id(getattr(value, "base", None)))  # a view has the name of its array
         name = held or (value.name if is_tensor else setting)
         node = Node(len(self.nodes), kind, None, name, array, None, kind == "parameter")
         if is_tensor:
@@ -187,8 +185,8 @@ class Trace:
         return node.id
 
     def _place_leaves(self):
-        """A leaf belongs to the innermost group that all its uses have in common. But what comes in belongs outside:
-        a tensor that is no module's and older than the call; an array, when the module is an outermost one."""
+        """Put each leaf into the innermost group that contains all its uses; an input of that call goes outside it: a
+        tensor that belongs to no module and was not made during the call, or an array, if the module is outermost."""
         uses = {}
         for node in self.nodes:
             for argument in node.parents:
@@ -206,12 +204,12 @@ class Trace:
         return self.groups[node.group].parent == 0 if t is None else not span.begin < t._tick < span.end
 
     def common_group(self, a, b):
-        """The id of the innermost group that holds both."""
+        """The id of the innermost group that contains both groups."""
         above = set(self.above(a))
         return next(g for g in self.above(b) if g in above)
 
     def above(self, group):
-        """The ids of a group and of those around it, from the inside out."""
+        """The ids of a group and of the groups around it, from the inside out."""
         while group is not None:
             yield group
             group = self.groups[group].parent
@@ -228,7 +226,7 @@ class _Steps(Watcher):
         self.outgoing = {}
 
     def gradient(self, node, parent, d, g):
-        if callable(d):  # it adds itself to a buffer
+        if callable(d):  # d adds the gradient to a buffer
             alone = np.zeros(parent.shape, parent.dtype)
             d(alone)
         else:
@@ -243,15 +241,15 @@ class _Steps(Watcher):
 
 
 def trace(tensor: Tensor) -> Trace:
-    """The Trace of what was recorded below `tensor`. TypeError: no Tensor. ValueError: it has no graph, or one that an
-    earlier backward has freed."""
+    """The Trace of the graph below `tensor`. TypeError: not a Tensor. ValueError: it has no graph, or an earlier
+    backward has freed the graph."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"trace: {type(tensor).__name__} is no Tensor; give the result of a computation")
     return Trace(tensor)
 
 
 def _results(root):
-    """The results that `root` was made of, oldest first."""
+    """`root` and all results of ops that it was computed from, oldest first."""
     if root._parents is None:
         raise ValueError(
             f"trace: this tensor of shape {root.shape} has no graph; give the result of ops on tensors, one of them "
@@ -283,7 +281,7 @@ def _view(array):
 
 
 def _is_one_number(array):
-    """Whether an array is one number, or the same number everywhere, as the bias of a layer that has none."""
+    """Whether all elements of an array are the same number, as in the zero bias of a layer without bias."""
     return array.size > 0 and bool((array == array.flat[0]).all())
 
 
@@ -298,7 +296,7 @@ class _Span:
 
 
 def _spans(results):
-    """Every noted call of a module, outer ones before those inside them."""
+    """Every noted call of a module, each outer call before the calls inside it."""
     noted = {}
     for t in results:
         for module, begin, end in getattr(t._settings, "spans", ()):
@@ -307,7 +305,7 @@ def _spans(results):
 
 
 def _innermost(groups, spans, tick):
-    """The group of the innermost span that a tick lies in. Spans are nested, and the group of spans[i] is i + 1."""
+    """The id of the group of the innermost span that contains a tick. Spans are nested; spans[i] has group i + 1."""
     group = bisect.bisect_left(spans, tick, key=lambda span: span.begin)
     while group and spans[group - 1].end < tick:
         group = groups[group].parent
@@ -315,8 +313,8 @@ def _innermost(groups, spans, tick):
 
 
 def _grow_groups(groups, spans):
-    """Add a Group for each span, with its place and path. Returns the names of all tensors and arrays that modules
-    hold, by id."""
+    """Add a Group for each span, with its parent and path. Returns the names of all tensors and arrays that modules
+    hold, as a dict of id() -> name."""
     tops = []
     for span in spans:
         parent = _innermost(groups, spans[: len(groups) - 1], span.begin)
@@ -328,7 +326,7 @@ def _grow_groups(groups, spans):
     for top, title in zip(tops, titles):
         for path, value in walk(top, "" if len(tops) == 1 else f"{title}."):
             (modules if isinstance(value, Module) else tensors).setdefault(id(value), path)
-            if getattr(value, "base", None) is not None:  # an array that is a view: its parts are views of the same
+            if getattr(value, "base", None) is not None:  # a view: its slices have the same base
                 tensors.setdefault(id(value.base), path)
         modules[id(top)] = title
     calls = {}
@@ -341,7 +339,7 @@ def _grow_groups(groups, spans):
 
 
 def _unique(titles):
-    """["Linear", "Linear"] as ["Linear_1", "Linear_2"]; a title that occurs once stays."""
+    """Numbers repeated titles: ["Linear", "Linear"] as ["Linear_1", "Linear_2"]; a title that occurs once stays."""
     return [t if titles.count(t) == 1 else f"{t}_{titles[: i + 1].count(t)}" for i, t in enumerate(titles)]
 
 
@@ -349,14 +347,14 @@ def _unique(titles):
 
 
 def _argument_names(op, count):
-    """What an op calls its differentiable arguments."""
+    """The names of the `count` differentiable arguments of an op."""
     names = [p.name for p in parameters(op) if p.kind is p.POSITIONAL_ONLY]
     return (names + [f"x{i}" for i in range(len(names), count)])[:count]
 
 
 def settings_of(op, given):
-    """The settings that an op was called with, and its defaults. One that the op takes as an array is an array; None,
-    which stands for a setting that is not there, is left out."""
+    """The settings that an op was called with, and its defaults. A setting annotated as an array becomes an array;
+    settings that are None are left out."""
     found = {}
     for p in parameters(op):
         value = given.get(p.name, p.default)
@@ -370,7 +368,7 @@ def settings_of(op, given):
 
 @dataclass
 class Record:
-    """What `record` saw of one op. Seconds; None until it has happened."""
+    """One op seen by `record`. Times in seconds; backward_seconds is None until the backward pass of the op."""
 
     op: str
     shape: tuple
@@ -381,11 +379,10 @@ class Record:
 
 
 class record(Watcher):  # noqa: N801  (a context manager, named as no_grad is)
-    """`with record() as r:` watch the ops of this thread: which line of Python calls each, and how long it takes.
+    """`with record() as r:` records for each op of this thread the line of Python that calls it and the time it takes.
 
-    Pictures of graphs that are made inside show lines and times. `r.records` lists every op that was seen, in order,
-    also when its graph is freed. Several may be inside one another. Inside detect_anomaly, which may be used at the
-    same time, the times have its inspection in them.
+    Pictures of graphs that are made inside show lines and times. `r.records` lists every op in order, also after its
+    graph is freed. Recordings can be nested. Inside detect_anomaly the times include its checks.
     """
 
     def __enter__(self):
