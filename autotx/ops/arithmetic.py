@@ -13,10 +13,8 @@ F = TypeVar("F", bound=Callable)
 
 
 def one_element(op: F) -> F:
-    """Let an op that works along `axis` take a number too, which counts as one element along its axis 0, or -1.
-
-    The result is a number again.
-    """
+    """Extend an op that works along `axis` to scalars, which it treats as one element along axis 0 or -1. The result
+    for a scalar is a scalar."""
 
     @functools.wraps(op)
     def function(x, /, *args, **settings):
@@ -25,7 +23,7 @@ def one_element(op: F) -> F:
         y, (dx,) = op(np.reshape(x, 1), *args, **settings)
         return np.reshape(y, ()), (lambda g: np.reshape(dx(np.reshape(g, np.shape(y))), ()),)
 
-    return function  # pyright: ignore[reportReturnType]  (of the same signature as op)
+    return function  # pyright: ignore[reportReturnType]  (it has the signature of op)
 
 
 def add(x: Array, y: Array, /):
@@ -60,8 +58,8 @@ def pow(x: Array, y: Array, /):
     """z = x^y.
 
     dz/dx = y x^(y-1), so dx = g y x^(y-1), and 0 where y = 0, even at x = 0.
-    z = exp(y log x), so dz/dy = z log x and dy = g z log x; at x = 0 the limit for y >= 0, 0, is taken.
-    For x < 0, z is real only for whole y, and dy does not exist: NaN.
+    z = exp(y log x), so dz/dy = z log x and dy = g z log x; at x = 0 and y >= 0 it is 0, the limit.
+    For x < 0, z is real only for integers y, and dy does not exist: NaN.
     """
 
     z = x**y
@@ -106,11 +104,11 @@ def tanh(x: Array, /):
     return y, (lambda g: g * (1 - y * y),)
 
 
-_FLOATS = {np.float32, np.float64}  # single numbers, for which this is quicker than to ask for their dtype
+_FLOATS = {np.float32, np.float64}  # NumPy scalars: comparing their class is faster than reading their dtype
 
 
 def as_floats(x):
-    """x itself, or whole numbers as float64: where those have no sign, -x and x - m wrap around."""
+    """x itself, or integers as float64, since -x and x - m of unsigned integers would wrap around."""
     return x if x.__class__ in _FLOATS or x.dtype.kind == "f" else x.astype(np.float64)
 
 
@@ -130,7 +128,7 @@ def logistic(x):
 
 
 def relu(x: Array, /):
-    """y = max(x, 0).   dx = g where x > 0, else 0; at x = 0, where there is no derivative, 0 is taken.
+    """y = max(x, 0).   dx = g where x > 0, else 0; also 0 at x = 0, where there is no derivative.
 
     Source: Nair and Hinton, 2010, "Rectified Linear Units Improve Restricted Boltzmann Machines".
     """
@@ -153,25 +151,25 @@ def minimum(x: Array, y: Array, /):
 
 
 def _won(g, wins, x, y):
-    """g where an argument wins, g / 2 where the two are equal, else 0."""
+    """g where `wins`, g / 2 where x = y, else 0."""
     return only(g, wins) + only(g * 0.5, np.equal(x, y))
 
 
 def only(g, mask):
-    """g where the mask is true, else 0, whatever g is there: 0 times infinity would be NaN.
+    """g where the mask is true, else 0, also where g is NaN or infinite.
 
-    Its bits are multiplied, as whole numbers: np.where takes twelve times as long where the mask is irregular.
+    Multiplies the bits of g, as integers, by the mask: np.where takes twelve times as long for an irregular mask.
     """
     return (g.view(f"i{g.itemsize}") * mask).view(g.dtype)
 
 
 def typed(name, value, dtype):
-    """A setting in the type of x. TypeError for what is no real number, or no whole one where x holds whole numbers;
-    ValueError for a number that is too large for the type."""
+    """A setting in the type of x. TypeError: not a real number, or not an integer although x has an integer type;
+    ValueError: a number that is too large for the type."""
     given = np.asarray(value)
     if given.dtype.kind not in "fiub":
         raise TypeError(f"{name}: {value!r} is not a real number; give one")
-    with np.errstate(invalid="ignore", over="ignore"):  # the errors below say it
+    with np.errstate(invalid="ignore", over="ignore"):  # the errors below replace the warnings
         result = given.astype(dtype)
     if dtype.kind != "f" and np.any(result != given):
         raise TypeError(f"{name}: {value} is no {dtype}; give a whole number, or x as floats")

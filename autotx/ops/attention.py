@@ -1,4 +1,4 @@
-"""Scaled dot-product attention as one op, and that of many heads side by side."""
+"""Scaled dot-product attention as one op, for one head and for many heads."""
 
 import numpy as np
 
@@ -15,16 +15,16 @@ def scaled_dot_product_attention(
 
     q: (..., T, D), k: (..., S, D), v: (..., S, Dv), leading axes equal (or broadcasting), O: (..., T, Dv).
     mask: booleans that broadcast to (..., T, S), True where a query may attend; or floats, added to the scores.
-    causal: query t sees the keys up to s = t + S - T, so that the last query sees every key (with T = S: itself and
-    what came before). A query that may attend to nothing gives zeros, and zero gradients.
-    dropout_p, rng: weights are dropped with this probability when an rng is given.
+    causal: query t attends to the keys up to s = t + S - T, so that the last query attends to all keys (with T = S: to
+    its own and earlier positions). A query without allowed keys gives zeros, and zero gradients.
+    dropout_p, rng: weights are dropped with this probability if an rng is given.
 
     With scores A = Q K^T / sqrt(D), P = softmax(A), O = P V (matmul and softmax give each line):
         dV = P^T g                          dP = g V^T
         dA_ts = P_ts (dP_ts - e_t),  e_t = sum_s dP_ts P_ts = sum_d g_td O_td
         dQ = dA K / sqrt(D)                 dK = dA^T Q / sqrt(D)
-    The last form of e_t needs no P: it is what lets a kernel work tile by tile and keep no T x S matrix.
-    Masked scores have P = 0 and so no gradient. With dropout, P in O and dV is the dropped P, dP is dropped likewise.
+    The last form of e_t does not need P, so that a kernel can work tile by tile without a T x S matrix.
+    Masked scores have P = 0 and so no gradient. With dropout, O and dV use P after dropout; dP gets the same dropout.
     Source: Vaswani et al., 2017, "Attention Is All You Need", 3.2.1; Dao et al., 2022, "FlashAttention" (the tiles);
     the whitepaper's "Self Attention".
     """
@@ -48,13 +48,13 @@ def multi_head_attention(
 ):  # fmt: skip
     """O_h = P_h V_h, P_h = softmax(Q_h K_h^T / sqrt(D)) row by row, for each head h: attentions side by side.
 
-    x: (B, T, 3 C), the queries, keys and values of one sequence beside each other; or, with kv (B, S, 2 C), the keys
-    and values of another sequence, x: (B, T, C), the queries alone. O: (B, T, C). Head h has the D = C / n_head
-    channels from h D to (h + 1) D of the queries, of the keys, of the values and of O.
+    x: (B, T, 3 C), the queries, keys and values of one sequence, concatenated; or x: (B, T, C), the queries only, and
+    kv: (B, S, 2 C), the keys and values of another sequence. O: (B, T, C). Head h has the D = C / n_head channels from
+    h D to (h + 1) D of the queries, the keys, the values and O.
     mask: as in scaled_dot_product_attention, for scores (B, n_head, T, S); causal, dropout_p, rng: as there.
 
-    A head is a view of x, and its gradient one of dx: dQ, dK and dV of scaled_dot_product_attention, written where Q, K
-    and V are. No number is in two heads, so nothing is added up, and nothing is copied. With dA_h as there, per head:
+    A head is a view of x, and its gradients dQ, dK and dV are written into the same parts of dx. Heads do not overlap,
+    so nothing is summed or copied. With dA_h as in scaled_dot_product_attention, for each head:
         dx = dA_h K_h / sqrt(D) at Q_h, and without kv dA_h^T Q_h / sqrt(D) at K_h, P_h^T g_h at V_h
         dkv = dA_h^T Q_h / sqrt(D) at K_h, P_h^T g_h at V_h
     Source: Vaswani et al., 2017, "Attention Is All You Need", 3.2.2; the whitepaper's "Multi-Head Attention".
@@ -76,8 +76,8 @@ def multi_head_attention(
 
 
 def heads(n_head, x, kv=None):
-    """The queries, keys and values in x and kv, views (B, n_head, T, D). ValueError for shapes that do not fit."""
-    parts = 3 if kv is None else 1  # of as many channels, in x
+    """The queries, keys and values in x and kv, as views (B, n_head, T, D). ValueError: shapes that do not fit."""
+    parts = 3 if kv is None else 1  # parts of x with C channels each
     C = x.shape[-1] // parts if np.ndim(x) == 3 else 0
     if not C or n_head < 1 or C % n_head or x.shape[2] != parts * C:
         raise ValueError(
@@ -100,7 +100,8 @@ def _heads(x, count, n_head):
 
 
 def _checked(name, q, k, v, mask, dropout_p, rng):
-    """The mask as an array, and what dropout multiplies the weights by; None for none. Errors as in the docstrings."""
+    """The mask as an array or None, and the array that dropout multiplies the weights by, or None. TypeError and
+    ValueError: arguments that do not fit."""
     for x in (q, k, v):
         need_floats(name, x)
     if not q.shape[-1]:
@@ -112,7 +113,7 @@ def _checked(name, q, k, v, mask, dropout_p, rng):
 
 
 def _checked_mask(name, mask, scores):
-    """The mask as an array. TypeError for integers, ValueError for a shape that does not broadcast to the scores."""
+    """The mask as an array. TypeError: integers; ValueError: a shape that does not broadcast to the scores."""
     if mask is None:
         return None
     mask = np.asarray(mask)

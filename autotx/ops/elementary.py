@@ -1,6 +1,6 @@
 """Elementary functions, element by element: trigonometry, other exponentials and logarithms, activations, rounding.
 
-Whole numbers are computed with as float64. Outside of a function's domain the result is NaN.
+Integers are converted to float64. Outside the domain of a function the result is NaN.
 """
 
 import math
@@ -12,7 +12,7 @@ from autotx.types import Array
 
 
 def _edge(slope):
-    """The value of `slope()`, without NumPy's warnings: at the ends of a domain a slope is infinite or NaN."""
+    """The value of `slope()` without NumPy's warnings: at the ends of a domain it is infinite or NaN."""
     with np.errstate(all="ignore"):
         return slope()
 
@@ -117,19 +117,19 @@ def expm1(x: Array, /):
 
 
 def log1p(x: Array, /):
-    """y = ln(1 + x), exact near 0.   dx = g / (1 + x). -inf at x = -1, NaN below."""
+    """y = ln(1 + x), exact near 0.   dx = g / (1 + x). y = -inf at x = -1 and NaN below."""
     x = as_floats(x)
     return _edge(lambda: np.log1p(x)), (lambda g: _edge(lambda: g / (1 + x)),)
 
 
 def log2(x: Array, /):
-    """y = log2(x) = ln(x) / ln 2.   dx = g / (x ln 2). log2(0) = -inf, of a negative number NaN."""
+    """y = log2(x) = ln(x) / ln 2.   dx = g / (x ln 2). log2(0) = -inf; log2 of a negative number is NaN."""
     x = as_floats(x)
     return _edge(lambda: np.log2(x)), (lambda g: _edge(lambda: g / (x * math.log(2))),)
 
 
 def log10(x: Array, /):
-    """y = log10(x) = ln(x) / ln 10.   dx = g / (x ln 10). log10(0) = -inf, of a negative number NaN."""
+    """y = log10(x) = ln(x) / ln 10.   dx = g / (x ln 10). log10(0) = -inf; log10 of a negative number is NaN."""
     x = as_floats(x)
     return _edge(lambda: np.log10(x)), (lambda g: _edge(lambda: g / (x * math.log(10))),)
 
@@ -138,7 +138,7 @@ def log10(x: Array, /):
 
 
 def silu(x: Array, /):
-    """y = x s(x), also called swish.   dx = g (s + x s (1 - s)) by the product rule. Both are 0 where s is.
+    """y = x s(x), also called swish.   dx = g (s + x s (1 - s)) by the product rule. Both are 0 where s is 0.
 
     Source: Elfwing, Uchibe and Doya, 2018, "Sigmoid-Weighted Linear Units".
     """
@@ -203,7 +203,7 @@ def square(x: Array, /):
 def floor_divide(x: Array, y: Array, /):
     """z = floor(x / y), the largest whole number that is not above x / y.
 
-    z is constant between its steps, so dx = 0 and dy = 0; at a step, where there is no derivative, 0 is taken.
+    z is constant between its steps, so dx = 0 and dy = 0; also 0 at a step, where there is no derivative.
     """
     return np.floor_divide(x, y), (lambda g: np.zeros_like(g), lambda g: np.zeros_like(g))
 

@@ -1,4 +1,4 @@
-"""Fused layers: each is one op with its derivation here, and its twin made of primitive ops in the tests."""
+"""Fused layers: each is one op with its derivation; the tests compare it with the same layer of primitive ops."""
 
 import math
 from typing import Literal
@@ -27,11 +27,11 @@ def gelu(x: Array, /, approximate: Literal["none", "tanh"] = "none"):
 
 @one_element
 def softmax(x: Array, /, axis: int | tuple[int, ...] | None = -1):
-    """p_i = exp(x_i) / sum_j exp(x_j) along axis. The maximum is subtracted first, which changes nothing but overflow.
+    """p_i = exp(x_i) / sum_j exp(x_j) along axis. The maximum is subtracted first to avoid overflow.
 
     dp_i/dx_j = p_i (1[i = j] - p_j), so dx_j = sum_i g_i p_i (1[i = j] - p_j) = p_j (g_j - sum_i g_i p_i).
-    A line of only -inf gives zeros, and zero gradients. axis: a number, a tuple whose axes count as one line, or None
-    for all. Source: the whitepaper's "Softmax".
+    A line of only -inf gives zeros, and zero gradients. axis: an int, a tuple whose axes form one line, or None for all
+    axes. Source: the whitepaper's "Softmax".
     """
     p = _along(axis, kernels.softmax.softmax, as_floats(x))
     return p, (lambda g: _along(axis, kernels.softmax.softmax_backward, p, g),)
@@ -39,7 +39,7 @@ def softmax(x: Array, /, axis: int | tuple[int, ...] | None = -1):
 
 @one_element
 def log_softmax(x: Array, /, axis: int | tuple[int, ...] | None = -1):
-    """y_i = x_i - ln sum_j exp(x_j) along axis: a number, a tuple whose axes count as one line, or None for all.
+    """y_i = x_i - ln sum_j exp(x_j) along axis: an int, a tuple whose axes form one line, or None for all.
 
     dy_i/dx_j = 1[i = j] - p_j with p = exp(y), so dx_j = g_j - p_j sum_i g_i.
     """
@@ -48,7 +48,7 @@ def log_softmax(x: Array, /, axis: int | tuple[int, ...] | None = -1):
 
 
 def _along(axis, kernel, *arrays):
-    """Call a kernel that works on the last axis on others: one, or several (or None: all) that count as one."""
+    """Call a kernel that works on the last axis along `axis`: an int, or a tuple or None (all axes) merged into one."""
     ndim = arrays[0].ndim
     if axis in (-1, ndim - 1):
         return kernel(*arrays)
@@ -83,7 +83,7 @@ def layer_norm(x: Array, gamma: Array, beta: Array, /, eps: float = 1e-5):
 def dropout(x: Array, /, p: float, rng: Rng = None):
     """y = x m / (1 - p), m = 0 with probability p, else 1, drawn from rng.   dx = g m / (1 - p).
 
-    The expected value of y is x. No rng, no dropout: that is how evaluation is told from training.
+    The expected value of y is x. Without an rng, as in evaluation, y = x.
     Source: Srivastava et al., 2014, "Dropout".
     """
     checked_probability("dropout", "p", p)
@@ -95,7 +95,7 @@ def dropout(x: Array, /, p: float, rng: Rng = None):
 
 
 def kept(name: str, shape: tuple[int, ...], p: float, rng: Rng, dtype: np.dtype) -> np.ndarray:
-    """What dropout multiplies by: 0 with probability p, else 1 / (1 - p)."""
+    """The factors of dropout: 0 with probability p, else 1 / (1 - p)."""
     return (checked_rng(name, rng).random(shape, dtype=np.float32) >= p) * dtype.type(1 / (1 - p))
 
 
@@ -103,7 +103,7 @@ def embedding(weight: Array, /, ids: ArrayLike):
     """y = weight[ids]: row ids[n] of the table for each n.   dweight[ids[n]] += g[n], so a repeated id gets the sum.
 
     weight: (V, C), ids: integers of any shape, y: ids.shape + (C,).
-    It is the product of one-hot rows with the table, without the product. Source: the whitepaper's "Word Embeddings".
+    It equals the product of one-hot rows with the table. Source: the whitepaper's "Word Embeddings".
     """
     if weight.ndim != 2:
         raise ValueError(f"embedding: a table of shape {weight.shape}; give (ids, channels)")

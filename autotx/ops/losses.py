@@ -12,28 +12,27 @@ def cross_entropy(
     logits: Array, /, targets: ArrayLike, ignore_index: int | None = None, label_smoothing: float = 0.0,
     reduction: Reduction = "mean", weight: ArrayLike | None = None
 ):  # fmt: skip
-    """L = -sum_i y_i ln P_i with P = softmax(logits), y the target distribution: how far P is from y.
+    """L = -sum_i y_i ln P_i with P = softmax(logits), y the target distribution.
 
-    logits z: (..., V), targets: (...) integers below V, or ignore_index for places that do not count; or the
-    distribution y itself, (..., V) floats from 0 to 1 that add up to 1.
-    reduction: "mean" over the places that count, "sum", or "none" (losses of the shape of targets).
+    logits z: (..., V), targets: (...) integers below V, or ignore_index for positions to ignore; or the distribution y
+    itself, (..., V) floats from 0 to 1 that sum to 1.
+    reduction: "mean" over the positions that are not ignored, "sum", or "none" (losses of the shape of targets).
 
-    The gradient, line by line, for one place with logits z_1 .. z_V:
+    The gradient, line by line, for one position with logits z_1 .. z_V:
         P_i = exp(z_i) / S,  S = sum_j exp(z_j)                              softmax
         L   = -sum_i y_i ln P_i = -sum_i y_i z_i + ln S sum_i y_i            logarithm of a quotient
             = ln S - sum_i y_i z_i                                           because sum_i y_i = 1
         d(ln S)/dz_j = exp(z_j) / S = P_j                                    chain rule
         d(sum_i y_i z_i)/dz_j = y_j
         dL/dz_j = P_j - y_j
-    With one-hot y: the probability itself for every wrong word, and P - 1 for the right one. So the gradient adds up to
-    0 over the vocabulary, and is 0 only when P = y. Then dlogits = g (P - y) / n for the mean over n places; n = 1 for
-    a sum.
+    With one-hot y it is P for every wrong class and P - 1 for the target. The gradient sums to 0 over the classes, and
+    is 0 only when P = y. Then dlogits = g (P - y) / n for the mean over n places; n = 1 for a sum.
 
-    label_smoothing a: y = (1 - a) one-hot + a / V, which adds up to 1 too, so the same lines hold.
+    label_smoothing a: y = (1 - a) one-hot + a / V, which also sums to 1, so the same lines hold.
     weight w: (V,), a factor for each class: L = -sum_i q_i ln P_i with q_i = w_i y_i, so dL/dz_j = P_j sum_i q_i - q_j.
-    The mean over places is then weighted by the w of their targets; given distributions, all places count alike.
+    The mean over positions is then weighted by the w of their targets; given distributions, positions weigh equally.
     Source: the whitepaper's "Loss Function and Back-Propagation"; Szegedy et al., 2016 (label smoothing).
-    ValueError when no place counts and reduction is "mean", and for a target that is no word, naming it.
+    ValueError: reduction is "mean" and all positions are ignored, or a target is not a class; the error names it.
     """
     V = logits.shape[-1] if logits.ndim else 0
     if not 0 <= label_smoothing < 1:
@@ -55,7 +54,7 @@ def cross_entropy(
 
 
 def _of_distributions(logits, targets, ignore_index, label_smoothing, reduction, weight):
-    """Cross entropy where y is a whole distribution, or classes have weights: with an array as large as the logits."""
+    """Cross entropy for targets that are distributions, or with weights of classes; y is an array like the logits."""
     name, V = "cross_entropy", logits.shape[-1] if logits.ndim else 0
     weight = np.ones(V, logits.dtype) if weight is None else np.asarray(weight, logits.dtype)
     if weight.shape != (V,) or not (np.isfinite(weight) & (weight >= 0)).all():
@@ -84,7 +83,7 @@ def _of_distributions(logits, targets, ignore_index, label_smoothing, reduction,
 
 
 def _checked_distributions(name, logits, y, ignore_index, reduction):
-    """The targets in the type of the logits. ValueError for what are no probabilities."""
+    """The targets in the type of the logits. TypeError, ValueError: targets that are not probabilities."""
     _check_reduction(name, reduction)
     need_floats(name, logits)
     if y.shape != logits.shape:
@@ -99,7 +98,7 @@ def _checked_distributions(name, logits, y, ignore_index, reduction):
 
 
 def nll_loss(log_probs: Array, /, targets: ArrayLike, ignore_index: int | None = None, reduction: Reduction = "mean"):
-    """L = -log_probs[target]: cross entropy of probabilities that are already logarithms.
+    """L = -log_probs[target]: cross entropy for given log probabilities.
 
     log_probs: (..., V), targets: (...). dlog_probs = -g / n at the target, else 0, for the mean over n places; n = 1
     for a sum.
@@ -118,11 +117,11 @@ def nll_loss(log_probs: Array, /, targets: ArrayLike, ignore_index: int | None =
     return loss, (dlog_probs,)
 
 
-_IGNORED = -1  # what ignore_index becomes once the targets are checked
+_IGNORED = -1  # stands for ignore_index in checked targets
 
 
 def _checked_targets(name, scores, targets, ignore_index, reduction):
-    """Targets with ignored places as _IGNORED, and where places count. Errors name the shapes, the id, the size."""
+    """The targets, _IGNORED where they are ignored, and booleans, True where they are not. TypeError, ValueError."""
     _check_reduction(name, reduction)
     need_floats(name, scores)
     targets = np.asarray(targets)
@@ -154,7 +153,7 @@ def _check_pair(name, x, y, reduction):
 
 
 def _reduced(losses, counted, reduction):
-    """The loss, and the factor with which each place enters it."""
+    """The loss, and the factor of each position in it."""
     if reduction == "none":
         return losses, losses.dtype.type(1)
     factor = losses.dtype.type(1 / np.count_nonzero(counted) if reduction == "mean" else 1)
@@ -164,7 +163,7 @@ def _reduced(losses, counted, reduction):
 def mse_loss(x: Array, y: Array, /, reduction: Reduction = "mean"):
     """L = mean of (x - y)^2 over n elements.   dx = g 2 (x - y) / n and dy = -dx; no 1 / n for "sum" and "none".
 
-    x and y of one shape: ValueError otherwise, since broadcasting here is nearly always a mistake.
+    ValueError: x and y differ in shape, as broadcasting is nearly always a mistake here.
     """
     _check_pair("mse_loss", x, y, reduction)
     d = x - y
@@ -186,7 +185,7 @@ def binary_cross_entropy_with_logits(x: Array, y: Array, /, reduction: Reduction
     e = np.exp(-np.abs(x))
     with np.errstate(invalid="ignore"):
         losses = np.maximum(x, 0) - x * y
-    if np.isinf(x).any():  # x (1 - y) above 0 and -x y below, where 0 times infinity is 0
+    if np.isinf(x).any():  # x (1 - y) for x > 0 and -x y for x < 0, with 0 times infinity = 0
         losses = np.where(np.isinf(x), np.where(np.where(x > 0, 1 - y, y) == 0, 0, np.abs(x)), losses)
     losses = losses + np.log1p(e)
     factor = losses.dtype.type(1 / losses.size if reduction == "mean" else 1)

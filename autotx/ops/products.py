@@ -1,4 +1,4 @@
-"""Matrix products and what is made of them."""
+"""Matrix products, linear layers and einsum."""
 
 import math
 import string
@@ -54,7 +54,7 @@ def _rows(a):
 
 
 def _product(a, b):
-    """The kernel's product, with leading axes broadcast; a stack times one matrix is one tall product."""
+    """The kernel's product, with leading axes broadcast; a stack times one matrix is one product of all its rows."""
     if b.ndim == 2:
         return kernels.gemm.matmul(_rows(a), b).reshape(a.shape[:-1] + b.shape[-1:])
     lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
@@ -91,8 +91,8 @@ def einsum(*xs: Array, subscripts: str):
     """z = sums of products as `subscripts` say: "ik,kj->ij" is the matrix product. Letters, "..." and "->" as in NumPy.
 
     z is linear in each argument, so the gradient of one is the same kind of sum: g takes the argument's place and its
-    letters become the result ("ik,kj->ij" gives dx: "ij,kj->ik"). A letter of the argument that occurs nowhere else was
-    summed over, so its gradient is repeated along it; a letter that it has twice took a diagonal, which alone gets it.
+    letters become the result ("ik,kj->ij" gives dx: "ij,kj->ik"). If a letter occurs only in this argument, z sums over
+    it, and the gradient is repeated along its axis. If it occurs twice in the argument, only the diagonal gets one.
     """
     terms, result = _letters(subscripts, [np.ndim(x) for x in xs])
     z = np.einsum(",".join(terms) + "->" + result, *xs, optimize=True)
@@ -118,7 +118,8 @@ def einsum(*xs: Array, subscripts: str):
 
 
 def _letters(subscripts, ndims):
-    """Every term and the result in plain letters: "..." spelled out, "->" filled in where it was left away."""
+    """The terms and the result in letters only, with "..." replaced by letters and a missing result filled in.
+    ValueError: subscripts that do not fit the arguments."""
     left, arrow, result = subscripts.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != len(ndims):

@@ -1,4 +1,4 @@
-"""Ops that reduce or run along axes. axis: None (all), a number, or a tuple; keepdims keeps reduced axes as size 1."""
+"""Ops that reduce or run along axes. axis: None (all), an int, or a tuple; keepdims keeps reduced axes with size 1."""
 
 import math
 
@@ -11,7 +11,7 @@ from autotx.types import Array
 
 
 def _spread(a, axis, keepdims, ndim):
-    """Put reduced axes back as size 1, so that `a` broadcasts against what was reduced."""
+    """`a` with the reduced axes as axes of size 1, so that it broadcasts against the argument of the reduction."""
     if keepdims or axis is None or ndim == 0:
         return a if axis is not None or keepdims else np.reshape(a, (1,) * ndim)
     axes = axis if isinstance(axis, tuple) else (axis,)
@@ -63,7 +63,7 @@ def std(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool =
     """y = sqrt(v) with v = var(x), the standard deviation along axis.   correction as in var.
 
     dy/dv = 1 / (2 y) and dv/dx_i = 2 (x_i - m) / (n - correction), so dx = g (x - m) / ((n - correction) y). Where all
-    elements are equal, y = 0, and there is no derivative: 0 is taken.
+    elements are equal, y = 0, there is no derivative, and dx is 0.
     """
     v, d, n = _variance("std", x, axis, keepdims, correction)
     y = np.sqrt(v)
@@ -75,7 +75,7 @@ def std(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool =
 
 
 def _variance(name, x, axis, keepdims, correction):
-    """The variance along axis, x - m, and what the squares are divided by."""
+    """The variance along axis, x - m, and the divisor n - correction."""
     n = _count(name, x, axis) - correction
     if n <= 0:
         raise ValueError(f"{name}: correction {correction} leaves nothing to divide by along axis {axis} of {x.shape}")
@@ -85,11 +85,11 @@ def _variance(name, x, axis, keepdims, correction):
 
 @one_element
 def norm(x: Array, /, ord: float = 2, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
-    """y = (sum |x|^p)^(1/p) along axis, p = ord, 1 or more: for p = 2 the length of a vector. |x| / max |x| is raised
-    to the power, which cannot overflow.
+    """y = (sum |x|^p)^(1/p) along axis, p = ord, 1 or more: for p = 2 the length of a vector. The powers are those of
+    |x| / max |x|, which cannot overflow.
 
     dy/dx_i = (sum |x|^p)^(1/p - 1) |x_i|^(p - 1) sign(x_i), so dx = g sign(x) (|x| / y)^(p - 1). Where y = 0 there is
-    no derivative: 0 is taken. ValueError for another p; the largest |x| is x.abs().max(axis).
+    no derivative, and dx is 0. ValueError: another p; the largest |x| is x.abs().max(axis).
     """
     if isinstance(ord, str) or not 1 <= ord < np.inf:
         raise ValueError(f"norm: ord is {ord!r}; give a number from 1 up, or take x.abs().max(axis) for infinity")
@@ -110,8 +110,8 @@ def norm(x: Array, /, ord: float = 2, axis: int | tuple[int, ...] | None = None,
 def prod(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """y = the product of x along axis.
 
-    dy/dx_i is the product of the others, so dx = g times the product of the others. That is the product of those before
-    x_i times that of those after it: y / x_i would be 0 / 0 where x_i = 0.
+    dy/dx_i is the product of the others, so dx = g times the product of the others. It is computed from the products of
+    the elements before and after x_i, since y / x_i would be 0 / 0 where x_i = 0.
     """
 
     def dx(g):
@@ -146,7 +146,7 @@ def _extreme(name, find, x, axis, keepdims):
 
     def dx(g):
         hit = x == y
-        share = hit / np.maximum(np.sum(hit, axis=axis, keepdims=True), 1)  # none where the largest is NaN
+        share = hit / np.maximum(np.sum(hit, axis=axis, keepdims=True), 1)  # no hit where y is NaN
         return (_spread(g, axis, keepdims, x.ndim) * share).astype(x.dtype, copy=False)
 
     return y if keepdims else np.squeeze(y, axis), (dx,)
@@ -156,7 +156,7 @@ def _extreme(name, find, x, axis, keepdims):
 def logsumexp(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """y = ln sum exp(x) along axis, computed as m + ln sum exp(x - m), m the maximum, which cannot overflow.
 
-    dy/dx_i = exp(x_i) / sum exp(x): the softmax. So dx = g exp(x - m) / sum exp(x - m).
+    dy/dx_i = exp(x_i) / sum exp(x), the softmax, so dx = g exp(x - m) / sum exp(x - m).
     A line of only -inf gives -inf, and zero gradients.
     """
     _count("logsumexp", x, axis)
@@ -177,6 +177,6 @@ def logsumexp(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: 
 
 @one_element
 def cumsum(x: Array, /, axis: int):
-    """y_i = x_1 + ... + x_i along axis.   x_i enters y_i and all that follow: dx_i = g_i + g_(i+1) + ... + g_n."""
+    """y_i = x_1 + ... + x_i along axis.   x_i is a term of y_i and all later y: dx_i = g_i + g_(i+1) + ... + g_n."""
     y = np.cumsum(x, axis=axis, dtype=kernels.sum_type(x))
     return y, (lambda g: np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis),)

@@ -1,4 +1,4 @@
-"""Ops that move, select and join elements: their gradients move back along the same way."""
+"""Ops that move, select and join elements. A gradient is moved back to the positions of the argument."""
 
 import math
 from collections.abc import Sequence
@@ -45,19 +45,19 @@ def unsqueeze(x: Array, /, axis: int | tuple[int, ...]):
     return np.expand_dims(x, axis), (lambda g: np.reshape(g, x.shape),)
 
 
-_SIMPLE = {int, np.int64, slice, type(None), type(...)}  # of these alone, an index makes a view
+_SIMPLE = {int, np.int64, slice, type(None), type(...)}  # an index of these types only gives a view
 
 
 def getitem(x: Array, /, index: Any):
     """y = x[index]: slices, integers, None, ..., masks, index arrays.   dx = g at the places taken, else 0.
 
-    A place that an index array takes more than once gets the sum of its gradients.
+    An element that an index array takes several times gets the sum of its gradients.
     """
     parts = index if isinstance(index, tuple) else (index,)
     view = all(p.__class__ in _SIMPLE for p in parts)
 
     def add_into(dx, g):
-        if not view:  # dx[index] is a copy, in which a place may come twice
+        if not view:  # dx[index] is a copy, which may have an element of dx several times
             np.add.at(dx, index, g)
         elif g.size > kernels.THREADED_SIZE:
             part = dx[index]
@@ -71,8 +71,8 @@ def getitem(x: Array, /, index: Any):
 def gather(x: Array, /, index: ArrayLike, axis: int):
     """y[.., j, ..] = x[.., index[.., j, ..], ..] along axis; index has as many axes as x.
 
-    The other axes are as long as those of x, or 1: then the index is used for each of their places.
-    dx[.., index[.., j, ..], ..] += g[.., j, ..]: a place taken more than once gets the sum.
+    Its other axes have the sizes of x, or size 1, which broadcasts.
+    dx[.., index[.., j, ..], ..] += g[.., j, ..]: an element taken several times gets the sum.
     """
     index = np.asarray(index)
     if index.dtype.kind not in "iu":
@@ -104,9 +104,9 @@ def flip(x: Array, /, axis: int | tuple[int, ...] | None = None):
 
 @one_element
 def roll(x: Array, /, shift: int | tuple[int, ...], axis: int | tuple[int, ...] | None = None):
-    """y = x moved by `shift` places along axis; what leaves at the end enters at the beginning.   dx = g moved back.
+    """y = x moved by `shift` places along axis; elements beyond the end enter at the beginning.   dx = g moved back.
 
-    shift and axis: numbers, or a tuple of each. axis None: x is flattened, moved, and put into its shape again.
+    shift, axis: ints, or tuples of equal length. axis None: x is flattened, moved, and reshaped to its shape.
     """
     return np.roll(x, shift, axis), (lambda g: np.roll(g, np.negative(shift), axis),)
 
@@ -127,7 +127,7 @@ def diagonal(x: Array, /, offset: int = 0, axis1: int = 0, axis2: int = 1):
 
 @one_element
 def sort(x: Array, /, axis: int = -1, descending: bool = False):
-    """y = x in ascending order along axis; NaN counts as the largest. np.argsort(x) gives the places.
+    """y = x in ascending order along axis; NaN counts as the largest. np.argsort(x) gives the order.
 
     dx = g, each element back at its place. Equal elements keep their order.
     """
@@ -138,7 +138,7 @@ def sort(x: Array, /, axis: int = -1, descending: bool = False):
 def topk(x: Array, /, k: int, axis: int = -1):
     """y = the k largest of x along axis, the largest first; NaN counts as the largest. Values only, unlike PyTorch's.
 
-    dx = g at the places taken, else 0. Of equal elements the first are taken. ValueError when there are fewer than k.
+    dx = g at the places taken, else 0. Of equal elements the first are taken. ValueError: there are fewer than k.
     """
     n = x.shape[axis]
     if not 0 <= k <= n:
@@ -148,7 +148,7 @@ def topk(x: Array, /, k: int, axis: int = -1):
 
 
 def _order(x, axis, descending):
-    """The places of the elements of x in their order along axis; equal ones keep their order."""
+    """The indices that sort x along axis; equal elements keep their order."""
     if not descending:
         return np.argsort(x, axis=axis, kind="stable")
     backwards = np.argsort(np.flip(x, axis), axis=axis, kind="stable")
@@ -156,7 +156,7 @@ def _order(x, axis, descending):
 
 
 def _taken(x, places, axis):
-    """The elements at different places along axis, and their pullback."""
+    """The elements at these indices along axis, all different, and the pullback."""
 
     def dx(g):
         d = np.zeros(x.shape, g.dtype)
@@ -225,7 +225,7 @@ def split_sizes(n: int, size_or_sections: int | Sequence[int]) -> list[slice]:
     if isinstance(size_or_sections, int | np.integer):
         if size_or_sections < 1:
             raise ValueError(f"split: pieces of {size_or_sections} elements; give at least 1")
-        sizes = [int(size_or_sections)] * max(math.ceil(n / size_or_sections), 1)  # of nothing, one empty piece
+        sizes = [int(size_or_sections)] * max(math.ceil(n / size_or_sections), 1)  # an empty axis is one empty piece
     else:
         sizes = list(size_or_sections)
         if sum(sizes) != n or any(size < 0 for size in sizes):
