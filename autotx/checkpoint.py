@@ -1,17 +1,16 @@
-"""Tensors in files, and checkpoints: several files that are replaced together, all of them or none.
+"""Tensors in files, and checkpoints: several files that are replaced together, all or none.
 
 Tensors are stored as safetensors, everything else as JSON; nothing is pickled, so loading runs no code.
 
-One file is replaced atomically (files.py). A checkpoint is several files that must belong together (weights, optimizer,
-the state of the run), and several renames are not atomic. So a checkpoint is saved in three moves:
+The rename of one file is atomic (files.py). A checkpoint consists of several files from the same step (weights,
+optimizer, state of the run), and several renames are not atomic. Therefore it is saved in three steps:
 
-    1. every file is written into `checkpoint.new/`                         killed here: the folder is thrown away
-    2. `checkpoint.new/` is renamed to `checkpoint.ready/`                  this is the moment the checkpoint counts
-    3. its files are moved over the old ones, `checkpoint.ready/` removed   killed here: the next load finishes the move
+    1. every file is written into `checkpoint.new/`                     killed here: the next load removes the folder
+    2. `checkpoint.new/` is renamed to `checkpoint.ready/`              from now on the new checkpoint is valid
+    3. its files replace the old files, `checkpoint.ready/` is removed  killed here: the next load finishes this step
 
-Whatever the moment of a SIGKILL or a power cut, the next load sees one whole checkpoint, the old or the new. The files
-carry plain names at all times. `state.json` holds the SHA-256 of the others, so that one that was truncated, changed
-or replaced is noticed.
+After a SIGKILL or a power cut at any time, the next load sees one complete checkpoint, the old or the new. `state.json`
+holds the SHA-256 of the other files; loading finds files that were truncated, changed or replaced.
 """
 
 import hashlib
@@ -36,16 +35,16 @@ _READY = "checkpoint.ready"
 def save_tensors(path: PathLike, tensors: Mapping[str, ArrayLike], metadata: dict[str, str] | None = None) -> None:
     """Write arrays to one safetensors file, atomically.
 
-    path: the file. tensors: dict of name -> array or number. metadata: dict of str -> str, kept in the header.
-    OSError when it cannot be written; the file that was there before is then untouched.
+    path: the file. tensors: dict of name -> array or number. metadata: dict of str -> str, stored in the header.
+    OSError: it cannot be written; an existing file is then unchanged.
     """
     path = Path(path)
     temporary = temporary_path(path)
-    # The library writes from the arrays' memory, in order, so they must lie in one piece.
+    # The library writes the memory of an array as it is, which must be contiguous in C order.
     tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
         save_file(tensors, temporary, metadata=metadata)
-        os.chmod(temporary, path.parent.stat().st_mode & 0o666)  # as readable as its folder; the library says 0600
+        os.chmod(temporary, path.parent.stat().st_mode & 0o666)  # permissions as its folder; the library sets 0600
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         replace(temporary, path)
@@ -58,7 +57,7 @@ def save_tensors(path: PathLike, tensors: Mapping[str, ArrayLike], metadata: dic
 def load_tensors(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read a safetensors file. Returns (dict of name -> array, dict of metadata).
 
-    ValueError when the file is truncated or not a safetensors file, FileNotFoundError when there is none.
+    ValueError: the file is truncated or not a safetensors file; FileNotFoundError: there is no file.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,10 +70,10 @@ def load_tensors(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]
 
 
 def save_checkpoint(folder: PathLike, tensors: Mapping[str, Mapping[str, ArrayLike]], state: dict[str, Any]) -> None:
-    """Replace the checkpoint in `folder` by a new one, all of it or nothing.
+    """Replace the checkpoint in `folder` by a new one, completely or not at all.
 
-    folder: an existing folder. tensors: dict of file name -> dict of name -> array. state: what JSON can hold.
-    ValueError when a tensor holds NaN or Inf, OSError when the disk is full; the old checkpoint is then untouched.
+    folder: an existing folder. tensors: dict of file name -> dict of name -> array. state: a dict that JSON can store.
+    ValueError: a tensor holds NaN or Inf; OSError: the disk is full. The old checkpoint is then unchanged.
     """
     folder = Path(folder)
     recover_checkpoint(folder)
@@ -88,16 +87,16 @@ def save_checkpoint(folder: PathLike, tensors: Mapping[str, Mapping[str, ArrayLi
         state = {**state, "sha256": {file: _digest(new / file) for file in tensors}}
         write_atomically(new / STATE, to_json(state))
         os.rename(new, ready)
-    except BaseException:  # a Ctrl-C too must not leave half a checkpoint
+    except BaseException:  # after Ctrl-C, too, no partial checkpoint may remain
         shutil.rmtree(new, ignore_errors=True)
         raise
     recover_checkpoint(folder)
 
 
 def load_checkpoint(folder: PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
-    """Read what `save_checkpoint` wrote. Returns (dict of file name -> dict of name -> array, state).
+    """Read a checkpoint of `save_checkpoint`. Returns (dict of file name -> dict of name -> array, state).
 
-    FileNotFoundError when there is no checkpoint. ValueError when a file was truncated or changed, or holds NaN or Inf.
+    FileNotFoundError: there is no checkpoint. ValueError: a file is missing, truncated or changed, or holds NaN or Inf.
     """
     folder = Path(folder)
     recover_checkpoint(folder)
@@ -118,7 +117,7 @@ def load_checkpoint(folder: PathLike) -> tuple[dict[str, dict[str, np.ndarray]],
 
 
 def recover_checkpoint(folder: PathLike) -> None:
-    """Finish the save that a kill interrupted, or forget it: then `folder` holds one whole checkpoint, or none."""
+    """Finish or undo an interrupted save; afterwards `folder` holds one complete checkpoint or none."""
     new, ready = Path(folder) / _NEW, Path(folder) / _READY
     if ready.is_dir():
         sync_folder(ready)

@@ -1,6 +1,6 @@
-"""Functions made of ops: their gradients are those of the ops.
+"""Functions composed of ops, from which they have their gradients.
 
-Where NumPy and PyTorch give one name to different things, the argument that tells them apart must be given.
+If NumPy and PyTorch use one name for different functions, the argument that distinguishes them must be given.
 """
 
 import builtins
@@ -17,7 +17,7 @@ from autotx.types import Array, ArrayLike, DTypeLike
 
 
 def flatten(x: Array, start_axis: int = 0, end_axis: int = -1) -> Tensor:
-    """x with the axes from start_axis to end_axis, both included, as one. A number becomes an array of one."""
+    """x with the axes from start_axis to end_axis, both included, merged into one. A scalar gets the shape (1,)."""
     shape = np.shape(x) or (1,)
     first, last = (normalize_axis_index(axis, len(shape), "flatten") for axis in (start_axis, end_axis))
     if first > last:
@@ -33,9 +33,7 @@ def ravel(x: Array) -> Tensor:
 def repeat(x: Array, repeats: int | Sequence[int], axis: int | None = None) -> Tensor:
     """Each element of x `repeats` times along axis, as numpy.repeat does: [a, b] becomes [a, a, b, b].
 
-    repeats: a number, or one for each place along axis. TypeError without an axis: PyTorch's repeat is another
-    function, `tile` here.
-    """
+    repeats: an int, or an int for each index along axis. TypeError: no axis; PyTorch's repeat is `tile` here."""
     if axis is None:
         raise TypeError("repeat: give the axis along which each element is repeated; PyTorch's repeat is tile here")
     axis = normalize_axis_index(axis, np.ndim(x), "repeat")
@@ -49,7 +47,7 @@ def repeat(x: Array, repeats: int | Sequence[int], axis: int | None = None) -> T
 def tile(x: Array, reps: int | Sequence[int]) -> Tensor:
     """x as a whole, reps[i] times along axis i: [a, b] becomes [a, b, a, b]. PyTorch's Tensor.repeat.
 
-    reps: a number, which is for the last axis, or a tuple. Missing ones are 1; more than x has axes add axes in front.
+    reps: an int, for the last axis, or a tuple, for the last axes. If it is longer than x.ndim, x gets axes in front.
     """
     times: tuple[int, ...] = tuple(np.atleast_1d(reps).tolist())
     ndim = builtins.max(len(times), np.ndim(x))
@@ -61,7 +59,7 @@ def tile(x: Array, reps: int | Sequence[int]) -> Tensor:
 
 
 def take(x: Array, indices: ArrayLike, axis: int) -> Tensor:
-    """The elements of x at these places along axis. indices: integers of any shape, which stands where axis was."""
+    """The elements of x at these indices along axis. indices: integers; their shape replaces the axis in the result."""
     axis = normalize_axis_index(axis, np.ndim(x), "take")
     return functional.getitem(x, (slice(None),) * axis + (np.asarray(indices),))
 
@@ -75,39 +73,37 @@ def chunk(x: Array, chunks: int, axis: int = 0) -> list[Tensor]:
 
 
 def hstack(tensors: Sequence[Array]) -> Tensor:
-    """Tensors one after another along their second axis; along their first where they have only one."""
+    """Tensors concatenated along their second axis, or along their only axis."""
     tensors = [functional.reshape(x, (1,)) if np.ndim(x) == 0 else x for x in tensors]
     return functional.concat(tensors, 1 if any(np.ndim(x) > 1 for x in tensors) else 0)
 
 
 def vstack(tensors: Sequence[Array]) -> Tensor:
-    """Tensors one below another, along their first axis; those with one axis, or none, are rows."""
+    """Tensors concatenated along their first axis; vectors and scalars are rows."""
     return functional.concat([functional.reshape(x, (1, -1)) if np.ndim(x) < 2 else x for x in tensors], 0)
 
 
 def outer(x: Array, y: Array) -> Tensor:
-    """z_ij = x_i y_j, for the elements of x and those of y, each taken as one axis."""
+    """z_ij = x_i y_j, the outer product of x and y, each flattened."""
     return functional.mul(functional.reshape(x, (-1, 1)), functional.reshape(y, (1, -1)))
 
 
 def argmax(x: Array, axis: int | None = None, keepdims: bool = False) -> Any:
-    """Where the largest element along axis is: an array of integers, the first of equal ones. axis None: in x.ravel().
-
-    There is no gradient: the place does not change with small changes of x.
-    """
+    """The index of the largest element along axis, the first of equal elements: an array of integers. axis None: the
+    index in x.ravel(). There is no gradient: the index does not change with small changes of x."""
     return np.argmax(array_of(x), axis=axis, keepdims=keepdims)
 
 
 def argmin(x: Array, axis: int | None = None, keepdims: bool = False) -> Any:
-    """Where the smallest element along axis is: as `argmax`."""
+    """The index of the smallest element along axis, otherwise as `argmax`."""
     return np.argmin(array_of(x), axis=axis, keepdims=keepdims)
 
 
 def astype(x: Array, dtype: DTypeLike) -> Tensor:
-    """x in another type. From float to float the gradient goes through, rounded to the type of x.
+    """x in another type. From float to float, the gradient is passed on, rounded to the type of x.
 
-    To integers and booleans the result has no gradient: it does not change with small changes of x. TypeError for
-    types that are not computed with, such as float16.
+    Integers and booleans have no gradient: they do not change with small changes of x. TypeError: a floating-point type
+    other than float32 and float64.
     """
     if np.dtype(dtype).kind == "f":
         if np.dtype(dtype) not in (np.float32, np.float64):

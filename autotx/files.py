@@ -1,8 +1,7 @@
-"""Files that hold either their old content or their new one, never something between; JSON; errors in words.
+"""Atomic writing of files, which hold either their old or their new content; JSON; texts of errors.
 
-A file is replaced by writing a temporary file beside it, flushing it to the disk (fsync) and renaming it: a rename is
-atomic.
-"""
+A file is replaced by a temporary file in the same folder, which is written, flushed to the disk (fsync) and renamed,
+as a rename is atomic."""
 
 import json
 import os
@@ -13,7 +12,7 @@ from autotx.types import PathLike
 
 
 def write_atomically(path: PathLike, data: bytes) -> None:
-    """Replace the content of the file `path` by `data` (bytes), atomically. OSError leaves the old content."""
+    """Replace the content of the file `path` by `data`, atomically. After an OSError the file has its old content."""
     path = Path(path)
     temporary = temporary_path(path)
     try:
@@ -27,22 +26,22 @@ def write_atomically(path: PathLike, data: bytes) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Where to write before `replace`: in the same folder, since a rename cannot cross disks.
+    """The path to write to before `replace`: in the same folder, since a rename cannot cross file systems.
 
-    The name is always the same, so that killed processes leave at most one such file.
+    The name depends only on `path`, so that killed processes leave at most one such file.
     """
     return path.with_name(path.name + ".tmp")
 
 
 def replace(temporary: Path, path: Path) -> None:
-    """Rename the file `temporary`, whose content is on the disk, to `path`, and wait until that is on the disk too."""
+    """Rename the flushed file `temporary` to `path`, and wait until the rename is on the disk."""
     os.replace(temporary, path)
     sync_folder(path.parent)
 
 
 def sync_folder(folder: PathLike) -> None:
-    """Write a folder's entries to the disk: without it a rename can be lost in a power cut."""
-    if os.name != "posix":  # Windows cannot open folders, and writes entries through
+    """Flush a folder's entries to the disk; otherwise a power cut can undo a rename."""
+    if os.name != "posix":  # Windows cannot open folders, and writes entries at once
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -52,17 +51,17 @@ def sync_folder(folder: PathLike) -> None:
 
 
 def to_json(value: Any) -> bytes:
-    """Readable JSON as UTF-8 bytes. Numbers come back exactly as they were."""
+    """Indented JSON as UTF-8 bytes. Reading it gives exactly equal numbers."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The dict in a JSON file. FileNotFoundError, or ValueError when it is truncated or not a dict."""
+    """The dict in a JSON file. FileNotFoundError; ValueError: the file is truncated, not JSON or not a dict."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both
+    except ValueError as error:  # the base class of JSONDecodeError and UnicodeDecodeError
         raise ValueError(f"{path} is truncated or not JSON ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} should hold a JSON object, it holds a {type(value).__name__}")
@@ -70,5 +69,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def describe(error: OSError) -> str:
-    """An OSError in words, without its number: "runs/gpt: Permission denied"."""
+    """The text of an OSError, without its number: "runs/gpt: Permission denied"."""
     return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error.strerror or str(error)

@@ -19,12 +19,11 @@ def gradcheck(
 
     fn: takes the inputs and returns a Tensor of any shape, computed in float64; if it draws random numbers, it must
     make its rng anew at every call. inputs: one Tensor or a sequence; those that require gradients (float64) are
-    checked. An entry is right when |backward - difference| <= atol + rtol |difference|. The Jacobian of an argument as
-    a whole must be ten times nearer, ||backward - difference|| <= atol + rtol / 10 ||difference||, which finds a factor
-    that is wrong by a twentieth of a percent.
-    Returns True. GradcheckError for a wrong gradient, for one that changes when backward is run again, and for one that
-    shares memory with an input; TypeError for inputs that are not float64, ValueError when none requires a
-    gradient or the result is not finite. Where the result is finite and a difference is not, neither must the gradient.
+    checked. An entry is right if |backward - difference| <= atol + rtol |difference|. For the whole Jacobian of an
+    argument rtol is ten times smaller, ||backward - difference|| <= atol + rtol / 10 ||difference||, which finds a
+    factor that is wrong by 0.05 %. Where a difference is not finite, the gradient must not be finite either.
+    Returns True. GradcheckError: a gradient is wrong, changes when backward is run again, or shares memory with an
+    input. TypeError: an input is not float64. ValueError: no input requires a gradient, or the result is not finite.
     """
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     checked = [(i, t) for i, t in enumerate(inputs) if isinstance(t, Tensor) and t.requires_grad]
@@ -51,7 +50,7 @@ def gradcheck(
 
 
 def _rows_by_backward(name, out, checked):
-    """The Jacobian of every checked input, (outputs, inputs), one backward pass for each output element."""
+    """The Jacobian (outputs, inputs) of every checked input, by one backward pass for each output element."""
     jacobians = [np.zeros((out.size, t.size)) for _, t in checked]
     for k in range(out.size):
         seed = np.zeros(out.size)

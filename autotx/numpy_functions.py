@@ -1,13 +1,13 @@
 """NumPy's functions on Tensors: np.exp(x), np.mean(x, axis=0) and array * x give Tensors with gradients.
 
-NumPy hands a call that has a Tensor among its arguments to the Tensor (`__array_ufunc__` and `__array_function__`), and
-what follows is read from two tables:
+NumPy passes a call with a Tensor among its arguments to the Tensor (`__array_ufunc__` and `__array_function__`), which
+looks the function up in two tables:
 
-    OPS     NumPy's function -> the same made of autotx's ops, with the arguments that both know, under NumPy's names
-    PLAIN   functions that only ask, compare, or are constant between steps: they get arrays and give arrays
+    OPS     NumPy's function -> the same from autotx's ops, with the arguments that both support, under NumPy's names
+    PLAIN   functions whose result has no gradient (queries, comparisons, step functions): from arrays to arrays
 
-Every other function raises TypeError: computed on arrays, it would lose the gradient without a word. np.asarray(x) and
-what NumPy makes an array by itself, such as a list of Tensors, is not handed over.
+Every other function raises TypeError: computed on arrays, it would silently lose the gradient. np.asarray(x), and
+arguments that NumPy itself converts to an array, such as a list of Tensors, are not passed to the Tensor.
 """
 
 import functools
@@ -61,7 +61,7 @@ def _moveaxis(a, source, destination):
 
 def _split(ary, indices_or_sections, axis=0):
     n = np.shape(ary)[axis]
-    if np.ndim(indices_or_sections):  # NumPy's are places to cut, autotx's sizes
+    if np.ndim(indices_or_sections):  # NumPy takes indices to cut at, autotx sizes
         cuts = np.clip([0, *indices_or_sections, n], 0, n)
         return f.split(ary, np.diff(cuts).tolist(), axis)
     if n % indices_or_sections:
@@ -219,7 +219,7 @@ _PLAIN_NAMES = """
 """
 PLAIN = {getattr(np, name) for name in _PLAIN_NAMES.split()}
 
-INSTEAD = {  # what to say of functions and methods of ufuncs that are not in the tables
+INSTEAD = {  # advice in the errors for functions and methods of ufuncs that are not in the tables
     "add.reduce": "use autotx.sum",
     "add.accumulate": "use autotx.cumsum",
     "multiply.reduce": "use autotx.prod",
@@ -248,9 +248,9 @@ CURES = {
 
 
 def _array(self, dtype=None, copy=None):
-    """What NumPy calls for np.asarray(x): the values, read-only, or a copy of another type.
+    """`__array__`, called by np.asarray(x): the values, read-only, or a copy of another type.
 
-    TypeError where SciPy or pandas would go on to compute with them, as in sparse @ x, and lose the gradient.
+    TypeError if SciPy or pandas would compute with the values, as in sparse @ x, and lose the gradient.
     """
     if self.requires_grad and modes.recording:
         caller = sys._getframe(1)
@@ -265,7 +265,7 @@ def _array(self, dtype=None, copy=None):
 
 
 def _array_ufunc(self, ufunc, method, *inputs, **settings):
-    """What NumPy calls for a ufunc, such as np.exp(x) or array * x."""
+    """`__array_ufunc__`, called by NumPy for ufuncs, such as np.exp(x) or array * x."""
     if method != "__call__":
         raise _refused(f"{_name(ufunc)}.{method}")
     op = None if settings else OPS.get(ufunc)
@@ -273,7 +273,7 @@ def _array_ufunc(self, ufunc, method, *inputs, **settings):
 
 
 def _array_function(self, function, types, args, settings):
-    """What NumPy calls for its other functions, such as np.mean(x)."""
+    """`__array_function__`, called by NumPy for its other functions, such as np.mean(x)."""
     return _called(function, args, settings)
 
 
@@ -300,7 +300,7 @@ def _called(function, args, settings):
 
 
 def _bound(function, args, settings):
-    """(NumPy's name, value, whether it is the default) of each argument. TypeError as NumPy's for those it has not."""
+    """(NumPy's name, value, whether it is the default) of each argument. TypeError: unknown arguments, as in NumPy."""
     signature = _signature(function)
     for name, value in signature.bind(*args, **settings).arguments.items():
         parameter = signature.parameters[name]
@@ -314,19 +314,19 @@ def _bound(function, args, settings):
 def _signature(function):
     try:
         return inspect.signature(function)
-    except ValueError:  # written in C, before NumPy 2.4: its first arguments are those of the table
+    except ValueError:  # a C function before NumPy 2.4: its first arguments are those of its entry in OPS
         return inspect.signature(OPS[function])
 
 
 def _arrays(value):
-    """A value with every Tensor in it as an array."""
+    """A value in which every Tensor is replaced by its array."""
     if isinstance(value, Tensor):
         return value.data
     return type(value)(map(_arrays, value)) if type(value) in (tuple, list) else value
 
 
 def _name(function):
-    """Such as "np.linalg.norm"; a ufunc of another library has its own name alone."""
+    """The name of a function, such as "np.linalg.norm"; for a ufunc of another library without a module."""
     name = function.__name__
     if isinstance(function, np.ufunc):
         return f"np.{name}" if getattr(np, name, None) is function else name
@@ -339,7 +339,7 @@ def _refused(name):
 
 
 def _refuse(function, name, value, args):
-    """TypeError for a setting of NumPy that no op of autotx has, unless it asks for nothing."""
+    """TypeError for a setting of NumPy that autotx does not support, unless its value has no effect."""
     if value is None or (name == "dtype" and any(isinstance(x, Tensor) and x.dtype == value for x in args)):
         return
     cure = CURES.get(name, "leave it out").format(call=f"{_name(function)}(...)")
@@ -347,6 +347,6 @@ def _refuse(function, name, value, args):
 
 
 setattr(Tensor, "__array__", _array)  # noqa: B010
-setattr(Tensor, "__array_ufunc__", _array_ufunc)  # noqa: B010  (a type checker knows no such attributes)
+setattr(Tensor, "__array_ufunc__", _array_ufunc)  # noqa: B010  (type checkers reject such attributes)
 setattr(Tensor, "__array_function__", _array_function)  # noqa: B010
-setattr(Tensor, "__pandas_priority__", 5000)  # noqa: B010  (above a DataFrame's: series * x asks the Tensor)
+setattr(Tensor, "__pandas_priority__", 5000)  # noqa: B010  (above a DataFrame's: series * x calls the Tensor)

@@ -62,7 +62,7 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient. The gradients stay; `zero_grad` removes them."""
         moving = [i for i, p in enumerate(self.params) if p.grad is not None]
-        for p in (self.params[i] for i in moving):  # a kernel reads as many numbers as the parameter has
+        for p in (self.params[i] for i in moving):  # a kernel reads p.size numbers of the gradient
             if p.grad.shape != p.shape:
                 raise ValueError(f"optimizer: a gradient of shape {p.grad.shape} for a parameter of {p.shape}")
         self.steps[moving] += 1
@@ -74,7 +74,7 @@ class Optimizer:
             self.update(*arrays, *buffers, lr=self.lr * rate, decays=decays, steps=steps)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget every gradient: `.grad` becomes None. ValueError for set_to_none=False, for which there is no use."""
+        """Set `.grad` of every parameter to None. ValueError: set_to_none is False, which is not supported."""
         if not set_to_none:
             raise ValueError("zero_grad: gradients are always set to None; leave set_to_none out")
         for p in self.params:
@@ -108,7 +108,7 @@ class Optimizer:
 class SGD(Optimizer):
     """Stochastic gradient descent: v = momentum v + g, p = p - lr v. weight_decay d adds d p to g.
 
-    nesterov: p = p - lr (g + momentum v), the gradient as if the next step of v were already taken.
+    nesterov: p = p - lr (g + momentum v), which adds the momentum of the next step in advance.
     Source: the whitepaper's weight update (momentum 0); Polyak, 1964 (momentum); Sutskever et al., 2013 (nesterov).
     """
 
@@ -123,7 +123,7 @@ class SGD(Optimizer):
     def update(self, params, grads, *buffers, lr, decays, steps):
         for p, g, decay, *buffer in zip(params, grads, decays, *buffers):
             g = g + decay * p if decay else g
-            for v in buffer:  # one, where there is momentum
+            for v in buffer:  # empty without momentum
                 v *= self.momentum
                 v += g
                 g = g + self.momentum * v if self.nesterov else v
@@ -161,7 +161,7 @@ class AdamW(Optimizer):
     m = beta1 m + (1 - beta1) g             running mean of the gradient
     v = beta2 v + (1 - beta2) g^2           and of its square
     p = p - lr weight_decay p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
-    The divisions by 1 - beta^t undo that m and v begin at 0.
+    The divisions by 1 - beta^t correct the bias of m and v, which start at 0.
     amsgrad: the last line uses the largest v so far instead of v, so that steps do not grow where gradients are rare.
     Source: Kingma and Ba, 2015; Loshchilov and Hutter, 2019 (the decay outside the gradient); Reddi, Kale and Kumar,
     2018 (amsgrad).
@@ -217,8 +217,8 @@ def decay_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
 def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients, in place, so that their total norm is at most max_norm. Returns the norm before, a float.
 
-    The norm is that of all the gradients put together in one vector. ValueError, naming the first parameter whose
-    gradient has a NaN or an Inf; nothing is changed then. Source: Pascanu et al., 2013.
+    The norm is that of one vector of all gradients. ValueError: a gradient has a NaN or an Inf; the error names its
+    parameter, and nothing is changed. Source: Pascanu et al., 2013.
     """
     if not max_norm > 0:
         raise ValueError(f"clip_grad_norm: max_norm is {max_norm}; give a number above 0 (infinity only measures)")
@@ -278,7 +278,7 @@ def _checked(name, value, good, wanted):
 
 
 def _flattened(params, weight_decay, lr):
-    """Every parameter, the weight decay of each, and by what its learning rate is multiplied."""
+    """Every parameter, its weight decay, and the factor of its learning rate, as three lists. Errors: as Optimizer."""
     params = _listed(params)
     groups: list[dict[str, Any]] = params if params and isinstance(params[0], dict) else [{"params": params}]
     flat, decays, rates = [], [], []
@@ -303,6 +303,6 @@ def _flattened(params, weight_decay, lr):
 
 
 def _listed(params):
-    if isinstance(params, Tensor) or not hasattr(params, "__iter__"):  # a Tensor would be taken for its rows
+    if isinstance(params, Tensor) or not hasattr(params, "__iter__"):  # a Tensor would iterate over its rows
         raise TypeError(f"optimizer: params is a {type(params).__name__}; give a list, such as model.parameters()")
     return list(params)
