@@ -7,7 +7,7 @@ import numpy as np
 from autotx.models.data import read_columns
 from autotx.models.transformer import END, PAD, SPECIALS, START
 
-HELD_OUT = 10  # every so manieth source sentence is for validation where there is no file for that
+HELD_OUT = 10  # one source sentence in HELD_OUT is for validation where there is no file of them
 PAPER = ("You are welcome", "de nada")  # the whitepaper's own pair
 
 

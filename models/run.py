@@ -68,7 +68,7 @@ class Run:
         return (self.folder / STATE).is_file()
 
     @contextlib.contextmanager
-    def alone(self):
+    def locked(self):
         """Make the folder, and keep it to this process. A folder that was made and is left empty is taken away again.
 
         ValueError when another one trains here: two would move each other's checkpoints away.

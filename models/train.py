@@ -174,7 +174,7 @@ def train(config):
     """
     run = Run(config.out)
     run.check_there() if config.resume else run.check_free()
-    with run.alone():
+    with run.locked():
         return _train(config, run)
 
 

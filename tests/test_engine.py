@@ -1240,7 +1240,7 @@ ERRORS = [
         }.items()
     ),
     *(
-        (f, TypeError, f"{name}: 0.5 is no int64; give a whole number, or x as floats")
+        (f, TypeError, f"{name}: 0.5 cannot be stored as int64; give a whole number, or x as floats")
         for name, f in {
             "clip": lambda: autotx.clip(np.array([1, 2]), min=0.5),
             "masked_fill": lambda: autotx.masked_fill(np.array([1, 2]), np.array([True, False]), 0.5),

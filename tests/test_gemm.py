@@ -158,7 +158,7 @@ def test_other_types_are_numpys():
     assert matmul(a.astype(np.float32), b).dtype == np.float64
 
 
-def test_numbers_that_are_none_and_infinite():
+def test_nan_and_infinite():
     a, b = np.ones((20, 30), np.float32), np.ones((30, 40), np.float32)
     a[3, 4], b[5, 6] = np.nan, np.inf
     out = matmul(a, b)

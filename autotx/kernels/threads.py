@@ -1,35 +1,36 @@
 """The pool of threads: every parallel loop of autotx runs here.
 
-A kernel cuts its work into numbered tasks by the shape of its data (products by the number of threads too, but no sum
-is cut by it), so results do not depend on threads. The caller and the workers take the next number, each for itself,
-until there is none left, the caller from the front and the first worker from the back: so a core meets in one kernel
-the rows that it had in the one before, and finds them in its own cache (2 to 4 % of a step of size S). In short:
+A launch runs a kernel as numbered tasks, which follow from the shape of the data. (Products also choose their tasks by
+the number of threads, but no sum is cut by it.) So results do not depend on the number of threads. The caller and the
+workers each take the next task until none is left, the caller from the front and the first worker from the back: a core
+thus processes in each kernel the rows that it processed in the one before, which are still in its cache (this saves 2
+to 4 % of a step of size S). In short:
 
-    caller    puts the task where all can see it -> takes numbers -> closes it -> waits for those still at work
-    worker    looks for something new, spinning -> takes numbers -> looks again; after a while of nothing, it sleeps
+    caller    publishes the launch -> takes tasks -> closes the launch -> waits for the workers that are inside
+    worker    spins until there is a new launch -> takes tasks -> spins again; after a while without work it sleeps
 
-A worker that is late is never waited for: the caller does what nobody else takes, and nothing is lost while a worker
-wakes up. A worker that spins gives its core to nobody, though, and what it has used up it lacks when there is work. So
-it goes to sleep at once as long as others want that core. Beside a thread that spins all the time, as BLAS' do unless
-they are told otherwise (see blas.py), a step of size S took 1.8 times as long before, and takes 1.4 times as long now.
+The caller never waits for a worker that comes late: it takes the tasks that no worker has taken, so no time is lost
+while a worker wakes up. But a worker that spins occupies its core, and the scheduler may then give its core to another
+process when there is work. So a worker sleeps at once while other threads want its core. Beside a thread that always
+spins, as those of BLAS do by default (see blas.py), a step of size S takes 1.4 times as long; without this 1.8 times.
 
-A launch takes half a microsecond, with Numba's own pools 1.5 to 11 (TBB) or 250 (its own layer); and without Numba's
-parallel loops, which are slow to compile, the first step of size S from an empty cache comes a fifth sooner.
+A launch takes half a microsecond. Numba's own pools need 1.5 to 11 (TBB) or 250 (workqueue), and their parallel loops
+compile slowly: without them the first step of size S from an empty cache comes a fifth sooner.
 
-What caller and workers share is one array of whole numbers, each on a cache line of its own, read and written by
-atomic instructions:
+The caller and the workers share one array of integers, each on a cache line of its own, read and written by atomic
+instructions:
 
-    GENERATION   which task is the newest; raised when one is put up
-    OPEN         the generation of the task that may be joined, 0 when there is none
-    INSIDE       how many workers are at the open task, or about to find out that it has closed
-    TASK, ARGUMENTS   the address of the task's code, and of its arguments, which are the caller's local variables
-    BUSY         1 while a task is up; a second thread of Python that calls a kernel meanwhile works alone
+    GENERATION   the number of the newest launch; it grows by one with each
+    OPEN         the generation of the launch that may be joined, 0 when there is none
+    INSIDE       how many workers have joined the open launch, or are about to find it closed
+    TASK, ARGUMENTS   the addresses of the kernel's code and of its arguments, which are the caller's local variables
+    BUSY         1 during a launch; another Python thread that calls a kernel meanwhile runs it without workers
     WORKERS      how many workers may join
-    ASLEEP       how many of them sleep, and beyond it for each of them whether it does, and how long it is crowded
+    ASLEEP       how many of them sleep; behind it, for each worker, whether it sleeps and how long its core is wanted
 
-A worker raises INSIDE before it looks at OPEN, and the caller clears OPEN before it looks at INSIDE: whatever the order
-in which both happen, either the worker sees that the task is closed or the caller sees that the worker is inside. So
-the caller's local variables are there as long as anybody uses them.
+A worker increases INSIDE before it reads OPEN, and the caller clears OPEN before it reads INSIDE. In whatever order the
+two happen, either the worker sees that the launch is closed, or the caller sees that the worker is inside. So the
+caller's local variables exist as long as a worker uses them.
 """
 
 import atexit
@@ -50,10 +51,10 @@ from autotx.kernels.jit import address, compile_for, kernel
 
 LINE = 8  # numbers in a cache line of 64 bytes
 GENERATION, OPEN, INSIDE, TASK, ARGUMENTS, BUSY, WORKERS, ASLEEP = (LINE * i for i in range(8))
-SPINS = 20_000  # looks without success after which a worker goes to sleep: about half a millisecond,
-CROWDED = 1_000  # or so many, for the next LATER tasks, when somebody else was seen at work on its core
+SPINS = 20_000  # reads without new work after which a worker sleeps: about half a millisecond,
+CROWDED = 1_000  # the same during the next LATER launches after another thread was seen on its core
 LATER = 300
-LOST = 200_000  # cycles between two looks in which something else must have happened
+LOST = 200_000  # cycles between two reads that show that the thread was interrupted
 POOL = types.Array(types.int64, 1, "C")
 
 
@@ -142,7 +143,7 @@ def _leave_core():
 
 
 def _leave():
-    """Send the workers home, before Python takes itself to pieces. What is launched later the caller does alone."""
+    """End the workers before interpreter shutdown. Later launches run in the caller alone."""
     _shared[WORKERS] = 0
     _shared[GENERATION] = -(2**62)  # so far below 0 that later tasks do not raise it to 0
     for bell in _bells:
@@ -203,7 +204,7 @@ def share(typing, shared, kernel, tasks, arguments):
 
 
 def _borrowed(builder, value, kind):
-    """An array as one that nobody owns: the caller holds it until all is done. Likewise those in a tuple.
+    """An array without reference counting: the caller keeps it alive until the launch is done. Likewise in a tuple.
 
     Numba counts the owners of an array, with every row that a loop takes out of it, by an atomic instruction. Two
     threads that count at once wait for each other at each one: a kernel of short rows took three times as long as on
@@ -334,15 +335,15 @@ def _run(typing, code, arguments, worker):
 
 @kernel(from_python=True)
 def _wake(shared, worker):
-    """Whether this worker slept. It is awake from now on: a bell is promised to it."""
+    """Whether this worker slept. It counts as awake from now on: the caller rings its bell."""
     slept = _swap(shared, ASLEEP + LINE * worker, 0) == 1
     if slept:
         _add(shared, ASLEEP, -1)
     return slept
 
 
-# How often a thread had to leave its core because another one wanted it, as Linux counts it (man getrusage). A virtual
-# machine that is itself made to wait does not count: then nobody would use the core who could be left it.
+# How often a thread had to leave its core to another thread, as Linux counts it (man getrusage). Steal time of a
+# virtual machine is ignored: no local process could use the core meanwhile.
 RUSAGE_THREAD, INVOLUNTARY, USAGE = 1, 17, 18  # whose, the place in the struct, and its size, in numbers of 64 bits
 
 if sys.platform == "linux":

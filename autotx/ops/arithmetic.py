@@ -172,7 +172,7 @@ def typed(name, value, dtype):
     with np.errstate(invalid="ignore", over="ignore"):  # the errors below replace the warnings
         result = given.astype(dtype)
     if dtype.kind != "f" and np.any(result != given):
-        raise TypeError(f"{name}: {value} is no {dtype}; give a whole number, or x as floats")
+        raise TypeError(f"{name}: {value} cannot be stored as {dtype}; give a whole number, or x as floats")
     if np.any(np.isinf(result) & np.isfinite(given)):
         raise ValueError(f"{name}: {value} is too large for {dtype}; give a smaller number, or infinity")
     return result
