@@ -1,4 +1,4 @@
-"""What a network is to the commands, and what they get of one that was read from a file."""
+"""An architecture: the settings of a kind of network and how it is built. Opened: a trained model from a file."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,27 +11,27 @@ from autotx.models.config import Settings, setting
 class Architecture(Settings):
     """A kind of network. The fields of a subclass are the settings of its shape, which become flags of `autotx train`.
 
-    What else a network must have depends on the task that it learns: each says so in its docstring (see tasks/).
+    The docstring of each task (see tasks/) lists the methods that a network needs to learn it.
     """
 
-    name: ClassVar[str]  # as --model and config.json call it
+    name: ClassVar[str]  # in --model and config.json
     learns: ClassVar[str] = "text"  # the name of the task that it learns
     model: ClassVar[type]  # the class of the network: model(shape, rng); rng=None leaves the weights zero
-    shape: ClassVar[type]  # the dataclass of its exact sizes, which the network keeps as .config
-    published: ClassVar[Any] = None  # a shape that is known from a paper, for `autotx graph --model NAME`
+    shape: ClassVar[type]  # the dataclass of its sizes, an instance of which is the network's .config
+    published: ClassVar[Any] = None  # the shape in a paper, for `autotx graph --model NAME`
 
     def build(self, vocab_size, rng):
-        """The network of these settings for so many tokens. rng: draws the weights; None leaves them zero."""
+        """The network with these settings and vocab_size tokens. rng: draws the weights; None leaves them zero."""
         raise NotImplementedError
 
     def describe(self):
-        """The shape in a few words for the user, where the task asks for it."""
+        """The shape in a few words, for the user; only some tasks call it."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Blocks(Architecture):
-    """What architectures of equal blocks with attention have in common. ValueError when the heads do not fit."""
+    """Settings of architectures of equal blocks with attention. ValueError when n_head does not divide n_embd."""
 
     n_layer: int = setting(4, "transformer blocks", at_least=1, fixed=True)
     n_head: int = setting(4, "attention heads in a block", at_least=1, fixed=True)
@@ -47,11 +47,11 @@ class Blocks(Architecture):
 
 @dataclass(frozen=True)
 class Opened:
-    """A trained model, and what is known of it."""
+    """A trained model that was read from a file, and what the file says about it."""
 
     path: Path
-    architecture: type  # of Architecture
-    task: type  # what it learned: a Task
+    architecture: type  # a subclass of Architecture
+    task: type  # a subclass of Task: what it learned
     model: Any
     tokenizer: Any = None
     config: Any = None  # the settings of its run; None when it was trained elsewhere
@@ -63,5 +63,5 @@ class Opened:
 
 
 def kind_of(architecture, task):
-    """What a model is called: by its architecture, or by what the task makes of one, such as a classifier."""
+    """The name of a kind of model: what the task makes, such as a classifier, or else the architecture's name."""
     return task.makes or architecture.name

@@ -1,6 +1,6 @@
-"""The settings of training runs: a dataclass is the flags, their help, their checks and the run's config.json.
+"""The settings of training runs. One dataclass gives the flags, their help, their checks and the run's config.json.
 
-A run's settings are those of every training, here, of a task (see tasks/) and of an architecture (see registry.py).
+A run has the settings of every training (TrainConfig), of its task (tasks/) and of its architecture (architecture.py).
 """
 
 import argparse
@@ -18,19 +18,16 @@ FILE = "config.json"
 def setting(default, text, **limits):
     """A field with its help text and its limits: at_least, above, at_most, below, or choices.
 
-    fixed: a resumed run cannot change it, for it is the shape of the model, its tokens or its random numbers.
+    fixed: a resumed run cannot change it, because the model's shape, its tokens or its random numbers depend on it.
     """
     return field(default=default, metadata={"help": text, **limits})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings with their help and their limits: every field is made by `setting`.
+    """Settings, each field made by `setting`. ValueError for a value of another type or outside its limits."""
 
-    ValueError when a value makes no sense.
-    """
-
-    defaults: ClassVar[dict] = {}  # of settings that a base has with other ones; registry.settings_of looks at them
+    defaults: ClassVar[dict] = {}  # {name: default} for inherited fields, applied by registry.settings_of
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
@@ -43,14 +40,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class TrainConfig(Settings):
-    """What every training has. Each task adds its own settings and defaults."""
+    """The settings of every training. Each task adds its own settings and defaults."""
 
     # Set by registry.settings_of
     architecture: ClassVar[type]
     task: ClassVar[type]
-    kind: ClassVar[str]  # what the trained model is called
+    kind: ClassVar[str]  # the name of the trained model, see architecture.kind_of
 
-    pretrained: ClassVar[str] = ""  # the trained model to begin with; a field in the tasks that begin with one
+    pretrained: ClassVar[str] = ""  # the path of the pre-trained model; a field in tasks that need one
 
     # Where the run goes
     out: str = setting("", "the folder of the run", metavar="DIR")
@@ -84,16 +81,16 @@ class TrainConfig(Settings):
             raise ValueError(f"--min-lr {self.min_lr:g} is above --lr {self.lr:g}; it is where the learning rate ends")
 
     def to_bytes(self):
-        """The content of config.json. Only --resume is left out: it is about one call, not about the run."""
+        """The content of config.json: all settings but `resume`, which is about one call and not about the run."""
         settings = {name: value for name, value in dataclasses.asdict(self).items() if name != "resume"}
         names = {"model": self.kind, "architecture": self.architecture.name, "task": self.task.name}
         return to_json({**names, **settings})
 
 
 def add_flags(parser, *kinds):
-    """A flag for every field of some classes that registry.settings_of made.
+    """Add a flag for every field of the classes `kinds`, which registry.settings_of made.
 
-    A flag that was not given leaves no trace in parse_args.
+    The result of parse_args has no attribute for a flag that was not given.
     """
     types = {int: {"type": int, "metavar": "N"}, float: {"type": float, "metavar": "X"}, str: {"metavar": "NAME"}}
     fields = {}
@@ -102,7 +99,7 @@ def add_flags(parser, *kinds):
             fields.setdefault(f.name, {})[kind.kind] = f
     for name, found in fields.items():
         f = next(iter(found.values()))
-        if f.metadata["help"] is None:  # the command has a flag of its own for it
+        if f.metadata["help"] is None:  # the command adds this flag itself
             continue
         how = {"help": f.metadata["help"], "default": argparse.SUPPRESS}
         if f.type is bool:
@@ -122,7 +119,7 @@ def add_flags(parser, *kinds):
 
 
 def _default(found):
-    """The default in words, of a field that has one for each kind of model. Flags and empty texts have none."""
+    """The default for a help text. found: {kind of model: field}. Empty for booleans, empty texts and empty lists."""
     defaults = {kind: f.default for kind, f in found.items() if f.type is not bool and f.default not in ((), "")}
     values = list(dict.fromkeys(defaults.values()))
     if not values:
@@ -137,7 +134,7 @@ def flag(name):
 
 
 def _check(f, value):
-    """The type and the limits of one field. ValueError, naming its flag."""
+    """Check the type and the limits of one field. ValueError, naming its flag."""
     limits, name = f.metadata, flag(f.name)
     accepted = (int, float) if f.type is float else f.type
     if not isinstance(value, accepted) or (isinstance(value, bool) and f.type is not bool):

@@ -1,4 +1,4 @@
-"""The text to learn from: read, split into a part for training and one for validation, and drawn from at random."""
+"""Training data: reading text files, splitting a text into training and validation part, and drawing random blocks."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ TRAINING_SHARE = 0.9
 
 
 class Data(NamedTuple):
-    """Tokens to learn from, and others that are never trained on."""
+    """The tokens of a text, in a training and a validation part."""
 
     training: np.ndarray  # (number of tokens,) integers; may be memory-mapped
     validation: np.ndarray
     tokenizer: Tokenizer
-    digest: str  # SHA-256 of the source, by which a resumed run knows that it is still the same
+    digest: str  # SHA-256 of the source; a resumed run checks that it has not changed
 
 
 class TextSource:
-    """A text as a source of tokens: its last tenth is for validation.
+    """A text as a source of tokens: the last tenth of its characters is the validation part.
 
-    A source has `tokenizer`, `digest` (as in Data) and `split`. text: str. make_tokenizer: a function of the part to
-    learn from, which returns the Tokenizer.
+    A source has `tokenizer`, `digest` (as in Data) and `split`. text: str. make_tokenizer: a function of the training
+    part that returns its Tokenizer.
     """
 
     def __init__(self, text, make_tokenizer):
@@ -37,25 +37,25 @@ class TextSource:
         self.digest = hashlib.sha256(text.encode()).hexdigest()
 
     def split(self):
-        """The tokens to learn from and those for validation: integers, (number of tokens,) each."""
+        """The tokens of the training and of the validation part: integers, (number of tokens,) each."""
         return tuple(self.tokenizer.encode(part) for part in self.parts)
 
 
 def read_text(paths: Sequence[PathLike], end_of_text: bool = False) -> str:
-    """The text of some files, joined by line ends; without files, the manual that is part of every Python.
+    """The text of some files, joined by line ends; without files, the manual that comes with Python.
 
-    end_of_text: put END_OF_TEXT behind each file instead. ValueError for a file that is missing, unreadable, empty, or
+    end_of_text: end each file with END_OF_TEXT instead. ValueError for a file that is missing, unreadable, empty, or
     not UTF-8 text.
     """
     if not paths:
-        # The manual repeats whole sections. Each paragraph is kept once, or some would be in both parts.
+        # The manual repeats sections. Each paragraph is kept once, so that none is in both parts.
         return "\n\n".join(dict.fromkeys("\n\n".join(topics.topics.values()).split("\n\n")))
     texts = [read_file("--text", path) for path in paths]
     return "".join(text + END_OF_TEXT for text in texts) if end_of_text else "\n".join(texts)
 
 
 def read_file(flag, path):
-    """The text of one UTF-8 file. ValueError, naming the flag that gave it, as in `read_text`."""
+    """The text of one UTF-8 file. flag: what gave its path, for errors. ValueError as in `read_text`."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -72,11 +72,11 @@ def read_file(flag, path):
 
 
 def read_columns(flag, path, names):
-    """The lines of a UTF-8 file that have a tab in their middle: a list of (place, left, right), empty lines left out.
+    """The lines of a UTF-8 file with two columns, a tab between: a list of (place, left, right) without empty lines.
 
-    Lines end with LF or CR LF, or, in a file without any LF, with CR.
-    flag: what gave the path. names: what stands on the left and on the right. place: flag, path and number of the line.
-    ValueError, naming the line, for one without a tab, with several, or with nothing on a side; and as in `read_file`.
+    Lines end with LF or CR LF, or, in a file without any LF, with CR. place: flag, path and number of the line.
+    flag: what gave the path, names: what the two columns are, both for errors.
+    ValueError, naming the line, for a line without a tab, with several, or with an empty column; and as in `read_file`.
     """
     rows, content = [], read_file(flag, path)
     for number, line in enumerate(content.split("\n" if "\n" in content else "\r"), 1):
@@ -93,7 +93,7 @@ def read_columns(flag, path, names):
 
 
 def load_data(source, block_size):
-    """The Data of a source, such as a TextSource. ValueError when a part has no block of `block_size` with targets."""
+    """The Data of a source, such as a TextSource. ValueError when a part has fewer than block_size + 1 tokens."""
     data = Data(*source.split(), source.tokenizer, source.digest)
     for name, ids in (("training", data.training), ("validation", data.validation)):
         if len(ids) <= block_size:
@@ -105,9 +105,9 @@ def load_data(source, block_size):
 
 
 def random_blocks(ids: np.ndarray, count: int, block_size: int, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw blocks, each from anywhere in the text. Returns (inputs, targets), both (count, block_size).
+    """Draw blocks of consecutive tokens at random places. Returns (inputs, targets), both (count, block_size).
 
-    The targets are the tokens that follow. ids: integers (number of tokens,), more than block_size of them.
+    targets[b, t] is the token after inputs[b, t]. ids: integers (number of tokens,), more than block_size of them.
     rng: numpy.random.Generator, which is advanced.
     """
     starts = rng.integers(len(ids) - block_size, size=count)

@@ -1,10 +1,9 @@
-"""GPT-2: a stack of blocks that reads tokens and says, at every place, which token comes next.
+"""GPT-2: a stack of blocks that reads tokens and predicts, at every position, the next token.
 
 Top to bottom: the configuration, one block (attention, then a feed-forward net), the model with its loss, and its
-reader: the same formulas once more, on plain arrays with a cache, for the generation of text.
+reader, which computes the same formulas on plain arrays with a cache, to generate text.
 
-    ids (B, T) -> table of tokens + table of places -> n_layer blocks -> layer norm -> scores (B, T, V)
-
+    ids (B, T) -> token table + position table -> n_layer blocks -> layer norm -> scores (B, T, V)
 Letters: B batch, T tokens, C channels (n_embd), H heads, D = C / H channels a head, V vocabulary, L layers.
 Source: Radford et al., 2019, "Language Models are Unsupervised Multitask Learners"; the whitepaper's GPT sections.
 """
@@ -29,7 +28,7 @@ from autotx.types import ArrayLike, Rng
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a GPT. ValueError, saying what to change, for sizes that are no int above 0 or do not fit."""
+    """The sizes of a GPT. ValueError for a size that is not a positive int or does not fit the other sizes."""
 
     block_size: int  # the longest context, in tokens
     vocab_size: int  # V
@@ -53,7 +52,7 @@ class GPTConfig:
 
 
 class FeedForward(nn.Module):
-    """C -> 4 C -> C with a GELU between, at every token alone. x and result: (B, T, C)."""
+    """C -> 4 C -> C with a GELU between, for every token separately. x and result: (B, T, C)."""
 
     def __init__(self, config):
         self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, config.bias, rng=None)
@@ -64,10 +63,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Tokens exchange information (attention), then each works on what it has (feed-forward). x and result: (B, T, C).
+    """Attention between the tokens, then a feed-forward net on each token. x and result: (B, T, C).
 
-    Both add to x instead of replacing it, and read it through a layer norm of their own ("pre-norm"): so the gradient
-    has a straight way down through the additions, however many blocks there are.
+    Both sublayers are applied to a layer norm of x, and their result is added to x ("pre-norm"). The gradient therefore
+    reaches every block through the additions alone, however many blocks there are.
     """
 
     def __init__(self, config):
@@ -83,7 +82,7 @@ class Block(nn.Module):
 
 
 class GPT(LanguageModel, nn.Module):
-    """The model. The table of tokens is used twice: to read a token, and, as the head, to score each as the next one.
+    """The model. The token table has two uses: to embed the ids, and as the weight of the head, which scores tokens.
 
     config: GPTConfig. rng: numpy.random.Generator that draws the weights; None leaves them zero, to be loaded.
     """
@@ -101,7 +100,7 @@ class GPT(LanguageModel, nn.Module):
     def _draw_weights(self, rng):
         """Matrices and tables: normal, standard deviation 0.02. Biases stay zero and layer norms one.
 
-        The 2 L projections that are added to x get 0.02 / sqrt(2 L), or the sum would grow with the depth.
+        The 2 L projections whose results are added to x get 0.02 / sqrt(2 L); otherwise the sum grows with the depth.
         """
         for name, p in self.named_parameters():
             if p.ndim == 2:
@@ -109,17 +108,17 @@ class GPT(LanguageModel, nn.Module):
                 p.data = init.normal(p.shape, rng, std=0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02)
 
     def forward(self, ids: ArrayLike, targets: ArrayLike | None = None, rng: Rng = None) -> tuple[Tensor, Any]:
-        """Scores for the next token at every place, and the loss.
+        """Scores for the next token at every position, and the loss.
 
         ids: integers (B, T) below vocab_size, T at most block_size; targets: the tokens that do come next, (B, T).
-        rng: draws the dropout; None for none. Returns logits (B, T, V) and the mean cross entropy in nats (None
+        rng: draws the dropout; None for no dropout. Returns logits (B, T, V) and the mean cross entropy in nats (None
         without targets). ValueError for ids of another shape or out of range, and for T beyond block_size.
         """
         logits = self.head(self.hidden(ids, rng))
         return logits, None if targets is None else autotx.cross_entropy(logits, targets)
 
     def hidden(self, ids: ArrayLike, rng: Rng = None) -> Tensor:
-        """What the blocks make of the tokens: ids (B, T) -> (B, T, C)."""
+        """The states of the tokens after the last block and its layer norm: ids (B, T) -> (B, T, C)."""
         ids = np.asarray(ids)
         if ids.ndim != 2:
             raise ValueError(f"GPT: ids have shape {ids.shape}; give (B, T), one row of tokens for each text")
@@ -132,20 +131,20 @@ class GPT(LanguageModel, nn.Module):
         return self.ln_f(x)
 
     def head(self, x: Tensor) -> Tensor:
-        """Scores of all tokens: (..., C) -> (..., V)."""
+        """The scores of all tokens, from states: (..., C) -> (..., V)."""
         return autotx.linear(x, self.wte.weight)
 
     def position_tables(self) -> dict[str, np.ndarray]:
-        """The table of places, by its name in a picture."""
+        """The position table, as a dict of its name in a picture -> array (block_size, C)."""
         return {"learned positions": self.wpe.weight.data}
 
     def reader(self, rows: int = 1, size: int | None = None, matrix: type[Matrix] = Matrix) -> "GPTReader":
-        """A GPTReader of the weights as they are now, for so many texts of at most `size` (None: block_size) tokens."""
+        """A GPTReader of the current weights, for `rows` texts of at most `size` tokens (None: block_size)."""
         return GPTReader(self, matrix).reader(rows, size)
 
 
 class GPTReader(Reader, LanguageModel):
-    """The model on plain arrays, with a cache (see inference/pieces.py). matrix: the kind of weights."""
+    """The model on plain arrays, with a cache (see inference/pieces.py). matrix: the class of the weight matrices."""
 
     def __init__(self, model, matrix):
         self.config = model.config
@@ -154,14 +153,14 @@ class GPTReader(Reader, LanguageModel):
         self.ln_f = Norm(model.ln_f)
 
     def reader(self, rows=1, size=None):
-        """Another reader with the same weights, which has read nothing."""
+        """Another reader with the same weights and an empty cache. Arguments: those of GPT.reader."""
         c, other = self.config, copy.copy(self)
         other.length, other.size = 0, min(size or c.block_size, c.block_size)
         other.cache = new_cache(c.n_layer, rows, c.n_head, other.size, c.n_embd // c.n_head, self.wpe.dtype)
         return other
 
     def read(self, ids):
-        """The tokens that follow: ids (B, T) -> what the blocks make of them, (B, T, C)."""
+        """Read the next tokens of each row: ids (B, T) -> their states, (B, T, C)."""
         start = self.begin(ids)
         x = (self.head.rows(ids) + self.wpe[start : self.length]).reshape(-1, self.config.n_embd)
         for block, keys, values in zip(self.blocks, *self.cache):
@@ -170,7 +169,7 @@ class GPTReader(Reader, LanguageModel):
 
     @property
     def nbytes(self):
-        """Bytes that are read for a token: the matrices'. Biases and norms are a thousandth of them."""
+        """The size of all matrices, which are read for each token. Biases and norms are a thousandth of it."""
         return self.head.nbytes + sum(m.nbytes for b in self.blocks for m in (b.qkv, b.proj, b.fc, b.mlp_proj))
 
 
@@ -181,7 +180,7 @@ class _BlockReader:
         self.ln_1, self.ln_2 = Norm(block.ln_1), Norm(block.ln_2)
 
     def add_to(self, x, keys, values, start):
-        """What the block adds to x: (B T, C), in place."""
+        """Add the results of both sublayers to x (B T, C), in place."""
         q, k, v = split(self.qkv(self.ln_1(x)), len(values), 3, values.shape[-1])
         self.proj(attend(q, k, v, keys, values, start), onto=x)
         self.mlp_proj(self.fc(self.ln_2(x), "gelu_tanh"), onto=x)
@@ -189,7 +188,7 @@ class _BlockReader:
 
 @dataclass(frozen=True)
 class GPTArchitecture(Blocks):
-    """A GPT as `autotx train` makes it. The defaults are nanoGPT's for a small GPT on a CPU."""
+    """The settings of a GPT that is trained. The defaults are nanoGPT's for a small GPT on a CPU."""
 
     name: ClassVar[str] = "gpt"
     model: ClassVar[type] = GPT

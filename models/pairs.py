@@ -1,4 +1,4 @@
-"""Pairs of sentences: read from a file or from the emoji package, as token ids, in batches of like length."""
+"""Pairs of sentences: reading them, encoding them as token ids, and batches of sentences of similar length."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ import numpy as np
 from autotx.models.data import read_columns
 from autotx.models.transformer import END, PAD, SPECIALS, START
 
-HELD_OUT = 10  # one source sentence in HELD_OUT is for validation where there is no file of them
+HELD_OUT = 10  # one source sentence in HELD_OUT is for validation, when no file of validation pairs is given
 PAPER = ("You are welcome", "de nada")  # the whitepaper's own pair
 
 
@@ -19,9 +19,9 @@ def read_pairs(path, option="--pairs"):
 def emoji_pairs():
     """The names of all emoji in English and Spanish, without skin tones: a list of (English, Spanish), no pair twice.
 
-    From the package emoji, which has them from Unicode's Common Locale Data Repository.
+    From the package emoji, which takes them from Unicode's Common Locale Data Repository.
     """
-    import emoji  # takes a while to load, and no other training needs it
+    import emoji  # here, because it loads slowly and is needed only here
 
     emoji.config.load_language("es")
     names = [(names["en"], names["es"]) for names in emoji.EMOJI_DATA.values() if "es" in names]
@@ -30,7 +30,7 @@ def emoji_pairs():
 
 
 def split_pairs(pairs, rng):
-    """A part for training and one for validation: a tenth of the source sentences, in none of the training pairs."""
+    """(training pairs, validation pairs). All pairs of one source sentence in HELD_OUT are for validation."""
     sources = list(dict.fromkeys(source for source, _ in pairs))
     held_out = {sources[i] for i in rng.permutation(len(sources))[: len(sources) // HELD_OUT]}
     return [p for p in pairs if p[0] not in held_out], [p for p in pairs if p[0] in held_out]
@@ -46,7 +46,7 @@ def digest(*parts):
 
 
 def spaced(sentence):
-    """A sentence with one space before each word, the first too: so a word is the same token wherever it stands."""
+    """A sentence with one space before each word, the first too, so that a word has the same token everywhere."""
     return "".join(f" {word}" for word in sentence.split())
 
 
@@ -56,21 +56,21 @@ def encode(tokenizer, sentence):
 
 
 def decode(tokenizer, ids):
-    """The sentence of some ids, without PAD, START and END."""
+    """The sentence of token ids, without PAD, START and END."""
     return tokenizer.decode([i - SPECIALS for i in ids if i >= SPECIALS]).strip()
 
 
 def names(tokenizer, ids):
-    """Tokens of a sentence by name. Words of a word tokenizer all begin with a space, which then tells nothing."""
+    """The names of tokens for pictures, a list of str. Words of a WordTokenizer are without the space before them."""
     special = {PAD: "‹pad›", START: "‹start›", END: "‹end›"}
     found = [special[i] if i < SPECIALS else tokenizer.texts([i - SPECIALS])[0] for i in map(int, ids)]
     return [word.strip() or word for word in found] if tokenizer.kind == "word" else found
 
 
 class Sentences:
-    """Pairs as ids. A batch is (source (B, S), target (B, T + 1)): PAD fills up, targets have START and END.
+    """Pairs as ids. A batch is (source (B, S), target (B, T + 1)), padded with PAD; targets have START and END.
 
-    pairs: list of (str, str). Those with more than block_size tokens on a side are left out; `left_out` counts them.
+    pairs: list of (str, str). Pairs with more than block_size tokens on a side are left out; `left_out` counts them.
     """
 
     def __init__(self, pairs, tokenizer, block_size):
@@ -80,10 +80,10 @@ class Sentences:
         self.lengths = np.array([(len(b) - 1, len(a)) for a, b in self.pairs]).reshape(-1, 2)
 
     def batches(self, batch_tokens, rng):
-        """All pairs once, in random batches of like length: a list of arrays of indices.
+        """All pairs once, in random batches of similar length: a list of arrays of indices.
 
-        A batch has at most batch_tokens tokens on each side, padding included (or one pair). However the random numbers
-        fall, there are as many batches: pairs of equal length change places, and the batches their order.
+        A batch has at most batch_tokens tokens on each side, padding included (or one pair). The number of batches does
+        not depend on rng, which shuffles only pairs of equal lengths, and the order of the batches.
         """
         order = np.lexsort((rng.random(len(self.pairs)), *self.lengths.T[::-1]))
         cuts, start, longest = [], 0, 0
@@ -96,12 +96,12 @@ class Sentences:
         return [groups[i] for i in rng.permutation(len(groups))]
 
     def batch(self, indices):
-        """The pairs with these indices."""
+        """The batch of the pairs with these indices."""
         return tuple(pad([self.pairs[i][side] for i in indices]) for side in (0, 1))
 
 
 def pad(rows):
-    """Rows of ids of different lengths as one array (B, the longest), PAD behind."""
+    """Rows of ids of different lengths as one array (B, the longest), padded with PAD on the right."""
     out = np.full((len(rows), max(map(len, rows))), PAD, np.int32)
     for row, ids in zip(out, rows):
         row[: len(ids)] = ids

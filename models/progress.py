@@ -1,4 +1,4 @@
-"""How far the training is: one line that is rewritten, on a terminal with room for it; else a line now and then."""
+"""The progress of a training: one line that is rewritten, if the terminal has room for it, or else repeated lines."""
 
 import shutil
 import sys
@@ -8,23 +8,23 @@ from datetime import timedelta
 
 SECONDS_BETWEEN_LINES = 10
 SECONDS_BETWEEN_CHANGES = 0.1  # of the line that is rewritten
-RECENT = 50  # steps over which what is shown is averaged
+RECENT = 50  # steps whose losses and speeds are averaged
 LONGEST_BAR = 40  # columns
 
 
 class Progress:
-    """Shows records {"step", "loss", "val_loss", "tokens_per_second"}, some with "val_accuracy". Use it with `with`.
+    """Shows records {"step", "loss", "val_loss", "tokens_per_second"}, some with "val_accuracy". A context manager.
 
-    On a terminal, the step, a bar and the figures are one line that is rewritten. Where it is wider than the terminal,
-    the bar becomes shorter, then the speed goes, then the time left. Where that is not enough, or the terminal does not
-    say how wide it is, and in a file or a pipe, each message is a new line.
+    On a terminal, the step, a bar and the metrics are one line that is rewritten. If it is too wide, the bar becomes
+    shorter, then the speed is left out, then the time left. If it is still too wide, if the width of the terminal is
+    not known, and in a file or a pipe, each message is a new line.
     """
 
     def __init__(self, step, steps):
         self.steps = steps
         self.recent = deque(maxlen=RECENT)
         self.val_loss = self.accuracy = None
-        self.first = None  # (time, step) after the first step, which may compile and so says nothing of the rest
+        self.first = None  # (time, step) after the first step, which is not timed because it may compile kernels
         self.last_shown = time.monotonic()
         self.live = sys.stdout.isatty() and sys.stderr.isatty()
         self.unfinished = False  # whether the cursor is still on the line that is rewritten
@@ -36,14 +36,14 @@ class Progress:
         self._finish_line()
 
     def show(self, record):
-        """Take note of one step."""
+        """Show the record of one step, if it is time to."""
         step, validated = record["step"], record["val_loss"] is not None
         self.recent.append(record)
         self.first = self.first or (time.monotonic(), step)
         if validated:
             self.val_loss, self.accuracy = record["val_loss"], record.get("val_accuracy")
         columns = shutil.get_terminal_size((0, 0)).columns if self.live else 0
-        line = self._line(step, columns - 1)  # a full last column would wrap on some terminals
+        line = self._line(step, columns - 1)  # some terminals begin a new line after the last column
         pause = SECONDS_BETWEEN_CHANGES if line else SECONDS_BETWEEN_LINES
         last = line is not None and step == self.steps
         if not (validated or last or time.monotonic() - self.last_shown > pause):
@@ -58,7 +58,7 @@ class Progress:
             print(f"step {step}/{self.steps}: {', '.join(figures)}", flush=True)
 
     def _line(self, step, width):
-        """The line that is rewritten, at most so many columns wide. None where there is no room for the losses."""
+        """The line that is rewritten, at most `width` columns wide. None if the losses do not fit."""
         losses, speed, left = self._losses(), self._speed(), self._time_left(step)
         for figures in ([*losses, speed, left], [*losses, left], losses):
             start, end = f"step {step}/{self.steps}", ", ".join(figures)
@@ -95,6 +95,6 @@ class Progress:
 
 
 def _bar(share, width):
-    """A bar of at most so many columns and a space, or nothing where it would be shorter than 3."""
+    """A bar of at most `width` columns and a space; empty if `width` is below 3."""
     length = min(width, LONGEST_BAR) - 2
     return f"[{'#' * int(share * length):.<{length}}] " if length > 0 else ""

@@ -1,6 +1,6 @@
-"""The two registries, and the settings of a run, in which one entry of each meets.
+"""The registries of architectures and tasks, and the settings of runs, each of one architecture and one task.
 
-A new family of networks is a row of ARCHITECTURES, something new to learn is a row of TASKS.
+A new kind of network is added to ARCHITECTURES, a new kind of training to TASKS.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ def that_have(capable):
 def settings_of(architecture, task=None):
     """The class of the settings of runs in which an architecture learns a task, both given by name.
 
-    It is a dataclass with the fields of TrainConfig, of the task's settings and of the architecture. task: None for
-    the one that the architecture learns by default.
+    It is a dataclass with the fields of the architecture and of the task's settings, a TrainConfig. task: None for the
+    default task of the architecture.
     """
     architecture = ARCHITECTURES[architecture]
     return _composed(architecture, TASKS[task or architecture.learns])
@@ -41,7 +41,7 @@ def settings_of(architecture, task=None):
 @functools.cache
 def _composed(architecture, task):
     kind = kind_of(architecture, task)
-    # A task that makes something of a trained model takes the shape from that model.
+    # A task that begins with a trained model takes the shape from that model, not from settings.
     bases = (task.settings,) if task.makes else (architecture, task.settings)
     known = {f.name: f for base in bases for f in dataclasses.fields(base)}
     defaults = {"out": f"runs/{kind}"} | {name: value for base in bases for name, value in base.defaults.items()}
@@ -51,9 +51,9 @@ def _composed(architecture, task):
 
 
 def make_config(kind, given, saved=None):
-    """The settings of one class. given: {field: value}, of any class. saved: those of a resumed run.
+    """Settings of the class `kind`. given: {field: value} from flags. saved: the settings of a resumed run.
 
-    ValueError for a setting of another class, and for one that the chosen optimizer or schedule does not use.
+    ValueError for a given field that the class lacks or that the chosen optimizer or schedule does not use.
     """
     names = {f.name for f in dataclasses.fields(kind)}
     wrong = [flag(name) for name in given if name not in names]
@@ -70,7 +70,7 @@ def make_config(kind, given, saved=None):
 
 
 def read_config(folder):
-    """The settings of the run in a folder. ValueError for an unknown key or a value that makes no sense."""
+    """The settings of the run in a folder. ValueError for an unknown key or a value outside its limits."""
     path = Path(folder) / FILE
     saved = read_json(path)
     model, *names = (saved.pop(key, None) for key in ("model", "architecture", "task"))

@@ -1,12 +1,12 @@
 """The folder of a training run.
 
-    config.json             every setting                       tokenizer.json    how text becomes tokens
+    config.json             all settings                        tokenizer.json    the tokenizer
     model.safetensors       the weights                         log.jsonl         one line a step
-    optimizer.safetensors   AdamW's two means                   loss.png          the log as a picture
+    optimizer.safetensors   the optimizer's state               loss.png          the curves of the log
     classifier.json         of a classifier only: the labels, and the shape of its language model
-    vectors.txt             of word2vec only: the words and their vectors, for other programs too
-    statistics.jsonl        with --stats-interval only: how large every layer's results and gradients were
-    state.json              the step, the random generators' states, the SHA-256 of the text and of the two above
+    vectors.txt             of word2vec only: the words and their vectors, in word2vec's text format
+    statistics.jsonl        with --stats-interval only: statistics of every layer's results and gradients
+    state.json              the step, the random generators' states, the SHA-256 of the data and of both .safetensors
 
 The weights, the optimizer and the state are one checkpoint: they are replaced together (see autotx/checkpoint.py).
 """
@@ -41,14 +41,14 @@ _ALL = (configs.FILE, tokenizers.FILE, LABELS, MODEL, OPTIMIZER, STATE, LOG, PIC
 
 
 class Run:
-    """A run folder: what is in it, and how it is written."""
+    """The folder of a run: reads and writes its files."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
         self._drawn = -SECONDS_BETWEEN_PICTURES
 
     def check_free(self):
-        """ValueError when a new run cannot begin here, because there is one already."""
+        """ValueError when a new run cannot begin here, because the folder holds a run or is a file."""
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--out {self.folder} is a file; give the name of a folder")
         if any((self.folder / name).exists() for name in _ALL):
@@ -58,20 +58,20 @@ class Run:
             )
 
     def check_there(self):
-        """ValueError when there is no run here to go on with."""
+        """ValueError when there is no run here to resume."""
         if not (self.folder / configs.FILE).is_file():
             raise ValueError(f"--resume: there is no run in {self.folder}; leave --resume out to start one")
 
     def has_checkpoint(self):
-        """False only when the run was killed before its very first checkpoint."""
+        """Whether there is a checkpoint. There is none when the run was killed before it saved the first."""
         recover_checkpoint(self.folder)
         return (self.folder / STATE).is_file()
 
     @contextlib.contextmanager
     def locked(self):
-        """Make the folder, and keep it to this process. A folder that was made and is left empty is taken away again.
+        """Make the folder and lock it for this process. At the end, remove folders that this made and that are empty.
 
-        ValueError when another one trains here: two would move each other's checkpoints away.
+        ValueError when another process trains here: two would overwrite each other's checkpoints.
         """
         made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -85,10 +85,10 @@ class Run:
 
     @contextlib.contextmanager
     def beginning(self):
-        """If what is done inside fails, every file is taken away again."""
+        """If the body fails, remove every file of the run."""
         try:
             yield
-        except BaseException:  # after a Ctrl-C too
+        except BaseException:  # KeyboardInterrupt included
             for name in _ALL:
                 with contextlib.suppress(OSError):
                     (self.folder / name).unlink(missing_ok=True)
@@ -98,20 +98,20 @@ class Run:
         write_atomically(self.folder / configs.FILE, config.to_bytes())
 
     def save(self, model, optimizer, state):
-        """Replace the checkpoint: a dict of arrays, a dict of arrays and numbers, a dict of what JSON can hold."""
+        """Replace the checkpoint. model: a dict of arrays. optimizer: of arrays and numbers. state: of JSON values."""
         save_checkpoint(self.folder, {MODEL: model, OPTIMIZER: optimizer}, state)
 
     def load(self):
-        """The three dicts that were saved last. ValueError when a file is missing, truncated or changed."""
+        """The dicts (model, optimizer, state) of the checkpoint. ValueError when a file is missing or damaged."""
         tensors, state = load_checkpoint(self.folder)
         if tensors.keys() != {MODEL, OPTIMIZER}:
             raise ValueError(f"{self.folder / STATE} should list {MODEL} and {OPTIMIZER}; it is not of a training run")
         return tensors[MODEL], tensors[OPTIMIZER], state
 
     def open_log(self, step):
-        """Open the log to go on after `step`: later lines, of steps that were never saved, are dropped.
+        """Open the log to append to it. Lines after `step`, which no checkpoint has, are removed.
 
-        Returns (the records up to the step, the open file, to which `line` of each new one is written).
+        Returns (the records up to the step, the open file). The caller writes `line(record)` for each new record.
         """
         path = self.folder / LOG
         records = read_log(path, step) if path.exists() else []
@@ -119,30 +119,30 @@ class Run:
         return records, open(path, "ab", buffering=0)
 
     def write_statistics(self, records):
-        """Write what --stats-interval asks for: records of viz.LayerStatistics, one a line."""
+        """Write the records of viz.LayerStatistics, one a line."""
         write_atomically(self.folder / STATISTICS, b"".join(map(line, records)))
 
     def read_statistics(self, step):
-        """Those records up to a step."""
+        """The records of viz.LayerStatistics up to a step."""
         path = self.folder / STATISTICS
         return read_log(path, step) if path.exists() else []
 
     def draw(self, records):
-        """Draw the log."""
+        """Draw the curves of the log's records to loss.png."""
         picture = io.BytesIO()
         loss_curve(records, title=f"Loss of {self.folder.name}").savefig(picture, format="png", dpi=120)
         write_atomically(self.folder / PICTURE, picture.getvalue())
         self._drawn = time.monotonic()
 
     def draw_now_and_then(self, records):
-        """Draw the log, if it was not done just before: a picture takes as long as many small steps."""
+        """`draw`, but at most once in SECONDS_BETWEEN_PICTURES: it takes as long as many small steps."""
         if time.monotonic() > self._drawn + SECONDS_BETWEEN_PICTURES:
             self.draw(records)
 
 
 @contextlib.contextmanager
 def _locked(folder):
-    """A lock that leaves no file behind, and goes with the process, however that ends."""
+    """A lock on the folder itself: it leaves no file behind, and the system releases it when the process ends."""
     if fcntl is None:
         yield
         return
@@ -159,7 +159,8 @@ def _locked(folder):
 
 
 def read_log(path, last_step):
-    """The records of a log up to a step, in order. A line that a kill cut off ends it."""
+    """The records of a log up to a step, in order. Reading ends at the first line that is incomplete, or of a later
+    step."""
     records = []
     for found in path.read_bytes().splitlines():
         try:

@@ -1,10 +1,8 @@
 """Text to token ids and back: characters, bytes, words, or byte-pair encoding (BPE).
 
-A tokenizer is a list of pieces, one a token id, each some bytes of UTF-8. Decoding joins them, so it is the same for
-all of them; they differ in how they cut the text up. None of them ever fails on a text: whatever has no token of its
-own is written as bytes, which all have.
-
-The one thing that is not text, a lone half of a surrogate pair, becomes a question mark.
+A tokenizer has a list of pieces: piece i is the UTF-8 bytes of token i. All kinds decode by joining pieces; they differ
+in how `encode` splits a text. Every text can be encoded, because each kind has the 256 single bytes as tokens, and
+spells with them what has no token of its own. Only a lone surrogate, which is not text, becomes a question mark.
 """
 
 import codecs
@@ -26,29 +24,29 @@ except ImportError:  # an extra: pip install "autotx[bpe]"
     bpe_library = None
 
 FILE = "tokenizer.json"
-END_OF_TEXT = "\0"  # in a text made of several: no text file holds it, and every tokenizer has a token for it
+END_OF_TEXT = "\0"  # ends each of several joined texts: no text file holds it, and every tokenizer has a token for it
 KINDS = ("char", "byte", "word", "bpe")
 _BYTES = [bytes([b]) for b in range(256)]
 _JOIN = b""  # a token that writes nothing and removes the space of the next one
 
 # A word is letters, numbers, marks (accents, and most vowels of Indian scripts) and the joiners inside words of Persian
-# or Hindi. \w of the module re has no marks and no joiners. The first mark is U+0300: looked at first, it saves time.
-_PLANES = (range(0x300, 0x20000), range(0xE0100, 0xE01F0))  # all marks of Unicode lie there
+# or Hindi; \w of the module re has no marks and no joiners. _MARK first excludes what is below U+0300, to save time.
+_PLANES = (range(0x300, 0x20000), range(0xE0100, 0xE01F0))  # all marks of Unicode are in these
 _MARKS = "".join(c for c in map(chr, itertools.chain(*_PLANES)) if unicodedata.category(c)[0] == "M")
 _MARK = rf"(?![\0-\u02ff])[{_MARKS}\u200c\u200d]"
 _LETTERS = rf"(?:\w++|{_MARK})++"
 _PIECE = re.compile(rf" ?{_LETTERS}(?:['’]{_LETTERS})*| ?[^\s\0](?:{_MARK})*|[\s\0]")
 
-# How BPE cuts a text before it merges bytes, in the syntax of the library tokenizers: as cl100k_base (GPT-4), but that
-# marks and joiners belong to words, and that the white space of an indentation is one piece.
+# How BPE splits a text before it merges bytes, in the syntax of the library tokenizers: as cl100k_base (GPT-4), except
+# that marks and joiners belong to words, and that the white space of an indentation is one piece.
 _BPE_PIECE = "|".join(
     (
         r"'(?i:[sdmt]|ll|ve|re)",  # the end of I'll
-        r"[^\r\n\0\p{L}\p{M}\p{N}]?[\p{L}\p{M}\x{200c}\x{200d}]+",  # a word, with what stands directly before it
+        r"[^\r\n\0\p{L}\p{M}\p{N}]?[\p{L}\p{M}\x{200c}\x{200d}]+",  # a word, with a space or sign directly before it
         r"\p{N}{1,3}",
-        r" ?[^\s\0\p{L}\p{M}\p{N}]+[\r\n]*",  # signs, with the line ends behind them
+        r" ?[^\s\0\p{L}\p{M}\p{N}]+[\r\n]*",  # signs, with the line ends after them
         r"\s*[\r\n]+(?=\S)",  # empty lines
-        r"\s+(?!\S)",  # white space but for the last one, which belongs to the next word
+        r"\s+(?!\S)",  # white space without its last character, which belongs to the next word
         r"\s+",
         r"\0",  # the end of a text
     )
@@ -56,10 +54,10 @@ _BPE_PIECE = "|".join(
 
 
 class Tokenizer:
-    """What they have in common. `pieces[i]` are the bytes of token i."""
+    """The base of all tokenizers. `pieces[i]` are the bytes of token i."""
 
     kind = None
-    lower_case = False  # whether it knows no capitals
+    lower_case = False  # whether it turns capitals into small letters
 
     def __init__(self, pieces):
         self.pieces = pieces
@@ -70,7 +68,7 @@ class Tokenizer:
 
     @functools.cached_property
     def end(self):
-        """The token that ends a text."""
+        """The id of the token that ends a text."""
         return int(self.encode(END_OF_TEXT)[0])
 
     def encode(self, text):
@@ -78,27 +76,27 @@ class Tokenizer:
         raise NotImplementedError
 
     def decode(self, ids):
-        """The str of token ids (T,). Bytes that are no UTF-8 become U+FFFD. ValueError for an id that is no token."""
+        """The str of token ids (T,). Bytes that are no UTF-8 become U+FFFD. ValueError for an id out of range."""
         decoder = self.decoder()
         return "".join(decoder.push(i) for i in ids) + decoder.finish()
 
     def decoder(self):
-        """A decoder that is given one token at a time."""
+        """A StreamDecoder, which decodes one token at a time."""
         return StreamDecoder(self.pieces)
 
     def texts(self, ids):
-        """The text of each token; bytes that are no character alone are written as \\xe4."""
+        """The text of each token. Bytes that are not a whole character are written like \\xe4."""
         return [self.pieces[i].decode(errors="backslashreplace") or "‹join›" for i in ids]
 
     def unknown(self, text):
-        """What in `text` (characters, or words) was not in the text the tokenizer was made from: a sorted list.
+        """The characters or words of `text` that a model trained with this tokenizer cannot have seen: a sorted list.
 
-        A model that learned that text cannot have met it, neither as a token nor as bytes.
+        They are not in the text that the tokenizer was made from, neither as tokens nor spelled as bytes.
         """
         return []
 
     def describe(self):
-        """What it is, in a few words for the user."""
+        """The kind and size in a few words, for the user."""
         return f"{self.kind} tokenizer of {self.vocab_size:,} tokens"
 
     def save(self, folder):
@@ -106,19 +104,19 @@ class Tokenizer:
         write_atomically(Path(folder) / FILE, self.to_bytes())
 
     def to_bytes(self):
-        """The content of the file."""
+        """The content of `tokenizer.json`."""
         return to_json({"type": self.kind})
 
 
 class StreamDecoder:
-    """Text as its tokens come. A character whose bytes are spread over several tokens appears with the last of them."""
+    """Decodes one token at a time. A character whose bytes are in several tokens is returned with the last of them."""
 
     def __init__(self, pieces):
         self._pieces, self._before = pieces, None
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token):
-        """The text that this token completes; may be empty."""
+        """The text that this token completes, which may be empty."""
         token = int(token)
         if not 0 <= token < len(self._pieces):
             raise ValueError(f"decode: there is no token {token}, the ids go from 0 to {len(self._pieces) - 1}")
@@ -127,7 +125,7 @@ class StreamDecoder:
         return self._utf8.decode(piece.removeprefix(b" ") if joined else piece)
 
     def finish(self):
-        """What is left of a character that never got its last byte."""
+        """The end of the text: U+FFFD for a character whose last bytes did not come, or nothing."""
         return self._utf8.decode(b"", final=True)
 
 
@@ -144,7 +142,7 @@ class ByteTokenizer(Tokenizer):
 
 
 class CharTokenizer(Tokenizer):
-    """The characters of a text, in order, and after them 256 bytes for the characters it does not have."""
+    """The sorted characters of a text, followed by the 256 bytes, for characters that the text does not have."""
 
     kind = "char"
 
@@ -172,14 +170,14 @@ class CharTokenizer(Tokenizer):
 
 
 class WordTokenizer(Tokenizer):
-    """The words of a text, in lower case; after them 256 bytes for the words it does not have, and a token that joins.
+    """The words of a text in lower case, followed by the 256 bytes, for other words, and by a token that joins.
 
-    A word is the same token wherever it stands: the one with a space before it. Where there is none, at the start of a
-    line or after a bracket, a token that joins comes first. Signs are tokens with a space and without, as they occur.
+    A word has one token, with a space before it. Where the text has no space, as at the start of a line or after a
+    bracket, the joining token comes first. A sign has a token with a space and one without, if both occur.
     "Don't  go (you)." becomes join, " don't", " ", " go", " (", join, " you", ")", ".".
 
-    words: list of str. spelled: the characters of the words in the training text that are not among them, which a model
-    has learned as bytes.
+    words: list of str. spelled: the characters of those words of the training text that are not in `words`, so that a
+    model has learned them as bytes.
     """
 
     kind = "word"
@@ -193,7 +191,7 @@ class WordTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, text, vocab_size):
-        """The vocab_size - 257 commonest words of a text, the commonest first; of equals, the one that comes first."""
+        """The vocab_size - 257 commonest words of a text, the commonest first; equally common ones in their order."""
         if vocab_size <= 257:
             raise ValueError(f"--vocab-size {vocab_size} leaves no room for words beside 257 other tokens; use more")
         counts = collections.Counter()
@@ -205,7 +203,7 @@ class WordTokenizer(Tokenizer):
 
     @classmethod
     def split(cls, text):
-        """The words of a text, with the space before them, as a list of str that joined give it in lower case."""
+        """The words and signs of a text in lower case, each with the space before it: a list of str."""
         return _PIECE.findall(_clean(text).lower())
 
     def encode(self, text):
@@ -235,9 +233,9 @@ class WordTokenizer(Tokenizer):
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level byte-pair encoding, as that of GPT-2 and later ones, by the `tokenizers` library.
+    """Byte-level byte-pair encoding, as in GPT-2 and later models, by the library `tokenizers`.
 
-    merges: a tokenizers.Tokenizer. Its file is the library's own format, which other programs read too.
+    merges: a tokenizers.Tokenizer. `tokenizer.json` has the library's own format, which other programs read too.
     """
 
     kind = "bpe"
@@ -266,7 +264,7 @@ class BPETokenizer(Tokenizer):
             initial_alphabet=bpe_library.pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        # No piece goes on from a line end to what is no space, so the text may be cut there: it takes less memory.
+        # No piece continues after a line end with anything but white space. Splitting there saves memory.
         merges.train_from_iterator(re.split(r"(?<=\n)(?=\S)", _clean(text)), trainer)
         return cls(merges)
 
@@ -278,7 +276,7 @@ class BPETokenizer(Tokenizer):
 
 
 def make_tokenizer(kind, text, vocab_size):
-    """A new tokenizer for a text. kind: "char", "byte", "word" or "bpe"; the last two look at vocab_size."""
+    """A new tokenizer for a text. kind: one of KINDS; only "word" and "bpe" use vocab_size."""
     if kind == "char":
         return CharTokenizer(text)
     if kind == "byte":
@@ -291,7 +289,7 @@ def make_tokenizer(kind, text, vocab_size):
 
 
 def load_tokenizer(folder):
-    """The tokenizer that was saved in a folder. ValueError when its file is not one, FileNotFoundError without it."""
+    """The tokenizer that was saved in a folder. ValueError for a file of another kind, FileNotFoundError without one."""
     path = Path(folder) / FILE
     saved = read_json(path)
     if saved.get("type") == "byte":
@@ -320,7 +318,8 @@ def _need_library():
 
 
 def _byte_of_character():
-    """GPT-2 writes each byte as one visible character: itself where it is one, else the next one from U+0100 on."""
+    """GPT-2's mapping of each byte to a visible character: {character: byte}. A byte that is a visible character stays
+    that one; the others are the characters from U+0100 on."""
     visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     hidden = [b for b in range(256) if b not in visible]
     return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}

@@ -1,10 +1,10 @@
-"""A model learns.
+"""Training.
 
-    Trainer    a task (a model and its data), the optimizer and the random numbers: one step, save and restore
-    train      the loop around it: what is shown, logged and saved, and when it stops
+    Trainer    a task (a model and its data), the optimizer and the random generators: one step, save and restore
+    train      the loop over the steps, which logs, shows and saves, and stops on Ctrl-C
 
-Everything random comes from generators that are part of the checkpoint, so a run that was stopped, or killed, goes on
-exactly as if it had not been. What is learned, and from what, is in tasks/.
+All random numbers come from generators whose states are in the checkpoint, so a run that was stopped or killed and is
+resumed gives the same bits as one that was not. The models' data and losses are in tasks/.
 """
 
 import contextlib
@@ -26,15 +26,15 @@ from autotx.optim import clip_grad_norm
 from autotx.text import counted
 from autotx.viz.statistics import LayerStatistics
 
-INTERRUPTED = 130  # the exit status after Ctrl-C, as every shell has it
+INTERRUPTED = 130  # the exit status after Ctrl-C, 128 + SIGINT, as shells report it
 
 
 class DivergedError(ValueError):
-    """The loss or a gradient is no longer a number."""
+    """The loss or a gradient became NaN or Inf."""
 
 
 class Trainer:
-    """A model in training. config: a run's settings. folder: that of the run it goes on with, None for a new one."""
+    """A model in training. config: the settings of the run. folder: the run to resume, None for a new one."""
 
     def __init__(self, config, folder=None):
         self.config = config
@@ -49,7 +49,7 @@ class Trainer:
         self.step = self.place = 0  # steps done; the place in the data, as Task.batches counts it
 
     def train_step(self):
-        """One step of the optimizer. Returns the record of it, a dict. DivergedError when a number is not finite."""
+        """One optimizer step. Returns its record for the log, a dict. DivergedError when a number is not finite."""
         begun = time.perf_counter()
         batches = self.task.batches(self.place, self.data_rng)
         self.place += self.task.stride
@@ -66,12 +66,12 @@ class Trainer:
         }
 
     def accumulate(self, batches):
-        """Add to the parameters' gradients those of the mean loss over all targets of some batches.
+        """Add the gradients of the mean loss over all targets of the batches to those of the parameters.
 
-        Returns (that mean, how many targets there are). Every target has the same weight, however the targets are
-        spread over batches: with n_b targets in batch b and n in all, the mean is the sum of (n_b / n) mean_b.
-        The same rule joins processes that each accumulate batches of their own: sum the counts to N, multiply the
-        loss and the gradients of a process that has n targets by n / N, and sum these. Then every process can `update`.
+        Returns (that mean, the number of targets). Every target has the same weight, however the targets are spread
+        over batches: with n_b targets in batch b and n in all, the mean is the sum of (n_b / n) mean_b.
+        Several processes, each with batches of its own, combine by the same rule: sum the counts to N, multiply the
+        loss and gradients of a process with n targets by n / N, and sum them. Then each process calls `update`.
         """
         counts = [self.task.count(batch) for batch in batches]
         total, mean = sum(counts), 0.0
@@ -83,7 +83,7 @@ class Trainer:
         return mean, total
 
     def update(self, loss):
-        """Clip the gradients, change the parameters by them and forget them. Returns the norm before the clipping.
+        """Clip the gradients, step the optimizer, clear the gradients. Returns their norm before clipping.
 
         loss: the mean loss over the targets of the step. DivergedError when it or a gradient is not finite.
         """
@@ -100,7 +100,7 @@ class Trainer:
         return norm
 
     def validate(self):
-        """The task's figures on data that are never learned from, a dict. DivergedError when a loss is not finite."""
+        """The task's metrics on its validation data, a dict. DivergedError when the loss is not finite."""
         figures = self.task.validate()
         if not math.isfinite(figures["val_loss"]):
             raise DivergedError(f"the validation loss became {figures['val_loss']} at step {self.step}")
@@ -121,7 +121,7 @@ class Trainer:
         self.task.export(run.folder)
 
     def restore(self, run):
-        """Go back to the checkpoint of a Run. ValueError when it is not whole or does not fit."""
+        """Load the checkpoint of a Run. ValueError when it is incomplete or does not fit the settings."""
         weights, optimizer, state = run.load()
         if state.get("data_sha256") != self.task.digest:
             raise ValueError(f"--resume: the data are not those that the run in {run.folder} began with; restore them")
@@ -138,19 +138,19 @@ class Trainer:
 
 
 def _begin(config, folder):
-    """The Opened model that a training begins with: that of the run it goes on with, a pre-trained one, or None."""
+    """The Opened model to begin with: that of the resumed run in `folder`, a pre-trained model, or None."""
     if folder:
         return config.task.resumed(config, folder)
     return open_model(config.pretrained, needs="text") if config.pretrained else None
 
 
 class Interrupt:
-    """Inside `with Interrupt() as interrupt`, Ctrl-C only sets `interrupt.asked`. A second one stops at once."""
+    """In a `with` block, Ctrl-C only sets `asked`. A second Ctrl-C raises KeyboardInterrupt."""
 
     asked = False
 
     def __enter__(self):
-        self.handled = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
+        self.handled = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
         if self.handled:
             self.before = signal.signal(signal.SIGINT, self._ask)
         return self
@@ -166,11 +166,11 @@ class Interrupt:
 
 
 def train(config):
-    """Train a model as the settings say, and leave everything in the folder config.out. Returns the exit status.
+    """Train a model with the given settings; all files are in the folder config.out. Returns the exit status.
 
-    0 when all steps are done, 130 when Ctrl-C stopped it; it is saved then. ValueError for settings, data and
-    checkpoints that cannot be used. DivergedError (a ValueError) when the loss is no longer a number: the last good
-    checkpoint is kept. OSError when the disk is full: likewise.
+    0 when all steps are done, 130 when Ctrl-C stopped the run, after saving a checkpoint. ValueError for settings, data
+    and checkpoints that cannot be used. DivergedError (a ValueError) when a loss or gradient is not finite, OSError
+    when writing fails, such as on a full disk; the last checkpoint is kept in both cases.
     """
     run = Run(config.out)
     run.check_there() if config.resume else run.check_free()
@@ -190,7 +190,7 @@ def _train(config, run):
         with run.beginning():
             run.write_config(config)
             trainer.task.save(run.folder)
-            trainer.save(run)  # at step 0: a kill can come at any time, and a disk without room shows now
+            trainer.save(run)  # at step 0: a run killed early can be resumed, and a full disk is noticed at once
     _introduce(trainer)
     if trainer.step < config.steps and not _loop(trainer, run):
         print(f"Stopped at step {trainer.step} of {config.steps}; saved in {config.out}. Go on with:")
@@ -201,12 +201,12 @@ def _train(config, run):
 
 
 def _loop(trainer, run):
-    """Train to the last step. False when Ctrl-C came before it; the checkpoint is of the step reached either way."""
+    """Train to the last step and save. Returns whether it was reached; Ctrl-C stops, and saves, before it."""
     config = trainer.config
     records, log = run.open_log(trainer.step)
     saved = trainer.step
     try:
-        # NaN and Inf are looked for after every step, so NumPy need not warn about them as well.
+        # NaN and Inf are checked after every step, so NumPy's warnings would repeat the error.
         with log, Progress(trainer.step, config.steps) as progress, Interrupt() as interrupt, np.errstate(all="ignore"):
             while trainer.step < config.steps and not interrupt.asked:
                 record = trainer.train_step()
@@ -244,7 +244,7 @@ def _introduce(trainer):
 
 
 def _finish(trainer):
-    """What it learned, where it all is, and what can be done next."""
+    """Print what the model learned, where the files are, and the next commands."""
     config = trainer.config
     print(f"\nDone: {counted(trainer.step, 'step')}.", end=" ")
     trainer.task.show()

@@ -1,14 +1,14 @@
 """The transformer of "Attention Is All You Need": an encoder reads a sentence, a decoder writes another one.
 
-    source (B, S) -> table + waves -> n_layer encoder blocks ---------------------------+  memory (B, S, C)
-                                                                                        v
-    target (B, T) -> table + waves -> n_layer decoder blocks, which look at the memory -> scores (B, T, V)
+    source (B, S) -> table + positions -> n_layer encoder blocks -----------------------------+  memory (B, S, C)
+                                                                                              v
+    target (B, T) -> table + positions -> n_layer decoder blocks, which attend to the memory -> scores (B, T, V)
 
-Top to bottom: the configuration, the positions, one encoder block, one decoder block, the model, and its reader: the
-decoder's formulas once more, on plain arrays with a cache. `inference/beams.py` writes translations with it.
+Top to bottom: the configuration, the positions, one encoder block, one decoder block, the model, and its reader, which
+computes the decoder's formulas on plain arrays with a cache. `inference/beams.py` writes translations with the reader.
 
-A sentence is a row of token ids. The first three ids are no words: PAD fills short rows up and is never looked at,
-START is what the decoder reads first, END is what it writes last.
+A sentence is a row of token ids. The first three ids are special tokens: PAD fills short rows and is masked in every
+attention, START is the decoder's first input, END is the last token that it writes.
 
 Letters: B batch, S source tokens, T target tokens, C channels (n_embd, the papers' d_model), H heads, V vocabulary.
 Source: Vaswani et al., 2017, "Attention Is All You Need"; the whitepaper's encoder and decoder sections.
@@ -32,14 +32,14 @@ from autotx.text import counted
 from autotx.types import ArrayLike, Rng
 
 PAD, START, END = 0, 1, 2
-SPECIALS = 3  # the words' ids begin here
+SPECIALS = 3  # number of special tokens; the tokenizer's ids follow them
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
     """The shape of a Transformer; the defaults are the paper's base model. ValueError for sizes that do not fit."""
 
-    vocab_size: int  # V, of source and target together, PAD, START and END among them
+    vocab_size: int  # V, of source and target together, PAD, START and END included
     block_size: int = 256  # the longest sentence, in tokens
     n_layer: int = 6  # encoder blocks, and as many decoder blocks
     n_head: int = 8  # H, a divisor of n_embd
@@ -63,16 +63,17 @@ class TransformerConfig:
 
 
 def sinusoidal_positions(length: int, dim: int) -> np.ndarray:
-    """The waves that tell places apart: PE[t, 2i] = sin(t / 10000^(2i/dim)), PE[t, 2i+1] = cos of the same.
+    """The vectors that encode positions: PE[t, 2i] = sin(t / 10000^(2i/dim)), PE[t, 2i+1] = cos(t / 10000^(2i/dim)).
 
-    Returns a float32 array (length, dim), dim even: neighbours differ in the fast waves, far places in the slow ones.
+    Returns a float32 array (length, dim), dim even. Neighbouring positions differ in the channels of small i, whose
+    waves are short; distant positions differ in the channels of large i.
     """
     angles = np.arange(length)[:, None] / 10000.0 ** (np.arange(0, dim, 2) / dim)
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, dim).astype(np.float32)
 
 
 class FeedForward(nn.Module):
-    """max(0, x W_1 + b_1) W_2 + b_2 with 4 C channels between, at every token alone. x and result: (B, T, C)."""
+    """max(0, x W_1 + b_1) W_2 + b_2 with 4 C channels between, for every token separately. x and result: (B, T, C)."""
 
     def __init__(self, config):
         self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, rng=None)
@@ -83,9 +84,9 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """What both kinds of block share: how a part f (attention, or feed-forward) is built in.
+    """The base of both kinds of block: how a sublayer f (attention or feed-forward) is applied to x (B, T, C).
 
-    LayerNorm(x + dropout(f(x))), as in the paper, or, pre-norm, x + dropout(f(LayerNorm(x))). x: (B, T, C).
+    LayerNorm(x + dropout(f(x))), as in the paper, or, with pre_norm, x + dropout(f(LayerNorm(x))).
     """
 
     def __init__(self, config):
@@ -98,7 +99,7 @@ class Block(nn.Module):
 
 
 class EncoderBlock(Block):
-    """Every source token looks at all source tokens, then each works on what it has. x and result: (B, S, C)."""
+    """Attention of every source token to all source tokens, then a feed-forward net. x and result: (B, S, C)."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -113,7 +114,10 @@ class EncoderBlock(Block):
 
 
 class DecoderBlock(Block):
-    """Every target token looks at itself and those before it, then at the source. x and result: (B, T, C)."""
+    """Attention of every target token to itself and earlier ones, attention to the source, then a feed-forward net.
+
+    x and result: (B, T, C).
+    """
 
     def __init__(self, config):
         super().__init__(config)
@@ -131,7 +135,7 @@ class DecoderBlock(Block):
 
 
 class Transformer(nn.Module):
-    """The model. Dropout is the paper's: of each sublayer's result, and of the sums of words and positions.
+    """The model. Dropout, as in the paper: of each sublayer's result, and of the sums of embeddings and positions.
 
     config: TransformerConfig. rng: numpy.random.Generator that draws the weights; None leaves them zero, to be loaded.
     """
@@ -145,14 +149,15 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = [EncoderBlock(config) for _ in range(config.n_layer)]
         self.decoder = [DecoderBlock(config) for _ in range(config.n_layer)]
-        # With pre-norm the sums are never normed on the way: once at the end of each stack.
+        # With pre_norm no norm follows the last sum of a stack, so each stack ends with one.
         self.encoder_norm, self.decoder_norm = (nn.LayerNorm(C) if config.pre_norm else None for _ in range(2))
         self.positions = sinusoidal_positions(config.block_size, C)
         if rng is not None:
             self._draw_weights(rng)
 
     def _draw_weights(self, rng):
-        """Matrices: Xavier's uniform. Tables: normal, C^-0.5, which sqrt(C) makes one. Biases stay 0 and norms 1."""
+        """Matrices: Xavier's uniform. Tables: normal with standard deviation C^-0.5, since `_embed` multiplies by
+        sqrt(C). Biases stay 0 and norms 1."""
         for name, p in self.named_parameters():
             if p.ndim == 2:
                 if name.endswith("wte.weight"):
@@ -161,46 +166,46 @@ class Transformer(nn.Module):
                     p.data = init.xavier_uniform(p.shape, rng)
 
     def forward(self, source: ArrayLike, target: ArrayLike, rng: Rng = None) -> Tensor:
-        """Scores for the token that follows each target token, given the source and the target up to there.
+        """Scores for the token that follows each target token, given the source and the target up to that token.
 
         source: ids (B, S), PAD after the end. target: ids (B, T), START first, PAD after the end. S and T at most
-        block_size. rng: draws the dropout; None for none. Returns (B, T, V). ValueError for other shapes or ids.
+        block_size. rng: draws the dropout; None for no dropout. Returns (B, T, V). ValueError for other shapes or ids.
         """
         return self.scores(self.decode(self.encode(source, rng), source, target, rng))
 
     def loss(self, source: ArrayLike, target: ArrayLike, label_smoothing: float = 0.0, rng: Rng = None) -> Tensor:
-        """Teacher forcing: the mean cross entropy, in nats, of each target token given the right ones before it.
+        """The mean cross entropy, in nats, of each target token given the right tokens before it (teacher forcing).
 
-        target: ids (B, T + 1), START first, then the words, END, PAD. The places of PAD do not count.
+        target: ids (B, T + 1): START, the words, END, PAD. PAD is not counted as a target.
         """
         target = np.asarray(target)
         logits = self(source, target[:, :-1], rng)
         return autotx.cross_entropy(logits, target[:, 1:], ignore_index=PAD, label_smoothing=label_smoothing)
 
     def encode(self, source: ArrayLike, rng: Rng = None) -> Tensor:
-        """What the encoder makes of the source: ids (B, S) -> the memory (B, S, C)."""
+        """The memory, which is the encoder's states of the source: ids (B, S) -> (B, S, C)."""
         x, mask = self._embed(self.wte, source, rng), seen(source)
         for block in self.encoder:
             x = block(x, mask, rng)
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def decode(self, memory: Tensor, source: ArrayLike, target: ArrayLike, rng: Rng = None) -> Tensor:
-        """What the decoder makes of target, ids (B, T), and the memory of the source, ids (B, S) -> (B, T, C)."""
+        """The decoder's states (B, T, C) of target, ids (B, T), given the memory (B, S, C) of source, ids (B, S)."""
         x, target_mask, source_mask = self._embed(self.target_wte, target, rng), seen(target), seen(source)
         for block in self.decoder:
             x = block(x, memory, target_mask, source_mask, rng)
         return x if self.decoder_norm is None else self.decoder_norm(x)
 
     def scores(self, x: Tensor) -> Tensor:
-        """Scores of all tokens as the next one: (..., C) -> (..., V)."""
+        """The scores of all tokens, from states: (..., C) -> (..., V)."""
         return autotx.linear(x, self.out.weight)
 
     def position_tables(self):
-        """The waves, by their name in a picture."""
+        """The position vectors, as a dict of their name in a picture -> array (block_size, C)."""
         return {"sinusoidal positions": self.positions}
 
     def reader(self, source, beam=1, size=None, matrix=Matrix):
-        """A TransformerReader of `beam` rows, of at most `size` (None: block_size) tokens, for each row of source."""
+        """A TransformerReader with `beam` rows of at most `size` tokens (None: block_size) for each row of source."""
         return TransformerReader(self, source, beam, size or self.config.block_size, matrix)
 
     def _embed(self, table, ids, rng):
@@ -211,15 +216,15 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"Transformer: a sentence of {ids.shape[1]} tokens exceeds block_size {self.config.block_size}; cut it"
             )
-        scale = math.sqrt(self.config.n_embd)  # the paper's 3.4: words weigh as much as the waves, which are about 1
+        scale = math.sqrt(self.config.n_embd)  # the paper's 3.4: embeddings become as large as positions, about 1
         return self.dropout(table(ids) * scale + self.positions[: ids.shape[1]], rng)
 
 
 @dataclass(frozen=True)
 class TransformerArchitecture(Blocks):
-    """A Transformer as `autotx train` makes it. The defaults suit the few short pairs that are learned without --pairs.
+    """The settings of a Transformer that is trained. The defaults suit the few short pairs learned without --pairs.
 
-    Longer sentences want a larger model and --tokenizer bpe.
+    Longer sentences need a larger model and --tokenizer bpe.
     """
 
     name: ClassVar[str] = "transformer"
@@ -243,15 +248,16 @@ class TransformerArchitecture(Blocks):
 
 
 def seen(ids):
-    """The padding mask: ids (B, S) -> booleans (B, 1, 1, S), False where nobody may look. None when there is no PAD."""
+    """The padding mask: ids (B, S) -> booleans (B, 1, 1, S), False where ids is PAD. None when there is no PAD."""
     there = np.asarray(ids) != PAD
     return None if there.all() else there[:, None, None, :]
 
 
 class TransformerReader(Reader):
-    """The decoder on plain arrays, with a cache (see inference/pieces.py), for B beam rows that follow each other.
+    """The decoder on plain arrays, with a cache (see inference/pieces.py). It has B * beam rows, those of a sentence
+    next to each other.
 
-    The keys and values of the source are made once. No row may hold PAD.
+    The keys and values of the source are computed once. The rows that are read must not hold PAD.
     """
 
     def __init__(self, model, source, beam, size, matrix):
@@ -270,7 +276,7 @@ class TransformerReader(Reader):
         self.cache = new_cache(c.n_layer, B * beam, c.n_head, self.size, D, memory.dtype)
 
     def read(self, ids):
-        """The tokens that follow: ids (rows, T) -> what the decoder makes of them, (rows, T, C)."""
+        """Read the next tokens of each row: ids (rows, T) -> their states, (rows, T, C)."""
         start, C = self.begin(ids), self.config.n_embd
         table = self.table.rows(ids)
         x = (table * table.dtype.type(math.sqrt(C)) + self.positions[start : self.length]).reshape(-1, C)
@@ -279,7 +285,7 @@ class TransformerReader(Reader):
         return (x if self.norm is None else self.norm(x)).reshape(*ids.shape, C)
 
     def keep(self, rows):
-        """Row i goes on with what row rows[i] has read: another one of the same sentence."""
+        """Replace what row i has read by what row rows[i] has read. Both rows are of the same sentence."""
         (keys, values), n = self.cache, self.length
         keys[..., :n], values[..., :n, :] = keys[:, rows, ..., :n], values[:, rows, :, :n]
 
@@ -294,7 +300,7 @@ class _DecoderBlockReader:
         self.norms, self.pre_norm = [*map(Norm, (block.ln_1, block.ln_2, block.ln_3))], block.pre_norm
 
     def __call__(self, x, keys, values, start, memory, words):
-        """x and result: (rows T, C)."""
+        """The block's result for new tokens. x and result: (rows T, C)."""
         B, D = len(values), values.shape[-1]
 
         def attention(x):

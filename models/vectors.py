@@ -1,10 +1,10 @@
-"""Word vectors: one vector a word, so that words which are used alike have vectors that point alike.
+"""Word vectors: one vector a word. Words that are used in similar ways have vectors with similar directions.
 
-    vectors = load_vectors("glove.6B.100d.txt")            from a file; words=vocabulary: only some words of it
-    vectors.nearest("king", 5)                             the words whose vectors point most nearly its way
-    table, found = embedding(vectors, words, rng=rng)      a model's nn.Embedding that begins with them
+    vectors = load_vectors("glove.6B.100d.txt")            from a file; words=vocabulary reads only these words
+    vectors.nearest("king", 5)                             the words whose vectors have the most similar directions
+    table, found = embedding(vectors, words, rng=rng)      an nn.Embedding with these vectors as initial weights
 
-A file of vectors is one of these; which one is seen from its content, and gzip is seen too:
+`load_vectors` recognises the format of a file, and gzip, by its content:
 
     word2vec text, FastText .vec    a line "<number of words> <dimension>", then a line "<word> <numbers>" for each word
     GloVe                           the same without the first line
@@ -22,7 +22,7 @@ import numpy as np
 from autotx import init, nn
 from autotx.files import write_atomically
 
-LONGEST_LINE = 1 << 20  # bytes of a first line; longer, and it is no file of vectors
+LONGEST_LINE = 1 << 20  # bytes; a file with a longer first line is not accepted
 LONGEST_WORD = 1000  # bytes of a word in a binary file
 
 
@@ -30,8 +30,8 @@ class WordVectors:
     """Words and their vectors.
 
     words: a list of N distinct str, the commonest first if there is an order. matrix: (N, dim), kept as float32.
-    repeated: how many words a file had a second time (their first vectors were kept). skipped: how many of its words
-    are no UTF-8 (they were left out).
+    repeated: how many repeated words a file had (the first vector of each is kept). skipped: how many of its words are
+    no UTF-8 (they are left out).
     ValueError for shapes that do not fit, for a word that comes twice, and for NaN or Inf.
     """
 
@@ -55,8 +55,8 @@ class WordVectors:
         return len(self.words)
 
     def row(self, word):
-        """The row of a word, an int, or None. A word that is not there stands for the first that differs in case only:
-        "king" finds "King", so that a vocabulary without capitals can use vectors of words with them."""
+        """The row of a word, an int, or None. A missing word gets the row of the first word that differs only in case:
+        "king" finds "King", so that a lower-case vocabulary can use vectors of words with capitals."""
         found = self._rows.get(word)
         return self._folded.get(word.casefold()) if found is None else found
 
@@ -95,9 +95,9 @@ class WordVectors:
         return np.maximum(np.linalg.norm(self.matrix, axis=1), np.finfo(np.float32).tiny)
 
     def save(self, path, binary=False):
-        """Write a word2vec file, text or binary, atomically; `load_vectors` gives back the same numbers to the bit.
+        """Write a word2vec file, text or binary, atomically; `load_vectors` returns the same numbers to the bit.
 
-        ValueError for a word that is empty or has spaces: the format cannot say where it ends.
+        ValueError for a word that is empty or has spaces, since a space ends a word in this format.
         """
         faulty = [word for word in self.words if not word or word.split() != [word]]
         if faulty:
@@ -110,13 +110,12 @@ class WordVectors:
 
 
 def embedding(vectors, words, *, rng, frozen=False, std=None):
-    """A layer that begins with given vectors. Returns (nn.Embedding, how many of the words had a vector).
+    """A layer whose initial weights are given vectors. Returns (nn.Embedding, how many of the words had a vector).
 
-    vectors: WordVectors. words: what the V rows of the table stand for, see `words_of`; None for what is no word, such
-    as padding. Those and the words without a vector get normal numbers from `rng`, as spread as the vectors' numbers.
-    frozen: the table stays as it is (its weight requires no gradient, so optimizers leave it alone); else it is trained
-    further ("fine-tuned"), missing words and all. std: multiply the table to have this standard deviation; None keeps
-    the numbers as they are. Angles between words stay the same.
+    vectors: WordVectors. words: the words of the V rows of the table, see `words_of`; None for a row that is no word,
+    such as padding. Rows that are no word or have no vector are normal numbers from `rng`, with the vectors' standard
+    deviation. frozen: the weight requires no gradient, so optimizers do not change it; otherwise all rows are trained.
+    std: multiply the table to have this standard deviation, which keeps the angles; None keeps the numbers.
     ValueError when no word at all has a vector, and when all the vectors' numbers are the same.
     """
     rows = [None if word is None else vectors.row(word) for word in words]
@@ -139,9 +138,9 @@ def embedding(vectors, words, *, rng, frozen=False, std=None):
 
 
 def load_embedding(path, words, dim, *, rng, frozen=False, std=None):
-    """`embedding` from a file, of which only what is needed is kept. dim: the C of the model.
+    """`embedding` from a file, of which only the words needed are kept. dim: the C of the model.
 
-    Returns (nn.Embedding, how many of the words had a vector). ValueError as `load_vectors`, and for another dim.
+    Returns (nn.Embedding, how many of the words had a vector). ValueError as in `load_vectors`, and for another dim.
     """
     vectors = load_vectors(path, [word for word in words if word is not None])
     if vectors.dim != dim:
@@ -150,7 +149,7 @@ def load_embedding(path, words, dim, *, rng, frozen=False, std=None):
 
 
 def words_of(tokenizer):
-    """What each token of a Tokenizer is as a word, without the space before it: a list of V str, None for no word."""
+    """Each token of a Tokenizer as a word, without the space before it: a list of V, str or None for no word."""
     return [_text(piece).strip() or None for piece in tokenizer.pieces]
 
 
@@ -162,12 +161,12 @@ def _text(piece):
 
 
 def load_vectors(path, words=None):
-    """Read a file of vectors, as WordVectors, line by line: what is not wanted takes no memory.
+    """Read a file of vectors, as WordVectors. Words that are not wanted take no memory.
 
-    path: word2vec text or binary, GloVe or FastText .vec, possibly in gzip. words: keep only these, whatever their
-    case, and look at no others; None keeps all. A word that comes again is left out, as such files are sorted by
-    frequency and the first is the one that was meant; `.repeated` counts them. A word that is not UTF-8 is left out;
-    `.skipped` counts them. A byte order mark is skipped.
+    path: word2vec text or binary, GloVe or FastText .vec, possibly in gzip. words: keep only these, in upper or lower
+    case, and do not check others; None keeps all. A repeated word is left out, because such files are sorted by
+    frequency and the first is the commonest; `.repeated` counts them. A word that is not UTF-8 is left out; `.skipped`
+    counts them. A byte order mark is skipped.
     ValueError, naming the file and the line (the word, in a binary file): a broken number, NaN or Inf, a wrong number
     of numbers, a first line that says another number of words, nothing to read.
     """
@@ -190,7 +189,7 @@ def _opened(path):
 
 
 def _collected(path, file, wanted):
-    """The vectors of an open file. The matrix grows as it is read, since what a first line promises may not be true."""
+    """The vectors of an open file. The matrix grows with the rows, since the count in line 1 may be wrong."""
 
     def keep(key):
         return wanted is None or key.decode(errors="replace").casefold() in wanted
@@ -203,7 +202,7 @@ def _collected(path, file, wanted):
             continue
         try:
             word = key.decode()
-        except UnicodeDecodeError:  # cut off in the middle of a letter, as some files have them
+        except UnicodeDecodeError:  # some files have words that are cut off in the middle of a letter
             skipped += 1
             continue
         if not np.isfinite(numbers).all():
@@ -221,10 +220,10 @@ def _collected(path, file, wanted):
 
 
 def _format(path, file):
-    """How many words the first line promises (None without such a line), their dimension, and a reader of the rows.
+    """Returns (the number of words in the first line, None without such a line; the dimension; rows).
 
-    The reader is a function of keep(key), which says whether a word is wanted. It gives for every word (where it
-    stands, its bytes, its numbers); for one that is not wanted, the numbers are not looked at and None.
+    rows(keep) iterates over (place, the word's bytes, its numbers). Numbers of a word for which keep(bytes) is False
+    are None and are not parsed.
     """
     start = file.seek(3 if file.read(3) == b"\xef\xbb\xbf" else 0)  # behind a byte order mark
     first = file.readline(LONGEST_LINE)
@@ -241,13 +240,13 @@ def _format(path, file):
     if (first and len(fields) < 2) or len(first) == LONGEST_LINE:
         raise ValueError(f"{path}: line 1 is not a word and its numbers; this is no file of word vectors")
     file.seek(start)
-    spaced = next((i for i, field in enumerate(fields) if i and _is_number(field)), 1)  # parts of the word: ". . ."
+    spaced = next((i for i, field in enumerate(fields) if i and _is_number(field)), 1)  # 3 for the word ". . ."
     return None, len(fields) - spaced, lambda keep: _text_rows(path, file, len(fields) - spaced, 1, keep)
 
 
 def _is_text(start, dim):
-    """Whether rows are text, from how the first begins: its numbers take two bytes or more each, all of them visible.
-    float32 numbers, of which each has four bytes that may be anything, soon show a byte that no text has here."""
+    """Whether rows are text. start: the first bytes of a row. Its dim numbers as text take two bytes or more each, all
+    of them printable; float32 numbers have bytes of any value, so that some are not printable."""
     numbers = start.partition(b" ")[2][: 2 * dim]
     return all(32 <= byte < 127 or byte in b"\t\r\n" for byte in numbers)
 
@@ -265,7 +264,8 @@ def _text_rows(path, file, dim, first, keep):
 
 
 def _word_and_numbers(line, dim):
-    """The last `dim` fields are numbers. Before them is the word, which has spaces in some files: ". . ."."""
+    """(word, numbers) of a line: bytes and float32 (dim,). The last `dim` fields are numbers; the word may have spaces.
+    """
     fields = line.split()
     if len(fields) <= dim or any(map(_is_number, fields[1:-dim])):
         raise ValueError(f"{len(fields) - 1} numbers after the word, where line 1 has {dim}")

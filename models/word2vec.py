@@ -1,9 +1,10 @@
-"""Skip-gram with negative sampling, "word2vec": vectors of words are learned by guessing their neighbours.
+"""Skip-gram with negative sampling, "word2vec": learn word vectors by predicting the neighbours of words.
 
-Every word w has two vectors: v_w, the one that is kept, for w as the centre of a window, and u_w for w as a neighbour.
+Every word w has two vectors: v_w, which is the result, for w as the centre of a window, and u_w for w as a neighbour.
 In "the king is dead" with window 1, the pairs (centre, neighbour) of "king" are (king, the) and (king, is). The dot
-product u_o v_c says how well o goes beside c. Pairs (c, o) from the text should have a large one; pairs (c, k) with a
-word k drawn blindly, a small one. Words with like neighbours get like vectors, since the same u's pull at them.
+product u_o v_c is the score of o as a neighbour of c. Training makes it large for pairs (c, o) from the text and small
+for pairs (c, k) with a word k drawn at random. Words with similar neighbours get similar vectors, since their gradients
+contain the same u.
 
 The loss of one pair, derived. Let s(x) = 1 / (1 + e^-x) be the probability that the model gives to "this pair is from
 the text", x = u v. A pair from the text and K drawn words k_1 .. k_K are K + 1 questions with the answers yes and no:
@@ -20,7 +21,7 @@ and the gradients. s'(x) = e^-x / (1 + e^-x)^2 = s(x) s(-x), so
     x = u v, so by the chain rule    dL/du_j = (s(x_j) - y_j) v_c        for each of the K + 1 words j
                                      dL/dv_c = sum_j (s(x_j) - y_j) u_j
 
-The centre is drawn towards the neighbour and away from the drawn words, the more so the more wrong the guess was.
+A gradient step moves v_c towards u_o and away from the u_k, by more the larger the error s(x_j) - y_j was.
 
 Letters: N pairs, K drawn words a pair, C channels, V words.
 Source: Mikolov et al., 2013, "Distributed Representations of Words and Phrases and their Compositionality".
@@ -38,9 +39,9 @@ from autotx.models.config import setting
 
 
 class SkipGram(nn.Module):
-    """The two tables, each (V, C). rng: draws the first vectors; None leaves them zero, to be loaded.
+    """The two tables, each (V, C). rng: draws the initial vectors; None leaves them zero, to be loaded.
 
-    `words` begins uniform within +-0.5 / C, `contexts` at zero, as in Mikolov's program: all answers begin at 1/2.
+    `words` is uniform within +-0.5 / C, `contexts` zero, as in Mikolov's program: all probabilities begin at 1/2.
     """
 
     def __init__(self, vocab_size, dim, rng):
@@ -50,7 +51,7 @@ class SkipGram(nn.Module):
             self.words.weight.data = init.uniform((vocab_size, dim), rng, -0.5 / dim, 0.5 / dim)
 
     def forward(self, centers, others, rng=None):
-        """How well words go beside centres, u v: centers (N,), others (N, M), both ids of words. Returns (N, M)."""
+        """The scores u v of words beside centres: centers (N,), others (N, M), both ids of words. Returns (N, M)."""
         return autotx.einsum("nc,nmc->nm", self.words(centers), self.contexts(others))
 
     def loss(self, centers, contexts, drawn):
@@ -64,7 +65,7 @@ class SkipGram(nn.Module):
 
 @dataclass(frozen=True)
 class Word2VecArchitecture(Architecture):
-    """The tables of word vectors as `autotx train` makes them."""
+    """The settings of word vectors that are trained."""
 
     name: ClassVar[str] = "word2vec"
     learns: ClassVar[str] = "words"
@@ -77,27 +78,27 @@ class Word2VecArchitecture(Architecture):
 
 
 class PairSampler:
-    """Makes pairs of blocks of text, and draws words for them.
+    """Makes pairs (centre, neighbour) from blocks of text, and draws K words for each pair.
 
-    counts: how often each of the V words is in the text, integers (V,), each above 0. subsample: t of `keep`.
-    window: how far a neighbour may be from its centre. negatives: K.
+    counts: how often each of the V words is in the text, integers (V,), each above 0. window: the largest distance of
+    a neighbour from its centre. negatives: K. subsample: t; a word of share f is kept with probability sqrt(t / f).
     """
 
     def __init__(self, counts, window, negatives, subsample):
         shares = counts / counts.sum()
         self.window, self.negatives = window, negatives
-        # A word of share f stays with probability sqrt(t / f), at most 1: "the" is a neighbour of all and says little
+        # Words as common as "the" are neighbours of all words, so most of their occurrences are left out.
         self.keep = np.minimum(1, np.sqrt(subsample / shares))
-        # Words are drawn in proportion to count^(3/4), which lies between their share in the text and an equal chance
+        # Words are drawn with probability proportional to count^(3/4), between their share in the text and uniform.
         self.until = np.cumsum(counts**0.75)
         self.until /= self.until[-1]
 
     def sample(self, blocks, rng):
-        """(centers (N,), contexts (N,), drawn (N, K)): about window + 1 pairs for each word that stays.
+        """(centers (N,), contexts (N,), drawn (N, K)): about window + 1 pairs for each word that is kept.
 
-        blocks: ids (B, T); no pair reaches from one into another. rng: numpy.random.Generator, which is advanced.
-        The words that do not stay are taken out first, so that windows then reach farther. Each centre has a window of
-        its own, drawn from 1 .. window: near neighbours are in more windows than far ones.
+        blocks: ids (B, T); both words of a pair are from one block. rng: numpy.random.Generator, which is advanced.
+        Words that are not kept are removed first, so that windows reach across them. The size of the window of each
+        centre is drawn from 1 .. window, so that near neighbours occur more often than far ones.
         """
         stays = rng.random(blocks.shape) < self.keep[blocks]
         block, words = np.nonzero(stays)[0], blocks[stays]

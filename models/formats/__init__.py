@@ -1,13 +1,13 @@
-"""Files that hold a model: FORMATS lists them, and `open_model` opens whichever it is.
+"""Formats of files and folders that hold a model. FORMATS lists them; `open_model` opens a path of any of them.
 
 A format is a module (or any object) with three functions of a path:
 
-    recognises(path)   whether the path is of this format: a bool, and no error whatever is there
-    identify(path)     (Architecture, Task): what it holds, without reading the weights
-    read(path)         the whole as an Opened; ValueError or OSError for what is missing or broken
+    recognises(path)   whether the path is of this format, a bool; it never raises
+    identify(path)     (Architecture, Task) of the model, without reading its weights
+    read(path)         the model as an Opened; ValueError or OSError for what is missing or broken
 
-Formats share names of files: config.json and model.safetensors are in the folder of a run, and elsewhere with other
-contents. So `recognises` looks into a file.
+File names alone do not identify a format: other programs also write config.json and model.safetensors, with other
+contents. `recognises` therefore reads the content of a file.
 """
 
 from pathlib import Path
@@ -22,15 +22,16 @@ FORMATS = [run]
 
 
 def open_model(path: PathLike, needs: str | None = None) -> Opened:
-    """Read the model at a path, of any format. Returns an Opened; a bad path is a ValueError or an OSError.
+    """Read the model at a path, of any format. Returns an Opened.
 
-    needs: the name of the task that it must have learned; None for any.
+    needs: the name of the task that the model must have learned; None for any. ValueError or OSError when the path
+    holds no such model or cannot be read.
     """
     return identify(path, needs)[0].read(Path(path))
 
 
 def format_of(path):
-    """The one of FORMATS that recognises a path, or None."""
+    """The first of FORMATS that recognises a path, or None."""
     return next((f for f in FORMATS if f.recognises(Path(path))), None)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run as a format: how the model that it holds is read (models/run.py is how it is written)."""
+"""The folder of a run as a format: how its model is read (models/run.py writes it)."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from autotx.models.run import MODEL
 
 
 def recognises(path):
-    """A run has a state.json, or at least a config.json that names an architecture and a task."""
+    """A run has model.safetensors, and state.json or a config.json that names an architecture and a task."""
     path = Path(path)
     if not (path / MODEL).is_file():
         return False

@@ -1,11 +1,12 @@
-"""How the weights of a file become those of a model: for each pair of a format and an architecture, a list of rows.
+"""Conversion between the tensors of a file and the parameters of a model, by a list of rows.
 
     rows = [row("token_embd", "wte.weight"), row(("q", "k", "v"), "attn.qkv.weight", joined(C, C, C)), ...]
-    fill(model, rows, tensors, path)        reads: their arrays into the model, all checked before any is changed
-    taken(model, rows)                      writes: the model's arrays under their names
+    fill(model, rows, tensors, path)        reads: sets the parameters, after checking all tensors
+    taken(model, rows)                      writes: the parameters as tensors with the file's names and layouts
 
-A row says which of their arrays are which of ours, and how the layouts differ. Every layout can be inverted, so a file
-that is written and read again gives the same bits.
+There is one list for each pair of a format and an architecture. A row names tensors of the file ("theirs"), the
+parameters that they become ("ours"), and how the layouts differ. Every layout is invertible, so a file that is written
+and read again gives the same bits.
 """
 
 from collections.abc import Callable
@@ -26,46 +27,46 @@ TRANSPOSED = Layout(lambda arrays: [a.T for a in arrays], lambda arrays: [a.T fo
 
 
 def joined(*sizes):
-    """Several of their arrays are one of ours, one below the other. sizes: how many rows each has."""
+    """Ours is one array, which holds their arrays one below the other. sizes: the number of rows of each of theirs."""
     ends = np.cumsum(sizes)[:-1]
     return Layout(lambda arrays: [np.concatenate(arrays)], lambda arrays: np.split(arrays[0], ends))
 
 
 def reordered(order):
-    """Row i of ours is row order[i] of theirs."""
+    """Row i of our array is row order[i] of theirs. order: an integer array, a permutation."""
     back = np.argsort(order)
     return Layout(lambda arrays: [a[order] for a in arrays], lambda arrays: [a[back] for a in arrays])
 
 
 def inverse(layout):
-    """The layout that undoes one: inverse(joined(...)) takes one of their arrays apart."""
+    """The layout in the other direction: inverse(joined(...)) splits one array of theirs into several of ours."""
     return Layout(layout.write, layout.read)
 
 
 def chain(first, second):
-    """Two layouts, one after the other as their arrays become ours."""
+    """Two layouts as one. Reading applies `first` first, writing `second` first."""
     return Layout(lambda arrays: second.read(first.read(arrays)), lambda arrays: first.write(second.write(arrays)))
 
 
 def row(theirs, ours, layout=SAME):
-    """(their names, our names, layout). theirs, ours: a name, or several of them."""
+    """(their names, our names, layout). theirs, ours: a name or a tuple of names."""
     return *([names] if isinstance(names, str) else list(names) for names in (theirs, ours)), layout
 
 
 def identity(model):
-    """The rows of a file that holds a model as it is."""
+    """The rows for a file with the model's own names and layouts."""
     return [row(name, name) for name, _ in model.named_parameters()]
 
 
 def fill(model, rows, tensors, path, described_by="it"):
-    """Set every parameter of a model to what a file holds, converted to the parameter's type.
+    """Set every parameter of a model to the tensors of a file, converted to the parameter's type.
 
-    tensors: mapping from their names to arrays. path: the file; described_by: where the model's shape comes from; both
-    are for errors. ValueError, by the names in the file, for a tensor that is missing, unexpected, of another shape, no
-    real numbers, or not finite; nothing is changed then.
+    tensors: {their name: array}. path: the file; described_by: what the model's shape comes from; errors name both.
+    ValueError, which names the tensor, for one that is missing, unexpected, of another shape, without real numbers, or
+    not finite; the model is unchanged then.
     """
     own = dict(model.named_parameters())
-    hollow = taken(model, rows, lambda p: np.broadcast_to(p.dtype.type(), p.shape))  # takes no memory
+    hollow = taken(model, rows, lambda p: np.broadcast_to(p.dtype.type(), p.shape))  # one number each: for the shapes
     shapes = {name: array.shape for name, array in hollow.items()}
     for name, array in tensors.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -86,9 +87,9 @@ def fill(model, rows, tensors, path, described_by="it"):
 
 
 def taken(model, rows, array_of=lambda p: p.data):
-    """The weights of a model as a file holds them: dict of their name -> array. array_of: what stands for a parameter.
+    """The weights of a model in the layout of a file: {their name: array}. array_of: returns a parameter's array.
 
-    ValueError for rows that leave a parameter out, name it twice, or name one that is not there.
+    ValueError for rows that leave a parameter out, name it twice, or name one that the model lacks.
     """
     own, found = dict(model.named_parameters()), {}
     named = [name for _, ours, _ in rows for name in ours]

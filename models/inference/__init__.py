@@ -1,1 +1,1 @@
-"""Running a trained model: what readers are made of (pieces.py), sampling.py for texts, beams.py for translations."""
+"""Inference: the parts of readers (pieces.py), text generation (sampling.py) and translation (beams.py)."""

@@ -1,4 +1,4 @@
-"""Translations, greedily or by beam search, with any model whose reader takes a source: of text, or of ids."""
+"""Translation by greedy choice or beam search, of text or of ids, with any model whose reader takes a source."""
 
 import math
 from typing import NamedTuple
@@ -8,8 +8,8 @@ import numpy as np
 from autotx.models.pairs import decode, encode, pad
 from autotx.models.transformer import END, PAD, START
 
-TOKENS = 2000  # of source sentences that are translated side by side
-LONGER = 50  # a translation may have so many tokens more than its source (Vaswani et al., 2017, 6.1)
+TOKENS = 2000  # the most source tokens, times the beam, that are translated in one batch
+LONGER = 50  # how many tokens longer than its source a translation may be (Vaswani et al., 2017, 6.1)
 
 
 class Translation(NamedTuple):
@@ -26,7 +26,7 @@ class Translated(NamedTuple):
 def translations(model, tokenizer, sentences, beam=1, length_penalty=0.6, n_best=1):
     """For each sentence (str) a list of n_best Translated, the best first. The settings are those of `translate`.
 
-    Sentences of like length are translated side by side; none may be empty or longer than the model's block_size.
+    Sentences of similar length form a batch. No sentence may be empty or longer than the model's block_size.
     """
     ids = [encode(tokenizer, sentence) for sentence in sentences]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -41,15 +41,15 @@ def translations(model, tokenizer, sentences, beam=1, length_penalty=0.6, n_best
 
 
 def translate(model, source, beam=1, length_penalty=0.6, n_best=1):
-    """Translate some sentences. Returns for each a list of n_best Translations, the best first.
+    """Translate a batch of sentences. Returns for each a list of n_best Translations, the best first.
 
-    model: a Transformer, or what has config.block_size and such a `reader`. source: ids (B, S), PAD after the end.
+    model: a Transformer, or any with config.block_size and the same `reader`. source: ids (B, S), PAD after the end.
     beam: how many candidates each sentence keeps; with 1 the likeliest token is always taken (greedy).
-    length_penalty a: candidates are compared by log P / ((5 + length) / 6)^a, END counted, so that long ones are not
-    at a disadvantage (Wu et al., 2016, 7).
-    A candidate ends with END. It is cut off when it has LONGER tokens more than its source, or block_size; such a one
-    comes after all that have ended.
-    ValueError: n_best above beam, an empty row, scores that are no numbers.
+    length_penalty a: candidates are compared by log P / ((5 + length) / 6)^a, where length includes END, so that a long
+    candidate is not at a disadvantage (Wu et al., 2016, 7).
+    A candidate ends with END. It is cut off when it has LONGER tokens more than its source, or block_size tokens. The
+    candidates that were cut off come after all that have ended.
+    ValueError: n_best above beam, an empty row, scores that are NaN or Inf.
     """
     source = np.asarray(source)
     if not 1 <= n_best <= beam:
@@ -77,8 +77,8 @@ def translate(model, source, beam=1, length_penalty=0.6, n_best=1):
 
 
 class _Beam:
-    """The candidates of one sentence: `live` ones that go on, each a (log P, ids), and Translations: those that have
-    ended, and those that were cut off at the greatest length."""
+    """The candidates of one sentence: `live`, those still extended, each a (log P, ids); `ended` and `cut`, lists of
+    Translations that ended with END or were cut off at the greatest length."""
 
     def __init__(self, size, length_penalty):
         self.size, self.length_penalty = size, length_penalty
@@ -89,14 +89,14 @@ class _Beam:
         return len(self.ended) >= self.size or not self.live
 
     def extend(self, scores, last):
-        """Each live candidate goes on by one token: scores (size, V) are the log probabilities of all.
+        """Extend the live candidates by one token. scores: the log probabilities of all tokens, (size, V).
 
-        Returns, for `size` live candidates, which one each came from, and its new token. last: those that have not
-        ended are cut off.
+        Returns two lists of `size`: for each new live candidate, which one it extends, and its new token. last: cut off
+        the candidates that have not ended.
         """
         scores = scores[: len(self.live)] + np.array([[log_p] for log_p, _ in self.live])
         flat = scores.ravel()
-        count = min(2 * self.size, flat.size)  # at most `size` of these end, so `size` remain to go on
+        count = min(2 * self.size, flat.size)  # at most `size` of these end with END, so `size` others remain
         top = np.flatnonzero(flat >= np.partition(flat, -count)[-count])
         top = top[np.argsort(-flat[top], kind="stable")][:count]  # the best first; of equals, the one with the lower id
         before, live, origins = self.live, [], []
@@ -120,12 +120,12 @@ class _Beam:
         return Translation(ids, log_p / ((5 + len(ids) + 1) / 6) ** self.length_penalty)
 
     def best(self, n):
-        """Those that have ended, the best first; after them, where they are fewer than n, those that were cut off."""
+        """The n best Translations: those that have ended, the best first, and then those that were cut off."""
         return [t for found in (self.ended, self.cut) for t in sorted(found, key=lambda t: -t.score)][:n]
 
 
 def log_softmax(scores):
-    """Logarithms of probabilities: scores (rows, V) -> the same shape, in float64. PAD and START are never written."""
+    """The log probabilities of scores (rows, V), in float64. PAD and START get probability 0."""
     scores = scores.astype(np.float64)
     if not np.isfinite(scores).all():
         raise ValueError("translate: the model's scores have a NaN or an Inf; train it again")

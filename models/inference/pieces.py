@@ -1,20 +1,20 @@
-"""What readers are made of: matrices, norms, and attention over the keys and values of the tokens read so far.
+"""The parts of readers: matrices, norms, and attention over the keys and values of the tokens read so far.
 
-A reader computes what a model's forward computes, on plain arrays, a piece of the text at a time. For one new token
-the engine would make some 20 Tensors a block, which takes as long as the arithmetic of a small model; so each formula
-stands once more in a reader, without Tensors, gradients and dropout. It is in the model's own file, and has
+A reader computes what a model's forward computes, but on plain arrays and a piece of the text at a time. For one new
+token the engine would make about 20 Tensors a block, which takes as long as the arithmetic of a small model. A reader
+therefore repeats the formulas without Tensors, gradients and dropout. It is in the same file as its model, and has
 
     length         how many tokens of each row it has read
-    read(ids)      reads the next tokens, (B, T), and returns what the blocks make of them, (B, T, C)
-    scores(x)      the scores of all tokens as the next one: (..., C) -> (..., V)
+    read(ids)      reads the next tokens, (B, T), and returns their states after the last block, (B, T, C)
+    scores(x)      the scores of all tokens as the next one, from states: (..., C) -> (..., V)
 
-and whatever of the model is its own: where positions come in, its norms, its activation. Weights may be any kind of
-matrix: `Matrix` takes the model's arrays as they are, `Int8Matrix` keeps a copy in 8 bits.
+Whatever differs between models (positions, norms, activation) is in the reader of the model. Its weights are of a class
+of matrix: `Matrix` uses the model's arrays without copying, `Int8Matrix` keeps a copy in 8 bits.
 
-In float32, a text gives the same bits however it is cut, whatever rows are beside it, on any number of threads (where
-the processor has fused multiply-adds, and not under NUMBA_DISABLE_JIT=1: there within 1e-5 of the largest score). The
-scores of forward differ by at most 1e-5 of the largest: there, products of many rows add up in another order.
-
+In float32, the scores of a text are the same to the bit however the text is cut into pieces, whatever the other rows
+hold, and on any number of threads. (Without fused multiply-adds in the processor, or with NUMBA_DISABLE_JIT=1, they
+agree within 1e-5 of the largest score.) The scores of forward differ from a reader's by at most 1e-5 of the largest,
+because its products of many rows add in another order.
 Letters: B rows of text, T tokens of a piece, C channels, H heads, D = C / H channels a head, V vocabulary, L layers.
 """
 
@@ -26,18 +26,21 @@ from autotx import kernels
 
 
 class Matrix:
-    """The weight (out, in) and bias (out,) of a linear layer, or a table of which rows are taken."""
+    """The weight (out, in) and bias (out,) of a linear layer, or a table of embeddings, one a row."""
 
     def __init__(self, weight, bias=None):
         self.weight, self.bias = weight, bias
 
     @classmethod
     def of(cls, layer):
-        """That of an nn.Linear."""
+        """The matrix of an nn.Linear."""
         return cls(layer.weight.data, None if layer.bias is None else layer.bias.data)
 
     def __call__(self, x, activation=None, onto=None):
-        """x: (M, in) -> f(x W^T + b): (M, out). activation: f, as kernels.gemm.matmul takes it. onto: added to."""
+        """f(x W^T + b) for x (M, in): (M, out). activation: the name of f, as in kernels.gemm.matmul; None for none.
+
+        onto: an array (M, out) that x W^T + b is added to, without an activation, and that is returned.
+        """
         y = self.product(x)
         if onto is None:
             return kernels.gemm.activate(y, activation)
@@ -49,7 +52,7 @@ class Matrix:
         return kernels.gemv.linear(x, self.weight, self.bias)
 
     def rows(self, ids):
-        """The rows with these numbers: ids.shape + (in,)."""
+        """The rows with the numbers ids: an array of shape ids.shape + (in,)."""
         return self.weight[ids]
 
     @property
@@ -76,13 +79,13 @@ class Int8Matrix(Matrix):
 
 
 class Reader:
-    """The base of readers. They set `config` and `head`, the Matrix that makes scores of what the blocks have made."""
+    """The base of readers. A subclass sets `config` and `head`, the Matrix that computes scores from states."""
 
     length = 0
     size = math.inf  # how many tokens of each row it has room for
 
     def begin(self, ids):
-        """What `read` calls first: counts the tokens (B, T) as read. Returns how many of each row there were before.
+        """Check ids (B, T) and count them as read; `read` calls this first. Returns the length before them.
 
         ValueError for an id out of range, and for more tokens than there is room for.
         """
@@ -96,7 +99,7 @@ class Reader:
         return start
 
     def scores(self, x):
-        """The scores of all tokens as the next one: (..., C) -> (..., V)."""
+        """The scores of all tokens as the next one, from states: (..., C) -> (..., V)."""
         return self.head(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
@@ -112,21 +115,24 @@ class Norm:
 
 
 def split(x, B, parts, D):
-    """Channels as heads: (B T, parts H D) -> (parts, B, H, T, D), a view. With 3 parts: queries, keys and values."""
+    """Split channels into heads: (B T, parts H D) -> (parts, B, H, T, D), a view. 3 parts: queries, keys, values."""
     return x.reshape(B, -1, parts, x.shape[1] // (parts * D), D).transpose(2, 0, 3, 1, 4)
 
 
 def new_cache(layers, rows, heads, size, D, dtype):
-    """For keys (layers, rows, heads, D, size) and values (layers, rows, heads, size, D). A new token's are written to
-    their place, and nothing is moved. Keys lie as the scores of one query need them."""
+    """Uninitialised arrays for keys (layers, rows, heads, D, size) and values (layers, rows, heads, size, D).
+
+    Those of a new token are written to its place; nothing is moved. The last axis of the keys is the token, so that
+    the scores of one query read them in order.
+    """
     return np.empty((layers, rows, heads, D, size), dtype), np.empty((layers, rows, heads, size, D), dtype)
 
 
 def attend(q, k, v, keys, values, start):
     """Causal attention of T new tokens to themselves and to the `start` tokens before them. Returns (B T, H D).
 
-    q: (B, H, T, D). k, v: (B, G, T, D), which are written to a layer's share of the cache, keys and values. H is a
-    multiple of G: heads of q that follow each other share one of k and v ("grouped-query attention").
+    q: (B, H, T, D). k, v: (B, G, T, D), which are first written to one layer of the cache, keys and values. H is a
+    multiple of G: each H / G consecutive heads of q use the same head of k and v ("grouped-query attention").
     """
     B, H, T, D = q.shape
     keys[..., start : start + T], values[:, :, start : start + T] = k.swapaxes(2, 3), v

@@ -1,4 +1,4 @@
-"""A language model goes on with a text: the choice of a token, and the loop around it, in ids and in text."""
+"""Generating text with a language model: the choice of a token, and the loop around it, in ids and in text."""
 
 import itertools
 from typing import Any
@@ -10,16 +10,16 @@ from autotx.types import ArrayLike
 
 
 class LanguageModel:
-    """What goes on with texts: a base for anything that has the two things below, GPT and its reader among them.
+    """The base of models and readers that continue texts, such as GPT and GPTReader. A subclass has
 
-    config: has block_size, the longest context in tokens, and vocab_size. reader(rows, size): returns a reader (see
-    pieces.py) that has read nothing, for `rows` texts of at most `size` tokens each.
+    config: with block_size, the longest context in tokens, and vocab_size.
+    reader(rows, size): a reader (see pieces.py) that has read nothing, for `rows` texts of at most `size` tokens each.
     """
 
     def generate(self, ids: ArrayLike, max_new_tokens: int, *settings: Any, **more: Any) -> np.ndarray:
-        """Continue each row of ids. Returns integers (B, T + the number of new tokens, max_new_tokens without `end`).
+        """Continue each row of ids. Returns integers (B, T + N): the prompt and N new tokens.
 
-        Arguments and errors are those of `stream`.
+        N is max_new_tokens, or less when `end` ends all rows. Arguments and errors are those of `stream`.
         """
         new = list(self.stream(ids, max_new_tokens, *settings, **more))
         return np.column_stack([_checked_prompt(ids, self.config.vocab_size), *new])
@@ -39,14 +39,15 @@ class LanguageModel:
     ):
         """An iterator of the new tokens, (B,) integers at a time, as they are made.
 
-        ids: the prompt, integers (B, T), T at least 1, or (T,) for B = 1. temperature: 0 takes the likeliest token,
-        1 draws by the model's probabilities, more flattens them. top_k: draw among the k likeliest. top_p: draw among
-        the fewest likeliest that together have at least this probability. rng: draws; None for one seeded by chance.
-        repetition_penalty: above 1 makes tokens of the prompt, and those written so far, less likely (see `penalised`).
-        end: the id of the token that ends a text, None for no such one. A row that has written it has nothing else
-        after it; when all have, no more tokens come. min_new_tokens: how many tokens are written before `end`.
-        The model sees the last block_size tokens. Up to there each token costs the work of one, thanks to the cache.
-        Beyond, the window slides: every token gets a new place, so all are computed again for each new one.
+        ids: the prompt, integers (B, T), T at least 1, or (T,) for B = 1.
+        temperature: 0 takes the likeliest token, 1 draws by the model's probabilities, above 1 makes them more equal.
+        top_k: draw among the k likeliest. top_p: draw among the fewest likeliest that together have this probability.
+        rng: numpy.random.Generator; None for one with a random seed. repetition_penalty: above 1 makes tokens of the
+        prompt, and those written so far, less likely (see `penalised`). end: the id of the token that ends a text, or
+        None. A row that has written `end` is filled with it; the iterator stops when all rows have.
+        min_new_tokens: the least number of tokens before `end`.
+        The model sees the last block_size tokens. While all tokens fit, a new one costs the work of one token, because
+        of the cache. After that the window slides: the position of every token changes, so each step computes them all.
         ValueError: an empty prompt, an id out of range, or a setting outside its range; TypeError: ids not integers.
         """
         ids = _checked_prompt(ids, self.config.vocab_size)
@@ -69,7 +70,7 @@ class LanguageModel:
     def _stream(self, ids, max_new_tokens, choose):
         size, reader = self.config.block_size, None
         for _ in range(max_new_tokens):
-            if reader is None or reader.length == size:  # the first piece, or a window that slides
+            if reader is None or reader.length == size:  # the first piece, or the window slides
                 ids = ids[:, -size:]
                 reader = (reader or self).reader(len(ids), min(size, ids.shape[1] + max_new_tokens))
             x = reader.read(ids[:, reader.length :])
@@ -79,15 +80,16 @@ class LanguageModel:
 
 
 def penalised(logits, seen, penalty):
-    """The scores (B, V) with those of the tokens seen, booleans (B, V), divided by `penalty`, or multiplied by it where
-    they are negative: a new array in float64. Source: Keskar et al., 2019, 4.1, with Hugging Face's cure for the sign.
+    """The scores (B, V), a new float64 array, where positive scores of the tokens in `seen` are divided by `penalty`
+    and negative ones multiplied by it. seen: booleans (B, V).
+    Source: Keskar et al., 2019, 4.1; the multiplication of negative scores is Hugging Face's.
     """
     logits = np.array(logits, np.float64)
     return logits if penalty == 1 else np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def _until(end, tokens):
-    """The tokens (B,) until all rows have written `end`. A row that has goes on with it."""
+    """The tokens (B,) until all rows have written `end`. A row that has written it is filled with it."""
     ended = False
     for new in tokens:
         new = np.where(ended, end, new)
@@ -98,10 +100,10 @@ def _until(end, tokens):
 
 
 def sample(logits, temperature, top_k, top_p, rng):
-    """Choose one token for each row: logits (B, V) -> integers (B,). In float64, whatever the logits are.
+    """Choose one token for each row: logits (B, V) -> integers (B,). Computes in float64.
 
-    Of tokens with equal scores, the one with the lower id counts as likelier. With both, top_k is applied first and
-    top_p to the probabilities that remain. Source: Holtzman et al., 2020 (top_p, "nucleus sampling").
+    Of tokens with equal scores, the one with the lower id counts as likelier. top_k is applied first, and top_p to the
+    probabilities of the tokens that remain. Source: Holtzman et al., 2020 (top_p, "nucleus sampling").
     """
     logits = np.asarray(logits, np.float64)
     if not np.isfinite(logits).all():
@@ -110,12 +112,12 @@ def sample(logits, temperature, top_k, top_p, rng):
         return logits.argmax(axis=-1)
     order = np.argsort(-logits, axis=-1, kind="stable")[:, :top_k]  # likeliest first
     scores = np.take_along_axis(logits, order, axis=-1)
-    with np.errstate(over="ignore"):  # towards temperature 0 the differences grow to -inf, whose exp is rightly 0
+    with np.errstate(over="ignore"):  # at a small temperature the quotients can become -inf, and exp(-inf) is 0
         p = np.exp((scores - scores[:, :1]) / temperature)
     p /= p.sum(axis=-1, keepdims=True)
     if top_p is not None and top_p < 1:
         before = np.pad(p.cumsum(axis=-1)[:, :-1], ((0, 0), (1, 0)))
-        p *= before < top_p  # a token stays when those before it do not have that much yet
+        p *= before < top_p  # keeps a token when the likelier ones together have less than top_p
     below = p.cumsum(axis=-1)
     drawn = (below <= rng.random((len(p), 1)) * below[:, -1:]).sum(axis=-1, keepdims=True)
     return np.take_along_axis(order, drawn, axis=-1)[:, 0]
@@ -149,16 +151,16 @@ def _check_settings(max_new_tokens, temperature, top_k, top_p, penalty, min_new_
 
 
 def stream_text(model, tokenizer, prompt, max_new_tokens, seen=None, **settings):
-    """What follows the prompt, in pieces, as the tokens come, up to the token that ends a text: an iterator of str.
+    """The text after the prompt, up to the token that ends a text: an iterator of str, one for each new token.
 
-    The settings are those of LanguageModel.stream. prompt: not empty, for a model needs something to go on.
-    seen: a list to which the ids of the prompt are added, and each new one.
+    settings: those of LanguageModel.stream. prompt: must not be empty, since a model needs at least one token.
+    seen: a list to which the ids of the prompt, and each new id, are appended.
     """
     ids = tokenizer.encode(prompt)
     seen = [] if seen is None else seen
     seen.extend(ids)
     decoder = tokenizer.decoder()
-    # Bytes at the end of the prompt never are half a character, so what is decoded is new text alone.
+    # The prompt ends with a whole character, so the decoder can begin with the new tokens.
     for token in model.stream(ids[None], max_new_tokens, end=tokenizer.end, **settings):
         seen.append(token[0])
         if token[0] != tokenizer.end:

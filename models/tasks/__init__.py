@@ -1,1 +1,1 @@
-"""What can be learned: each file is one kind of training data, with its settings and what the commands do with it."""
+"""Tasks: the data, loss and settings of a kind of training, and what the commands do with the trained model."""

@@ -1,4 +1,4 @@
-"""A pre-trained language model learns to label texts: fine-tuning, with the language model as an auxiliary loss."""
+"""The task of classifiers: fine-tune a pre-trained language model to label texts, with its own loss as an auxiliary."""
 
 import dataclasses
 import hashlib
@@ -20,11 +20,11 @@ from autotx.models.tasks.task import Task
 from autotx.models.tokenizers import load_tokenizer
 from autotx.text import counted
 
-SHOWN = 5  # held-out texts that are shown with their labels at the end
+SHOWN = 5  # labels that the introduction lists
 
 
 class Line(NamedTuple):
-    """A labelled text, and where it stands: a flag, a file and the number of a line."""
+    """A labelled text. place: the flag, file and line that it comes from, for errors."""
 
     text: str
     label: str
@@ -33,13 +33,13 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelsSettings(TrainConfig):
-    """The shape of the model and its tokens are those it was pre-trained with."""
+    """The model's shape and its tokenizer are those of the pre-trained model."""
 
     defaults: ClassVar[dict] = {
         "steps": 100, "lr": 5e-4, "min_lr": 0.0, "warmup_steps": 10, "weight_decay": 0.01, "eval_interval": 25,
     }  # fmt: skip
 
-    pretrained: str = setting("", None, fixed=True)  # a language model; autotx finetune takes it as --model
+    pretrained: str = setting("", None, fixed=True)  # a language model, the --model of autotx finetune
     labels: str = setting("", "labelled texts to learn from, in lines: text TAB label", metavar="FILE")
     held_out: str = setting("", "labelled texts to measure on (default: a share of --labels)", metavar="FILE")
     held_out_share: float = setting(0.2, "that share, the same of every label", above=0, below=1, fixed=True)
@@ -61,7 +61,7 @@ class LabelsTask(Task):
     """A batch is (ids (B, T), lengths (B,), classes (B,)), padded on the right.
 
     The loss is the mean over texts of -log P(label | text) - lm_weight / m sum_i log P(u_i | u_1, ..., u_(i-1)), where
-    m is how many tokens a training text has to predict on average. That is L3 = L2 + lambda L1, each text with the same
+    m is the average number of predicted tokens in a training text. That is L3 = L2 + lambda L1, each text with the same
     weight in L2 and each token with the same weight in L1, however they are spread over batches.
     """
 
@@ -99,7 +99,7 @@ class LabelsTask(Task):
 
     @classmethod
     def rebuild(cls, config, folder):
-        """The labels and the model's shape are in a file of their own: the pre-trained model is needed no longer."""
+        """As in Task. The labels and the shape are in classifier.json, so the pre-trained model is not needed."""
         path, tokenizer, architecture = Path(folder) / LABELS, load_tokenizer(folder), config.architecture
         saved = read_json(path)
         try:
@@ -113,7 +113,7 @@ class LabelsTask(Task):
         return Opened(folder, architecture, cls, model, tokenizer, config, {"labels": labels})
 
     def _encode(self, lines):
-        """A list of (ids, class). ValueError for a character that the pre-trained model does not know."""
+        """A list of (ids, class). ValueError for a character or word that the pre-training text does not have."""
         for line in lines:
             check_known(self.tokenizer, line.text, line.place)
         classes = {label: i for i, label in enumerate(self.labels)}
@@ -128,13 +128,13 @@ class LabelsTask(Task):
         return self.config.grad_accum * self.config.batch_size
 
     def batches(self, place, rng):
-        """Epoch after epoch, each in an order of its own, which the seed decides. place: the number of texts."""
+        """As in Task. Each epoch has its own order, given by the seed. place: the number of texts since the start."""
         texts = [self.training[self._text_at(place + i)] for i in range(self.stride)]
         size = self.config.batch_size
         return [self._batch(texts[b : b + size]) for b in range(0, len(texts), size)]
 
     def _text_at(self, number):
-        """Which text is the one with this number since the run began."""
+        """The index of the text that is at this place, counted over all epochs."""
         epoch, place = divmod(number, len(self.training))
         return np.random.default_rng([self.config.seed, 1, epoch]).permutation(len(self.training))[place]
 
@@ -165,7 +165,7 @@ class LabelsTask(Task):
         return super().validate() | {"val_accuracy": right / len(self.held_out)}
 
     def _right(self):
-        """For each held-out text, whether its label is the likeliest one."""
+        """For each held-out text, whether its label is the likeliest one: booleans (N,)."""
         p = predict(self.model, self.tokenizer, [line.text for line in self.held_out_texts])
         return p.argmax(axis=-1) == [label for _, label in self.held_out]
 
@@ -215,11 +215,11 @@ class LabelsTask(Task):
 
 
 def read_parts(config):
-    """The lines to learn from and those held out, as the settings say: two lists of Line.
+    """The lines to learn from and the held-out lines, two lists of Line.
 
-    Without a file of its own the held-out part is a share of every label's lines, drawn by the seed.
-    ValueError for files that cannot be used, for fewer than two labels, for a held-out label that is not learned, and
-    for a label with a single line that would have to be on both sides.
+    Without --held-out, a share of every label's lines is held out, drawn by the seed.
+    ValueError for files that cannot be used, for fewer than two labels, for a held-out label that is not learned, and,
+    without --held-out, for a label with a single line.
     """
     lines = read_lines("--labels", config.labels)
     counts = Counter(line.label for line in lines)
@@ -241,7 +241,7 @@ def read_parts(config):
 
 
 def read_lines(flag, path):
-    """The labelled texts of a file, a list of Line, none of them twice. Errors as in data.read_columns."""
+    """The labelled texts of a file, a list of distinct Lines. Errors as in data.read_columns."""
     lines = {}
     for place, text, label in read_columns(flag, path, ("text", "label")):
         lines.setdefault((text, label), Line(text, label, place))
@@ -249,7 +249,7 @@ def read_lines(flag, path):
 
 
 def _split(lines, share, rng):
-    """Of every label the same share is held out, but one line at least, and not all."""
+    """Hold out `share` of the lines of every label, but at least one line and not all. Returns (the others, these)."""
     held_out = set()
     for label in sorted({line.label for line in lines}):
         own = [i for i, line in enumerate(lines) if line.label == label]
@@ -262,6 +262,6 @@ def _split(lines, share, rng):
 
 
 def _counts(lines):
-    """The labels and how many lines have them, the commonest first."""
+    """The labels and their numbers of lines, the commonest first, as a text."""
     counts = [f"{label} ({count:,})" for label, count in Counter(line.label for line in lines).most_common()]
     return ", ".join(counts[:SHOWN]) + (", ..." if len(counts) > SHOWN else "")

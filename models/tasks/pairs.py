@@ -1,4 +1,4 @@
-"""A Transformer learns to translate pairs of sentences."""
+"""The task of translators: learn from pairs of sentences, a source and its translation."""
 
 import functools
 import shlex
@@ -17,13 +17,13 @@ from autotx.models.transformer import END, PAD, SPECIALS, START
 from autotx.models.vectors import load_embedding, words_of
 from autotx.text import counted
 
-SHOWN = 5  # held-out sentences that are shown translated at the end
-DRAWN = 8  # tokens of the sentence that the model is drawn with
+SHOWN = 5  # held-out sentences whose translations are shown at the end
+DRAWN = 8  # tokens in the example of the model's graph
 
 
 @dataclass(frozen=True)
 class PairsSettings(TrainConfig):
-    """The defaults suit the few short pairs that are learned without --pairs."""
+    """The defaults suit the few short pairs that are the data without --pairs."""
 
     defaults: ClassVar[dict] = {"steps": 1200, "min_lr": 1e-5, "weight_decay": 0.01, "beta2": 0.98}
 
@@ -49,7 +49,7 @@ class PairsSettings(TrainConfig):
 class PairsTask(Task):
     """A batch is (source (B, S), target (B, T + 1)), as Sentences makes them.
 
-    The model is a Transformer, or another with its `loss`, its `wte`, and what inference/beams.py translates with.
+    The model is a Transformer, or another with the same `loss`, `wte`, `reader` and `config.block_size`.
     """
 
     name = "pairs"
@@ -71,7 +71,7 @@ class PairsTask(Task):
             if not part.pairs:
                 raise ValueError(f"no pair is left to {name} within --block-size {config.block_size}; give more")
         self.model = begin.model if begin else config.build(SPECIALS + self.tokenizer.vocab_size, rng)
-        # In a resumed run they are in the checkpoint, and their file may be gone.
+        # The checkpoint of a resumed run has the vectors, so their file is not read again.
         self.found = self._take_embeddings(rng) if config.embeddings and not begin else None
         self.model.wte.weight.requires_grad = not config.freeze_embeddings
         self.per_epoch = len(self._epoch_batches(0))
@@ -90,7 +90,7 @@ class PairsTask(Task):
 
     @staticmethod
     def replay(model, tokenizer, prompt, target=None):
-        """It is asked to translate the prompt to the target, by default to what it would write itself."""
+        """The loss of translating the prompt to the target (by default the model's own), as Task.replay returns it."""
         size = model.config.block_size
         source = pairs.encode(tokenizer, prompt)
         checked_text("--prompt", source, tokenizer.unknown(pairs.spaced(prompt)), size)
@@ -110,7 +110,7 @@ class PairsTask(Task):
         return loss, {"title": f"A transformer translates “{prompt}”", "about": about, "rows": rows}
 
     def _read(self):
-        """The pairs to learn from, and those to validate on."""
+        """The pairs to learn from and the pairs to validate on, two lists."""
         config, rng = self.config, np.random.default_rng([self.config.seed, 5])
         if config.val_pairs:
             return pairs.read_pairs(config.pairs), pairs.read_pairs(config.val_pairs, "--val-pairs")
@@ -121,7 +121,7 @@ class PairsTask(Task):
         return training if config.pairs else [*training, pairs.PAPER], held_out
 
     def _take_embeddings(self, rng):
-        """Begin the source's table (the only one, when tied) with given vectors. Returns how many words have one."""
+        """Set the source's table (the only one, when tied) to the given vectors. Returns how many words have one."""
         words, C = [None] * SPECIALS + words_of(self.tokenizer), self.config.n_embd
         table, found = load_embedding(self.config.embeddings, words, C, rng=rng, std=C**-0.5)
         self.model.wte.weight.data = table.weight.data
@@ -132,15 +132,15 @@ class PairsTask(Task):
         return self.config.grad_accum
 
     def batches(self, place, rng):
-        """place: the number of batches since the run began."""
+        """As in Task. place: the number of batches since the start of the run."""
         return [self._batch(place + i) for i in range(self.stride)]
 
     def _batch(self, number):
-        """The batch with this number since the run began. Number and seed decide, so there is nothing to save."""
+        """The batch with this number since the start. It depends on the number and the seed alone."""
         epoch, place = divmod(number, self.per_epoch)
         return self.training.batch(self._epoch_batches(epoch)[place])
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019  (one task a process)
+    @functools.lru_cache(maxsize=1)  # noqa: B019  (a process has one task)
     def _epoch_batches(self, epoch):
         return self.training.batches(self.config.batch_tokens, np.random.default_rng([self.config.seed, 1, epoch]))
 
@@ -148,7 +148,7 @@ class PairsTask(Task):
         return int((batch[1][:, 1:] != PAD).sum())
 
     def loss(self, batch, rng=None):
-        # Without dropout it is a validation, and measures the model itself: no smoothing.
+        # Validation, which gives no rng, measures the loss without label smoothing.
         return self.model.loss(*batch, self.config.label_smoothing if rng is not None else 0.0, rng)
 
     def validation(self):
@@ -186,7 +186,7 @@ class PairsTask(Task):
             print(f'"{pairs.PAPER[0]}" becomes "{self._translate([pairs.PAPER[0]])[0]}".')
             for name, part in (("learned", self.texts[0]), ("held out of training", held_out)):
                 written = self._translate([source for source, _ in part])
-                # A source may have several translations, each of which is right.
+                # A source may occur with several targets, each of which counts as right.
                 right = sum((source, target) in set(part) for (source, _), target in zip(part, written))
                 new = sum(bool(self.tokenizer.unknown(pairs.spaced(" ".join(pair)))) for pair in part)
                 note = f"; {new:,} have a word that is in no learned one" if new else ""

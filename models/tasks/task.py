@@ -1,4 +1,4 @@
-"""What the training loop and the commands ask of a task: data, a loss, a few words for the user, and its pictures."""
+"""The base class of tasks: what the training loop and the commands call."""
 
 from autotx.models.architecture import Opened
 from autotx.models.tokenizers import load_tokenizer
@@ -7,47 +7,47 @@ from autotx.modes import no_grad
 
 
 class Task:
-    """Something to learn: a model, and data that it learns from.
+    """A model and the data that it learns from.
 
-    A task sets, in __init__(config, rng, begin), `model` (a Module, its weights drawn from rng) and `digest` (a str by
-    which a resumed run knows that its data are still the same); `tokenizer` if it has one. config: the settings of the
-    run. begin: the Opened model to begin with, that of the run that is resumed or the one of config.pretrained; None
-    for a new one.
+    A subclass sets in __init__(config, rng, begin): `model`, a Module, its weights drawn from rng; `digest`, a str that
+    changes when the data change, which a resumed run compares; `tokenizer`, if it has one.
+    config: the settings of the run. begin: the Opened model to begin with, which is the one of the resumed run or of
+    config.pretrained; None for a new model.
     """
 
-    name = None  # as config.json calls it
-    settings = None  # the dataclass of its settings, a TrainConfig
+    name = None  # in config.json
+    settings = None  # the dataclass of its settings, a subclass of TrainConfig
     makes = None  # what it makes of a trained model, such as a classifier; None when it trains a new one
     made_by = "autotx train"  # the command that trains it
-    stride = 0  # how far the place in the data advances in a step; 0 where it does not matter, as batches are drawn
-    specials = 0  # how many ids stand for no text; they come before those of the tokenizer
+    stride = 0  # how far the place in the data advances in a step; 0 when batches are drawn at random
+    specials = 0  # the number of special tokens, whose ids come before those of the tokenizer
     tokenizer = None
 
-    # What the commands can do with a model that has learned it, static methods; None when they cannot.
-    example_loss = None  # (model) -> the loss of one short example, for a picture of its graph
-    timed_loss = None  # (model, config) -> (function that makes the loss of a random batch, its rows, its columns)
-    replay = None  # (model, tokenizer, prompt, target=None) -> (a loss, and what viz.page is told: title, about, rows)
+    # What commands do with a trained model: static methods, None for those that its task does not offer.
+    example_loss = None  # (model) -> the loss of one short example, to draw its graph
+    timed_loss = None  # (model, config) -> (function that computes the loss of a random batch, its rows, its columns)
+    replay = None  # (model, tokenizer, prompt, target=None) -> (a loss, arguments of viz.page: title, about, rows)
 
     def __init__(self, config):
         self.config = config
 
     @classmethod
     def rebuild(cls, config, folder):
-        """The model of a run's folder as an Opened, its weights zero. ValueError or OSError when a file is missing."""
+        """The model of a run's folder as an Opened, its weights zero. ValueError or OSError for a bad folder."""
         tokenizer = load_tokenizer(folder)
         model = config.build(cls.specials + tokenizer.vocab_size, None)
         return Opened(folder, config.architecture, cls, model, tokenizer, config)
 
     @classmethod
     def resumed(cls, config, folder):
-        """What a run that is resumed begins with: the Opened model of its folder, its weights to be restored."""
+        """The Opened model that a resumed run begins with, or None. Its weights are loaded later."""
         return cls.rebuild(config, folder)
 
     @classmethod
     def word_vectors(cls, opened):
-        """The WordVectors of a model: here the rows of its table of tokens, `wte`.
+        """The WordVectors of a model: here the rows of its token table, `wte`.
 
-        Tokens that are the same word, with and without a space before it, count once, the one with the lower id.
+        Of tokens that differ only in the space before the word, the one with the lower id is used.
         """
         words = words_of(opened.tokenizer)
         rows = {word: row for row, word in reversed(list(enumerate(words))) if word}
@@ -57,29 +57,30 @@ class Task:
     def batches(self, place, rng):
         """The batches of one optimizer step, config.grad_accum of them.
 
-        place: where in the data they begin, an int, saved with the run; the next step's is `stride` more. So a run that
-        is resumed with batches of another size goes on where it was. rng: a Generator, saved with the run.
+        place: where in the data they begin, an int; `stride` is added to it after each step. It is saved with the run,
+        so that a run that is resumed with another batch size continues at the same place.
+        rng: numpy.random.Generator, saved with the run.
         """
         raise NotImplementedError
 
     def count(self, batch):
-        """How many targets of a batch count, an int above 0: its weight among the batches of a step."""
+        """The number of targets in the mean loss of a batch, an int above 0: its weight among the batches of a step."""
         raise NotImplementedError
 
     def tokens(self, batch):
-        """How many tokens a batch holds, for the speed that is shown."""
+        """The number of tokens in a batch, for the speed that is shown."""
         return self.count(batch)
 
     def loss(self, batch, rng=None):
-        """The mean loss over the targets that count, a Tensor of one number. rng: draws the dropout, None for none."""
+        """The mean loss over the targets of a batch, a Tensor of one number. rng: draws the dropout, None for none."""
         raise NotImplementedError
 
     def validation(self):
-        """An iterator of batches that are never learned from, the same ones every time."""
+        """An iterator of batches of the validation data, the same ones at every call."""
         raise NotImplementedError
 
     def validate(self):
-        """Figures of how good the model is, a dict: "val_loss", the mean loss over all targets of `validation`."""
+        """Metrics of the model, a dict: "val_loss", the mean loss over all targets of `validation`."""
         total = targets = 0
         with no_grad():
             for batch in self.validation():
@@ -89,31 +90,31 @@ class Task:
         return {"val_loss": total / targets}
 
     def save(self, folder):
-        """Write what the model needs, beside its weights, to be used: the tokenizer."""
+        """Write the files that the model needs besides its weights: the tokenizer."""
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
 
     def state(self):
-        """What a checkpoint keeps of the data, in its state.json: a dict of what JSON can hold."""
+        """What state.json keeps about the data, a dict of JSON values."""
         return {"data_sha256": self.digest}
 
     def export(self, folder):
-        """Write what other programs can read of the model, after each checkpoint. Nothing, as a rule."""
+        """Write files for other programs, after each checkpoint. By default none."""
 
     def introduction(self):
-        """What is learned from, and by which model: lines, each a (heading, text)."""
+        """Lines about the data and the model for the user, each a (heading, text)."""
         raise NotImplementedError
 
     def show(self):
         """Print something that the trained model can do."""
 
     def next_commands(self, out):
-        """What the user may do now: command lines. out: the run folder, quoted for a shell."""
+        """Command lines that use the trained model. out: the run folder, quoted for a shell."""
         return []
 
 
 def checked_text(flag, ids, unknown, most):
-    """The ids of a text that a flag gave. ValueError when it has unknown tokens, or more than `most` tokens."""
+    """The ids of a text that a flag gave. ValueError when there are unknown words, or more than `most` ids."""
     if unknown:
         raise ValueError(f"{flag}: the model has never seen {', '.join(map(repr, unknown))}; leave that out")
     if len(ids) > most:

@@ -1,4 +1,4 @@
-"""A language model learns a text: at every place, which token comes next."""
+"""The task of language models: predict the next token at every position of a text."""
 
 import shlex
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ DRAWN = 8  # tokens of the text that the model is drawn with
 
 @dataclass(frozen=True)
 class TextSettings(TrainConfig):
-    """The defaults are nanoGPT's recipe for a small GPT on a CPU, but for the steps, of which that has 2,000: a first
-    run, which compiles the kernels too, should not take longer than a cup of tea."""
+    """The defaults are nanoGPT's for a small GPT on a CPU, but with fewer steps (nanoGPT: 2,000), to keep a first run,
+    which also compiles the kernels, short."""
 
     text: tuple = setting((), "UTF-8 text to learn from, repeat for more (default: Python's manual)", metavar="FILE")
     tokenizer: str = setting("char", "what a token is: a character, a byte, ...", choices=KINDS, fixed=True)
@@ -35,12 +35,12 @@ class TextTask(Task):
     The model is a language model:
 
         model(ids, targets=None, rng=None)   ids (B, T) -> (scores (B, T, V), the mean loss or None)
-        model.hidden(ids, rng=None)          the states that the scores are made of: (B, T, C); for LabelsTask
+        model.hidden(ids, rng=None)          the states that `head` scores: (B, T, C); for LabelsTask
         model.head(x)                        the scores of states: (..., C) -> (..., V); for LabelsTask
-        model.reader(rows, size, matrix)     see inference/pieces.py; the base LanguageModel generates text with it
+        model.reader(rows, size, matrix)     see inference/pieces.py; its base LanguageModel generates text with it
         model.config                         has block_size, the longest text in tokens, and vocab_size
         model.wte                            the nn.Embedding of its tokens
-        model.position_tables()              its tables of places, dict of name -> (T, C), if it has any
+        model.position_tables()              its position tables, {name: (T, C)}, if it has any
     """
 
     name = "text"
@@ -61,12 +61,12 @@ class TextTask(Task):
         self.model = begin.model if begin else config.build(self.tokenizer.vocab_size, rng)
 
     def _opening(self):
-        """What a text may begin with, when no prompt is given: the end of the one before, a line end, or else what this
-        text begins with; the first of them that the model learns."""
+        """The prompt when none is given: the end of a text or a line end, if the training part has them, or else the
+        first character of the training part."""
         for opening in (END_OF_TEXT, "\n"):
             if self.tokenizer.encode(opening)[0] in self.data.training:
                 return opening
-        beginnings = (self.tokenizer.decode(self.data.training[:n]) for n in range(1, 9))  # a character has 4 bytes
+        beginnings = (self.tokenizer.decode(self.data.training[:n]) for n in range(1, 9))  # a character: 1 to 4 tokens
         return next((text for text in beginnings if text.strip("\ufffd")), "\n")
 
     def state(self):
@@ -86,7 +86,7 @@ class TextTask(Task):
 
     @staticmethod
     def replay(model, tokenizer, prompt, target=None):
-        """It reads the prompt, and at each place is asked for the token that follows."""
+        """The loss of predicting each token of the prompt after the first, as Task.replay returns it."""
         name = type(model).__name__
         if target is not None:
             raise ValueError(f"--target is for a translator; a {name} is asked for the next token of --prompt itself")
@@ -142,7 +142,7 @@ class TextTask(Task):
         print()
 
     def next_commands(self, out):
-        # Not every text has "The "; its own first words are sure to be known.
+        # Not every text has "The ", but each has its own first words.
         words = ["The ", *self.tokenizer.decode(self.data.training[:1000]).replace(END_OF_TEXT, " ").split()]
         prompt = next((word for word in words if not self.tokenizer.unknown(word)), "")
         return [f"autotx generate --model {out} --prompt {shlex.quote(prompt)}"]

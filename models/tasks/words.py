@@ -1,4 +1,4 @@
-"""Word vectors learn a text: which words are neighbours, and which are not (see models/word2vec.py)."""
+"""The task of word vectors: tell the neighbours of a word in a text from words drawn at random (models/word2vec.py)."""
 
 import hashlib
 from collections import Counter
@@ -18,7 +18,7 @@ from autotx.models.vectors import WordVectors, load_vectors
 from autotx.models.word2vec import PairSampler
 from autotx.text import counted
 
-BLOCK = 128  # words of running text; no pair of neighbours reaches from one block into another
+BLOCK = 128  # consecutive words of the text; both words of a pair are from one block
 SHOWN = 10  # words whose neighbours are shown at the end
 
 
@@ -39,8 +39,8 @@ class WordsSettings(TrainConfig):
 class WordsTask(Task):
     """A batch is (centers (N,), contexts (N,), drawn (N, K)), as PairSampler makes them. The model is a SkipGram.
 
-    The vocabulary is the words of the training part with config.min_count occurrences, the commonest first; others are
-    taken out of the text. It follows from the text, so a resumed run makes it anew.
+    The vocabulary is the words that occur config.min_count times or more in the training part, the commonest first;
+    other words are removed from the text. A resumed run computes it again from the text.
     """
 
     name = "words"
@@ -77,7 +77,7 @@ class WordsTask(Task):
 
     @classmethod
     def resumed(cls, config, folder):
-        return None  # all follows from the text
+        return None  # the vocabulary is computed from the text
 
     @staticmethod
     def word_vectors(opened):
@@ -87,7 +87,7 @@ class WordsTask(Task):
         return [self._batch(self.training, rng) for _ in range(self.config.grad_accum)]
 
     def _batch(self, ids, rng):
-        """The pairs of blocks from anywhere in a part of the text; drawn again if no word stays beside another one."""
+        """The pairs of blocks drawn from a part of the text. Drawn again when subsampling leaves no pair."""
         while True:
             blocks, _ = random_blocks(ids, self.blocks, BLOCK, rng)
             batch = self.sampler.sample(blocks, rng)
@@ -109,7 +109,7 @@ class WordsTask(Task):
             yield self._batch(self.held_out, rng)
 
     def vectors(self):
-        """What has been learned so far, as WordVectors."""
+        """The current vectors, as WordVectors."""
         return WordVectors(self.words, self.model.words.weight.numpy())
 
     def export(self, folder):
@@ -139,7 +139,7 @@ class WordsTask(Task):
         print(f"\nAll vectors are in {Path(self.config.out) / VECTORS}, as word2vec writes them.")
 
     def _telling_words(self):
-        """The commonest words but for the few, such as "the", that are most of the text and stand beside all others."""
+        """The commonest words without those, such as "the", that make up the first 60 % of the text."""
         first = np.searchsorted(np.cumsum(self.shares), 0.6) + 1
         return self.words[first : first + SHOWN]
 
@@ -148,6 +148,6 @@ class WordsTask(Task):
 
 
 def split_words(text):
-    """The words of a text in lower case, in order, without spaces and punctuation: a list of str."""
+    """The words of a text in lower case, in order, without spaces, signs and numbers: a list of str."""
     words = (piece.strip().strip("_") for piece in WordTokenizer.split(text))
     return [word for word in words if word[:1].isalpha()]
