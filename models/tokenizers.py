@@ -289,7 +289,7 @@ def make_tokenizer(kind, text, vocab_size):
 
 
 def load_tokenizer(folder):
-    """The tokenizer that was saved in a folder. ValueError for a file of another kind, FileNotFoundError without one."""
+    """The tokenizer saved in a folder. ValueError for a file of another kind, FileNotFoundError without one."""
     path = Path(folder) / FILE
     saved = read_json(path)
     if saved.get("type") == "byte":
