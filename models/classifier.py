@@ -1,14 +1,14 @@
-"""A pre-trained language model that learns to sort texts: a head reads its state of the last token.
+"""A classifier of texts: a pre-trained language model, and a linear head on its state of a text's last token.
 
     pre-training    L1(U) = sum_i log P(u_i | u_(i-k), ..., u_(i-1))       on unlabelled text, k the context window
     fine-tuning     L2(C) = sum_(x, y) log P(y | x_1, ..., x_m)            on labelled texts
                     P(y | x_1, ..., x_m) = softmax(W_y h_m)                h_m: the last block's state of token m
     together        L3(C) = L2(C) + lambda L1(C)
 
-All three are to be made large; autotx makes losses small, so here they come with a minus, as sums of cross entropies in
-nats. `autotx train --text` is the pre-training: its loss is -L1 divided by the number of tokens, and --block-size is k
-(the first tokens of a block see fewer than k before them).
-The language model stays in the sum because it helps the classifier to generalise and to learn faster.
+Training maximises all three; autotx minimises losses, so its losses are -L1 and -L2, sums of cross entropies in nats.
+`autotx train --text` is the pre-training: its loss is -L1 divided by the number of tokens, and --block-size is k (the
+first tokens of a block have fewer than k before them).
+The language model's loss stays in the sum because it makes the classifier generalise better and learn faster.
 
 Source: Radford et al., 2018, "Improving Language Understanding by Generative Pre-Training", 3.1 and 3.2. There a text
 is put between two new tokens and h_m is the state of the second; here it is the state of the text's own last token.
@@ -19,20 +19,20 @@ import numpy as np
 import autotx
 from autotx import init, nn
 
-BATCH = 64  # texts that are labelled side by side
-_NONE = -1  # the target of a place that has none
+BATCH = 64  # texts in a batch of `predict`
+_NONE = -1  # the target at a position without one
 
 
 class Classifier(nn.Module):
     """A language model and the matrix W_y, its weights normal with standard deviation 0.02.
 
-    language_model: a GPT, or another with its `hidden`, `head` and `config`; it is trained along. num_classes: how many
-    labels there are. rng: numpy.random.Generator that draws W_y; None leaves it zero, to be loaded.
+    language_model: a GPT, or another with its `hidden`, `head` and `config`; it is trained too. num_classes: the number
+    of labels. rng: numpy.random.Generator that draws W_y; None leaves it zero, to be loaded.
     ValueError for fewer than two classes.
 
-    Every method takes texts of different lengths as `padded` packs them: ids (B, T), of which row b has lengths[b]
-    tokens and then padding. A token sees only those before it, so what the padding holds changes nothing, to the bit.
-    How long it is can change the order in which a matrix product adds up, and so a last digit, as any change of shape.
+    Every method takes texts of different lengths as `padded` returns them: ids (B, T), where row b has lengths[b]
+    tokens and then padding. Tokens attend only to earlier tokens, so the ids in the padding do not change any bit of
+    the result. The length of the padding can change the last digits, because matrix products then add in another order.
     """
 
     def __init__(self, language_model, num_classes, rng):
@@ -45,7 +45,7 @@ class Classifier(nn.Module):
 
     @property
     def wte(self):
-        """The table of tokens."""
+        """The token table."""
         return self.language_model.wte
 
     def forward(self, ids, lengths, rng=None):
@@ -54,9 +54,8 @@ class Classifier(nn.Module):
         return self._scores(self.language_model.hidden(ids, rng), lengths)
 
     def losses(self, ids, lengths, labels, rng=None):
-        """-L2 and -L1 of a batch: two Tensors of one number, sums over its texts and over their tokens but the first.
-
-        labels: the right classes, integers (B,). rng: draws the dropout; None for none.
+        """-L2 and -L1 of a batch: two Tensors of one number, sums over its texts and over all their tokens but the
+        first of each. labels: the right classes, integers (B,). rng: draws the dropout; None for no dropout.
         """
         ids, lengths = np.asarray(ids), _checked_lengths(ids, lengths)
         states = self.language_model.hidden(ids, rng)
@@ -74,7 +73,7 @@ class Classifier(nn.Module):
 def padded(rows):
     """Texts of different lengths as one array: a list of ids (T_b,) -> (ids (B, T), lengths (B,)), T the longest.
 
-    What follows the end of a row is token 0, which stands for nothing there.
+    The padding after the end of a row is zeros.
     """
     lengths = np.array([len(row) for row in rows])
     ids = np.zeros((len(rows), lengths.max()), np.int64)
@@ -94,7 +93,8 @@ def _checked_lengths(ids, lengths):
 
 
 def predict(model, tokenizer, texts):
-    """The probabilities of the labels: a list of N str, none empty -> (N, labels). What exceeds a block is not read."""
+    """The probabilities of the labels: a list of N str, none empty -> (N, labels). Only the first block_size tokens of
+    a text are used."""
     rows = [tokenizer.encode(text)[: model.language_model.config.block_size] for text in texts]
     with autotx.no_grad():
         scores = [model(*padded(rows[i : i + BATCH])) for i in range(0, len(rows), BATCH)]

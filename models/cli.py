@@ -1,9 +1,9 @@
 """The command line: `autotx <command>`.
 
-A command is a module that offers `add_arguments(parser)` and `run(args)`, which returns the exit status; COMMANDS lists
-them. Only the module of the command that was asked for is loaded, so that `autotx --help` answers at once.
+COMMANDS lists the commands. Each is a module with `add_arguments(parser)` and `run(args)`, which returns the exit
+status. Only the module of the given command is imported, so that `autotx --help` is fast.
 
-Exit status: 0 done; 2 a mistake or a failure, told in one line on stderr; 130 stopped by Ctrl-C.
+Exit status: 0 done; 2 wrong usage or a failure, explained in one line on stderr; 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -33,17 +33,17 @@ COMMANDS = {  # name: (module in autotx.models, summary)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, whose complaints take one line."""
+    """An ArgumentParser whose errors take one line."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(argv=None):
-    """Run a command. argv: the words after `autotx`, by default those of the command line. Returns the exit status."""
+    """Run a command. argv: the arguments after `autotx`, by default sys.argv[1:]. Returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shows a question mark
+        if hasattr(stream, "reconfigure"):  # characters that the terminal's encoding lacks become question marks
             stream.reconfigure(errors="replace")
     top = _top_parser()
     if not argv:
@@ -56,7 +56,7 @@ def main(argv=None):
         status = command.run(args)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader of our output has gone, as in `autotx generate | head`
+    except BrokenPipeError:  # the reader of the output has closed it, as in `autotx generate | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -94,7 +94,7 @@ def _top_parser():
 
 
 def _fail(name, message):
-    message = " ".join(message.split()).removeprefix(f"{name}: ")  # an op or a picture may have the command's name
+    message = " ".join(message.split()).removeprefix(f"{name}: ")  # errors of ops begin with a name, such as "generate"
     print(f"autotx {name}: {message}", file=sys.stderr)
     return 2
 

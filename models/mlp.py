@@ -13,7 +13,7 @@ ACTIVATIONS = {
     "gelu": autotx.gelu,
     "tanh": autotx.tanh,
     "sigmoid": autotx.sigmoid,
-    "none": lambda x: x,  # then all layers are only as good as one: W2 (W1 x + b1) + b2 = (W2 W1) x + (W2 b1 + b2)
+    "none": lambda x: x,  # then all layers are equivalent to one: W2 (W1 x + b1) + b2 = (W2 W1) x + (W2 b1 + b2)
 }
 
 
@@ -21,8 +21,8 @@ class MLP(nn.Module):
     """y = W_n f(... f(W_1 x + b_1) ...) + b_n.   x: (..., sizes[0]), y: (..., sizes[-1]).
 
     sizes: the width of the input, of each hidden layer, and of the output: MLP((2, 8, 1), rng=rng).
-    activation: the name of f, a key of ACTIVATIONS. Weights begin as He et al. advise for relu and gelu, as Glorot and
-    Bengio do for the others; biases at zero. ValueError for fewer than two sizes and for an unknown activation.
+    activation: the name of f, a key of ACTIVATIONS. Initial weights are those of He et al. for relu and gelu, of Glorot
+    and Bengio for the others; biases are zero. ValueError for fewer than two sizes and for an unknown activation.
     """
 
     def __init__(self, sizes: Sequence[int], activation: str = "relu", *, rng: Generator):

@@ -1,4 +1,4 @@
-"""The optimizers and the learning rate's schedules that a run can choose by --optimizer and --schedule."""
+"""The choices of --optimizer and --schedule."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,13 +7,13 @@ from autotx.optim import SGD, Adam, AdamW, RMSprop, constant, decay_groups, noam
 
 
 class Choice(NamedTuple):
-    """uses: the settings (fields of TrainConfig) that not every other choice uses too; giving others is an error."""
+    """uses: the fields of TrainConfig that this choice needs and some other choice ignores."""
 
     uses: tuple
     make: Callable
 
 
-# make(model, config) returns an Optimizer. It has no state for parameters that are frozen.
+# make(model, config) returns an Optimizer of the parameters that are not frozen.
 OPTIMIZERS = {
     "adamw": Choice(
         ("weight_decay", "beta1", "beta2"),
@@ -27,7 +27,7 @@ OPTIMIZERS = {
 # make(config) returns a function from the step, counted from 0, to the learning rate. Its largest value is config.lr.
 SCHEDULES = {
     "cosine": Choice(("min_lr",), lambda c: warmup_cosine(c.lr, c.min_lr, min(c.warmup_steps, c.steps), c.steps)),
-    # The paper's factor is 1 / sqrt(n_embd), which makes the peak 1 / sqrt(n_embd warmup_steps); here the peak is lr.
+    # The paper's factor, 1 / sqrt(n_embd), gives the largest rate 1 / sqrt(n_embd warmup_steps); here it is config.lr.
     "noam": Choice((), lambda c: noam(1, c.warmup_steps, factor=c.lr * c.warmup_steps**0.5)),
     "constant": Choice((), lambda c: constant(c.lr, c.warmup_steps)),
 }

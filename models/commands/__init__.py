@@ -1,4 +1,4 @@
-"""The commands of `autotx` (models/cli.py lists them), and maps.py, which draws for several of them.
+"""The commands of `autotx`, listed in models/cli.py, and maps.py, which several of them use.
 
-No library module imports from here.
+Modules outside this package do not import from it, except models/cli.py.
 """

@@ -1,4 +1,4 @@
-"""`autotx classify`: a fine-tuned model says which label a text has."""
+"""`autotx classify`: label texts with a fine-tuned model."""
 
 import sys
 
@@ -8,7 +8,7 @@ from autotx.models.classifier import check_known, predict
 from autotx.models.formats import open_model
 
 SHOWN = 3  # labels for a text
-SHORT = 40  # characters of a text that names it in an error
+SHORT = 40  # characters of a text that an error shows
 
 
 def add_arguments(parser):

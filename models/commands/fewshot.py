@@ -1,4 +1,4 @@
-"""`autotx fewshot`: train a GPT that does tasks from the examples in its prompt, and measure it (models/fewshot.py)."""
+"""`autotx fewshot`: train a GPT to do tasks from the examples in its prompt, and measure it (models/fewshot.py)."""
 
 import shlex
 from pathlib import Path
@@ -13,7 +13,7 @@ from autotx.models.registry import settings_of
 from autotx.models.run import Run
 from autotx.models.train import train
 
-TEXT = "tasks.txt"  # in the run folder: what is learned from
+TEXT = "tasks.txt"  # the training text, in the run folder
 SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 128, "block_size": 64}
 
 

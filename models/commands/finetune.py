@@ -1,4 +1,4 @@
-"""`autotx finetune`: a pre-trained language model learns to label texts."""
+"""`autotx finetune`: train a pre-trained language model to label texts."""
 
 import argparse
 import os
@@ -14,11 +14,11 @@ def add_arguments(parser):
     parser.add_argument(
         "--model", dest="pretrained", metavar="DIR", default=argparse.SUPPRESS, help="the run of the GPT to start from"
     )
-    add_flags(parser, settings_of("gpt", "labels"))  # the same for every architecture
+    add_flags(parser, settings_of("gpt", "labels"))  # the settings are the same for every architecture
 
 
 def run(args):
-    """Fine-tune as the command line says. Returns the exit status."""
+    """Fine-tune with the settings of the command line. Returns the exit status."""
     given, architecture = vars(args), "gpt"
     if "pretrained" in given:
         given["pretrained"] = os.path.abspath(given["pretrained"])

@@ -1,7 +1,6 @@
-"""`autotx gallery`: a picture of each kind, all of small models that are trained on the spot, with a page of them.
+"""`autotx gallery`: a picture of each kind, of small models that the command trains, and a page that shows all.
 
-PICTURES is the list: the name of the file, what it shows in a sentence, and the function that draws it. A function is
-given a Workshop, which has what several of them need, and the path to write to.
+PICTURES lists them: the file name, a caption, and the function that draws it from (a Workshop, the path to write to).
 """
 
 import contextlib
@@ -12,7 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image  # matplotlib brings it along
+from PIL import Image  # a dependency of matplotlib
 
 import autotx
 from autotx import Tensor, nn, viz
@@ -39,25 +38,25 @@ PROMPT = "the value of "
 
 
 class Workshop:
-    """Models that are trained when they are first needed, in a folder that is thrown away at the end."""
+    """Models that several pictures use, trained when first needed. folder: where their runs are written."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
 
     @functools.cached_property
     def gpts(self):
-        """The folders of two runs of a small GPT on Python's manual, that differ in the learning rate."""
+        """The folders of two runs of a small GPT on Python's manual, with different learning rates."""
         shape = {"n_layer": 2, "n_embd": 64, "steps": 500, "eval_interval": 50, "eval_batches": 4, "min_lr": 1e-5}
         return [self._train("gpt", f"lr {lr:g}", lr=lr, **shape) for lr in (3e-3, 3e-4)]
 
     @functools.cached_property
     def gpt(self):
-        """The model and the tokenizer of the first."""
+        """The model and the tokenizer of the first of them."""
         return self._open(self.gpts[0])
 
     @functools.cached_property
     def translator(self):
-        """A Transformer that has learned to write English numbers in German, and its tokenizer."""
+        """A Transformer that translates English numbers to German, and its tokenizer."""
         pairs = [(english(n), german(n)) for n in range(1, 1000)]
         file = self.folder / "numbers.tsv"
         write_atomically(file, "".join("\t".join(pair) + "\n" for pair in pairs).encode())
@@ -170,7 +169,7 @@ def positions(workshop, path):
 
 def embeddings(workshop, path):
     model, tokenizer = workshop.gpt
-    known = len(tokenizer.characters)  # after them come the bytes, which the text does not have
+    known = len(tokenizer.characters)  # the tokens after them are bytes, which are not trained
     table, words = model.wte.weight.data[:known], tokenizer.texts(range(known))
     title = "What a small GPT thinks of characters"
     viz.save(viz.embeddings(table, words, ["e", "t", "1", "T"], title=title)[0], path)
@@ -181,7 +180,7 @@ def curves(workshop, path):
 
 
 def statistics(workshop, path):
-    """Two nets of ten layers learn sin(x): one of sigmoids, whose gradients vanish, one of GELUs, whose do not."""
+    """Two nets of ten layers learn sin(x): with sigmoids, whose gradients vanish, and with GELUs, whose do not."""
     rng = np.random.default_rng(0)
     sizes = (1, *[32] * 9, 1)
     nets = nn.Sequential(*(MLP(sizes, f, rng=rng) for f in ("sigmoid", "gelu")))
@@ -258,7 +257,7 @@ def run(args):
 
 
 def _make_small(path):
-    """Write a .png again with 256 colours, which are enough and take a third of the space."""
+    """Write a .png again with 256 colours, which takes a third of the space."""
     content = io.BytesIO()
     Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
     write_atomically(path, content.getvalue())
@@ -273,7 +272,7 @@ def index():
     return "\n".join(parts)
 
 
-# Numbers in two languages
+# Numbers in English and German
 
 _ENGLISH = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
 _ENGLISH = [*_ENGLISH.split(), "eighteen", "nineteen"]
@@ -294,7 +293,7 @@ def english(n):
 
 
 def german(n):
-    """The same in German, its parts as words: "drei hundert zwei und vierzig". The last digit comes before the tens."""
+    """A number in German, its parts as words: "drei hundert zwei und vierzig". The ones come before the tens."""
     hundreds, rest = divmod(n, 100)
     words = [_GERMAN[hundreds - 1], "hundert"] if hundreds else []
     tens, ones = divmod(rest, 10)

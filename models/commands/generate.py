@@ -1,4 +1,4 @@
-"""`autotx generate`: a trained model goes on with a text."""
+"""`autotx generate`: continue a text with a trained language model."""
 
 import math
 import sys
@@ -64,7 +64,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Print the prompt and what the model makes of it, as it is made. Returns the exit status."""
+    """Print the prompt and its continuation, token by token. Returns the exit status."""
     _check(args)
     opened = open_model(args.model, needs="text")
     model, tokenizer = opened.model, opened.tokenizer
@@ -82,7 +82,7 @@ def run(args):
     if args.int8:
         rounded = model.reader(matrix=Int8Matrix)
         print(f"autotx generate: int8: {comparison(opened, rounded)}", file=sys.stderr)
-        model, opened = rounded, None  # the float32 matrices are not held any longer
+        model, opened = rounded, None  # frees the float32 matrices
     names, ids = ("temperature", "top_k", "top_p", "repetition_penalty", "min_new_tokens"), []
     settings = {name: getattr(args, name) for name in names} | {"rng": np.random.default_rng(args.seed)}
     print(prompt.strip(END_OF_TEXT), end="", flush=True)
@@ -95,12 +95,12 @@ def run(args):
 
 
 def _opening(opened):
-    """What the text that a model learned may begin with."""
+    """The prompt when none is given, as TextTask.state keeps it."""
     return "\n" if opened.config is None else read_json(opened.path / STATE).get("opening", "\n")
 
 
 def _draw_attention(args, model, tokenizer, ids, given):
-    """The picture of --attention. ids: all tokens. given: how many of them are the prompt's."""
+    """Draw the picture of --attention. ids: all tokens. given: how many of them are the prompt's."""
     name = Path(args.model).name
     title = f"Attention of {name}: a prompt of {counted(given, 'token')}, and the {len(ids) - given} that it wrote"
     figure, _ = maps.of_text(model, tokenizer, ids, given, title)
@@ -109,10 +109,10 @@ def _draw_attention(args, model, tokenizer, ids, given):
 
 
 def comparison(opened, rounded):
-    """What rounding to int8 gained and cost, in words: the size of the matrices, and the perplexity of the run's text.
+    """What rounding to int8 gains and costs, in words: the sizes of the matrices, and the perplexities on the run's
+    text, of the same random blocks of its validation part.
 
-    opened: of a language model; rounded: its reader with int8 weights. The float32 reader and that one read the same
-    blocks, drawn from the part that was kept for validation.
+    opened: a language model. rounded: its reader with int8 weights.
     """
     exact, config = opened.model.reader(), opened.config
     sizes = [f"{reader.nbytes / 1e6:.3g} MB" for reader in (exact, rounded)]
@@ -133,7 +133,8 @@ def comparison(opened, rounded):
 
 
 def perplexity(model, ids, batches=8):
-    """exp of the mean loss over some 4,000 tokens of `ids` in blocks, always the same ones. model: has `reader`."""
+    """exp of the mean loss over about 4,000 tokens of `ids`, in the same random blocks every time. model: has `reader`.
+    """
     rng, size, losses = np.random.default_rng(0), model.config.block_size, []
     for _ in range(batches):
         inputs, targets = random_blocks(ids, -(-512 // size), size, rng)
@@ -143,7 +144,7 @@ def perplexity(model, ids, batches=8):
 
 
 def _check(args):
-    """The flags that are numbers. ValueError."""
+    """ValueError for a flag outside its limits, and for flags that exclude each other."""
     wrong = {
         "--max-new-tokens": args.max_new_tokens is not None and args.max_new_tokens < 1 and "be at least 1",
         "--min-new-tokens": args.min_new_tokens < 0 and "be at least 0",

@@ -1,4 +1,4 @@
-"""`autotx graph`: draw the computation of a model, or of a single op, without writing a program."""
+"""`autotx graph`: draw the graph of a model's loss, or of a single op."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def add_arguments(parser):
 
 def run(args):
     """Write the picture and say where. Returns the exit status."""
-    dot.checked_path(args.out)  # before anything is computed
+    dot.checked_path(args.out)  # a wrong path is an error before the work, not after
     if args.json:
         style.checked_path(args.json, None)
     settings = {"depth": args.depth, "expand": args.expand, "fused": args.fused, "max_nodes": args.max_nodes}
@@ -70,8 +70,8 @@ def run(args):
 
 
 def loss_of(model, rng):
-    """The loss of a model on one short example, with its graph. rng: draws the weights of the named models, None
-    leaves them zero, which looks the same and is quick; the model in a folder has its own."""
+    """The loss of a model on one short example, with its graph. model: a name, or the path of a trained model.
+    rng: draws the weights of a named model; None leaves them zero, which is faster and gives the same graph."""
     published = {a.name: a for a in ARCHITECTURES.values() if a.published}
     if model in published:
         architecture = published[model]

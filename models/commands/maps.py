@@ -1,4 +1,4 @@
-"""Attention maps of the models: which token looks at which, for a text that a model reads or has written."""
+"""Attention maps of the models: how much each token attends to each other one."""
 
 import numpy as np
 
@@ -9,9 +9,9 @@ from autotx.viz.attention import most_tokens
 
 
 def fitting(count, prompt, config):
-    """`count`, the new tokens after a prompt of `prompt` in a map of a GPT; for None as many as it has room for.
+    """How many new tokens a map of a GPT has after `prompt` tokens: `count`, or for None as many as there is room for.
 
-    ValueError when that is none, or fewer than `count`, and for a model without attention.
+    ValueError when there is no room for `count` tokens, or for one, and for a model without attention.
     """
     if not hasattr(config, "n_head"):
         raise ValueError("--attention: this model has no attention; leave it out")
@@ -29,8 +29,8 @@ def fitting(count, prompt, config):
 def of_text(model, tokenizer, ids, given=None, title=None, dark=False):
     """Draw the attention of a GPT that reads ids (T,). Returns (Figure, Axes (L, H)).
 
-    given: how many of them were the prompt; those after it are drawn as the model's own.
-    ValueError when so many tokens could not be read.
+    given: how many of them are the prompt; the others are marked as written by the model.
+    ValueError when there are too many tokens for a readable picture.
     """
     maps = viz.attention_maps(model, np.asarray(ids)[None])
     return viz.attention(maps, tokenizer.texts(ids), title=title, given=given, dark=dark)
@@ -39,9 +39,9 @@ def of_text(model, tokenizer, ids, given=None, title=None, dark=False):
 def of_translation(model, tokenizer, source, target, title=None, cross_only=False, dark=False):
     """Draw the attention of a Transformer: the encoder's, the decoder's, and that of the decoder to the source.
 
-    source: ids (S,), as pairs.encode gives them. target: ids of what was written, without START and END. A row of the
-    decoder is named by the token that it reads and the one that it is about to write. cross_only: only draw the
-    decoder's attention to the source. Returns (Figure, Axes). ValueError when so many tokens could not be read.
+    source: ids (S,), as pairs.encode returns them. target: ids of the translation, without START and END. The label of
+    a row of the decoder is the token that it reads and the next one. cross_only: draw only the decoder's attention to
+    the source. Returns (Figure, Axes). ValueError when there are too many tokens for a readable picture.
     """
     source, read, written = np.asarray(source), np.array([START, *target]), [*target, END]
     maps = viz.attention_maps(model, source[None], read[None])

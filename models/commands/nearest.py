@@ -1,4 +1,4 @@
-"""`autotx nearest`: the words whose vectors are most like that of a word."""
+"""`autotx nearest`: the words whose vectors are most similar to that of a word."""
 
 import sys
 
@@ -16,7 +16,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Print each word, and below it the nearest ones with their cosines. Returns the exit status."""
+    """Print each word, and below it the nearest words with their cosines. Returns the exit status."""
     if args.n < 1:
         raise ValueError(f"--n {args.n} should be at least 1")
     if args.vectors:

@@ -1,6 +1,6 @@
-"""`autotx plot`: the curves of one run, or of several over each other, also while they go on; and what a model learned.
+"""`autotx plot`: the curves of one or more runs, finished or not, and other pictures of a trained model.
 
-Each kind of picture is a function of (folders, dark) that returns a Figure; PICTURES lists them.
+PICTURES lists the kinds: each is a function of the command's arguments that returns a Figure.
 """
 
 import json
@@ -48,9 +48,9 @@ def run(args):
 
 
 def read_runs(folders, empty=False):
-    """The records of some runs: dict of name -> list. A name is the folder's own, or its path where two are the same.
+    """The records of runs: {name: list}. A name is the folder's last part, or its path if two names are the same.
 
-    empty: whether a run may have no record yet. ValueError for a folder that holds no run, and for a log that is none.
+    empty: whether a run may have no record yet. ValueError for a folder without a run, and for a file that is no log.
     """
     names = [Path(folder).name for folder in folders]
     names = [folder if names.count(name) > 1 else name for folder, name in zip(folders, names)]
@@ -61,7 +61,7 @@ def _records(folder, empty):
     path = folder / LOG
     if not path.is_file():
         if empty and (folder / configs.FILE).is_file():
-            return []  # just begun
+            return []  # the run has just begun
         raise ValueError(f"{folder}: there is no run, it has no {LOG}; give the folder that autotx train wrote")
     records = [r for r in read_log(path, math.inf) if isinstance(r.get("step"), int)]
     if not records and path.read_bytes().strip():
@@ -77,7 +77,7 @@ def _curves(args, empty=False):
 
 
 def _embeddings(args):
-    """The table of a model's tokens, or word2vec's vectors."""
+    """A model's token table, or word2vec's vectors, in two dimensions."""
     opened = open_model(_only(args))
     vectors = opened.task.word_vectors(opened)
     title = f"{len(vectors.words):,} embeddings of {Path(args.folders[0]).name} in two dimensions (PCA)"
@@ -85,7 +85,7 @@ def _embeddings(args):
 
 
 def _positions(args):
-    """A GPT's table of positions, learned, or a Transformer's waves."""
+    """A model's position table, learned or sinusoidal."""
     opened = open_model(_only(args))
     if not hasattr(opened.model, "position_tables"):
         wanted = that_have(lambda architecture, task: hasattr(architecture.model, "position_tables"))
@@ -94,7 +94,7 @@ def _positions(args):
 
 
 def _statistics(args):
-    """What --stats-interval has noted of every layer."""
+    """The statistics of every layer that --stats-interval has recorded."""
     folder = Path(_only(args))
     records = Run(folder).read_statistics(math.inf)
     if not records:
@@ -103,7 +103,7 @@ def _statistics(args):
 
 
 def _times(args):
-    """Where the time of a training step of a model goes: on random tokens, in batches as large as those of the run."""
+    """The times of the parts of a training step, on random tokens, in batches as large as those of the run."""
     opened = open_model(_only(args))
     if not opened.task.timed_loss:
         wanted = that_have(lambda architecture, task: task.timed_loss)
@@ -114,8 +114,8 @@ def _times(args):
 
 
 def timed(make_loss, title, dark=False):
-    """Draw where the time goes when make_loss() makes a loss, and backward its gradients. Returns a Figure."""
-    make_loss().backward()  # the first step is slower
+    """Draw the times of the parts of make_loss() and of the loss's backward. Returns a Figure."""
+    make_loss().backward()  # not timed: the first step is slower
     with viz.record() as recorded:
         for _ in range(TIMED_STEPS):
             make_loss().backward()
@@ -145,7 +145,7 @@ def _check(args):
 
 
 def _follow(args, out):
-    """Draw again and again, until every run has done its steps; Ctrl-C stops it before."""
+    """Draw the curves whenever there are new records, until every run has done its steps, or Ctrl-C."""
     sizes = None
     while True:
         runs, before = read_runs(args.folders, empty=True), sizes
@@ -160,7 +160,7 @@ def _follow(args, out):
 
 
 def _is_done(folder, records):
-    """Whether the last record is of the last step that the run's settings ask for."""
+    """Whether the last record is of the last step in the run's settings."""
     try:
         steps = json.loads((Path(folder) / configs.FILE).read_bytes())["steps"]
     except (OSError, ValueError, KeyError):

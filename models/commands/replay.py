@@ -1,4 +1,4 @@
-"""`autotx replay`: a page that steps through what a trained model does with a text, forward and backward."""
+"""`autotx replay`: a page that steps through a trained model's computation on a text, forward and backward."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Write the page. Returns the exit status, 0. ValueError and OSError for what cannot be read or written."""
+    """Write the page. Returns the exit status."""
     checked_path(args.out)
     for flag, text in (("--prompt", args.prompt), ("--target", args.target)):
         if text is not None and not text.strip():

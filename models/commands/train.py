@@ -1,4 +1,4 @@
-"""`autotx train`: a model learns."""
+"""`autotx train`: train a model, or resume a run."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Train as the command line says. Returns the exit status."""
+    """Train with the settings of the command line. Returns the exit status."""
     given = {name: value for name, value in vars(args).items() if name != "model"}
     if given.get("resume"):
         return train(resumed(given, args.model))
@@ -25,7 +25,7 @@ def run(args):
 
 
 def absolute(kind, given):
-    """The given settings with the files' paths made absolute: the run can then be resumed from any folder."""
+    """The given settings with absolute paths of files, so that the run can be resumed from any folder."""
     files = {f.name: f.type for f in dataclasses.fields(kind) if f.metadata.get("metavar") == "FILE"}
     path = os.path.abspath
     return {
@@ -35,9 +35,9 @@ def absolute(kind, given):
 
 
 def resumed(given, kind=None):
-    """The settings of the run in given["out"], with those given now in their place. ValueError when that cannot be.
+    """The settings of the run in given["out"], replaced by those in `given`. ValueError when they cannot be changed.
 
-    kind: what its model must be called; None for any.
+    kind: the kind of model that the run must have; None for any.
     """
     folder = given.get("out", f"runs/{kind or 'gpt'}")
     Run(folder).check_there()

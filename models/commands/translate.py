@@ -1,4 +1,4 @@
-"""`autotx translate`: a trained Transformer translates sentences, or shows how well it does on a file of pairs."""
+"""`autotx translate`: translate sentences with a trained Transformer, or score it on a file of pairs."""
 
 import math
 import sys
@@ -68,10 +68,10 @@ def run(args):
 
 
 def scores(written, references, tokenize="13a"):
-    """BLEU and chrF of some translations (str), each 0 to 100, by sacrebleu. references: the right ones.
+    """BLEU and chrF of translations (str), each 0 to 100, by sacrebleu. references: the right translations.
 
     tokenize: the name of sacrebleu's tokenizer for BLEU; chrF compares characters.
-    ValueError when the library is not there, or what the tokenizer needs, and for another name.
+    ValueError when sacrebleu, or a library that the tokenizer needs, is not installed, and for an unknown name.
     Source: Papineni et al., 2002; Popović, 2015 (chrF); Post, 2018 (sacrebleu).
     """
     if sacrebleu is None:
@@ -81,14 +81,14 @@ def scores(written, references, tokenize="13a"):
         raise ValueError(f"--bleu-tokenize {tokenize} is not known to sacrebleu; it is one of {known}")
     try:
         metrics = sacrebleu.BLEU(tokenize=tokenize), sacrebleu.CHRF()
-    except (ImportError, RuntimeError) as error:  # some need a library more
+    except (ImportError, RuntimeError) as error:  # some tokenizers need another library
         raise ValueError(f"--bleu-tokenize {tokenize} cannot be used: {error}") from error
     return tuple(metric.corpus_score(written, [references]).score for metric in metrics)
 
 
 def _score(model, tokenizer, args):
-    """A file may hold words that the model has not learned, as any new text does: they count as what they are."""
-    scores(["a"], ["a"], args.bleu_tokenize)  # before the work: whether it can be had
+    """Print the scores of --pairs. Words that the model has not learned are no error here."""
+    scores(["a"], ["a"], args.bleu_tokenize)  # raises before the work if BLEU cannot be computed
     places, sources, targets = zip(*read_columns("--pairs", args.pairs, ("source", "target")))
     for place, source in zip(places, sources):
         _check_length(f"{place}: ", source, tokenizer, model.config.block_size)
@@ -133,7 +133,7 @@ def _check_length(place, sentence, tokenizer, block_size):
 
 
 def _check(args):
-    """The flags. ValueError."""
+    """ValueError for a flag outside its limits, and for flags that exclude each other."""
     wrong = {
         "--beam": args.beam < 1 and "be at least 1",
         "--n-best": not 1 <= args.n_best <= args.beam and f"be from 1 to --beam {args.beam}",

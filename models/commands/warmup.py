@@ -1,4 +1,4 @@
-"""`autotx warmup`: compile every kernel, so that the first step of a training waits for none."""
+"""`autotx warmup`: compile every kernel, so that the first step of a training does not."""
 
 import time
 import warnings
@@ -23,14 +23,14 @@ from autotx.kernels import (
 
 
 def add_arguments(parser):
-    """It has no settings."""
+    """The command has no arguments."""
 
 
 def run(args):
-    """Call every kernel once and say what came of it. Returns the exit status."""
+    """Call every kernel once and print how long it took. Returns the exit status."""
     if numba.config.DISABLE_JIT:
         raise ValueError("NUMBA_DISABLE_JIT is set, so nothing is compiled; unset it")
-    with warnings.catch_warnings(action="ignore"):  # the error below says it
+    with warnings.catch_warnings(action="ignore"):  # the error below says the same
         folder = jit.cache_folder()
     if folder is None:
         raise ValueError("no folder to keep the kernels in can be written; set NUMBA_CACHE_DIR to one that can")
@@ -43,7 +43,7 @@ def run(args):
 
 
 def call_all():
-    """Call every kernel in float32. The size matters to the products alone: small ones are left to NumPy."""
+    """Call every kernel in float32. Only the products depend on the size: small ones use NumPy, see `_products`."""
     x = np.ones((65, 65), np.float32)
     row, ids = np.ones(65, np.float32), np.zeros(65, np.int64)
     y, mean, rstd = layernorm.layer_norm(x, row, row)
@@ -72,7 +72,7 @@ def call_all():
 
 
 def _products():
-    """A tile's worth of rows, and one row with the matrix stored along either axis, above the size that is NumPy's."""
+    """Products with many rows, and with one row and the matrix stored along either axis, too large to use NumPy."""
     size = int(gemm.SMALL**0.5) + 1
     square, few = np.ones((size, size), np.float32), np.ones((1, size), np.float32)
     gemm.matmul(square, square[:, :64])
