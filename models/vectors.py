@@ -264,7 +264,7 @@ def _text_rows(path, file, dim, first, keep):
 
 
 def _word_and_numbers(line, dim):
-    """(word, numbers) of a line: bytes and float32 (dim,). The last `dim` fields are numbers; a word may have spaces."""
+    """(word, numbers) of a line: bytes, float32 (dim,). The last `dim` fields are numbers; the word may have spaces."""
     fields = line.split()
     if len(fields) <= dim or any(map(_is_number, fields[1:-dim])):
         raise ValueError(f"{len(fields) - 1} numbers after the word, where line 1 has {dim}")

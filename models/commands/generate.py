@@ -133,8 +133,7 @@ def comparison(opened, rounded):
 
 
 def perplexity(model, ids, batches=8):
-    """exp of the mean loss over about 4,000 tokens of `ids`, in the same random blocks every time. model: has `reader`.
-    """
+    """exp of the mean loss over about 4,000 tokens of `ids`, in the same blocks at every call. model: has `reader`."""
     rng, size, losses = np.random.default_rng(0), model.config.block_size, []
     for _ in range(batches):
         inputs, targets = random_blocks(ids, -(-512 // size), size, rng)
