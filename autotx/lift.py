@@ -1,4 +1,4 @@
-"""`lift` makes the function on Tensors that users call from an op on plain arrays (see tensor.py).
+"""`lift` turns an op on plain arrays (see tensor.py) into the function on Tensors that users call.
 
 The function takes the arrays out of the Tensors, calls the op, and wraps the result in a Tensor that remembers its
 parents and its pullback. Arguments are checked here, once for all ops. Arrays that the graph keeps and that the caller
@@ -19,10 +19,10 @@ P = ParamSpec("P")
 
 
 def lift(op: Callable[P, tuple[Any, Any]]) -> Callable[P, Tensor]:
-    """Make a function on Tensors of an op on arrays (see tensor.py). Use it as a decorator.
+    """Turn an op on arrays (see tensor.py) into a function on Tensors. Use it as a decorator.
 
     The function takes Tensors, arrays and numbers for the arguments before the slash, and settings after it, by
-    position or by name. It returns a Tensor that requires a gradient when one of its arguments does.
+    position or by name. Its result requires a gradient if an argument does, except inside no_grad.
 
         @lift
         def cube(x, /):
@@ -90,7 +90,7 @@ def _not_a_view(out, data):
 
 
 def _bind(name, arrays, settings_names, args, settings):
-    """The arguments and settings of a call in which arrays were given by name or settings by position.
+    """The arguments and settings of a call that has keywords, or settings by position.
 
     arrays: the names of the op's array arguments; none for an op with a varying number of them.
     """
@@ -129,7 +129,7 @@ def _as_constants(args, data, recorded):
     result = []
     for a, d in zip(args, data):
         if kind and getattr(d, "dtype", kind).kind != "f":
-            d = d.astype(kind, casting="same_kind")  # TypeError: complex
+            d = d.astype(kind, casting="same_kind")  # complex raises TypeError
         elif recorded and d is a and d.__class__ is np.ndarray:
             d = d.copy()
         result.append(d)
@@ -158,5 +158,5 @@ def _explained(error, name, data, settings_names):
         text = f"shapes {shapes} do not broadcast; from the right, sizes must be equal or 1 (reshape or unsqueeze one)"
     else:
         text = f"{error} (shapes {shapes})"
-    kind = next(k for k in (TypeError, ValueError, IndexError) if isinstance(error, k))  # some of NumPy's take no text
+    kind = next(k for k in (TypeError, ValueError, IndexError) if isinstance(error, k))
     return kind(f"{name}: {text}")

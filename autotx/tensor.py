@@ -246,16 +246,17 @@ class Tensor(Methods):
         one element, which then is the loss itself.
         retain_graph: keep the graph, to run backward again or to draw it; results on the way then keep their `.grad`
         too. Otherwise the graph is freed during the walk.
-        ValueError, with nothing changed: no tensor requires a gradient; this tensor has several elements and `grad` is
-        not given; the graph was freed; a tensor was written to after the graph was recorded; a `.grad` was set to
-        something that is not an array of its tensor's shape.
+        ValueError before any change: no tensor requires a gradient, or one of integers does; `grad` is missing for
+        several elements, or has another shape; the graph was freed; a tensor was written to after the graph was
+        recorded; a `.grad` was set to something that is not an array of its tensor's shape. A pullback that returns
+        too few gradients, or one of a wrong shape, is a ValueError in the middle of the walk.
         """
         if not self.requires_grad:
             raise ValueError("backward: no tensor that went into this one requires a gradient; pass requires_grad=True")
         grad = self._seed(grad)
         nodes, leaves = _reachable(self)
         watchers = modes.watch
-        owned = set()  # ids of the results whose .grad is a buffer made during this walk: it may be added to in place
+        owned = set()  # ids of tensors whose .grad buffer was made during this walk: it may be added to in place
         _accumulate(self, grad, grad, owned)
         while nodes:
             node = nodes.pop()  # the newest: the pullbacks of all its consumers have been called
@@ -343,7 +344,7 @@ FREED = _Freed()
 
 
 def _reachable(root):
-    """The results in the graph of `root`, oldest first, and its leaves. All checks of backward are made here."""
+    """The results in the graph of `root`, oldest first, and its leaves. Checks the graph and its leaves."""
     if root._parents is None:
         return [], [root]
     nodes, leaves, stack, seen = [], {}, [root], {id(root)}
@@ -358,7 +359,7 @@ def _reachable(root):
         for p in t._parents:
             if p.__class__ is Tensor:
                 if p._parents is None:
-                    if p._tick > t._tick:  # also of constants: their values are part of other gradients
+                    if p._tick > t._tick:  # constants too: other gradients use their values
                         raise ValueError(written_after(p, t))
                     if p.requires_grad:
                         leaves[id(p)] = p
@@ -430,7 +431,7 @@ def unbroadcast(d, shape, op):
     return kernels.total(d, stretched, keepdims=True) if stretched else d
 
 
-# From what users pass to arrays
+# User input as arrays
 
 
 def array_of(x):

@@ -80,7 +80,7 @@ def test_command_lines_are_understood(line, monkeypatch):
 
 
 def test_the_tree_exists():
-    """Each file and folder that the README's picture of the house names, below the folder that it stands in."""
+    """Each file and folder that the README's layout names, below the folder that it stands in."""
     (tree,) = (block for language, block in _blocks() if block.startswith("autotx/ "))
     folder, named = ROOT, 0
     for line in tree.splitlines():
