@@ -102,7 +102,7 @@ def predict(model, tokenizer, texts):
 
 
 def check_known(tokenizer, text, place):
-    """ValueError for a text with characters or words that the model has never seen. place: how it is called."""
+    """ValueError for a text with characters or words that the model has never seen. place: named in the error."""
     unknown = tokenizer.unknown(text)
     if unknown:
         raise ValueError(

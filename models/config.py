@@ -68,7 +68,7 @@ class TrainConfig(Settings):
     momentum: float = setting(0.0, "memory of the gradient, for sgd", at_least=0, below=1, fixed=True)
     grad_clip: float = setting(1.0, "largest norm of the gradient, 0 for no limit", at_least=0)
 
-    # How often it is looked at
+    # Validation and statistics
     eval_interval: int = setting(250, "steps between validations; each one saves a checkpoint", at_least=1)
     eval_batches: int = setting(40, "batches in a validation", at_least=1)
     stats_interval: int = setting(0, "steps between notes of every layer's size and gradient, 0: none", at_least=0)

@@ -72,7 +72,7 @@ def read_file(flag, path):
 
 
 def read_columns(flag, path, names):
-    """The lines of a UTF-8 file with two columns, a tab between: a list of (place, left, right) without empty lines.
+    """The rows of a UTF-8 file with two columns, separated by a tab: a list of (place, left, right). Skips empty lines.
 
     Lines end with LF or CR LF, or, in a file without any LF, with CR. place: flag, path and number of the line.
     flag: what gave the path, names: what the two columns are, both for errors.

@@ -1,9 +1,10 @@
 """GPT-2: a stack of blocks that reads tokens and predicts, at every position, the next token.
 
 Top to bottom: the configuration, one block (attention, then a feed-forward net), the model with its loss, and its
-reader, which computes the same formulas on plain arrays with a cache, to generate text.
+reader, which computes the same formulas on NumPy arrays with a cache, to generate text.
 
     ids (B, T) -> token table + position table -> n_layer blocks -> layer norm -> scores (B, T, V)
+
 Letters: B batch, T tokens, C channels (n_embd), H heads, D = C / H channels a head, V vocabulary, L layers.
 Source: Radford et al., 2019, "Language Models are Unsupervised Multitask Learners"; the whitepaper's GPT sections.
 """
@@ -144,7 +145,7 @@ class GPT(LanguageModel, nn.Module):
 
 
 class GPTReader(Reader, LanguageModel):
-    """The model on plain arrays, with a cache (see inference/pieces.py). matrix: the class of the weight matrices."""
+    """The model on NumPy arrays, with a cache (see inference/pieces.py). matrix: the class of the weight matrices."""
 
     def __init__(self, model, matrix):
         self.config = model.config

@@ -12,12 +12,12 @@ PAPER = ("You are welcome", "de nada")  # the whitepaper's own pair
 
 
 def read_pairs(path, option="--pairs"):
-    """The pairs of a file, one a line, a tab between: a list of (source, target). Errors as in data.read_columns."""
+    """The pairs of a file of lines "source TAB target": a list of (source, target). Errors as in data.read_columns."""
     return [(source, target) for _, source, target in read_columns(option, path, ("source", "target"))]
 
 
 def emoji_pairs():
-    """The names of all emoji in English and Spanish, without skin tones: a list of (English, Spanish), no pair twice.
+    """The names of all emoji without skin tones: a list of (English, Spanish) without duplicates.
 
     From the package emoji, which takes them from Unicode's Common Locale Data Repository.
     """
@@ -37,7 +37,7 @@ def split_pairs(pairs, rng):
 
 
 def digest(*parts):
-    """SHA-256 of some lists of pairs."""
+    """SHA-256 of lists of pairs."""
     text = "\n\n".join("\n".join("\t".join(pair) for pair in pairs) for pairs in parts)
     return hashlib.sha256(text.encode()).hexdigest()
 

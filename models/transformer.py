@@ -5,7 +5,7 @@
     target (B, T) -> table + positions -> n_layer decoder blocks, which attend to the memory -> scores (B, T, V)
 
 Top to bottom: the configuration, the positions, one encoder block, one decoder block, the model, and its reader, which
-computes the decoder's formulas on plain arrays with a cache. `inference/beams.py` writes translations with the reader.
+computes the decoder's formulas on NumPy arrays with a cache. `inference/beams.py` writes translations with the reader.
 
 A sentence is a row of token ids. The first three ids are special tokens: PAD fills short rows and is masked in every
 attention, START is the decoder's first input, END is the last token that it writes.
@@ -254,7 +254,7 @@ def seen(ids):
 
 
 class TransformerReader(Reader):
-    """The decoder on plain arrays, with a cache (see inference/pieces.py). It has B * beam rows, those of a sentence
+    """The decoder on NumPy arrays, with a cache (see inference/pieces.py). It has B * beam rows, those of a sentence
     next to each other.
 
     The keys and values of the source are computed once. The rows that are read must not hold PAD.

@@ -163,12 +163,12 @@ def _text(piece):
 def load_vectors(path, words=None):
     """Read a file of vectors, as WordVectors. Words that are not wanted take no memory.
 
-    path: word2vec text or binary, GloVe or FastText .vec, possibly in gzip. words: keep only these, in upper or lower
-    case, and do not check others; None keeps all. A repeated word is left out, because such files are sorted by
-    frequency and the first is the commonest; `.repeated` counts them. A word that is not UTF-8 is left out; `.skipped`
-    counts them. A byte order mark is skipped.
-    ValueError, naming the file and the line (the word, in a binary file): a broken number, NaN or Inf, a wrong number
-    of numbers, a first line that says another number of words, nothing to read.
+    path: word2vec text or binary, GloVe or FastText .vec, possibly in gzip. words: keep only these, ignoring case, and
+    do not parse the numbers of others; None keeps all. Of a repeated word the first vector is kept, because such files
+    are sorted by frequency; `.repeated` counts the others. A word that is not UTF-8 is left out; `.skipped` counts
+    these. A byte order mark is skipped.
+    ValueError, naming the file and the line (the word, in a binary file): an invalid number, NaN or Inf, a wrong count
+    of numbers, a first line with a wrong count of words, and a file without a word to keep.
     """
     wanted = None if words is None else {word.casefold() for word in words}
     try:

@@ -6,8 +6,8 @@ product u_o v_c is the score of o as a neighbour of c. Training makes it large f
 for pairs (c, k) with a word k drawn at random. Words with similar neighbours get similar vectors, since their gradients
 contain the same u.
 
-The loss of one pair, derived. Let s(x) = 1 / (1 + e^-x) be the probability that the model gives to "this pair is from
-the text", x = u v. A pair from the text and K drawn words k_1 .. k_K are K + 1 questions with the answers yes and no:
+The loss of one pair, derived. Let s(x) = 1 / (1 + e^-x), x = u v, be the model's probability that a pair is from the
+text. The right answers are yes for (c, o), from the text, and no for (c, k_1) .. (c, k_K), with K drawn words:
 
     P(all answers right) = s(u_o v_c) prod_i (1 - s(u_ki v_c)),  and 1 - s(x) = e^-x / (1 + e^-x) = s(-x)
     L = -ln s(u_o v_c) - sum_i ln s(-u_ki v_c)

@@ -1,6 +1,6 @@
 """The parts of readers: matrices, norms, and attention over the keys and values of the tokens read so far.
 
-A reader computes what a model's forward computes, but on plain arrays and a piece of the text at a time. For one new
+A reader computes what a model's forward computes, but on NumPy arrays and a piece of the text at a time. For one new
 token the engine would make about 20 Tensors a block, which takes as long as the arithmetic of a small model. A reader
 therefore repeats the formulas without Tensors, gradients and dropout. It is in the same file as its model, and has
 
@@ -15,6 +15,7 @@ In float32, the scores of a text are the same to the bit however the text is cut
 hold, and on any number of threads. (Without fused multiply-adds in the processor, or with NUMBA_DISABLE_JIT=1, they
 agree within 1e-5 of the largest score.) The scores of forward differ from a reader's by at most 1e-5 of the largest,
 because its products of many rows add in another order.
+
 Letters: B rows of text, T tokens of a piece, C channels, H heads, D = C / H channels a head, V vocabulary, L layers.
 """
 
@@ -104,7 +105,7 @@ class Reader:
 
 
 class Norm:
-    """An nn.LayerNorm on plain arrays."""
+    """An nn.LayerNorm on NumPy arrays."""
 
     def __init__(self, layer):
         self.gamma, self.eps = layer.weight.data, layer.eps

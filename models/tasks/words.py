@@ -139,7 +139,7 @@ class WordsTask(Task):
         print(f"\nAll vectors are in {Path(self.config.out) / VECTORS}, as word2vec writes them.")
 
     def _telling_words(self):
-        """The commonest words without those, such as "the", that make up the first 60 % of the text."""
+        """The SHOWN commonest words after those that make up 60 % of the text, such as "the"."""
         first = np.searchsorted(np.cumsum(self.shares), 0.6) + 1
         return self.words[first : first + SHOWN]
 
