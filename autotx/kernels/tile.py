@@ -1,12 +1,12 @@
-"""What a register tile is: the number type, the sizes and the two functions that every matrix product is built from.
+"""A register tile: the number type, the sizes and the functions from which every matrix product is built.
 
-A product C = A B is computed tile by tile: a block of C, rows x cols numbers, that stays in vector registers while the
-loop runs down the depth (the summed axis). Which shape is best, and how it is computed, depends on the processor and
-on the type of the numbers. gemm.py and attention.py are written for any `Tile` and receive one as an argument, so one
-process can use several. simd.py has the tile for float32. Another number type is a new file with a new subclass.
+A product C = A B is computed tile by tile: a tile is a block of C, rows x cols numbers, that stays in vector registers
+while the loop runs along the depth (the summed axis). The best shape, and the instructions, depend on the processor and
+on the number type. gemm.py and attention.py work with any `Tile`, which they receive as an argument, so one process can
+use several. simd.py defines the tile for float32. For another number type, add a file with a new subclass.
 
-Inside a kernel a Tile takes no memory: its Numba type names it, and its attributes are constants while Numba compiles.
-A kernel is thus compiled once for each tile that it is called with.
+Inside a kernel a Tile takes no memory: its Numba type identifies it, and Numba compiles its attributes as constants.
+So a kernel is compiled once for each tile that it is called with.
 """
 
 import threading
@@ -26,28 +26,28 @@ CACHE_LINE = 64  # bytes
 
 @dataclass(frozen=True)
 class Tile:
-    """The sizes of a tile and of the blocks around it, in numbers. A subclass brings the functions.
+    """The sizes of a tile and of the blocks around it, in numbers (elements). Tiles with equal sizes share one type.
 
-    A subclass has three kernels (or functions for kernels), which take the tile as their first argument:
+    A subclass defines three kernels (or functions for kernels), which take the tile as their first argument:
 
-        panel_size(tile, width, depth)                       numbers that a panel of `width` lines takes; also in Python
-        pack(tile, x, width, panels, at)                     lay out lines of x in panels, as `multiply` reads them
+        panel_size(tile, width, depth)                       numbers in a panel of `width` lines; callable from Python
+        pack(tile, x, width, panels, at)                     copy lines of x into panels, in the order `multiply` reads
         multiply(tile, depth, a, a_at, a_size, b, ...)       C = start + A B from packed panels, tile by tile
 
-    see simd.py for their full descriptions. Two tiles with equal sizes are the same tile.
+    simd.py describes them in full.
     """
 
     number: np.dtype  # the type of the elements of A, B and C
     lanes: int  # numbers in a vector register
     rows: int  # of a tile: the lines of a panel of A
     cols: int  # of a tile: the lines of a panel of B
-    depth: int = 384  # the longest piece of the summed axis in a block of a product; sums are cut by it
-    width: int = 512  # the most columns of B in a block of a product
-    strip: int = 4  # panels of A that are packed at a time
-    packing: int = 15  # packing a number takes as long as this many multiply-adds,
-    task: int = 50_000  # and starting a task of a product as long as this many
-    keys: int = 112  # attention: keys in a block; sums over keys are cut by it
-    queries: int = 128  # attention: queries in a block
+    depth: int = 384  # of a product: the longest piece of the summed axis in a block; a sum is split into such pieces
+    width: int = 512  # of a product: the most columns of B in a block
+    strip: int = 4  # of a product: panels of A that are packed at a time
+    packing: int = 15  # the time to pack one number, in multiply-adds
+    task: int = 50_000  # the time to start one task of a product, in multiply-adds
+    keys: int = 112  # of attention: keys in a block; sums over keys are split into such blocks
+    queries: int = 128  # of attention: queries in a block
 
     def __post_init__(self):
         name = "_".join(str(part) for part in (type(self).__name__, *astuple(self)))
@@ -65,7 +65,7 @@ class Tile:
             self.__dict__.update(known.__dict__)
 
     def outlined(self):
-        """Functions of a subclass that are compiled once for this tile, by name: see jit.outlined."""
+        """Functions that are compiled once for this tile (see jit.outlined): a dict of name -> function."""
         return {}
 
     def array(self, ndim, layout="A", readonly=False):
@@ -77,11 +77,11 @@ class Tile:
         return all(x.dtype == self.number and x.flags.aligned for x in arrays)
 
 
-_tiles = {}  # by the names of their types
+_tiles = {}  # name of the Numba type -> tile
 
 
 class TileType(types.Dummy):
-    """The Numba type of one tile. It is pickled by its name, which holds all sizes."""
+    """The Numba type of one tile. It is pickled by its name, which contains all sizes."""
 
     @property
     def tile(self):
@@ -109,17 +109,17 @@ def _attribute(context, builder, kind, value, name):
 
 
 def aligned(size, number):
-    """A new array of `size` elements that starts on a cache line: a vector then never straddles two lines."""
+    """A new array of `size` elements that starts on a cache line, so that no aligned vector crosses two lines."""
     whole = np.empty(size + CACHE_LINE // number.itemsize, number)
     skip = -whole.ctypes.data % CACHE_LINE // number.itemsize
     return whole[skip : skip + size]
 
 
-_kept = threading.local()  # for each thread of Python that calls
+_kept = threading.local()  # number type -> memory, for each Python thread that launches kernels
 
 
 def thread_memory(size, number):
-    """Memory to pack into, kept for the next kernel: for each thread a row of `size` or more numbers, whole lines."""
+    """Scratch memory, reused by later kernels: for each worker one row of at least `size` numbers, on cache lines."""
     threads, rows = get_num_threads(), _kept.__dict__.get(number)
     if rows is None or rows.shape[0] < threads or rows.shape[1] < size:
         width = -(-size // 1024) * 1024
