@@ -1,25 +1,25 @@
 """The register tile: the innermost loop of every matrix product, and the packing that feeds it.
 
-A processor multiplies and adds whole vectors of `lanes` numbers. To keep it doing nothing else, a small tile of the
-result, rows x cols, stays in vector registers while the loop runs down the depth (the summed axis): a step loads cols
-values of B and rows values of A and makes rows * cols multiply-adds of them. Two vectors across and as many rows as
-there are registers left give the most arithmetic for a load:
+A processor multiplies and adds whole vectors of `lanes` numbers. To keep its arithmetic units busy, a small tile of the
+result, rows x cols, stays in vector registers while the loop runs along the depth (the summed axis): a step loads cols
+values of B and rows values of A, and computes rows * cols multiply-adds. A tile that is two vectors wide, with as many
+rows as the remaining registers allow, computes most per loaded value:
 
-| vectors        | lanes | registers | tile rows x cols | multiply-adds a loaded value |
+| instructions   | lanes | registers | tile rows x cols | multiply-adds / loaded value |
 |----------------|-------|-----------|------------------|------------------------------|
 | AVX-512        | 16    | 32        | 14 x 32          | 448 / 46 = 9.7               |
 | AVX2 with FMA  | 8     | 16        | 6 x 16           | 96 / 22 = 4.4                |
 | NEON           | 4     | 32        | 14 x 8           | 112 / 22 = 5.1               |
 
-Where rows run out, the last tile computes zeros for those that are missing. So two smaller ones, with half and a
-quarter of the rows, serve the last rows: of 128 rows, the tile of 14 would spend 9 % on zeros, and of the 32 channels
-of a head 24 %. A step of size S takes 2 % less time with them.
+Where the number of rows is not a multiple of the tile's, the last tile computes rows of zeros that are then dropped.
+Tiles of half and a quarter of the rows compute the last rows with less waste: with the tile of 14 alone, 9 % of the
+work on 128 rows would be on zeros, and 24 % on the 32 channels of a head. They save 2 % of a step of size S.
 
-No compiler finds this in plain loops, so the tile is written as an `intrinsic`: a Python function that Numba calls
-while it compiles, and that emits the instructions (LLVM's, not the processor's: LLVM picks the registers). On a Zen 4
-core it runs at 102 to 106 GFLOP/s from L1 and L2, where OpenBLAS's whole product makes 95.
+Compilers do not derive such a tile from three loops, so it is an `intrinsic`: a Python function that Numba calls while
+it compiles, and that emits the instructions (of LLVM, which then assigns the registers). On a Zen 4 core it runs at 102
+to 106 GFLOP/s from L1 and L2; a whole product of OpenBLAS reaches 95 there.
 
-How to use it, in any kernel that takes a tile as its first argument:
+Use in a kernel that takes a tile as its first argument:
 
     a_size, b_size = tile.panel_size(tile, tile.rows, depth), tile.panel_size(tile, tile.cols, depth)
     a_panels = aligned(a_size * -(-rows // tile.rows), tile.number)      # made outside of the kernel, on a cache line
@@ -30,17 +30,17 @@ How to use it, in any kernel that takes a tile as its first argument:
         tile, depth, a_panels, 0, a_size, b_panels, 0, b_size, start, 0, (row_step, 1), c, 0, row_step, rows, cols
     )
 
-`pack` lays out panels of `tile.rows` or `tile.cols` lines in the order in which the tile reads them: all lines at depth
-0, all lines at depth 1, and so on, with zeros for the lines that are missing at an edge. `multiply` then computes
+`pack` copies lines into panels of `tile.rows` or `tile.cols` lines, in the order in which the tile reads them: all
+lines at depth 0, all lines at depth 1, and so on, with zeros for lines beyond the last. `multiply` then computes
 
     C[i, j] = start[i, j] + sum over k of A[i, k] B[k, j]         for i < rows, j < cols
 
-where `start` is C itself to add into it, a row of biases (steps 0 and 1), or tile.zeros (0 and 0). Places are given as
-an array and how many numbers they are behind the array's first, so C may be any piece of a larger array whose last axis
-is contiguous. Nothing outside of the rows x cols piece is written. The sum runs in the order of k, by one fused
-multiply-add a step: an element does not depend on the tile, or the place in it, that it is computed in.
+where `start` is C itself to add into it, a row of biases (steps 0 and 1), or tile.zeros (0 and 0). Every operand is an
+array and an offset in numbers from its first element, so C may be any part of a larger array whose last axis is
+contiguous. Nothing outside that part is written. The sum runs in the order of k, one fused multiply-add a step, so an
+element has the same bits in every tile and at every position in it.
 
-Both are compiled once for a tile, and called by the kernels as functions (see jit.outlined).
+Both functions are compiled once for a tile; kernels call them, they are not inlined (see jit.outlined).
 """
 
 import llvmlite.binding
@@ -56,7 +56,7 @@ from autotx.kernels.tile import CACHE_LINE, Tile
 
 
 def host_features():
-    """The set of names of the processor's features that Numba compiles for."""
+    """The names of the processor features that Numba compiles for, a set."""
     if numba.config.CPU_FEATURES is not None:  # the environment variable NUMBA_CPU_FEATURES
         return {name[1:] for name in numba.config.CPU_FEATURES.split(",") if name.startswith("+")}
     return {name for name, present in llvmlite.binding.get_host_cpu_features().items() if present}
@@ -71,7 +71,7 @@ def tile_shape(features, itemsize=4):
     else:
         register, registers = 16, 32 if "neon" in features else 16
     lanes = register // itemsize
-    return lanes, (registers - 4) // 2, 2 * lanes  # the four: two vectors of B, one value of A, one in reserve
+    return lanes, (registers - 4) // 2, 2 * lanes  # 4 registers: two vectors of B, a value of A, one in reserve
 
 
 INT = ir.IntType(64)
@@ -82,7 +82,7 @@ INT = ir.IntType(64)
 
 @intrinsic
 def address_of(typing, array, offset):
-    """The address of the element that is `offset` elements after the array's first."""
+    """The address of the element `offset` elements after the first of the array."""
 
     def generate(context, builder, signature, arguments):
         first = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -105,7 +105,7 @@ class Vectors:
         return [self.builder.inttoptr(address, self.number.as_pointer()) for address in addresses]
 
     def at(self, pointer, *offset):
-        """A pointer to the vector that begins `offset`, in numbers, after the pointer."""
+        """A pointer to the vector that begins `offset` numbers after `pointer`."""
         place = self.builder.gep(pointer, list(offset)) if offset else pointer
         return self.builder.bitcast(place, self.kind.as_pointer())
 
@@ -124,13 +124,13 @@ class Vectors:
         return self.shuffle(one, one, [0] * kind.count)
 
     def shuffle(self, first, second, lanes):
-        """The vector of these lanes of `first` (0 to lanes - 1) and `second` (lanes and up)."""
+        """The vector of the given lanes, counted through `first` (from 0) and then `second` (from self.lanes)."""
         return self.builder.shuffle_vector(
             first, second, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
         )  # fmt: skip
 
     def call(self, name, result, *arguments):
-        """Call LLVM's own function `name` (https://llvm.org/docs/LangRef.html#intrinsic-functions)."""
+        """Call the LLVM intrinsic `name` (https://llvm.org/docs/LangRef.html#intrinsic-functions)."""
         function_type = ir.FunctionType(result, [argument.type for argument in arguments])
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, function_type, name), arguments)
 
@@ -138,7 +138,7 @@ class Vectors:
         return self.call(f"llvm.fma.{self.suffix}", self.kind, a, b, c)
 
     def prefetch(self, pointer, write):
-        """Ask for the cache line at `pointer`: into L1 to be written, into L2 to be read."""
+        """Prefetch the cache line at `pointer`: into L1 for a write, into L2 for a read."""
         number, byte = ir.IntType(32), self.builder.bitcast(pointer, ir.IntType(8).as_pointer())
         near = number(3 if write else 2)
         self.call("llvm.prefetch.p0", ir.VoidType(), byte, number(int(write)), near, number(1))
@@ -157,7 +157,7 @@ class Vectors:
         self.call(name, ir.VoidType(), vector, self.at(pointer), align, mask)
 
     def transposed(self, vectors):
-        """Transpose `lanes` vectors: swap the halves off the diagonal, then their quarters, and so on."""
+        """Transpose `lanes` vectors: swap the off-diagonal halves, then quarters within each half, and so on."""
         half, n = self.lanes // 2, self.lanes
         while half:
             upper = [lane if not lane & half else n + lane - half for lane in range(n)]
@@ -175,7 +175,7 @@ class Vectors:
 
 @register_jitable
 def panel_size(tile, width, depth):
-    """Numbers in a panel of `width` lines: whole squares of lanes x lanes, a vector more, whole cache lines."""
+    """Numbers in a panel of `width` lines: depth rounded up to whole vectors, one more vector, whole cache lines."""
     depth, line = (depth + tile.lanes - 1) // tile.lanes * tile.lanes, CACHE_LINE // tile.itemsize
     return (width * depth + tile.lanes + line - 1) // line * line
 
@@ -184,9 +184,9 @@ def panel_size(tile, width, depth):
 def multiply(tile, depth, a, a_at, a_size, b, b_at, b_size, start, start_at, start_steps, c, c_at, c_step, rows, cols):
     """C[i, j] = start[i, j] + sum over k < depth of A[i, k] B[k, j], for i < rows and j < cols, tile by tile.
 
-    a, b: packed panels, the first at number `a_at`, `b_at`, the next `a_size`, `b_size` numbers further on; those of B
-    begin on a cache line. start, c: arrays, from number `start_at`, `c_at` on. start_steps: how many numbers it is from
-    row to row and from column to column, (0, 0) for tile.zeros; c_step: from row to row.
+    a, b: arrays of packed panels: the first begins at element `a_at`, `b_at`, each next one `a_size`, `b_size` elements
+    later; panels of B begin on a cache line. start, c: arrays, used from elements `start_at`, `c_at`. start_steps:
+    elements from row to row and from column to column, (0, 0) for tile.zeros. c_step: elements from row to row.
     """
     a_at, b_at, c_at = address_of(a, a_at), address_of(b, b_at), address_of(c, c_at)
     start_at = address_of(start, start_at)
@@ -194,7 +194,7 @@ def multiply(tile, depth, a, a_at, a_size, b, b_at, b_size, start, start_at, sta
 
 
 def _multiply(tile, depth, a, a_size, b, b_size, start, start_row, start_col, c, c_step, rows, cols):
-    """`multiply`, with arrays by the addresses of their first numbers."""
+    """`multiply`, with the addresses of the first elements in place of arrays."""
     for i in range(0, rows, tile.rows):
         a_panel = a + tile.itemsize * (i // tile.rows * a_size)
         for j in range(0, cols, tile.cols):
@@ -206,7 +206,7 @@ def _multiply(tile, depth, a, a_size, b, b_size, start, start_row, start_col, c,
 
 @intrinsic
 def _tile(typing, tile, depth, a, b, start, start_step, c, c_step, rows, cols):
-    """C[i, j] = start[i, j] + sum over k < depth of A[k, i] B[k, j], for i < tile.rows and j < tile.cols that exist."""
+    """One tile: C[i, j] = start[i, j] + sum over k < depth of A[k, i] B[k, j], where i < rows and j < cols."""
     sizes, heights = tile.tile, tile.tile.heights
 
     def generate(context, builder, signature, arguments):
@@ -215,7 +215,7 @@ def _tile(typing, tile, depth, a, b, start, start_step, c, c_step, rows, cols):
         a_panel, b_panel, start, c = vectors.pointers(a, b, start, c)
         base, target = _Rows(vectors, start, start_step), _Rows(vectors, c, c_step)
         for height, lower in zip(heights, (*heights[1:], 0)):
-            fits = builder.icmp_signed(">", rows, INT(lower))  # and no lower tile does
+            fits = builder.icmp_signed(">", rows, INT(lower))  # the next smaller tile is too small
             if height < sizes.rows:
                 fits = builder.and_(fits, builder.icmp_signed("<=", rows, INT(height)))
             with builder.if_then(fits):
@@ -226,7 +226,7 @@ def _tile(typing, tile, depth, a, b, start, start_step, c, c_step, rows, cols):
 
 
 def _tile_of(vectors, height, depth, a_panel, b_panel, base, target, rows, cols):
-    """Emit `_tile` for i < height."""
+    """Emit the instructions of `_tile` for a tile of `height` rows."""
     builder, tile = vectors.builder, vectors.tile
     across = tile.cols // tile.lanes
     for i, j in np.ndindex(height, across):
@@ -257,7 +257,7 @@ def _tile_of(vectors, height, depth, a_panel, b_panel, base, target, rows, cols)
 
 
 class _Rows:
-    """Rows of vectors in memory, `step` numbers apart."""
+    """Pointers to vectors in rows of memory that are `step` numbers apart."""
 
     def __init__(self, vectors, first, step):
         self.vectors, self.first, self.step = vectors, first, step
@@ -268,14 +268,14 @@ class _Rows:
         return builder.gep(row, [INT(j * self.vectors.lanes)])
 
     def prefetch(self, i, j):
-        """Ask for row i to be brought near, to be written: by the end of the loop it has arrived."""
+        """Prefetch vector j of row i for a write: it is in L1 when the loop over the depth ends."""
         self.vectors.prefetch(self.place(i, j), write=True)
 
 
 def sum_over_depth(vectors, height, across, depth, a_at, b_at):
-    """Emit the loop over k. Returns sums[i][j], height x across vectors that live in registers throughout.
+    """Emit the loop over k < depth. Returns sums[i][j]: height x across vectors, held in registers during the loop.
 
-    a_at(k): pointers to `height` numbers; b_at(k): `across` vectors.
+    a_at(k): pointers to `height` numbers. b_at(k): `across` vectors.
     """
     builder = vectors.builder
     before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
@@ -308,21 +308,21 @@ def sum_over_depth(vectors, height, across, depth, a_at, b_at):
 
 @kernel
 def pack(tile, x, width, panels, at):
-    """Lay the lines of `x` (lines, depth; any strides) out in panels of `width` lines each.
+    """Copy the lines of `x` (lines, depth; any strides) into panels of `width` lines each.
 
-    panels[at + p * panel_size(tile, width, depth) + k * width + i] = x[p * width + i, k]. Where the last panel runs out
-    of lines, zeros stand in their places. The rest of a panel's size may be overwritten: to put panels closer together,
-    pack them one by one, in the order of their places.
+    panels[at + p * panel_size(tile, width, depth) + k * width + i] = x[p * width + i, k], zeros for lines beyond the
+    last. The rest of a panel, up to its size, may be overwritten: panels that are closer together must be packed one
+    by one, in ascending order of position.
     """
     (lines, depth), steps = x.shape, (x.strides[0] // tile.itemsize, x.strides[1] // tile.itemsize)
     tile.pack_outlined(tile, address_of(x, 0), lines, depth, *steps, width, address_of(panels, at))
 
 
 def _pack(tile, x, lines, depth, i_step, k_step, width, panels):
-    """`pack`, with x and panels by their addresses: i_step, k_step numbers from line to line, along a line."""
+    """`pack`, with addresses for x and panels. i_step: numbers from line to line of x; k_step: along a line."""
     size, lanes, itemsize = panel_size(tile, width, depth), tile.lanes, tile.itemsize
-    groups = (width + lanes - 1) // lanes  # vectors across a panel; the last may be wider than what is left of it
-    if i_step == 1 or lines == 1:  # what lies together in a panel lies together in x: copy vectors
+    groups = (width + lanes - 1) // lanes  # vectors across a panel; the last may extend beyond its width
+    if i_step == 1 or lines == 1:  # neighbours in a panel are neighbours in x: copy vectors
         for k in range(depth):
             target = panels + itemsize * (k * width - size)
             for i in range(0, lines, width):
@@ -335,7 +335,7 @@ def _pack(tile, x, lines, depth, i_step, k_step, width, panels):
             for k in range(0, depth, lanes):
                 source = x + itemsize * (i * i_step + k)
                 target = panels + itemsize * (i // width * size + k * width)
-                for v in range((groups - 1) * lanes, -1, -lanes):  # backwards: what spills over is written after it
+                for v in range((groups - 1) * lanes, -1, -lanes):  # backwards: the next group overwrites any overflow
                     there, wanted, line = lines - i - v, min(width - v, lanes), source + itemsize * v * i_step
                     _transpose(tile, line, i_step, target + itemsize * v, width, there, wanted, depth - k)
     else:
@@ -343,13 +343,13 @@ def _pack(tile, x, lines, depth, i_step, k_step, width, panels):
             for k in range(depth):
                 source = x + itemsize * (i * i_step + k * k_step)
                 target = panels + itemsize * (i // width * size + k * width)
-                for v in range(width):  # one by one, each over the zeros behind the last
+                for v in range(width):  # one by one, each overwrites zeros that the one before wrote
                     _copy(tile, source + itemsize * v * i_step, target + itemsize * v, min(lines - i - v, 1))
 
 
 @intrinsic
 def _copy(typing, tile, x, panels, count):
-    """Copy `count` numbers, at most tile.lanes, and write zeros up to tile.lanes."""
+    """Copy the first `count` numbers of a vector (all where count >= tile.lanes); its other lanes are written as 0."""
 
     def generate(context, builder, signature, arguments):
         vectors, count = Vectors(context, builder, tile.tile), arguments[3]
@@ -368,7 +368,7 @@ def _copy(typing, tile, x, panels, count):
 def _transpose(typing, tile, x, x_step, panels, width, lines, wanted, depth):
     """Transpose a square: panels[k * width + i] = x[i * x_step + k], for i and k < tile.lanes.
 
-    Only the first `lines` lines and `depth` columns are there to be read; of the lines, `wanted` are needed.
+    Only the first `lines` lines and `depth` columns of x exist and are read; the result needs `wanted` of the lines.
     """
 
     def generate(context, builder, signature, arguments):
@@ -383,13 +383,13 @@ def _transpose(typing, tile, x, x_step, panels, width, lines, wanted, depth):
 
 
 def _columns(vectors, source, step, lines, wanted, depth):
-    """Emit the loads of `_transpose`, and return the columns of the square: a vector for each k."""
+    """Emit the loads of `_transpose`. Returns the columns of the square, one vector for each k."""
     builder, lanes = vectors.builder, range(vectors.lanes)
     enough = builder.icmp_signed(">=", lines, wanted), builder.icmp_signed(">=", depth, INT(vectors.lanes))
     with builder.if_else(builder.and_(*enough)) as (all_of_it, a_part):
         with all_of_it:
             full = []
-            for i in lanes:  # a line that is not wanted: read the first again
+            for i in lanes:  # for a line that is not needed, load the first again
                 line = builder.select(builder.icmp_signed("<", INT(i), wanted), INT(i), INT(0))
                 full.append(vectors.load(builder.gep(source, [builder.mul(line, step)])))
             full_block = builder.block
@@ -413,13 +413,13 @@ def _columns(vectors, source, step, lines, wanted, depth):
 
 
 class SimdTile(Tile):
-    """A tile of vectors that multiplies and adds in the type of its numbers, float32 or float64."""
+    """A tile computed with vector instructions in the type of its numbers, float32 or float64."""
 
     panel_size, pack, multiply = map(staticmethod, (panel_size, pack, multiply))
 
     @property
     def heights(self):
-        """Rows of the tile and of the two smaller ones for the last rows."""
+        """The rows of the tile, and of the two smaller tiles for the last rows."""
         return self.rows, (self.rows + 2) // 2, (self.rows + 2) // 4
 
     def outlined(self):
