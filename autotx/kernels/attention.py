@@ -1,45 +1,45 @@
 """Attention, forward and backward, on stacks of (T, D) queries, (S, D) keys and (S, D) values.
 
-Written plainly, attention makes T x S scores, then their softmax, then a product with the values: three trips through
-a matrix that is larger than everything else. Here a block of 112 keys meets 32 queries at a time (COLS of the
-register tile), so the scores between them never leave the nearest cache, and no T x S matrix exists.
+The direct computation makes T x S scores, then their softmax, then a product with the values: three passes over a
+matrix that is larger than all others. Here the scores of a block of 112 keys and 32 queries (`cols` of the register
+tile) are computed and used while they are in the L1 cache, and no T x S matrix exists.
 
-Forward. Scores are computed turned around, keys down and queries across, and so are the results, channels down:
+Forward. Scores and results are computed transposed: a row of scores for each key, a row of results for each channel:
 
     scores (keys, 32) = K (keys, D) Q^T (D, 32)        weights = e^(scores - top)        O^T (D, 32) += V^T weights
 
-A row of 32 queries is two vectors, hence the softmax works on whole vectors, without a sum across lanes; and the
-weights come out of one product in the layout in which the next one reads its right factor: nothing is packed in
-between. Blocks of keys follow each other; `top`, the largest score that each query has met, may rise from block to
-block, and what was summed up so far is then multiplied by e^(old - new top) (the online softmax). A channel of ones
-beside the values makes the weights' sum one more row of O^T. At the end O = O^T / sum, and lse = top + log(sum) is
-kept for the way back.
+A row of 32 queries is two vectors, so the softmax works on whole vectors, without sums across lanes. The first product
+writes the scores in the layout in which the second reads its right factor, so they need no packing. The blocks of keys
+are processed in order. `top`, the largest score of each query so far, may rise from block to block; the sums so far are
+then multiplied by e^(old top - new top) (the online softmax). A channel of ones added to the values makes the sum of
+the weights one more row of O^T. At the end O^T is divided by it, and lse = top + log(sum) is kept for the backward.
 
-Backward. P = e^(scores - lse) is computed again, block by block, which is cheaper than to keep and read it:
+Backward. P = e^(scores - lse) is computed again, block by block, which is cheaper than storing and reading it:
 
     dP (keys, 32) = V g^T        dA = P (dP - e), e_t = sum_d g_td O_td        dQ^T (D, 32) += K^T dA
     dV (keys, D) += P g          dK (keys, D) += dA Q / sqrt(D)
 
-The last two sum over queries. They are made once for 128 queries, after P and dA were packed anew for it, 14 keys
-(ROWS) a panel: a twentieth of the time. The scale 1 / sqrt(D) is multiplied into Q as it is packed, and into dQ as it
-is written.
+The last two are sums over queries. They are computed for 128 queries at a time, from P and dA packed again in panels of
+14 keys (`rows`), which takes a twentieth of the time. The scale 1 / sqrt(D) is applied to Q when it is packed and to dQ
+when it is written.
 
-Causal: panels of keys that no query of the 32 sees are left out, in all seven products. Masks become floats to add, 0
-or -inf, and are read through their strides: a broadcast one is stored once. A query that sees nothing has sum 0, O =
-0.
+Causal: all seven products skip the panels of keys that none of the 32 queries may attend to. Masks become floats to
+add, 0 or -inf, and are read through their strides, so a broadcast mask is stored once. A query that may attend to no
+key has sum 0 and O = 0.
 
-Tasks are heads: forward a head, or 512 queries of one where there are fewer than 16 heads; backward always a head,
-whose dK and dV have one owner. The order of all sums follows from the shape, so results do not depend on the threads.
+A task is one head; in the forward, 512 queries of a head where there are fewer than 16 heads. In the backward it is
+always a whole head, so only one thread adds to its dK and dV. The order of all sums depends on the shape alone, so
+results are the same with any number of threads.
 
-q, k, v and g may be views of any strides, such as parts of one (B, T, 3C) projection. Results lie in memory as the
-corresponding inputs do: (B, T, H, D) when heads lie nearer than tokens, so that merging the heads is free.
+q, k, v and g may be views with any strides, such as parts of one (B, T, 3C) projection. Results have the memory order
+of the corresponding inputs: (B, T, H, D) when heads are nearer than tokens, so that merging the heads is a view.
 
-Memory, beside the results: each thread keeps the packed K and V of one head, 2 S D floats forward and 3 S D backward,
+Memory, besides the results: each thread keeps the packed K and V of one head, 2 S D floats forward and 3 S D backward,
 and up to 0.5 MB of blocks. T = 4,096 and D = 64 take 2.4 and 3.7 MB a thread; the scores would take 67 MB a head.
 
-Measured against torch 2.13's scaled_dot_product_attention(is_causal=True), forward and backward together, in turns, by
-two threads on two Zen 4 cores (`autotx bench --only attention`); the rate counts the visible half of the products, and
-the tile alone reaches 225 GFLOP/s there:
+Measured against torch 2.13's scaled_dot_product_attention(is_causal=True), forward and backward together, in turns,
+two threads on two Zen 4 cores (`autotx bench --only attention`). The rate counts the unmasked half of the products; the
+tile alone reaches 225 GFLOP/s there:
 
 | B, H, T, D       | torch's time / ours | GFLOP/s |
 |------------------|---------------------|---------|
@@ -48,13 +48,13 @@ the tile alone reaches 225 GFLOP/s there:
 | 4, 12, 1024, 64  | 1.75                | 144     |
 | 1, 4, 4096, 64   | 1.41                | 156     |
 
-Of a head of 64 tokens and 32 channels, 10 microseconds forward and 19 backward, the products take half, at the tile's
-own speed; packing, the softmax and writing back the rest. Blocks of 112 to 224 keys and 128 or 256 queries are equally
-fast.
+A head of 64 tokens and 32 channels takes 10 microseconds forward and 19 backward: half for the products, at the speed
+of the tile, half for packing, the softmax and writing back. Blocks of 112 to 224 keys and 128 or 256 queries are
+equally fast.
 
-Up to FEW_QUERIES queries, as in generation, there is nothing to use twice, and packing the keys
-would cost more than the products: NumPy does those, 3 to 5 times as fast. So do the twins below serve float64,
-dropout, values of another width than keys, and NUMBA_DISABLE_JIT=1.
+For at most FEW_QUERIES queries, as in generation, packing the keys would cost more than the products: the NumPy twins
+below are 3 to 5 times as fast. They also compute float64, dropout, values of another width than the keys, and
+everything under NUMBA_DISABLE_JIT=1.
 
 Source: Dao et al., 2022, "FlashAttention", https://arxiv.org/abs/2205.14135; Milakov and Gimelshein, 2018, "Online
 normalizer calculation for softmax", https://arxiv.org/abs/1805.02867.
@@ -75,8 +75,8 @@ from autotx.kernels.simd import FLOAT32_TILE
 from autotx.kernels.threads import shared_by_tile
 from autotx.kernels.tile import thread_memory
 
-PIECE = 512  # queries in a task of the forward pass, where there are few heads
-FEW_QUERIES = 4  # queries for which nothing is packed
+PIECE = 512  # queries in a task of the forward, where there are fewer than 16 heads
+FEW_QUERIES = 4  # for at most so many queries, the NumPy twins are faster
 INFINITY = np.float32(np.inf)
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -86,7 +86,7 @@ def attention(q, k, v, mask=None, causal=False, keep=None, tile=FLOAT32_TILE):
 
     q: (..., T, D), k: (..., S, D), v: (..., S, Dv); mask: booleans (True: may attend) or floats (added), broadcasting
     to (..., T, S), or None; keep: (..., T, S) factors on the weights (dropout) or None.
-    Returns O (..., T, Dv) and lse (..., T), -inf for a query that may attend to nothing, whose O is 0.
+    Returns O (..., T, Dv) and lse (..., T). For a query that may attend to no key, O is 0 and lse is -inf.
     """
     if keep is not None or q.shape[-2] <= FEW_QUERIES or not _use_kernel(q, k, v):
         return _attention_twin(q, k, v, mask, causal, keep)
@@ -105,9 +105,9 @@ def attention(q, k, v, mask=None, causal=False, keep=None, tile=FLOAT32_TILE):
 
 
 def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None, into=None, tile=FLOAT32_TILE):
-    """dq, dk, dv of the shapes of q, k, v, from the gradient `g` of O and what `attention` returned.
+    """dq, dk, dv, with the shapes of q, k, v. g: the gradient of O; out, lse: the results of `attention`.
 
-    into: three arrays of the shapes of q, k, v with contiguous rows, which then are the results; None for new ones.
+    into: three arrays with the shapes of q, k, v and contiguous rows, to hold the results; None for new ones.
     """
     if keep is not None or q.shape[-2] <= FEW_QUERIES or not _use_kernel(q, k, v, g, out, lse):
         results = _attention_backward_twin(g, q, k, v, out, mask, causal, keep)
@@ -131,10 +131,10 @@ def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None,
 
 
 def _weights(q, k, mask, causal):
-    """P = softmax of the masked scores, with rows that see nothing as zeros; and lse.
+    """P = softmax of the masked scores, with zero rows for queries that may attend to no key; and lse.
 
-    Rows of P add up to 1 to rounding, whatever the scores have in common: P = e^(score - lse) would carry the rounding
-    of lse, which for scores near 80 is a hundred times that of P.
+    A row of P sums to 1 up to rounding, even when all its scores are large: P = e^(score - lse) would have the rounding
+    error of lse, which for scores near 80 is a hundred times that of P.
     """
     a = q @ np.swapaxes(k, -1, -2) * q.dtype.type(q.shape[-1] ** -0.5)
     if mask is not None:
@@ -172,7 +172,7 @@ def _attention_backward_twin(g, q, k, v, out, mask, causal, keep):
 
 
 def _use_kernel(q, k, v, *others):
-    """Whether the kernels take these arrays: float32, values as wide as keys, nothing empty, and Numba compiles."""
+    """Whether the kernels take these arrays: float32, values as wide as keys, none empty, and Numba enabled."""
     for x in (q, k, v, *others):
         if not x.size or not x.flags.aligned:
             return False
@@ -180,7 +180,7 @@ def _use_kernel(q, k, v, *others):
 
 
 def _four_axes(x):
-    """x: (..., T, D) as (B, H, T, D): a view, unless more than two leading axes do not lie evenly in memory."""
+    """x: (..., T, D) as (B, H, T, D): a view, unless merging more than two leading axes requires a copy."""
     if x.ndim == 4:
         return x
     lead = (1,) * (4 - x.ndim) + x.shape[:-2]
@@ -188,7 +188,7 @@ def _four_axes(x):
 
 
 def _added(mask, q, k):
-    """The mask as floats to add, a (B, H, T, S) view in which broadcast axes take no memory. Not read for None."""
+    """The mask as floats to add: a (B, H, T, S) view in which broadcast axes take no memory. For None, NO_MASK."""
     if mask is None:
         return NO_MASK
     if mask.dtype == bool:
@@ -196,11 +196,11 @@ def _added(mask, q, k):
     return _four_axes(np.broadcast_to(mask.astype(np.float32, copy=False), (*q.shape[:-1], k.shape[-2])))
 
 
-NO_MASK = np.broadcast_to(ZERO, (1, 1, 1, 1))  # its steps are 0: the mask of every head is found there
+NO_MASK = np.broadcast_to(ZERO, (1, 1, 1, 1))  # its strides are 0, so mask[b, h] is valid memory for every head
 
 
 def _empty_like(x):
-    """An array of the shape (B, H, T, D) of x, tokens or heads outermost as in x."""
+    """A new array with the shape (B, H, T, D) of x and its memory order of tokens and heads."""
     B, H, T, D = x.shape
     if x.strides[1] < x.strides[2]:
         return np.empty((B, T, H, D), np.float32).transpose(0, 2, 1, 3)
@@ -208,24 +208,24 @@ def _empty_like(x):
 
 
 def key_block(tile):
-    """Keys in a block, at most: whole panels."""
+    """The most keys in a block: whole panels."""
     return -(-tile.keys // tile.rows) * tile.rows
 
 
 def _key_block(tile, S):
-    """Keys in a block: the same for all S that take more than one, so that a key more or less changes no other sum."""
+    """Keys in a block. For every S of more than one block it is the same, so one more key does not regroup the sums."""
     return min(key_block(tile), -(-S // tile.rows) * tile.rows)
 
 
 @register_jitable
 def _up(size, unit):
-    """size, rounded up to a multiple of unit."""
+    """`size` rounded up to a multiple of `unit`."""
     return (size + unit - 1) // unit * unit
 
 
 @register_jitable
 def _panels(tile, lines, width, depth):
-    """Floats in the panels of this width that hold so many lines."""
+    """Floats in the panels of width `width` for `lines` lines."""
     return _up(lines, width) // width * tile.panel_size(tile, width, depth)
 
 
@@ -238,12 +238,12 @@ Backward = namedtuple(
 
 @functools.lru_cache(maxsize=1024)
 def _places(tile, kind, S, D, block):
-    """Where the buffers of a thread start in its memory, on whole lines of COLS floats.
+    """The offsets of a worker's buffers in its scratch memory, in floats; they are multiples of tile.cols.
 
-    kind: Forward or Backward. Each buffer has room behind it, where unused lanes of a last vector may be written.
+    kind: Forward or Backward. After each buffer there is room for the unused lanes of its last vectors.
     """
     rows, cols, deep = tile.rows, tile.cols, tile.queries
-    queries, channels = _panels(tile, deep, cols, D), _panels(tile, D, cols, deep)  # side by side, either of them
+    queries, channels = _panels(tile, deep, cols, D), _panels(tile, D, cols, deep)  # lines that are packed in panels
     keys, scores = _panels(tile, S, rows, D), tile.panel_size(tile, cols, block)
     turned, tall, blocks = _panels(tile, block, rows, deep), deep * _up(D + 1, 4), -(-S // block)
     sizes = {
@@ -262,7 +262,7 @@ def _places(tile, kind, S, D, block):
 
 
 def _memory(tile, size):
-    """For each thread a row of `size` or more floats for its buffers; the same in lines of COLS."""
+    """Scratch memory: for each worker a row of at least `size` floats; and a view of it in lines of tile.cols."""
     rows = thread_memory(size, tile.number)
     return rows, rows.reshape(len(rows), -1, tile.cols)
 
@@ -280,7 +280,7 @@ AT = {kind: types.NamedUniTuple(types.intp, len(kind._fields), kind) for kind in
 
 @kernel
 def _tokens(x, b, h):
-    """Where the tokens of one head of x lie: floats that begin with its first row, and how many to the next row."""
+    """The rows of one head of x: floats that begin with its first row, and the step from row to row in floats."""
     step = x.strides[2] // FLOAT_BYTES
     return floats(x.ctypes.data + b * x.strides[0] + h * x.strides[1], (x.shape[2] - 1) * step + x.shape[3]), step
 
@@ -288,14 +288,14 @@ def _tokens(x, b, h):
 @shared_by_tile(lambda _: (IN4, IN4, IN4, IN4, FLAG, FLAG, OUT4, OUT3, NUMBER, NUMBER, AT[Forward], TABLE, IN3))
 @kernel
 def _forward(tile, q, k, v, mask, masked, causal, out, lse, block, piece, at, scratch, lines, worker, task):
-    """A task is a piece of the queries of one head of one sequence: first to last."""
+    """A task: the queries first to last - 1 of one head of one sequence."""
     (H, T, D), S = q.shape[1:], k.shape[2]
     pieces = (T + piece - 1) // piece
     b, h, first = task // pieces // H, task // pieces % H, task % pieces * piece
     last, (out, step) = min(first + piece, T), _tokens(out, b, h)
     q, k, v, mask, lse = q[b, h], k[b, h], v[b, h], mask[b, h], lse[b, h]
     scratch, lines = scratch[worker], lines[worker]
-    ahead = S - T if causal else S  # query t sees the keys before t + ahead + 1
+    ahead = S - T if causal else S  # query t may attend to keys 0 to t + ahead
     _pack_keys(tile, k, v, min(S, last + ahead), block, at, scratch)
     for q0 in range(first, last, tile.queries):
         q1 = min(q0 + tile.queries, last)
@@ -314,7 +314,7 @@ def _forward(tile, q, k, v, mask, masked, causal, out, lse, block, piece, at, sc
                         _add_mask(tile, mask[t : min(t + tile.cols, T), s : s + n], at, scratch, at.scores)
                     _cut_future(tile, scratch, at.scores, n, t + ahead - s)
                     _soften(tile, scratch, at.scores, n, at.top + t - q0, at.factor, at.shift)
-                    if s > 0:  # else there is nothing yet
+                    if s > 0:  # the first block has no earlier sums
                         _rescale(tile, scratch, out_at, D + 1, at.factor)
                     _weigh(tile, scratch, at.scores, n, v_at, keys, D + 1, out_at)
         for t in range(q0, q1, tile.cols):
@@ -327,7 +327,8 @@ def _forward(tile, q, k, v, mask, masked, causal, out, lse, block, piece, at, sc
 
 @kernel
 def _pack_keys(tile, k, v, seen, block, at, scratch):
-    """Keys as panels of ROWS keys, values of ROWS channels; channel D is 1: its result is the sum of the weights."""
+    """Pack keys in panels of `rows` keys, values in panels of `rows` channels. Channel D of the values is 1, so that
+    its result is the sum of the weights."""
     S, D = k.shape
     tile.pack(tile, k[:seen], tile.rows, scratch, at.k)
     for s in range(0, seen, block):
@@ -353,7 +354,7 @@ def scale_of(D):
 
 @kernel
 def _pack_scaled(tile, x, scale, at, scratch, place):
-    """Pack x as panels of COLS lines, times scale."""
+    """Pack x * scale in panels of `cols` lines."""
     tile.pack(tile, x, tile.cols, scratch, place)
     panels = scratch[place:]
     for i in range(_panels(tile, x.shape[0], tile.cols, x.shape[1])):
@@ -362,7 +363,7 @@ def _pack_scaled(tile, x, scale, at, scratch, place):
 
 @kernel
 def _scores(tile, scratch, right, left, D, n, scores):
-    """scores (n, COLS) = left (n, D) times right (D, COLS), both packed."""
+    """scores (n, cols) = left (n, D) times right (D, cols), both packed."""
     a_size, cols = tile.panel_size(tile, tile.rows, D), tile.cols
     tile.multiply(
         tile, D, scratch, left, a_size, scratch, right, 0, tile.zeros, 0, (0, 0), scratch, scores, cols, n, cols
@@ -371,7 +372,7 @@ def _scores(tile, scratch, right, left, D, n, scores):
 
 @kernel
 def _add_mask(tile, mask, at, scratch, scores):
-    """Add the mask (queries, n) to the scores (n, COLS)."""
+    """Add the mask (queries, n) to the scores (n, cols)."""
     tile.pack(tile, mask, tile.cols, scratch, at.mask)
     x, added = scratch[scores:], scratch[at.mask :]
     for i in range(mask.shape[1] * tile.cols):
@@ -380,20 +381,21 @@ def _add_mask(tile, mask, at, scratch, scores):
 
 @kernel
 def _cut_future(tile, scratch, scores, n, visible):
-    """Set to -inf what lies in the future: query j of the panel sees the first visible + j + 1 of the n keys."""
+    """Set the scores of future keys to -inf: query j of the panel may attend to the first visible + j + 1 of n keys."""
     for s in range(max(0, visible + 1), n):
         for j in range(min(tile.cols, s - visible)):
             scratch[scores + s * tile.cols + j] = -INFINITY
 
 
-# The loops below become vectors under two conditions. Their indices must start from 0, for Numba lets a negative index
-# count from the end: so each buffer is sliced first. And a body must not be short, or LLVM unrolls the loop over COLS
-# into single numbers: so they take four lines at a time.
+# LLVM vectorises the loops below under two conditions. Indices must start from 0, because Numba has to test others for
+# being negative (counted from the end): so each buffer is sliced first. And the body must not be short, or LLVM unrolls
+# the loop over `cols` into scalar instructions: so a body handles four lines.
 
 
 @kernel
 def _soften(tile, scratch, place, n, top_at, factor_at, shift_at):
-    """A step of the online softmax: scores become e^(score - top), top their maximum; factor = e^(old - new top)."""
+    """A step of the online softmax: top = the maximum so far, factor = e^(old top - new top), and the scores are
+    replaced by e^(score - top)."""
     scores, top, factor, shift = scratch[place:], scratch[top_at:], scratch[factor_at:], scratch[shift_at:]
     cols = tile.cols
     for i in range(n * tile.cols, _up(n, 4) * tile.cols):
@@ -406,7 +408,7 @@ def _soften(tile, scratch, place, n, top_at, factor_at, shift_at):
             a, b = larger(scores[i], scores[i + cols]), larger(scores[i + 2 * cols], scores[i + 3 * cols])
             top[j] = larger(larger(a, b), top[j])
     for j in range(tile.cols):
-        shift[j] = top[j] if top[j] > -INFINITY else ZERO  # a query that has seen nothing: e^-inf = 0
+        shift[j] = top[j] if top[j] > -INFINITY else ZERO  # without any key so far: e^-inf = 0
         factor[j] = exp(factor[j] - shift[j])
     for s in range(n):
         for j in range(tile.cols):
@@ -415,7 +417,7 @@ def _soften(tile, scratch, place, n, top_at, factor_at, shift_at):
 
 @kernel
 def _rescale(tile, scratch, place, lines, factor_at):
-    """Multiply each line of COLS floats by the factors; lines up to a multiple of four."""
+    """Multiply each line of `cols` floats by the factors. `lines` is rounded up to a multiple of four."""
     x, factor = scratch[place:], scratch[factor_at:]
     for d in range((lines + 3) // 4):
         for j in range(tile.cols):
@@ -428,7 +430,7 @@ def _rescale(tile, scratch, place, lines, factor_at):
 
 @kernel
 def _weigh(tile, scratch, weights, n, channels, depth, D, out):
-    """out (D, COLS) += x^T (D, n) times weights (n, COLS); x has `depth` lines, packed as panels of ROWS channels."""
+    """out (D, cols) += x^T (D, n) times weights (n, cols). x has `depth` lines, packed in panels of `rows` channels."""
     a_size, cols = tile.panel_size(tile, tile.rows, depth), tile.cols
     tile.multiply(
         tile, n, scratch, channels, a_size, scratch, weights, 0, scratch, out, (cols, 1), scratch, out, cols, D, cols
@@ -437,17 +439,17 @@ def _weigh(tile, scratch, weights, n, channels, depth, D, out):
 
 @kernel
 def _normalisers(tile, scratch, total_at, top_at, factor_at):
-    """factor = 1 / total, what the results are yet to be multiplied by, and top becomes lse = top + log(total)."""
+    """factor = 1 / total, by which the results are then multiplied, and top is replaced by lse = top + log(total)."""
     total, top, factor = scratch[total_at:], scratch[top_at:], scratch[factor_at:]
     for j in range(tile.cols):
-        factor[j] = ONE / total[j] if total[j] != ZERO else ZERO  # 0 for a query that has seen nothing
+        factor[j] = ONE / total[j] if total[j] != ZERO else ZERO  # 0 for a query without any key
     for j in range(tile.cols):
         top[j] += log(total[j])
 
 
 @kernel
 def _write(tile, x, D, count, at, scratch, lines, factor, out, place, step):
-    """out[place + j * step + d] = x[d, j] factor[j] for the first `count` columns j of x (D, COLS)."""
+    """out[place + j * step + d] = x[d, j] factor[j] for the first `count` columns j of x (D, cols)."""
     _rescale(tile, scratch, x, D, factor)
     width, line = _up(D, tile.lanes), x // tile.cols
     tile.pack(tile, lines[line : line + D], width, scratch, at.rows)
@@ -465,13 +467,13 @@ def _write(tile, x, D, count, at, scratch, lines, factor, out, place, step):
 def _backward(
     tile, g, q, k, v, out, lse, mask, masked, causal, dq, dk, dv, block, at, scratch, lines, worker, task
 ):  # fmt: skip
-    """A task is one head, so that its dk and dv have one owner."""
+    """A task: one head, so that only one thread adds to its dk and dv."""
     (H, T, D), S = q.shape[1:], k.shape[2]
     b, h = task // H, task % H
     g, q, k, v, out, lse, mask = g[b, h], q[b, h], k[b, h], v[b, h], out[b, h], lse[b, h], mask[b, h]
     scratch, lines = scratch[worker], lines[worker]
     (dq, dq_step), (dk, dk_step), (dv, dv_step) = _tokens(dq, b, h), _tokens(dk, b, h), _tokens(dv, b, h)
-    ahead = S - T if causal else S  # query t sees the keys before t + ahead + 1
+    ahead = S - T if causal else S  # query t may attend to keys 0 to t + ahead
     _pack_both(tile, k, v, block, at, scratch)
     for s in range(S):
         dk[s * dk_step : s * dk_step + D] = ZERO
@@ -497,7 +499,7 @@ def _backward(
                     _turn(tile, lines, at.weights, n, at, scratch, at.weights_turned + (t - q0) * tile.rows)
                     _turn(tile, lines, at.grads, n, at, scratch, at.grads_turned + (t - q0) * tile.rows)
             n = min(keys, q1 + ahead - s)
-            hidden = s - ahead - q0  # so many queries of this block do not see the first key
+            hidden = s - ahead - q0  # the number of queries in this block that may not attend to key s
             seen = n, keys, hidden, q1 - q0, D
             _collect(tile, scratch, at.weights_turned, at.g_channels, *seen, dv, s * dv_step, dv_step)
             _collect(tile, scratch, at.grads_turned, at.q_channels, *seen, dk, s * dk_step, dk_step)
@@ -510,7 +512,7 @@ def _backward(
 
 @kernel
 def _pack_both(tile, k, v, block, at, scratch):
-    """Keys and values as panels of ROWS keys, and the keys as panels of ROWS channels too."""
+    """Pack keys and values in panels of `rows` keys, and the keys also in panels of `rows` channels."""
     S, D = k.shape
     tile.pack(tile, k, tile.rows, scratch, at.k)
     tile.pack(tile, v, tile.rows, scratch, at.v)
@@ -521,7 +523,7 @@ def _pack_both(tile, k, v, block, at, scratch):
 
 @kernel
 def _pack_queries(tile, g, q, out, lse, at, scratch):
-    """Queries and their gradients, both ways; lse; e_t = sum over d of g_td O_td; zeros for dq."""
+    """Pack q and g in panels of queries and in panels of channels; set lse, e_t = sum_d g_td O_td, and dq = 0."""
     n, D = q.shape
     size = tile.panel_size(tile, tile.cols, D)
     _pack_scaled(tile, q, scale_of(D), at, scratch, at.q)
@@ -537,7 +539,7 @@ def _pack_queries(tile, g, q, out, lse, at, scratch):
         scratch[place + D * tile.cols : place + _up(D, 4) * tile.cols] = ZERO
         scratch[at.e + t : at.e + t + tile.cols] = ZERO
         for j in range(t, t + tile.cols):
-            # a query that sees nothing, or is not there: its weights e^(score - inf) are 0
+            # queries without any key, and those beyond the last, get the weights e^(score - inf) = 0
             scratch[at.lse + j] = lse[j] if j < n and lse[j] != -INFINITY else INFINITY
         _add_lines(tile, scratch, place, D, at.e + t)
     scratch[at.dq : at.dq + _up(n, tile.cols) * _up(D, 4)] = ZERO
@@ -545,7 +547,7 @@ def _pack_queries(tile, g, q, out, lse, at, scratch):
 
 @kernel
 def _add_lines(tile, scratch, place, lines, total_at):
-    """Add the lines of COLS floats, filled up with zeros to a multiple of four, to the total."""
+    """total += the sum of the lines of `cols` floats; lines of zeros follow, up to a multiple of four."""
     x, total = scratch[place:], scratch[total_at:]
     for d in range((lines + 3) // 4):
         for j in range(tile.cols):
@@ -555,7 +557,7 @@ def _add_lines(tile, scratch, place, lines, total_at):
 
 @kernel
 def _differentiate(tile, scratch, weights_at, grads_at, n, lse_at, e_at):
-    """weights: the scores on entry, P = e^(score - lse) on return. grads: dP on entry, P (dP - e) on return."""
+    """Replace the scores in `weights` by P = e^(score - lse), and dP in `grads` by P (dP - e)."""
     weights, grads, lse, e = scratch[weights_at:], scratch[grads_at:], scratch[lse_at:], scratch[e_at:]
     for s in range(n):
         for j in range(tile.cols):
@@ -567,7 +569,7 @@ def _differentiate(tile, scratch, weights_at, grads_at, n, lse_at, e_at):
 
 @kernel
 def _turn(tile, lines, x, n, at, scratch, turned):
-    """Pack x (n keys, COLS queries) as panels of ROWS keys, QUERIES deep; `turned` is where these queries start."""
+    """Pack x (n keys, cols queries) in panels of `rows` keys, tile.queries deep; these queries begin at `turned`."""
     line = x // tile.cols
     for s in range(0, n, tile.rows):
         place = turned + s // tile.rows * tile.panel_size(tile, tile.rows, tile.queries)
@@ -576,7 +578,7 @@ def _turn(tile, lines, x, n, at, scratch, turned):
 
 @kernel
 def _collect(tile, scratch, turned, channels, n, keys, hidden, queries, D, dx, place, step):
-    """dx (keys, D) += x^T y, x (queries, n) from `_turn`, y (queries, D); queries that see no key are left out."""
+    """dx (keys, D) += x^T y, with x (queries, n) from `_turn`, y (queries, D); panels of hidden queries are skipped."""
     for s in range(0, n, tile.rows):
         first = max(0, (hidden + s) // tile.cols * tile.cols)
         x_at = turned + s // tile.rows * tile.panel_size(tile, tile.rows, tile.queries) + first * tile.rows
