@@ -1,36 +1,36 @@
 """The pool of threads: every parallel loop of autotx runs here.
 
-A launch runs a kernel as numbered tasks, which follow from the shape of the data. (Products also choose their tasks by
-the number of threads, but no sum is cut by it.) So results do not depend on the number of threads. The caller and the
-workers each take the next task until none is left, the caller from the front and the first worker from the back: a core
-thus processes in each kernel the rows that it processed in the one before, which are still in its cache (this saves 2
-to 4 % of a step of size S). In short:
+A launch runs a kernel for numbered tasks. The shape of the data decides how the work is divided into tasks (for
+products also the number of threads, which divides no sum), so results are the same with any number of threads. The
+caller and the workers each take the next task number until none is left, even workers (the caller is worker 0) from the
+front and odd ones from the back. So a core tends to process the same rows in successive kernels and finds them in its
+own cache, which saves 2 to 4 % of a step of size S.
 
-    caller    publishes the launch -> takes tasks -> closes the launch -> waits for the workers that are inside
-    worker    spins until there is a new launch -> takes tasks -> spins again; after a while without work it sleeps
+    caller    publishes the launch -> runs tasks -> closes the launch -> waits for the workers that are still inside
+    worker    spins until there is a new launch -> runs tasks -> spins again; sleeps after a time without a launch
 
-The caller never waits for a worker that comes late: it takes the tasks that no worker has taken, so no time is lost
-while a worker wakes up. But a worker that spins occupies its core, and the scheduler may then give its core to another
-process when there is work. So a worker sleeps at once while other threads want its core. Beside a thread that always
-spins, as those of BLAS do by default (see blas.py), a step of size S takes 1.4 times as long; without this 1.8 times.
+The caller never waits for a worker to start: it runs every task that no worker takes. A spinning worker, however, keeps
+its core from other threads, and uses up its share of the core's time. So where other threads use that core, a worker
+spins only briefly. Beside a thread that spins all the time, as those of BLAS do by default (see blas.py), a step of
+size S takes 1.4 times as long as alone; without this rule it took 1.8 times as long.
 
-A launch takes half a microsecond. Numba's own pools need 1.5 to 11 (TBB) or 250 (workqueue), and their parallel loops
-compile slowly: without them the first step of size S from an empty cache comes a fifth sooner.
+A launch takes half a microsecond; with Numba's own pools it takes 1.5 to 11 (TBB) or 250 (built in). Numba's parallel
+loops are slow to compile: without them, the first step of size S with an empty cache takes a fifth less time.
 
-The caller and the workers share one array of integers, each on a cache line of its own, read and written by atomic
-instructions:
+The caller and the workers share one array of integers, each on its own cache line, accessed by atomic instructions:
 
-    GENERATION   the number of the newest launch; it grows by one with each
-    OPEN         the generation of the launch that may be joined, 0 when there is none
-    INSIDE       how many workers have joined the open launch, or are about to find it closed
-    TASK, ARGUMENTS   the addresses of the kernel's code and of its arguments, which are the caller's local variables
-    BUSY         1 during a launch; another Python thread that calls a kernel meanwhile runs it without workers
-    WORKERS      how many workers may join
-    ASLEEP       how many of them sleep; behind it, for each worker, whether it sleeps and how long its core is wanted
+    GENERATION   the number of the newest launch; a new launch increments it
+    OPEN         the generation of the launch that workers may join, 0 if there is none
+    INSIDE       the number of workers that are in the open launch or are checking whether it is open
+    TASK, ARGUMENTS   the addresses of the launch's code and of its arguments, local variables of the caller
+    BUSY         1 during a launch; another Python thread that launches a kernel meanwhile runs all its tasks itself
+    WORKERS      the number of workers that may join
+    ASLEEP       the number of workers that sleep. A cache line for each worker follows: whether it sleeps, and for how
+                 many more launches it spins only briefly
 
-A worker increases INSIDE before it reads OPEN, and the caller clears OPEN before it reads INSIDE. In whatever order the
-two happen, either the worker sees that the launch is closed, or the caller sees that the worker is inside. So the
-caller's local variables exist as long as a worker uses them.
+A worker increments INSIDE before it reads OPEN, and the caller clears OPEN before it reads INSIDE. So in every order of
+these steps, either the worker sees that the launch is closed, or the caller sees that the worker is inside and waits.
+The caller's local variables therefore exist as long as a worker uses them.
 """
 
 import atexit
@@ -49,17 +49,17 @@ from numba.extending import intrinsic
 
 from autotx.kernels.jit import address, compile_for, kernel
 
-LINE = 8  # numbers in a cache line of 64 bytes
+LINE = 8  # integers in a cache line of 64 bytes
 GENERATION, OPEN, INSIDE, TASK, ARGUMENTS, BUSY, WORKERS, ASLEEP = (LINE * i for i in range(8))
-SPINS = 20_000  # reads without new work after which a worker sleeps: about half a millisecond,
-CROWDED = 1_000  # the same during the next LATER launches after another thread was seen on its core
+SPINS = 20_000  # a worker sleeps after this many spins without a new launch: about half a millisecond,
+CROWDED = 1_000  # or after this many, for the next LATER launches, where another thread has used its core
 LATER = 300
-LOST = 200_000  # cycles between two reads that show that the thread was interrupted
+LOST = 200_000  # more cycles than this between two spins: the worker was probably interrupted
 POOL = types.Array(types.int64, 1, "C")
 
 
 def set_num_threads(n):
-    """Use `n` threads from now on. ValueError when n is not between 1 and the number of cores."""
+    """Use `n` threads from now on. Raises ValueError unless n is an integer from 1 to NUMBA_NUM_THREADS."""
     limit = numba.config.NUMBA_NUM_THREADS
     if not isinstance(n, int | np.integer) or not 1 <= n <= limit:
         raise ValueError(f"set_num_threads: {n} asked for, 1 to {limit} can be had; NUMBA_NUM_THREADS raises the limit")
@@ -72,7 +72,7 @@ def get_num_threads():
 
 
 def ready():
-    """The array that is shared with the workers, for `share`. Starts those that have not been, wakes those asleep."""
+    """Start workers that have not been started, wake those that sleep, and return the shared array for `share`."""
     if len(_bells) < _seen[WORKERS]:
         _start()
     if _seen[ASLEEP]:
@@ -84,25 +84,25 @@ def ready():
 
 
 def _new_array():
-    """The shared array, zeros, beginning on a cache line."""
+    """A new shared array, aligned to a cache line: zeros but for GENERATION and WORKERS."""
     size = LINE * (8 + numba.config.NUMBA_NUM_THREADS)
     memory = np.zeros(size + LINE, np.int64)
     start = -memory.ctypes.data % (8 * LINE) // 8
     array = memory[start : start + size]
-    array[GENERATION] = 1  # never that of a closed task
+    array[GENERATION] = 1  # not 0, which in OPEN means that no launch is open
     array[WORKERS] = numba.config.NUMBA_NUM_THREADS - 1
     return array
 
 
 _shared = _new_array()
-_seen = memoryview(_shared)  # the same numbers; Python looks at one in a third of the time
-_bells = []  # a lock for each worker, which it waits for when it sleeps
+_seen = memoryview(_shared)  # the same memory; Python reads an element in a third of the time
+_bells = []  # a lock for each worker: a sleeping worker waits to acquire it
 _starting = threading.Lock()
 
 
 def _start():
     with _starting:
-        _compiled(_wake), _compiled(_serve)  # here, so that no fork can come while a worker holds the compiler's lock
+        _compiled(_wake), _compiled(_serve)  # not in the workers: a fork could copy a compiler lock that one holds
         _note_core()
         while len(_bells) < _shared[WORKERS]:
             bell = threading.Lock()
@@ -113,7 +113,7 @@ def _start():
 
 
 def _work(shared, worker, bell):
-    """The life of a worker."""
+    """The main function of a worker thread."""
     serve, usage = _compiled(_serve), np.zeros(USAGE, np.int64)
     while True:
         _leave_core()
@@ -123,8 +123,8 @@ def _work(shared, worker, bell):
         bell.acquire()
 
 
-# Whoever wakes up is often put beside the one who woke him, and two that spin on one core rob each other for a tenth of
-# a second and more, until the system moves one away. So a worker that wakes up leaves the core of the caller to him.
+# Linux often wakes a thread on the core of the thread that woke it. Two threads that spin on one core slow each other
+# down for a tenth of a second or more, until the system moves one. So a worker that wakes up leaves the caller's core.
 
 _get_core = getattr(ctypes.CDLL(None), "sched_getcpu", None) if sys.platform == "linux" else None
 _cores = os.sched_getaffinity(0) if _get_core else set()
@@ -143,16 +143,16 @@ def _leave_core():
 
 
 def _leave():
-    """End the workers before interpreter shutdown. Later launches run in the caller alone."""
+    """Stop the workers before interpreter shutdown. The caller runs all tasks of later launches itself."""
     _shared[WORKERS] = 0
-    _shared[GENERATION] = -(2**62)  # so far below 0 that later tasks do not raise it to 0
+    _shared[GENERATION] = -(2**62)  # so far below 0 that later launches do not raise it to 0
     for bell in _bells:
         if bell.locked():
             bell.release()
 
 
 def _forget():
-    """In a process made by fork there is no worker, whatever the memory says."""
+    """Reset the pool in a forked child process, which has the parent's memory but not its worker threads."""
     threads = get_num_threads()
     _bells.clear()
     _shared[:] = _new_array()
@@ -167,15 +167,15 @@ if hasattr(os, "register_at_fork"):
 # ---- in kernels ---------------------------------------------------------------------------------------------------
 
 _NUMBER = ir.IntType(64)
-_CODE = ir.FunctionType(ir.VoidType(), [_NUMBER, _NUMBER])  # what a task is to the pool: code(arguments, worker)
+_CODE = ir.FunctionType(ir.VoidType(), [_NUMBER, _NUMBER])  # the code of a launch: code(arguments, worker)
 
 
 @intrinsic
 def share(typing, shared, kernel, tasks, arguments):
-    """In a kernel: kernel(*arguments, worker, task) for each task from 0 on, by all threads; returns when all is done.
+    """In a kernel: run kernel(*arguments, worker, task) for each task from 0 to tasks - 1 on all threads, and wait.
 
-    shared: what `ready` returned. kernel: the address of a compiled kernel (see jit.address) for arguments of these
-    types and two integers: who works, from 0, below get_num_threads(), and at which task.
+    shared: the result of `ready`. kernel: the address of a compiled kernel (see jit.address) for arguments of these
+    types and two integers: the worker, from 0 to get_num_threads() - 1, and the task.
     """
 
     def generate(context, builder, signature, values):
@@ -204,14 +204,14 @@ def share(typing, shared, kernel, tasks, arguments):
 
 
 def _borrowed(builder, value, kind):
-    """An array without reference counting: the caller keeps it alive until the launch is done. Likewise in a tuple.
+    """The array, or tuple of arrays, without reference counting: the caller holds it until the launch ends.
 
-    Numba counts the owners of an array, with every row that a loop takes out of it, by an atomic instruction. Two
-    threads that count at once wait for each other at each one: a kernel of short rows took three times as long as on
-    one thread. For an array without an owner nothing is counted.
+    Numba counts references to an array, also for every row that a loop takes from it, by atomic instructions. Threads
+    that update one counter wait for each other: a kernel of short rows took three times as long as on one thread. For
+    an array without an owner Numba counts nothing.
     """
     if isinstance(kind, types.Array):
-        for field in (0, 1):  # the owner, for Numba and for Python
+        for field in (0, 1):  # the owners: Numba's meminfo and the Python object
             value = builder.insert_value(value, ir.Constant(value.type.elements[field], None), field)
     elif isinstance(kind, types.BaseTuple):
         for i, inner in enumerate(kind):
@@ -220,7 +220,7 @@ def _borrowed(builder, value, kind):
 
 
 def _code(context, builder, arguments, values):
-    """The task's code, and the box in which its arguments lie: [tasks, kernel, how many are taken, arguments]."""
+    """The code of a launch, and the struct that is its argument: [tasks, kernel, tasks taken, *arguments]."""
     box_type = ir.LiteralStructType([v.type for v in values])
     with builder.goto_entry_block():
         box = builder.alloca(box_type)
@@ -237,7 +237,7 @@ def _code(context, builder, arguments, values):
     loop, work, done = (code.append_basic_block() for _ in range(3))
     body.branch(loop)
     body.position_at_end(loop)
-    # How many have been taken from the front and from the back, in the two halves of one number
+    # The low half counts the tasks taken from the front, the high half those taken from the back.
     front = body.icmp_signed("==", body.and_(code.args[1], _NUMBER(1)), _NUMBER(0))
     taken = body.atomic_rmw("add", field(2), body.select(front, _NUMBER(1), _NUMBER(1 << 32)), "monotonic")
     first, last = body.and_(taken, _NUMBER((1 << 32) - 1)), body.lshr(taken, _NUMBER(32))
@@ -252,13 +252,13 @@ def _code(context, builder, arguments, values):
 
 
 def _place(context, builder, signature, values):
-    """A function from the number of a field to its place in the shared array, the first argument."""
+    """A function that returns the pointer to a field (its index) of the shared array, the first argument."""
     data = context.make_array(signature.args[0])(context, builder, values[0]).data
     return lambda field: builder.gep(data, [_NUMBER(field) if isinstance(field, int) else field])
 
 
 def _wait(builder, place):
-    """Spin until there is a zero."""
+    """Emit a loop that spins until the number at `place` is zero."""
     loop, done = (builder.append_basic_block() for _ in range(2))
     builder.branch(loop)
     builder.position_at_end(loop)
@@ -268,7 +268,7 @@ def _wait(builder, place):
 
 
 def _breathe(builder):
-    """What a processor is told inside a loop that waits: it saves power, and leaves its core to the other thread."""
+    """Emit the instruction for spin loops, which saves power and leaves the core to its other hardware thread."""
     if platform.machine() in ("x86_64", "AMD64"):
         kind = ir.FunctionType(ir.VoidType(), [])
         builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", (), kind), [])
@@ -284,7 +284,7 @@ def _get(typing, shared, field):
 
 @intrinsic
 def _add(typing, shared, field, n):
-    """shared[field] += n. Returns what it was."""
+    """shared[field] += n, atomically. Returns the old value."""
 
     def generate(context, builder, signature, values):
         return builder.atomic_rmw("add", _place(context, builder, signature, values)(values[1]), values[2], "seq_cst")
@@ -294,7 +294,7 @@ def _add(typing, shared, field, n):
 
 @intrinsic
 def _swap(typing, shared, field, n):
-    """shared[field] = n. Returns what it was."""
+    """shared[field] = n, atomically. Returns the old value."""
 
     def generate(context, builder, signature, values):
         return builder.atomic_rmw("xchg", _place(context, builder, signature, values)(values[1]), values[2], "seq_cst")
@@ -313,7 +313,7 @@ def _pause(typing):
 
 @intrinsic
 def _clock(typing):
-    """Cycles, on processors where every program may read them; elsewhere always 0."""
+    """The processor's cycle counter on x86, where every program may read it; 0 elsewhere."""
 
     def generate(context, builder, signature, values):
         if platform.machine() not in ("x86_64", "AMD64"):
@@ -335,16 +335,16 @@ def _run(typing, code, arguments, worker):
 
 @kernel(from_python=True)
 def _wake(shared, worker):
-    """Whether this worker slept. It counts as awake from now on: the caller rings its bell."""
+    """Whether this worker slept. It is then marked awake, and the caller of `_wake` must release its bell."""
     slept = _swap(shared, ASLEEP + LINE * worker, 0) == 1
     if slept:
         _add(shared, ASLEEP, -1)
     return slept
 
 
-# How often a thread had to leave its core to another thread, as Linux counts it (man getrusage). Steal time of a
-# virtual machine is ignored: no local process could use the core meanwhile.
-RUSAGE_THREAD, INVOLUNTARY, USAGE = 1, 17, 18  # whose, the place in the struct, and its size, in numbers of 64 bits
+# `_evictions` returns the thread's involuntary context switches, in which another thread took its core (man getrusage).
+# Steal time of a virtual machine is ignored: no local process could use the core.
+RUSAGE_THREAD, INVOLUNTARY, USAGE = 1, 17, 18  # argument of getrusage; index in its struct, and size, in 64-bit numbers
 
 if sys.platform == "linux":
     _getrusage = types.ExternalFunction("getrusage", types.int32(types.int32, types.intp))
@@ -364,7 +364,7 @@ else:
 
 @kernel(from_python=True)
 def _serve(shared, worker, usage):
-    """Work at every task that is put up. Returns when there was none for a while: then a bell will ring."""
+    """Join every launch. Returns after a time without one: the worker then has to wait for its bell."""
     seen, crowded, evictions = 0, ASLEEP + LINE * worker + 1, _evictions(usage)
     while True:
         now, spins, clock = _get(shared, GENERATION), 0, _clock()
@@ -382,7 +382,7 @@ def _serve(shared, worker, usage):
         if now == seen:
             _add(shared, ASLEEP, 1)
             _swap(shared, ASLEEP + LINE * worker, 1)
-            # A task may have come up just now. Then we stay, unless the bell has been promised already.
+            # A launch may have begun just now. Then stay, unless `ready` has marked this worker awake: its bell comes.
             if _get(shared, GENERATION) == seen or not _wake(shared, worker):
                 return
         elif worker <= _get(shared, WORKERS):
@@ -397,7 +397,7 @@ def _serve(shared, worker, usage):
 
 @functools.cache
 def _compiled(function):
-    """One of the two above, compiled."""
+    """`_wake` or `_serve`, compiled."""
     signature = types.boolean(POOL, types.int64) if function is _wake else types.void(POOL, types.int64, POOL)
     return function if numba.config.DISABLE_JIT else compile_for(function, signature)
 
@@ -409,16 +409,16 @@ def _launch(shared, kernel, tasks, arguments):
 
 @functools.cache
 def _launcher(signature):
-    """_launch for arguments of these types."""
+    """`_launch`, compiled for arguments of these types."""
     launch = kernel(_launch.py_func, from_python=True)
     return compile_for(launch, types.void(POOL, types.intp, types.int64, types.BaseTuple.from_types(signature)))
 
 
 def shared(*signature):
-    """Decorate a kernel: f(tasks, *arguments) runs f(*arguments, worker, task) for each task, by all threads.
+    """Decorate a kernel: f(tasks, *arguments) runs f(*arguments, worker, task) for each task, on all threads.
 
-    signature: the types of the arguments without worker and task; they are converted to these. The kernel is compiled
-    when it is first called.
+    signature: the types of the arguments without worker and task; arguments are converted to them. The kernel is
+    compiled at its first call.
     """
 
     def decorate(function):
@@ -437,9 +437,9 @@ def shared(*signature):
 
 
 def shared_by_tile(signature):
-    """As `shared`, for a kernel whose first argument is a tile: f(tile, tasks, *arguments).
+    """`shared` for a kernel whose first argument is a tile: f(tile, tasks, *arguments).
 
-    signature(tile): the types of the other arguments. The kernel is compiled for each tile it is called with.
+    signature(tile): the types of the other arguments. The kernel is compiled at its first call for each tile.
     """
 
     def decorate(function):
@@ -450,7 +450,7 @@ def shared_by_tile(signature):
             if tile not in compiled:
                 kinds = signature(tile)
                 at = address(function, types.void(tile.type, *kinds, types.int64, types.int64))
-                compiled[tile] = _launcher((types.none, *kinds)), at  # None and a tile are passed alike: as nothing
+                compiled[tile] = _launcher((types.none, *kinds)), at  # a tile takes no space, as None
             launch, at = compiled[tile]
             launch(ready() if tasks > 1 else _shared, at, tasks, (None, *arguments))
 
