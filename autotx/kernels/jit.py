@@ -1,13 +1,13 @@
-"""How a kernel is compiled: `@kernel` is `numba.njit` with the settings of this house, and with a cache of its own.
+"""How a kernel is compiled: `@kernel` is `numba.njit` with the settings of autotx and a cache of its own.
 
-A kernel is compiled when it is first called, and kept on disk: one file for a kernel and the types it was called with,
-named after everything its machine code depends on: the source of its module and of the kernel modules that one imports
-(kernels are compiled into one another, which Numba's own cache does not notice), the versions of Python and Numba, and
-the processor. So a file is never out of date, and processes that start together can only write the same thing under the
-same name. Files are written whole or not at all; a damaged one is compiled again.
+A kernel is compiled at its first call and then cached on disk, one file for a kernel and its argument types. The file
+name contains a hash of everything that the machine code depends on: the source of the kernel's module and of all kernel
+modules that it imports (their kernels may be inlined, which Numba's own cache does not track), the versions of Python
+and Numba, and the processor. So no file is ever out of date, and concurrent processes write equal content under equal
+names. A file is written completely or not at all; if it is damaged, the kernel is compiled again.
 
-The folder is $NUMBA_CACHE_DIR where that is set, or `__pycache__` beside the kernels, or the user's cache folder. Where
-none can be written, kernels are compiled for the running process alone, and one warning says so.
+The cache folder is $NUMBA_CACHE_DIR if set, else `__pycache__` beside the kernels, else the user's cache folder. If
+none is writable, every process compiles its kernels anew, and one warning says so.
 """
 
 import ast
@@ -39,31 +39,31 @@ memory.keep_freed_memory()
 _compiling = threading.RLock()
 
 
-# An entry for callers in C and one for Python took a quarter of the time to compile, and hardly a kernel needs either.
+# Wrappers for callers in C and in Python took a quarter of the compile time, and few kernels need either.
 OPTIONS = {
     "nogil": True, "error_model": "numpy", "boundscheck": False, "no_cfunc_wrapper": True, "no_cpython_wrapper": True,
 }  # fmt: skip
 
 
 def kernel(function=None, *, fastmath=False, from_python=False):
-    """Compile `function` with Numba when it is first needed.
+    """Decorate a function: Numba compiles it when it is first needed.
 
-    fastmath: a set of LLVM's flags (for example {"contract", "reassoc"}) or True. from_python: whether Python calls it,
-    not just other kernels, or `threads.shared`.
+    fastmath: a set of LLVM's flags (for example {"contract", "reassoc"}) or True. from_python: whether Python calls the
+    kernel directly, rather than only other kernels and `threads.shared`.
     """
     if function is None:
         return lambda f: kernel(f, fastmath=fastmath, from_python=from_python)
     options = {**OPTIONS, "no_cpython_wrapper": not from_python}
     compiled = numba.njit(**options, fastmath=fastmath)(function)
     if numba.config.DISABLE_JIT:
-        return compiled  # the plain function
-    flags = sorted(fastmath) if isinstance(fastmath, set) else fastmath  # a set's order changes from run to run
+        return compiled  # the function itself
+    flags = sorted(fastmath) if isinstance(fastmath, set) else fastmath  # the order of a set differs between runs
     compiled._cache = _Cache(function, repr({**options, "fastmath": flags}), outermost=from_python)
     return compiled if from_python else _Inner(compiled)
 
 
 class _Inner:
-    """A kernel that has no entry for Python: called there all the same, it would take the process down."""
+    """A kernel without a wrapper for Python. Calls from Python raise TypeError; without this class they would crash."""
 
     def __init__(self, dispatcher):
         functools.update_wrapper(self, dispatcher.py_func)
@@ -77,15 +77,15 @@ class _Inner:
 
 
 def compile_for(compiled, signature):
-    """Compile a kernel for this signature alone; arguments are converted to it from now on.
+    """Compile a kernel for this signature; later calls convert their arguments to it. Returns the kernel.
 
-    Numba would compile anew for a C-ordered, a Fortran-ordered, a strided and a read-only array. A signature that asks
-    for a read-only strided array takes all of them, so the kernel is compiled once.
+    Numba would compile a kernel separately for C-ordered, Fortran-ordered, strided and read-only arrays. A signature
+    with a read-only strided array accepts all of them, so the kernel is compiled once.
     """
-    with _compiling:  # threads that come here together: one compiles
+    with _compiling:  # if several threads get here, one compiles
         if signature.args not in compiled.overloads:
             with _garbage_kept():
-                compiled.disable_compile(False)  # which it is after another signature
+                compiled.disable_compile(False)  # re-enables compiling, which an earlier signature disabled
                 _link(Path(compiled.py_func.__code__.co_filename))
                 compiled.compile(signature)
             compiled.disable_compile()
@@ -94,7 +94,7 @@ def compile_for(compiled, signature):
 
 @contextlib.contextmanager
 def _garbage_kept():
-    """Python looks for no garbage inside: among all that compiling makes, that took a tenth of the time."""
+    """Disable the garbage collector: with the many objects of the compiler, it took a tenth of the compile time."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -105,18 +105,18 @@ def _garbage_kept():
 
 
 def address(compiled, signature):
-    """Compile a kernel for this signature alone and return the address of its machine code."""
+    """Compile a kernel for this signature. Returns the address of its machine code."""
     compile_for(compiled, signature)
     result = compiled.overloads[signature.args]
     return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
 
 def outlined(*arguments):
-    """Decorate a function that kernels call: it is compiled once for these types, not into each of its callers.
+    """Decorate a function that kernels call: it is compiled once for these types, not again for each of its callers.
 
-    Numba compiles what a kernel calls into the kernel, so a long body costs its compile time again in each one. The
-    result is called in kernels, like a function of C: a tile and numbers go in, such as addresses, and nothing comes
-    out.
+    Numba compiles callees again as parts of each kernel that calls them, which is slow where they are long. Kernels
+    call the outlined function as a C function. arguments: the types, a tile and numbers such as addresses; it returns
+    nothing.
     """
 
     def decorate(function):
@@ -130,14 +130,14 @@ def outlined(*arguments):
     return decorate
 
 
-_waiting = {}  # source file -> the outlined functions there that no kernel has asked for yet
+_waiting = {}  # source file -> its outlined functions that are not compiled yet: (name, function) pairs
 
 
 def _link(source):
-    """Compile the outlined functions of the modules that this source depends on: its kernels are about to be linked.
+    """Compile the outlined functions of the modules that this source depends on, before its kernels are linked.
 
-    What a source elsewhere imports is not known, so all of them may be meant. A function that stays without its
-    symbol, as after a Ctrl-C, would take the process down: it waits on.
+    The imports of a source outside this folder are not known: for it, all outlined functions are compiled. A function
+    that was not compiled, for example after Ctrl-C, stays in `_waiting`: a kernel linked without it would crash.
     """
     for path in _sources(source) if source.parent == Path(__file__).parent else list(_waiting):
         waiting = _waiting.pop(path, [])
@@ -153,15 +153,15 @@ def _link(source):
 
 
 class _Cache(NullCache):
-    """What Numba asks before it compiles one function for new types, and tells afterwards."""
+    """The cache of one function's machine code: Numba calls it before and after it compiles for new types."""
 
     def __init__(self, function, options, outermost=False):
-        self.outermost = outermost  # not compiled for another kernel
+        self.outermost = outermost  # whether Python calls the function directly
         self.source = Path(function.__code__.co_filename)
         self._name = f"{self.source.stem}.{function.__qualname__}".replace("<locals>.", "")
         self._options = options
-        self._closed = function.__closure__ is not None  # values from around the function, which no name can tell apart
-        _text(self.source)  # now: when it is compiled, the file may have been edited
+        self._closed = function.__closure__ is not None  # a closure is not cached: the hash has none of its values
+        _text(self.source)  # read now, because the file may be edited before the function is compiled
 
     @property
     def cache_path(self):
@@ -195,13 +195,13 @@ class _Cache(NullCache):
 
 @functools.cache
 def _text(path):
-    """A source file's text as it was when this was first asked, or None where there is no file."""
+    """The text of a source file at the first call, or None if there is no such file."""
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 @functools.cache
 def _sources(source):
-    """A source file and the kernel modules that it imports, directly or not, with their texts."""
+    """A source file and all kernel modules that it imports, directly or indirectly: a dict of path -> text."""
     folder, waiting, texts = Path(__file__).parent, [source], {}
     while waiting:
         path = waiting.pop()
@@ -222,13 +222,13 @@ def _source_hash(source):
 
 @functools.cache
 def cache_folder():
-    """The first of the possible folders that can be written, or None after a warning."""
+    """The first candidate folder that is writable, or None, after a warning."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     candidates = [Path(__file__).parent / "__pycache__", Path(home, "autotx")]
     if os.environ.get("NUMBA_CACHE_DIR"):
         candidates.insert(0, Path(os.environ["NUMBA_CACHE_DIR"], "autotx").absolute())
     for folder in candidates:
-        if not folder.is_absolute():  # "~" stays as it is for a user without a home
+        if not folder.is_absolute():  # expanduser leaves "~" for a user without a home folder
             continue
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -247,7 +247,7 @@ def cache_folder():
 
 @functools.cache
 def _announce():
-    """Say, once in a process, why the first step waits."""
+    """Print, once in a process, why the first step takes long."""
     if cache_folder():
         print(f"autotx: compiling kernels (once; kept in {cache_folder()})", file=sys.stderr)
 
@@ -258,7 +258,7 @@ def has_compiled():
 
 
 def _read(path):
-    """The bytes kept under `path`, or None where there are none or they are damaged."""
+    """The bytes stored in the file `path`, or None if there is no file or its checksum is wrong."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -268,7 +268,7 @@ def _read(path):
 
 
 def _write(path, data):
-    """Keep the bytes under `path`. A full disk, or a file that another process holds open, costs the cache alone."""
+    """Store the bytes in the file `path`. Errors, such as a full disk, are ignored: the kernel is just not cached."""
     aside = path.with_suffix(f".{uuid.uuid4().hex[:16]}")
     try:
         aside.write_bytes(hashlib.sha256(data).digest() + data)
