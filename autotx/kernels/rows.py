@@ -1,7 +1,7 @@
-"""What the kernels that work row by row or element by element share: one layout, one signature, one rule for the twin.
+"""Shared by the kernels that work row by row or element by element: layout, argument types, tasks, choice of the twin.
 
-Numba compiles anew for every layout and for read-only arrays. So every array is brought to one layout first, and every
-kernel is compiled for one signature, in which inputs are marked read-only (that takes both kinds).
+Numba compiles separately for every layout and for read-only arrays. So arrays are first made C-contiguous, and a kernel
+is compiled for one signature, whose inputs are declared read-only, which also accepts writable arrays.
 """
 
 import math
@@ -21,56 +21,56 @@ REAL, INTEGER = types.float32, types.int64
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT_BYTES = FLOAT32.itemsize
-CHUNK = 16384  # elements a thread takes at a time: some microseconds of work.
+CHUNK = 16384  # elements in a task: some microseconds of work
 
 
 def use_numba(*arrays):
-    """Whether the kernels take these arrays: all float32, and Numba compiles. Otherwise the NumPy twin does it."""
-    for x in arrays:  # a loop, for all() with a generator takes twice as long, and this is asked at every call
+    """Whether the kernels take these arrays: all are float32 and Numba is enabled. Otherwise the NumPy twin is used."""
+    for x in arrays:  # all() with a generator takes twice as long, and this runs at every call
         if x.dtype != FLOAT32:
             return False
     return not numba.config.DISABLE_JIT
 
 
 def rows_a_chunk(columns):
-    """How many rows a thread takes at a time: a matter of the shape alone, so that results do not depend on threads."""
+    """Rows in a task. It depends on the shape alone, so that results do not depend on the number of threads."""
     return max(1, CHUNK // columns)
 
 
 def is_plain(x):
-    """Whether the elements of x lie one behind the other, in row order."""
+    """Whether x is C-contiguous (row order, no gaps) and aligned."""
     return x.flags.c_contiguous and x.flags.aligned
 
 
 def plain(x):
-    """x itself where it is plain, else a copy."""
+    """x itself if it is contiguous, else a contiguous copy."""
     return x if is_plain(x) else x.copy()
 
 
 def rows(x):
-    """x: (..., C) as a plain array (N, C)."""
+    """x: (..., C) as a contiguous array (N, C)."""
     return plain(x) if x.ndim == 2 else plain(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def flat(x):
-    """x of any shape as a plain array of one axis."""
+    """x of any shape as a contiguous array of one axis."""
     return plain(x) if x.ndim == 1 else plain(x).reshape(-1)
 
 
 def tasks(n, step):
-    """How many tasks there are in n rows, `step` at a time."""
+    """The number of tasks for n rows (or elements), `step` in each."""
     return -(-n // step)
 
 
 @kernel
 def part(task, step):
-    """The rows of a task. The last one's may end before."""
+    """The rows of a task, a slice; that of the last task may exceed the array."""
     return slice(task * step, task * step + step)
 
 
 @kernel
 def floats(address, size):
-    """In a kernel: the `size` floats at an address, as an array."""
+    """In a kernel: the array of `size` floats at an address."""
     return carray(_pointer(address), size)
 
 
