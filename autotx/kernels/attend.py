@@ -11,7 +11,7 @@ from numba import types
 from autotx.kernels.attention import FEW_QUERIES, IN4, INFINITY, attention, key_block, scale_of
 from autotx.kernels.exp import ONE, ZERO, exp, larger
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import FLOAT32, IDS, INTEGER, OUT2, plain, tasks, use_numba
+from autotx.kernels.rows import FLOAT32, IDS, INTEGER, OUT2, contiguous, tasks, use_numba
 from autotx.kernels.simd import FLOAT32_TILE
 from autotx.kernels.softmax import row_max
 from autotx.kernels.threads import shared
@@ -42,7 +42,7 @@ def attend(q, keys, values, seen):
     out, seen = np.empty((B, T, H, D), np.float32), np.full(B, seen) if causal else seen
     step = B * H if T * keys.size <= ONE_TASK_FLOATS else 1
     scratch = thread_memory(2 * D + KEY_BLOCK, FLOAT32)
-    _attend(tasks(B * H, step), q, plain(keys), plain(values), seen, causal, out, scratch, step)
+    _attend(tasks(B * H, step), q, contiguous(keys), contiguous(values), seen, causal, out, scratch, step)
     return out
 
 

@@ -70,7 +70,7 @@ from numba.extending import register_jitable
 
 from autotx.kernels.exp import exp, larger, log
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import FLOAT_BYTES, floats, plain, use_numba
+from autotx.kernels.rows import FLOAT_BYTES, contiguous, floats, use_numba
 from autotx.kernels.simd import FLOAT32_TILE
 from autotx.kernels.threads import shared_by_tile
 from autotx.kernels.tile import thread_memory
@@ -120,7 +120,7 @@ def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None,
     block = _key_block(tile, S)
     at = _places(tile, Backward, S, D, block)
     tasks = g4.shape[0] * g4.shape[1]
-    lse, added, memory = plain(lse).reshape(q4.shape[:3]), _added(mask, q, k), _memory(tile, at.end)
+    lse, added, memory = contiguous(lse).reshape(q4.shape[:3]), _added(mask, q, k), _memory(tile, at.end)
     _backward(
         tile, tasks, g4, q4, k4, v4, out4, lse, added, mask is not None, causal, dq, dk, dv, block, at, *memory
     )  # fmt: skip

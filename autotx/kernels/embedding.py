@@ -10,7 +10,7 @@ from autotx.kernels.rows import (
     INTEGER,
     OUT2,
     flat,
-    is_plain,
+    is_contiguous,
     part,
     rows,
     rows_a_chunk,
@@ -25,7 +25,7 @@ WIDTH = 128  # columns a thread takes at a time
 def take_rows(table, ids):
     """table[ids], for checked ids. table: (V, C), ids: integers of any shape; returns ids.shape + (C,)."""
     C = table.shape[1]
-    if ids.size * C <= CHUNK or not use_numba(table) or not is_plain(table):
+    if ids.size * C <= CHUNK or not use_numba(table) or not is_contiguous(table):
         return table[ids]
     out = np.empty((*ids.shape, C), np.float32)
     step = rows_a_chunk(C)
@@ -38,7 +38,7 @@ def add_rows(buffer, ids, g):
 
     The threads share out the columns: each element has one owner, who adds to it in the order of n.
     """
-    if use_numba(buffer, g) and is_plain(buffer):
+    if use_numba(buffer, g) and is_contiguous(buffer):
         width = WIDTH if g.size > CHUNK else max(1, g.shape[1])
         _add_rows(tasks(g.shape[1], width), buffer, flat(ids.astype(np.int64, copy=False)), rows(g), width)
     else:

@@ -20,7 +20,7 @@ from numba import types
 
 from autotx.kernels.dots import DEPTH, HEIGHT, WIDTH, dots
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import FLOAT_BYTES, IN1, IN2, INTEGER, OUT2, flat, plain, tasks, use_numba
+from autotx.kernels.rows import FLOAT_BYTES, IN1, IN2, INTEGER, OUT2, contiguous, flat, tasks, use_numba
 from autotx.kernels.threads import shared
 
 TASK_BYTES = (
@@ -40,7 +40,7 @@ def linear_int8(x, weight, scale, bias=None):
     """y = x (s W)^T + b with weight: (N, K) int8 and scale: (N,), as `quantize` returns them. x: (M, K), y: (M, N)."""
     if not use_numba(x, scale):
         return _with_bias(x @ weight.T.astype(x.dtype) * scale, bias)
-    return _call(_dots_int8, x, plain(weight), scale, bias)
+    return _call(_dots_int8, x, contiguous(weight), scale, bias)
 
 
 def quantize(weight):
@@ -53,7 +53,7 @@ def _call(function, x, weight, scale, bias):
     (N, K), y = weight.shape, np.empty((len(x), len(weight)), np.float32)
     bias = np.zeros(N, np.float32) if bias is None else np.asarray(bias, np.float32)
     step = TASK_COLUMNS if len(x) > HEIGHT else max(1, TASK_BYTES // max(1, K * weight.itemsize * 16)) * 16
-    function(tasks(N, step), plain(x), weight, flat(scale), flat(bias), y, step)
+    function(tasks(N, step), contiguous(x), weight, flat(scale), flat(bias), y, step)
     return y
 
 

@@ -37,24 +37,24 @@ def rows_a_chunk(columns):
     return max(1, CHUNK // columns)
 
 
-def is_plain(x):
+def is_contiguous(x):
     """Whether x is C-contiguous (row order, no gaps) and aligned."""
     return x.flags.c_contiguous and x.flags.aligned
 
 
-def plain(x):
+def contiguous(x):
     """x itself if it is contiguous, else a contiguous copy."""
-    return x if is_plain(x) else x.copy()
+    return x if is_contiguous(x) else x.copy()
 
 
 def rows(x):
     """x: (..., C) as a contiguous array (N, C)."""
-    return plain(x) if x.ndim == 2 else plain(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return contiguous(x) if x.ndim == 2 else contiguous(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def flat(x):
     """x of any shape as a contiguous array of one axis."""
-    return plain(x) if x.ndim == 1 else plain(x).reshape(-1)
+    return contiguous(x) if x.ndim == 1 else contiguous(x).reshape(-1)
 
 
 def tasks(n, step):
