@@ -232,7 +232,7 @@ def _panels(tile, lines, width, depth):
 Forward = namedtuple("Forward", "k v q scores mask out top factor shift rows end")
 Backward = namedtuple(
     "Backward",
-    "k k_channels v q q_channels g g_channels weights grads mask weights_turned grads_turned dq lse e out rows end",
+    "k k_channels v q q_channels g g_channels weights grads mask weights_repacked grads_repacked dq lse e out rows end",
 )
 
 
@@ -245,12 +245,12 @@ def _places(tile, kind, S, D, block):
     rows, cols, deep = tile.rows, tile.cols, tile.queries
     queries, channels = _panels(tile, deep, cols, D), _panels(tile, D, cols, deep)  # lines that are packed in panels
     keys, scores = _panels(tile, S, rows, D), tile.panel_size(tile, cols, block)
-    turned, tall, blocks = _panels(tile, block, rows, deep), deep * _up(D + 1, 4), -(-S // block)
+    repacked, tall, blocks = _panels(tile, block, rows, deep), deep * _up(D + 1, 4), -(-S // block)
     sizes = {
         "k": keys, "k_channels": blocks * _panels(tile, D, rows, block), "v": keys,
         "q": queries, "q_channels": channels, "g": queries, "g_channels": channels,
         "scores": scores, "weights": scores, "grads": scores, "mask": scores,
-        "weights_turned": turned, "grads_turned": turned, "dq": tall, "out": max(tall, queries),
+        "weights_repacked": repacked, "grads_repacked": repacked, "dq": tall, "out": max(tall, queries),
         "lse": deep, "e": deep, "top": deep, "factor": cols, "shift": cols, "rows": cols * _up(D, tile.lanes),
     }  # fmt: skip
     if kind is Forward:
@@ -313,10 +313,10 @@ def _forward(tile, q, k, v, mask, masked, causal, out, lse, block, piece, at, sc
                     if masked:
                         _add_mask(tile, mask[t : min(t + tile.cols, T), s : s + n], at, scratch, at.scores)
                     _cut_future(tile, scratch, at.scores, n, t + ahead - s)
-                    _soften(tile, scratch, at.scores, n, at.top + t - q0, at.factor, at.shift)
+                    _softmax_step(tile, scratch, at.scores, n, at.top + t - q0, at.factor, at.shift)
                     if s > 0:  # the first block has no earlier sums
                         _rescale(tile, scratch, out_at, D + 1, at.factor)
-                    _weigh(tile, scratch, at.scores, n, v_at, keys, D + 1, out_at)
+                    _add_weighted(tile, scratch, at.scores, n, v_at, keys, D + 1, out_at)
         for t in range(q0, q1, tile.cols):
             out_at, count = at.out + (t - q0) // tile.cols * _up(D + 1, 4) * tile.cols, min(tile.cols, q1 - t)
             _normalisers(tile, scratch, out_at + D * tile.cols, at.top + t - q0, at.factor)
@@ -393,7 +393,7 @@ def _cut_future(tile, scratch, scores, n, visible):
 
 
 @kernel
-def _soften(tile, scratch, place, n, top_at, factor_at, shift_at):
+def _softmax_step(tile, scratch, place, n, top_at, factor_at, shift_at):
     """A step of the online softmax: top = the maximum so far, factor = e^(old top - new top), and the scores are
     replaced by e^(score - top)."""
     scores, top, factor, shift = scratch[place:], scratch[top_at:], scratch[factor_at:], scratch[shift_at:]
@@ -429,7 +429,7 @@ def _rescale(tile, scratch, place, lines, factor_at):
 
 
 @kernel
-def _weigh(tile, scratch, weights, n, channels, depth, D, out):
+def _add_weighted(tile, scratch, weights, n, channels, depth, D, out):
     """out (D, cols) += x^T (D, n) times weights (n, cols). x has `depth` lines, packed in panels of `rows` channels."""
     a_size, cols = tile.panel_size(tile, tile.rows, depth), tile.cols
     tile.multiply(
@@ -495,14 +495,14 @@ def _backward(
                     _cut_future(tile, scratch, at.weights, n, t + ahead - s)
                     _scores(tile, scratch, at.g + panel_at, at.v + keys_at, D, n, at.grads)
                     _differentiate(tile, scratch, at.weights, at.grads, n, at.lse + t - q0, at.e + t - q0)
-                    _weigh(tile, scratch, at.grads, n, channels, keys, D, at.dq + panel * _up(D, 4) * tile.cols)
-                    _turn(tile, lines, at.weights, n, at, scratch, at.weights_turned + (t - q0) * tile.rows)
-                    _turn(tile, lines, at.grads, n, at, scratch, at.grads_turned + (t - q0) * tile.rows)
+                    _add_weighted(tile, scratch, at.grads, n, channels, keys, D, at.dq + panel * _up(D, 4) * tile.cols)
+                    _repack(tile, lines, at.weights, n, at, scratch, at.weights_repacked + (t - q0) * tile.rows)
+                    _repack(tile, lines, at.grads, n, at, scratch, at.grads_repacked + (t - q0) * tile.rows)
             n = min(keys, q1 + ahead - s)
             hidden = s - ahead - q0  # the number of queries in this block that may not attend to key s
             seen = n, keys, hidden, q1 - q0, D
-            _collect(tile, scratch, at.weights_turned, at.g_channels, *seen, dv, s * dv_step, dv_step)
-            _collect(tile, scratch, at.grads_turned, at.q_channels, *seen, dk, s * dk_step, dk_step)
+            _add_over_queries(tile, scratch, at.weights_repacked, at.g_channels, *seen, dv, s * dv_step, dv_step)
+            _add_over_queries(tile, scratch, at.grads_repacked, at.q_channels, *seen, dk, s * dk_step, dk_step)
         for j in range(tile.cols):
             scratch[at.mask + j] = scale_of(D)
         for t in range(q0, q1, tile.cols):
@@ -568,20 +568,20 @@ def _differentiate(tile, scratch, weights_at, grads_at, n, lse_at, e_at):
 
 
 @kernel
-def _turn(tile, lines, x, n, at, scratch, turned):
-    """Pack x (n keys, cols queries) in panels of `rows` keys, tile.queries deep; these queries begin at `turned`."""
+def _repack(tile, lines, x, n, at, scratch, repacked):
+    """Pack x (n keys, cols queries) in panels of `rows` keys, tile.queries deep; these queries begin at `repacked`."""
     line = x // tile.cols
     for s in range(0, n, tile.rows):
-        place = turned + s // tile.rows * tile.panel_size(tile, tile.rows, tile.queries)
+        place = repacked + s // tile.rows * tile.panel_size(tile, tile.rows, tile.queries)
         tile.pack(tile, lines[line + s : line + min(s + tile.rows, n)], tile.rows, scratch, place)
 
 
 @kernel
-def _collect(tile, scratch, turned, channels, n, keys, hidden, queries, D, dx, place, step):
-    """dx (keys, D) += x^T y, with x (queries, n) from `_turn`, y (queries, D); panels of hidden queries are skipped."""
+def _add_over_queries(tile, scratch, repacked, channels, n, keys, hidden, queries, D, dx, place, step):
+    """dx (keys, D) += x^T y, x (queries, n) from `_repack`, y (queries, D); panels of hidden queries are skipped."""
     for s in range(0, n, tile.rows):
         first = max(0, (hidden + s) // tile.cols * tile.cols)
-        x_at = turned + s // tile.rows * tile.panel_size(tile, tile.rows, tile.queries) + first * tile.rows
+        x_at = repacked + s // tile.rows * tile.panel_size(tile, tile.rows, tile.queries) + first * tile.rows
         y_at, y_size, to = channels + first * tile.cols, tile.panel_size(tile, tile.cols, queries), place + s * step
         rows = min(keys - s, tile.rows)
         tile.multiply(

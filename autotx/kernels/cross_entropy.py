@@ -28,7 +28,7 @@ from autotx.kernels.rows import (
 )
 from autotx.kernels.threads import shared
 
-NOTHING = -(2**63)  # what stands for ignore_index=None
+NONE_IGNORED = -(2**63)  # what stands for ignore_index=None
 BLOCK = 4096  # elements that stay in the first cache between two looks at them
 
 
@@ -44,7 +44,7 @@ def cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0):
         return _cross_entropy_twin(logits, targets, ignore_index, label_smoothing)
     losses, m, s = (np.empty(len(logits), np.float32) for _ in range(3))
     if len(logits):
-        ignored = NOTHING if ignore_index is None else ignore_index
+        ignored = NONE_IGNORED if ignore_index is None else ignore_index
         step = rows_a_chunk(logits.shape[1])
         _forward(tasks(len(losses), step), rows(logits), _ids(targets), ignored, label_smoothing, losses, m, s, step)
     return losses, m, s
@@ -62,7 +62,7 @@ def cross_entropy_backward(logits, m, s, targets, scale, ignore_index=None, labe
     elif out.size:
         logits = rows(logits)
         in_place = out.ctypes.data == logits.ctypes.data
-        ignored = NOTHING if ignore_index is None else ignore_index
+        ignored = NONE_IGNORED if ignore_index is None else ignore_index
         step = rows_a_chunk(out.shape[1])
         inputs = logits, flat(m), flat(s), _ids(targets), flat(scale)
         _backward(tasks(len(out), step), *inputs, ignored, label_smoothing, in_place, out, step)

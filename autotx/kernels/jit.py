@@ -58,7 +58,7 @@ def kernel(function=None, *, fastmath=False, from_python=False):
     if numba.config.DISABLE_JIT:
         return compiled  # the function itself
     flags = sorted(fastmath) if isinstance(fastmath, set) else fastmath  # the order of a set differs between runs
-    compiled._cache = _Cache(function, repr({**options, "fastmath": flags}), outermost=from_python)
+    compiled._cache = _Cache(function, repr({**options, "fastmath": flags}), from_python=from_python)
     return compiled if from_python else _Inner(compiled)
 
 
@@ -84,7 +84,7 @@ def compile_for(compiled, signature):
     """
     with _compiling:  # if several threads get here, one compiles
         if signature.args not in compiled.overloads:
-            with _garbage_kept():
+            with _garbage_collector_off():
                 compiled.disable_compile(False)  # re-enables compiling, which an earlier signature disabled
                 _link(Path(compiled.py_func.__code__.co_filename))
                 compiled.compile(signature)
@@ -93,7 +93,7 @@ def compile_for(compiled, signature):
 
 
 @contextlib.contextmanager
-def _garbage_kept():
+def _garbage_collector_off():
     """Disable the garbage collector: with the many objects of the compiler, it took a tenth of the compile time."""
     collecting = gc.isenabled()
     gc.disable()
@@ -155,8 +155,8 @@ def _link(source):
 class _Cache(NullCache):
     """The cache of one function's machine code: Numba calls it before and after it compiles for new types."""
 
-    def __init__(self, function, options, outermost=False):
-        self.outermost = outermost  # whether Python calls the function directly
+    def __init__(self, function, options, from_python=False):
+        self.from_python = from_python  # whether Python calls the function directly
         self.source = Path(function.__code__.co_filename)
         self._name = f"{self.source.stem}.{function.__qualname__}".replace("<locals>.", "")
         self._options = options
@@ -170,7 +170,7 @@ class _Cache(NullCache):
     def load_overload(self, signature, target):
         """The machine code for this signature, or None: then Numba compiles."""
         target.refresh()
-        if self.outermost:
+        if self.from_python:
             _link(self.source)
         path = self._path(signature, target.codegen())
         data = _read(path) if path else None

@@ -76,7 +76,7 @@ def ready():
     if len(_bells) < _seen[WORKERS]:
         _start()
     if _seen[ASLEEP]:
-        _note_core()
+        _record_caller_core()
         for worker, bell in enumerate(_bells, 1):
             if worker <= _shared[WORKERS] and _compiled(_wake)(_shared, worker):
                 bell.release()
@@ -103,7 +103,7 @@ _starting = threading.Lock()
 def _start():
     with _starting:
         _compiled(_wake), _compiled(_serve)  # not in the workers: a fork could copy a compiler lock that one holds
-        _note_core()
+        _record_caller_core()
         while len(_bells) < _shared[WORKERS]:
             bell = threading.Lock()
             bell.acquire()
@@ -116,7 +116,7 @@ def _work(shared, worker, bell):
     """The main function of a worker thread."""
     serve, usage = _compiled(_serve), np.zeros(USAGE, np.int64)
     while True:
-        _leave_core()
+        _avoid_caller_core()
         serve(shared, worker, usage)
         if shared[GENERATION] < 0:
             return
@@ -131,18 +131,18 @@ _cores = os.sched_getaffinity(0) if _get_core else set()
 _caller = [-1]
 
 
-def _note_core():
+def _record_caller_core():
     if _get_core:
         _caller[0] = _get_core()
 
 
-def _leave_core():
+def _avoid_caller_core():
     others = _cores - {_caller[0]}
     if others:
         os.sched_setaffinity(0, others)  # 0 is the thread that calls
 
 
-def _leave():
+def _stop_workers():
     """Stop the workers before interpreter shutdown. The caller runs all tasks of later launches itself."""
     _shared[WORKERS] = 0
     _shared[GENERATION] = -(2**62)  # so far below 0 that later launches do not raise it to 0
@@ -151,7 +151,7 @@ def _leave():
             bell.release()
 
 
-def _forget():
+def _reset_after_fork():
     """Reset the pool in a forked child process, which has the parent's memory but not its worker threads."""
     threads = get_num_threads()
     _bells.clear()
@@ -159,9 +159,9 @@ def _forget():
     set_num_threads(threads)
 
 
-atexit.register(_leave)
+atexit.register(_stop_workers)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 # ---- in kernels ---------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def share(typing, shared, kernel, tasks, arguments):
 
     def generate(context, builder, signature, values):
         _, kernel, tasks, arguments_ = values
-        given = [_borrowed(builder, builder.extract_value(arguments_, i), t) for i, t in enumerate(arguments)]
+        given = [_uncounted(builder, builder.extract_value(arguments_, i), t) for i, t in enumerate(arguments)]
         code, box = _code(context, builder, arguments, [tasks, kernel, _NUMBER(0), *given])
         place = _place(context, builder, signature, values)
         address = builder.ptrtoint(box, _NUMBER)
@@ -203,7 +203,7 @@ def share(typing, shared, kernel, tasks, arguments):
     return types.void(shared, types.intp, types.int64, arguments), generate
 
 
-def _borrowed(builder, value, kind):
+def _uncounted(builder, value, kind):
     """The array, or tuple of arrays, without reference counting: the caller holds it until the launch ends.
 
     Numba counts references to an array, also for every row that a loop takes from it, by atomic instructions. Threads
@@ -215,7 +215,7 @@ def _borrowed(builder, value, kind):
             value = builder.insert_value(value, ir.Constant(value.type.elements[field], None), field)
     elif isinstance(kind, types.BaseTuple):
         for i, inner in enumerate(kind):
-            value = builder.insert_value(value, _borrowed(builder, builder.extract_value(value, i), inner), i)
+            value = builder.insert_value(value, _uncounted(builder, builder.extract_value(value, i), inner), i)
     return value
 
 
@@ -262,12 +262,12 @@ def _wait(builder, place):
     loop, done = (builder.append_basic_block() for _ in range(2))
     builder.branch(loop)
     builder.position_at_end(loop)
-    _breathe(builder)
+    _spin_hint(builder)
     builder.cbranch(builder.icmp_signed("==", builder.load_atomic(place, "seq_cst", 8), _NUMBER(0)), done, loop)
     builder.position_at_end(done)
 
 
-def _breathe(builder):
+def _spin_hint(builder):
     """Emit the instruction for spin loops, which saves power and leaves the core to its other hardware thread."""
     if platform.machine() in ("x86_64", "AMD64"):
         kind = ir.FunctionType(ir.VoidType(), [])
@@ -305,7 +305,7 @@ def _swap(typing, shared, field, n):
 @intrinsic
 def _pause(typing):
     def generate(context, builder, signature, values):
-        _breathe(builder)
+        _spin_hint(builder)
         return context.get_dummy_value()
 
     return types.void(), generate
