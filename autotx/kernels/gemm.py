@@ -67,12 +67,12 @@ def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=FL
 
     a: (..., M, K), b: (..., K, N), the same leading axes, any strides. out: (..., M, N), a new array if None; it must
     not overlap a or b. accumulate: add into `out`, a gradient or a residual. bias: (N,), added to every row.
-    activation: f, "relu", "gelu", or "gelu_tanh"; None for none. It is applied while the results are still near.
+    activation: f, "relu", "gelu", or "gelu_tanh"; None for none. It is applied while the results are in the cache.
 
-    Products of more than SMALL multiply-adds in the tile's type are computed here. All others are np.matmul's, and all
-    under NUMBA_DISABLE_JIT=1: up to that size OpenBLAS works in the calling thread and is done within microseconds;
-    above it, its own threads would wake up, wait for more by spinning, and take the cores from Numba's.
-    Raises ValueError where the shapes do not fit.
+    The kernels compute products of more than SMALL multiply-adds in the tile's type. np.matmul computes all others, and
+    all under NUMBA_DISABLE_JIT=1. Up to that size OpenBLAS takes microseconds, in the calling thread; above it, its own
+    threads would run, and then spin on the cores that the workers need.
+    Raises ValueError if shapes do not fit, `accumulate` lacks `out` or has an activation, or `activation` is unknown.
     """
     (M, K), N = a.shape[-2:], b.shape[-1]
     shape = (*a.shape[:-1], N)
@@ -102,17 +102,17 @@ def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=FL
 
 
 def _kernel_takes(tile, a, b, out):
-    """Whether Numba compiles, all are aligned and of the tile's type, and rows of `out` are contiguous."""
+    """Whether Numba is enabled, all arrays are aligned and of the tile's type, and rows of `out` are contiguous."""
     return (
         not numba.config.DISABLE_JIT
         and tile.takes(a, b, out)
         and (out.strides[-1] == tile.itemsize or out.shape[-1] == 1)
-        and (out.ndim <= 3 or out.flags.c_contiguous)  # more leading axes are taken as one
+        and (out.ndim <= 3 or out.flags.c_contiguous)  # more leading axes are merged
     )
 
 
 def _matmul_numpy(a, b, out, accumulate, bias, activation):
-    """The same in NumPy."""
+    """`matmul` in NumPy, for checked arguments."""
     if accumulate:
         out += np.matmul(a, b)
     else:
@@ -132,9 +132,9 @@ def activate(out, activation):
 
 
 def _ends(tile, c, accumulate, bias, activation):
-    """What the sums of C start from, with the steps to the next matrix, row and column; `finish` and bias after them.
+    """(start, steps), finish, bias, as arguments of `_product`: the initial values of C, and what follows the sums.
 
-    c: three axes. A bias is added after the sums where these start from C itself.
+    c: three axes. With `accumulate` the sums start from C, and the bias is added at the end; else they start from it.
     """
     bias = tile.zeros if bias is None else np.array(bias, tile.number)  # a copy: contiguous, and may be written
     given = bias is not tile.zeros
@@ -152,10 +152,10 @@ def _stack(x):
 def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False, tile=FLOAT32_TILE):
     """dx = g W, dweight = g^T x, and dbias, the sum of the rows of g: the gradients of y = x W^T + bias.
 
-    g: (N, O), x: (N, I), weight W: (O, I). Those of the three that are not wanted are None. The rows of g are added up
-    as they are packed for dweight. The two products are one launch (see `_products`): who is done with dweight goes on
-    with dx, and nobody waits in between. So the tasks of dweight may be as large as for half the threads, which packs
-    less: dx evens out what they leave uneven.
+    g: (N, O), x: (N, I), weight W: (O, I). Results that are not requested are None. The rows of g are summed when they
+    are packed for dweight. Both products are computed in one launch (see `_products`), so a thread that has finished
+    dweight continues with dx without waiting. The tasks of dweight are as large as for half the threads, which packs
+    less; the tasks of dx even out the load.
     """
     dx = np.empty(x.shape, np.result_type(g, weight)) if with_x else None
     dweight = np.empty(weight.shape, np.result_type(g, x)) if with_weight else None
@@ -179,9 +179,9 @@ def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False
 def _product(tile, a, b, c, start, finish=0, bias=None, sums=None, threads=None):
     """The plan of C = start + A B: the number of tasks, the arguments of the kernels, the size of a worker's memory.
 
-    a, b, c: stacks of matrices (three axes each). start: what the sums start from, and how many numbers further the
-    next matrix, row and column have theirs. finish, bias: see `_finish`. sums: (pieces of K, M), to which the sums of
-    the rows of A are added, or None; for one matrix whose columns lie in one piece.
+    a, b, c: stacks of matrices (three axes each). start: the array of initial values of the sums, and its steps in
+    numbers from matrix to matrix, row to row, and column to column. finish, bias: see `_finish`. sums: (pieces of K,
+    M), to which the sums of the rows of A are added, or None; only for one matrix with contiguous columns.
     """
     stack, M, K = a.shape
     tasks, blocks, b_at, size = _plan(tile, stack, M, c.shape[2], K, threads or get_num_threads())
@@ -202,9 +202,9 @@ def _plan(tile, stack, M, N, K, threads):
 def _blocks(tile, stack, M, N, K, threads):
     """(m_block, n_block, k_block): the rows and columns of C in a task, and the length of a piece of K.
 
-    Of some candidates, those with which the last task is expected to end first: the number of tasks a thread works
-    through, times the cost of one, in multiply-adds for a unit of K. A twentieth of a task is added for a thread that
-    is late: many small tasks share a delay out, few large ones pack less often.
+    Chooses the candidates with the least expected time: the number of tasks per thread times the cost of a task, in
+    multiply-adds per unit of K. A twentieth of a task is added for a thread that starts late: with many small tasks the
+    other threads make up for it, with few large ones less is packed.
     """
     k_block = _even_pieces(K, tile.depth, tile.lanes)
     best, strip = None, tile.strip * tile.rows
@@ -226,7 +226,7 @@ def _even_pieces(size, longest, unit):
 
 
 def _memory(tile, size):
-    """For each thread a row of `size` or more numbers to pack into, and a -1 in a cache line of its own."""
+    """For each worker: a row of at least `size` numbers for panels; and `packed`, a -1 on a cache line of its own."""
     rows = thread_memory(size, tile.number)
     packed = np.empty((len(rows), 8), np.int64)
     packed.fill(-1)
@@ -251,7 +251,7 @@ def _types(tile):
 def _products(tile, ends, middle, ends_tasks, middle_tasks, scratch, packed, worker, task):
     """One task of two products, numbered so that the tasks of `middle` come between the halves of those of `ends`.
 
-    Two threads begin at the two ends (see threads.py) and meet in the middle. With no task there it is one product.
+    Threads take tasks from both ends (see threads.py) and meet in the middle. With no `middle` it is one product.
     """
     half = (ends_tasks + 1) // 2
     if half <= task < half + middle_tasks:
@@ -263,9 +263,9 @@ def _products(tile, ends, middle, ends_tasks, middle_tasks, scratch, packed, wor
 
 @kernel
 def _block_of_c(tile, a, b, c, start, steps, finish, bias, sums, blocks, b_at, task, mark, panels, packed):
-    """Compute block number `task` of C. Blocks of the same columns follow each other.
+    """Compute block number `task` of C. Successive blocks have the same columns, so B is packed once for them.
 
-    mark: tells the products apart: `packed[0]` is mark + n while the panels hold block n of B's columns.
+    packed[0] is mark + n while the panels hold block n of B's columns; `mark` differs between the two products.
     """
     M, N = c.shape[1:]
     K = a.shape[2]
@@ -303,7 +303,7 @@ def _add_row_sums(a, sums):
 
 @kernel
 def _block(tile, a, scratch, b_at, start, start_at, steps, c, c_at, c_step, N, finish, bias, bias_at):
-    """A block of C = start + A B, with a: (M, depth) as it is, B: (depth, N) packed at `b_at`; then `_finish`."""
+    """A block of C = start + A B, with a: (M, depth) unpacked, B: (depth, N) packed at `b_at`; then `_finish`."""
     (M, depth), strip = a.shape, tile.strip * tile.rows
     a_size, b_size = tile.panel_size(tile, tile.rows, depth), tile.panel_size(tile, tile.cols, depth)
     for i in range(0, M, strip):
@@ -323,7 +323,10 @@ ACTIVATIONS = {None: 0, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH}
 
 @outlined(*6 * [types.int64])
 def _finish(what, c, step, rows, cols, bias):
-    """Bias or activation for finished float32 rows of C, while they are in the cache. c, bias: addresses."""
+    """Apply the bias or activation `what` to finished float32 rows of C, while they are in the cache.
+
+    c, bias: addresses. step: floats from row to row.
+    """
     for i in range(rows):
         row, added = floats(c + FLOAT_BYTES * i * step, cols), floats(bias, cols)
         if what == ADD_BIAS:
