@@ -1,12 +1,12 @@
-"""Scalar products of rows with rows: y += x W^T, where an element does not depend on how many others are made with it.
+"""Dot products of rows with rows, y += x W^T, where the bits of an element do not depend on the number of rows.
 
-Each element is the same sum in the same order, whatever the block that it is computed in: for each piece of DEPTH
-numbers, LANES sums of every LANES-th product, one fused multiply-add at a time; then the halves of these are added up
-until one is left. So one row gives the same bits alone as among a thousand: a model that reads its prompt at once and
-one that reads it token by token come to the same scores.
+Each element is the same sum in the same order in every block: for each piece of DEPTH numbers, LANES sums of every
+LANES-th product, one fused multiply-add at a time; then halves of the vector are added until one number is left. So a
+row gives the same bits alone as among a thousand: a model that reads its prompt at once computes the same scores as
+one that reads it token by token.
 
-A block is HEIGHT x WIDTH = 6 x 4 elements, in 24 vector registers: 10 loads serve 24 multiply-adds, and nothing is
-packed. For few rows it is lower, and as fast as the weights come from memory. int8 weights become float32 in registers.
+A block has HEIGHT x WIDTH = 6 x 4 elements in 24 vector registers: 10 loads for 24 multiply-adds, without packing. With
+few rows, blocks have fewer rows, and memory limits the speed. int8 weights are converted to float32 in registers.
 """
 
 from llvmlite import ir
@@ -22,7 +22,7 @@ DEPTH = 768  # numbers of a row in a piece: HEIGHT rows of x stay in L1
 WIDTH = 4
 HEIGHT = (2 * FLOAT32_TILE.rows - WIDTH) // WIDTH  # 6 where there are 32 registers
 BROAD = min(2 * WIDTH, LANES)  # the width for a single row
-LINE, NEAR, FAR = 64, 2**11, 3 * 2**14  # bytes of a cache line; how far ahead weights are asked for: one row, several
+LINE, NEAR, FAR = 64, 2**11, 3 * 2**14  # bytes: of a cache line; prefetch distance of weights for one row, and for more
 FLOAT, INT32, BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(8)
 VECTOR, BYTES = ir.VectorType(FLOAT, LANES), ir.VectorType(BYTE, LANES)
 
@@ -31,7 +31,7 @@ VECTOR, BYTES = ir.VectorType(FLOAT, LANES), ir.VectorType(BYTE, LANES)
 def dots(x, x_step, M, w, w_step, itemsize, N, depth, y, y_step, add):
     """y[i, j] = (y[i, j] if add else 0) + sum over k < depth of x[i, k] w[j, k], for i < M and j < N.
 
-    x, w, y: addresses; the steps are elements from row to row. itemsize: bytes of an element of w, float32 or int8.
+    x, w, y: addresses. The steps are elements from row to row. itemsize: bytes of an element of w (float32 or int8).
     """
     _dots(x, x_step, M, w, w_step, itemsize, N, depth, y, y_step, add)
 
@@ -46,7 +46,7 @@ def _dots(typing, x, x_step, M, w, w_step, itemsize, N, depth, y, y_step, add):
             with builder.if_then(builder.icmp_signed("==", itemsize, INT(size))):
                 of_w = builder.inttoptr(w, number.as_pointer())
                 for i, height in _steps(builder, M, (HEIGHT, 2, 1)):
-                    alone = height == 1 and size > 1  # one row after the other is as fast as memory, and in its order
+                    alone = height == 1 and size > 1  # one row of w at a time: in memory order, at memory speed
                     ahead = 0 if height == HEIGHT else (NEAR if alone else FAR) // size
                     for j, width in _steps(builder, N, (1,) if alone else (BROAD, WIDTH, 1)[height > 1 :]):
                         xs, ys = _rows(builder, x, i, x_step, height), _rows(builder, y, i, y_step, height)
@@ -59,9 +59,9 @@ def _dots(typing, x, x_step, M, w, w_step, itemsize, N, depth, y, y_step, add):
 
 
 def _steps(builder, count, sizes):
-    """Emit a loop over 0 .. count - 1 in steps of the first size, then of the next for what remains, and so on.
+    """Emit loops over 0 .. count - 1: in steps of the first size, then of the next size for the remainder, and so on.
 
-    Yields (index, size) within each; the last size is 1.
+    Yields (index, size) inside each loop. The last size must divide every remainder.
     """
     start = INT(0)
     for size in sizes:
@@ -72,15 +72,15 @@ def _steps(builder, count, sizes):
 
 
 def _rows(builder, first, i, step, count):
-    """Pointers to the first elements of rows i, i + 1, ..., which lie `step` elements apart."""
+    """Pointers to the first elements of rows i to i + count - 1, `step` elements apart."""
     return [builder.gep(first, [builder.mul(builder.add(i, INT(row)), step)]) for row in range(count)]
 
 
 def _block(vectors, xs, ws, weights, line, depth, ys, add, ahead):
-    """Emit y[i][j] = x[i] w[j], or y[i][j] += x[i] w[j]; xs, ws and ys are pointers to rows.
+    """Emit y[i][j] = x[i] w[j], or y[i][j] += x[i] w[j] if `add`. xs, ws, ys: pointers to rows.
 
-    weights: LLVM's type of a vector of w; line: how many elements of w are a cache line. ahead: for each line of w that
-    is read, the one so many elements further on is asked for, as the processor guesses badly; 0 for none.
+    weights: LLVM's type of a vector of w. line: elements of w in a cache line. ahead: the prefetch distance in elements
+    of w, 0 for no prefetching; the processor's own prefetching is too slow here.
     """
     builder = vectors.builder
     sums = [[cgutils.alloca_once_value(builder, ir.Constant(VECTOR, [0.0] * LANES)) for _ in ws] for _ in xs]
@@ -111,7 +111,7 @@ def _block(vectors, xs, ws, weights, line, depth, ys, add, ahead):
 
 
 def _load(vectors, pointer, kind, mask):
-    """LANES elements as floats; where there is a mask, only those that it lets through, and zeros."""
+    """Load LANES elements as floats; with a mask, the elements where it is true, and zeros."""
     builder, align = vectors.builder, vectors.itemsize if kind is VECTOR else 1
     place = builder.bitcast(pointer, kind.as_pointer())
     if mask is None:
@@ -123,11 +123,11 @@ def _load(vectors, pointer, kind, mask):
 
 
 def _totals(vectors, values):
-    """The sum of the lanes of each vector, LANES sums in a vector: two vectors' halves are added up in one, and so on.
+    """The sum of the lanes of each vector, as vectors of LANES sums: the halves of two vectors are added into one, etc.
 
-    Whichever two are paired, the lanes of one are added in the same order.
+    The lanes of a vector are added in the same order, whichever vector it is paired with.
     """
-    size = LANES  # lanes that are left of each sum
+    size = LANES  # lanes that each sum still has
     while size > 1:
         size //= 2
         lower = [lane for start in range(0, 2 * LANES, 2 * size) for lane in range(start, start + size)]
