@@ -1,15 +1,15 @@
-"""Rows times a matrix, for models that read and write text: float32 weights, or int8.
+"""Products of few rows with a matrix, for inference: float32 or int8 weights.
 
-With one row there is nothing to use twice: every weight serves one multiply-add, so a product takes as long as reading
-the matrix does, and memory sets the pace. A GPT of 124 million float32 parameters reads 500 MB for a token: 15 ms at
-33 GB/s, whatever the processor could compute meanwhile. The one way to be faster is to read less. With weights kept as
-int8, a byte each, a token costs a quarter; they become float32 in registers, by two instructions for 16 of them.
+With one row, every weight is used in one multiply-add, so a product takes as long as reading the matrix, and memory
+bandwidth limits the speed. A GPT of 124 million float32 parameters reads 500 MB for a token: 15 ms at 33 GB/s, however
+fast the processor is. Only reading less is faster: with int8 weights, one byte each, a token reads a quarter. They are
+converted to float32 in registers, by two instructions for 16 weights.
 
-int8: row j of a matrix W is kept as round(W_j / s_j), from -127 to 127, and its scale s_j = max |W_j| / 127. So W is
-right to s_j / 2 everywhere, the product is that of the rounded W, and activations stay float32.
+int8: row j of a matrix W is stored as round(W_j / s_j), integers from -127 to 127, with scale s_j = max |W_j| / 127.
+The error of a weight is at most s_j / 2. Products use the rounded W and float32 activations.
 
-Each scalar product is one sum in one order (dots.py): results depend neither on the number of threads nor on the rows
-of x beside them, one or a thousand. So a prompt that is read at once gives the bits of one that is read token by token.
+Each dot product is one sum in a fixed order (dots.py): results depend neither on the number of threads nor on the
+number of rows of x. So a prompt that is read at once gives the same bits as one that is read token by token.
 
 Measured on two Zen 4 cores, one stream of GPT-2's size, against PyTorch with a cache (`autotx bench --only generate`):
 2.8 times as fast in float32 (15 ms a token), 7.4 times in int8 (6 ms).
@@ -23,10 +23,8 @@ from autotx.kernels.jit import kernel
 from autotx.kernels.rows import FLOAT_BYTES, IN1, IN2, INTEGER, OUT2, contiguous, flat, tasks, use_numba
 from autotx.kernels.threads import shared
 
-TASK_BYTES = (
-    2**17
-)  # bytes of weights that a thread takes at a time: some 8 microseconds. One task alone starts no threads.
-TASK_COLUMNS = 64  # of y in a task, for many rows
+TASK_BYTES = 2**17  # bytes of weights in a task: some 8 microseconds. A single task wakes no worker.
+TASK_COLUMNS = 64  # columns of y in a task, for more than HEIGHT rows
 
 
 def linear(x, weight, bias=None):
@@ -44,7 +42,7 @@ def linear_int8(x, weight, scale, bias=None):
 
 
 def quantize(weight):
-    """A float matrix (N, K) as int8 of the same shape, and the scales (N,) in the matrix's type. Zeros stay zeros."""
+    """A float matrix (N, K) as int8 of the same shape, and scales (N,) of the matrix's type. Zeros stay zeros."""
     scale = np.abs(weight).max(axis=1, initial=0) / weight.dtype.type(127)
     return np.rint(weight / np.where(scale == 0, 1, scale)[:, None]).astype(np.int8), scale
 
@@ -70,11 +68,11 @@ INT8 = types.Array(types.int8, 2, "C", readonly=True)
 
 
 def _dots_task(x, weight, scale, bias, y, step, worker, task):
-    """The columns of y that are a task's: their sums, piece by piece, and then scale and bias."""
+    """A task: `step` columns of y. Computes their sums, piece by piece, then applies scale and bias."""
     M, (N, K), first = x.shape[0], weight.shape, task * step
     last = min(first + step, N)
     few = 1 if M == 1 and weight.itemsize > 1 else 2 * WIDTH
-    group = few if M <= HEIGHT and K > DEPTH else step  # few rows: in the order in which weights lie
+    group = few if M <= HEIGHT and K > DEPTH else step  # few rows: read weights in memory order
     for j in range(first, last, group):
         for k in range(0, max(1, K), DEPTH):
             of_w, of_y = weight.ctypes.data + weight.itemsize * (j * K + k), y.ctypes.data + FLOAT_BYTES * j
