@@ -1,4 +1,4 @@
-"""The hot loops. Each module is loaded when it is first named, so that `import autotx` does not load Numba."""
+"""The compiled loops. Each module is imported at its first use, so that `import autotx` does not import Numba."""
 
 import importlib
 import math
@@ -36,19 +36,19 @@ def __getattr__(name):
     raise AttributeError(f"module 'autotx.kernels' has no attribute {name!r}")
 
 
-FLOAT32_TERMS = 1000  # float32 numbers that may be added up one after another
+FLOAT32_TERMS = 1000  # the most float32 numbers that are added one after another in float32
 
 
 def sum_type(x):
-    """The type in which elements of x are added up: floats keep theirs, whole numbers and booleans are int64."""
+    """The type of a sum of elements of x: that of x for floats, int64 for integers and booleans."""
     return x.dtype if x.dtype.kind == "f" else np.dtype(np.int64)
 
 
 def total(x, axis=None, keepdims=False) -> np.ndarray:
-    """The sum of x over axis: None, a number, or a tuple. Of the type `sum_type(x)`.
+    """The sum of x over `axis` (None, an integer, or a tuple), of the type `sum_type(x)`.
 
-    NumPy adds up pairwise along the axis whose elements lie together, and one after another along the others, with an
-    error that grows by as many: 1.5 % for two million numbers in float32. So FLOAT32_TERMS are added up in float64.
+    NumPy adds pairwise along the axis with the smallest stride, but one after another along the others, where the error
+    grows with the number of terms: 1.5 % for two million in float32. More than FLOAT32_TERMS are added in float64.
     """
     kind = wide = sum_type(x)
     if kind == np.float32 and axis is not None and x.ndim:
@@ -59,11 +59,11 @@ def total(x, axis=None, keepdims=False) -> np.ndarray:
     return np.sum(x, axis=axis, keepdims=keepdims, dtype=wide).astype(kind, copy=False)
 
 
-THREADED_SIZE = 2**15  # elements from which on adding is worth a second thread
+THREADED_SIZE = 2**15  # larger sums use several threads
 
 
 def add(x, y, out=None):
-    """out = x + y, for arrays of one shape, in a new array if `out` is None. `out` may be x. Any strides and types."""
+    """out = x + y for arrays of one shape, any strides and types. out: None for a new array; it may be x."""
     if x.size > THREADED_SIZE:
         return importlib.import_module("autotx.kernels.sums").add(x, y, out)
     return np.add(x, y, out)
