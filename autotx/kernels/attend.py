@@ -1,8 +1,8 @@
-"""The attention of a few queries: the work of generating text token by token.
+"""The attention of a few queries, for generating text token by token.
 
-There is nothing to use twice, so nothing is packed: a query meets the keys as they lie. The keys of a head lie channel
-by channel, (D, size), so that the scores of neighbours are computed side by side. All sums are those of attention.py,
-in its order and its blocks of keys: a prompt that is read at once gives the bits of one that is read token by token.
+With few queries each key is used few times, so packing does not pay: keys are read as they are stored. The keys of a
+head are stored by channel, (D, size), so that a vector holds the scores of neighbouring keys. All sums have the order
+and the blocks of keys of attention.py, so a prompt that is read at once gives the same bits as token by token.
 """
 
 import numpy as np
@@ -18,17 +18,17 @@ from autotx.kernels.threads import shared
 from autotx.kernels.tile import thread_memory
 
 KEY_BLOCK = key_block(FLOAT32_TILE)
-ONE_TASK_FLOATS = 2**16  # floats of keys: up to so many, attention starts no threads
+ONE_TASK_FLOATS = 2**16  # floats of keys times queries: up to so many, attention runs in the calling thread
 
 
 def attend(q, keys, values, seen):
     """softmax(q K^T / sqrt(D)) V. q: (B, H, T, D), keys: (B, G, D, size), values: (B, G, size, D), result (B, T, H, D).
 
-    H is a multiple of G: heads of q that follow each other share those of keys and values.
-    seen: how many keys may be attended to, 1 or more, the first ones; the rest may hold anything. A number n: causal,
-    query t sees the first n + t. Integers (B,): every query of row b sees the first seen[b].
-    To the bit the same for any number of queries, in float32, where the processor has fused multiply-adds; in float64
-    and under NUMBA_DISABLE_JIT=1, where NumPy computes it, only nearly so.
+    H is a multiple of G: each head of keys and values serves H / G successive heads of q.
+    seen: the number of keys, from the first, that a query may attend to, at least 1; the values of others do not
+    matter. An integer n: causal, query t attends to the first n + t. Integers (B,): queries of row b to the first
+    seen[b]. In float32, on processors with fused multiply-adds, a query's result has the same bits with any number of
+    other queries. In float64 and under NUMBA_DISABLE_JIT=1, where NumPy computes it, bits may differ.
     """
     (B, H, T, D), causal = q.shape, np.ndim(seen) == 0
     if T > FEW_QUERIES or not use_numba(q, keys, values):
@@ -58,9 +58,10 @@ def _add_scaled(x, scale, y):
 
 @kernel
 def _attend_query(q, keys, values, seen, scratch, out):
-    """q, out: (D,), keys: (D, size), values: (size, D): block by block of the `seen` keys, as attention.py does it.
+    """Attention of one query to the first `seen` keys, in blocks, as in attention.py.
 
-    scratch: the query, scaled; the weights of a block; and the sum that they make of its values.
+    q, out: (D,). keys: (D, size). values: (size, D). scratch: room for the scaled query, the weights of a block, and
+    the weighted sum of its values.
     """
     D, top, total = q.size, -INFINITY, ZERO
     scaled, weights, summed = scratch[:D], scratch[D : D + KEY_BLOCK], scratch[D + KEY_BLOCK : 2 * D + KEY_BLOCK]
@@ -90,7 +91,7 @@ def _attend_query(q, keys, values, seen, scratch, out):
 @shared(IN4, CACHE, CACHE, IDS, types.boolean, types.Array(types.float32, 4, "C"), OUT2, INTEGER)
 @kernel
 def _attend(q, keys, values, lengths, causal, out, scratch, step, worker, task):
-    """The heads of a task."""
+    """A task: `step` heads, counted through the batch."""
     (B, H, T, _), shared_by = q.shape, q.shape[1] // keys.shape[1]
     for head in range(task * step, min(task * step + step, B * H)):
         b, h = head // H, head % H
