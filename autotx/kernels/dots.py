@@ -61,7 +61,7 @@ def _dots(typing, x, x_step, M, w, w_step, itemsize, N, depth, y, y_step, add):
 def _steps(builder, count, sizes):
     """Emit loops over 0 .. count - 1: in steps of the first size, then of the next size for the remainder, and so on.
 
-    Yields (index, size) inside each loop. The last size must divide every remainder.
+    Yields (index, size) inside each loop. The last size is 1.
     """
     start = INT(0)
     for size in sizes:
@@ -80,7 +80,7 @@ def _block(vectors, xs, ws, weights, line, depth, ys, add, ahead):
     """Emit y[i][j] = x[i] w[j], or y[i][j] += x[i] w[j] if `add`. xs, ws, ys: pointers to rows.
 
     weights: LLVM's type of a vector of w. line: elements of w in a cache line. ahead: the prefetch distance in elements
-    of w, 0 for no prefetching; the processor's own prefetching is too slow here.
+    of w, 0 for none; the hardware prefetcher predicts these reads badly.
     """
     builder = vectors.builder
     sums = [[cgutils.alloca_once_value(builder, ir.Constant(VECTOR, [0.0] * LANES)) for _ in ws] for _ in xs]
