@@ -1,8 +1,8 @@
 """Cross entropy of logits, forward and backward, without a second array as wide as the vocabulary.
 
 Measured on two Zen 4 cores in turns with PyTorch (`autotx bench --only ops`), 1024 x 50257: forward 10.6 times as fast,
-since PyTorch writes the logarithms of all probabilities; both ways 5.8 times. At 4096 x 65, where a row is so short
-that what happens once a row counts, 1.07 and 1.26 times.
+because PyTorch writes the logarithms of all probabilities; forward and backward together 5.8 times. At 4096 x 65, where
+the work per row matters more, 1.07 and 1.26 times.
 """
 
 import numpy as np
@@ -28,8 +28,8 @@ from autotx.kernels.rows import (
 )
 from autotx.kernels.threads import shared
 
-NONE_IGNORED = -(2**63)  # what stands for ignore_index=None
-BLOCK = 4096  # elements that stay in the first cache between two looks at them
+NONE_IGNORED = -(2**63)  # stands for ignore_index=None
+BLOCK = 4096  # elements that stay in the L1 cache if they are read twice
 
 
 def cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0):
@@ -37,8 +37,8 @@ def cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0):
 
     logits: (N, V); targets: (N,) integers from 0 to V - 1, or ignore_index, where the loss is 0.
     y = (1 - a) onehot(target) + a / V, a = label_smoothing.
-    All three are (N,). m is the maximum of a row, or near it; s is kept apart from it for the gradient, because their
-    sum is rounded: at logits of 1e8 it could not hold an s of 0.7.
+    All three are (N,). m is the maximum of a row, or near it. The gradient needs s separately, because the sum m + s is
+    rounded: at logits of 1e8 an s of 0.7 would be lost.
     """
     if not use_numba(logits):
         return _cross_entropy_twin(logits, targets, ignore_index, label_smoothing)
@@ -94,7 +94,7 @@ def _backward_twin(logits, m, s, targets, scale, ignore_index, label_smoothing):
 
 
 def _targets(logits, targets, ignore_index):
-    """Which rows count, and the places of the target logits (of column 0 in rows that do not count)."""
+    """Which rows are not ignored, and the indices of the target logits (column 0 in ignored rows)."""
     counted = np.ones(len(targets), bool) if ignore_index is None else targets != ignore_index
     return counted, (np.arange(len(logits)), np.where(counted, targets, 0))
 
@@ -115,7 +115,7 @@ def _sum(x):
 
 @kernel(fastmath={"contract", "reassoc"})
 def _exp_sum_and_max(x, m):
-    """The sum of exp(x_i - m), and the largest x_i."""
+    """The sum of exp(x_i - m), and the maximum of x."""
     s, top = ZERO, SMALLEST
     for i in range(x.size):
         top = larger(top, x[i])
@@ -125,10 +125,10 @@ def _exp_sum_and_max(x, m):
 
 @kernel
 def _sum_of_exps(x):
-    """sum exp(x_i) as e^m s: m and s, with one look at every element.
+    """m and s with sum exp(x_i) = e^m s, in one pass.
 
-    m need not be the maximum, only so near that nothing overflows. So it stays what it was until an element exceeds it
-    by far; then the sum so far is scaled to the new m, and the block is summed again.
+    m need not be the maximum, only near enough to avoid overflow. So it changes only when an element exceeds it by more
+    than FAR; then the sum so far is scaled to the new m, and the block is summed again.
     """
     s, m = ZERO, larger(SMALLEST, x[0])
     for start in range(0, x.size, BLOCK):
@@ -167,7 +167,7 @@ def _gradient(x, m, s, scale, shift, d):
 
 
 @kernel(fastmath={"contract"})
-def _gradient_in_place(d, m, s, scale, shift):  # LLVM makes no vectors where arrays overlap, unless they are one
+def _gradient_in_place(d, m, s, scale, shift):  # LLVM vectorises in-place loops, but not if two arrays may overlap
     for i in range(d.size):
         d[i] = scale * (exp((d[i] - m) - s) - shift)
 
