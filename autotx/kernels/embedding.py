@@ -1,4 +1,4 @@
-"""Rows of an embedding table: looking them up, and adding to them."""
+"""Rows of an embedding table: looking them up (forward) and adding gradients to them (backward)."""
 
 import numpy as np
 
@@ -19,11 +19,11 @@ from autotx.kernels.rows import (
 )
 from autotx.kernels.threads import shared
 
-WIDTH = 128  # columns a thread takes at a time
+WIDTH = 128  # columns in a task of `add_rows`
 
 
 def take_rows(table, ids):
-    """table[ids], for checked ids. table: (V, C), ids: integers of any shape; returns ids.shape + (C,)."""
+    """table[ids], shape ids.shape + (C,). table: (V, C). ids: integers from 0 to V - 1 (not checked), any shape."""
     C = table.shape[1]
     if ids.size * C <= CHUNK or not use_numba(table) or not is_contiguous(table):
         return table[ids]
@@ -36,7 +36,7 @@ def take_rows(table, ids):
 def add_rows(buffer, ids, g):
     """buffer[ids[n]] += g[n] for n = 0, 1, ..., in this order. buffer: (V, C), ids: (N,) integers, g: (N, C).
 
-    The threads share out the columns: each element has one owner, who adds to it in the order of n.
+    A task is a range of columns, so only one thread adds to an element, in the order of n.
     """
     if use_numba(buffer, g) and is_contiguous(buffer):
         width = WIDTH if g.size > CHUNK else max(1, g.shape[1])
