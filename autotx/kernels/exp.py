@@ -1,13 +1,12 @@
 """exp, log and the normal distribution in float32: functions that are compiled into the loops of other kernels.
 
-Without Intel's SVML, exp in a Numba loop is a call for every number, and dominates GELU and softmax. What stands here
-has no branches and no calls, so LLVM turns a loop over it into vector instructions: 16 numbers at once with AVX-512,
-0.3 ns for each on one core of a Zen 4. It does so only where the loop runs from 0 to the size of an array
-(from another start, Numba asks at every index whether it is negative): that is why each kernel is two functions, a
-piece with plain loops, and a launch that hands slices to the threads.
+Without Intel's SVML, exp in a Numba loop is a function call for every number, and dominates GELU and softmax. The
+functions here have no branches and no calls, so LLVM vectorises loops over them: 16 numbers at once with AVX-512, 0.3
+ns each on one core of a Zen 4. It does so only where a loop runs from 0 to the size of an array (from another start,
+Numba tests at every index whether it is negative). So kernels first take their task's slice, then loop over all of it.
 
-The functions must round as written, so they allow LLVM to fuse a product and a sum, and nothing else. The polynomials
-are least-maximum-error fits made for this file; the errors stated include rounding.
+The functions must round as written, so LLVM may fuse a product and a sum, but nothing else (fastmath "contract"). The
+polynomials are minimax fits made for this file; the stated errors include rounding.
 """
 
 import functools
@@ -23,7 +22,7 @@ from autotx.kernels.jit import kernel
 
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 LOG2_E = np.float32(math.log2(math.e))
-LN2_HIGH = np.float32(0.693359375)  # ln 2 in two parts; the first has few digits, so n * LN2_HIGH is exact
+LN2_HIGH = np.float32(0.693359375)  # ln 2 = LN2_HIGH + LN2_LOW. LN2_HIGH has few bits, so n * LN2_HIGH is exact
 LN2_LOW = np.float32(math.log(2) - 0.693359375)
 ROUND = np.float32(1.5 * 2**23)  # floats of this size are 1 apart: adding it rounds to an integer
 LOWEST, HIGHEST = np.float32(-126 * math.log(2)), np.float32(89)
@@ -32,10 +31,10 @@ E2, E3, E4, E5, E6 = (np.float32(c) for c in (0.49999993, 0.1666652, 0.04166839,
 
 @kernel(fastmath={"contract"})
 def exp(x):
-    """e^x, right to 1.5 units in the last place. 0 where e^x < 1.7e-38, inf where it exceeds float32, NaN for NaN.
+    """e^x, error at most 1.5 units in the last place. 0 where e^x < 1.7e-38, inf where it exceeds float32, NaN for NaN.
 
-    e^x = 2^n e^r with n the integer nearest to x / ln 2, so |r| <= ln(2) / 2, where a polynomial of degree 6 will do:
-    e^r = 1 + r + r^2 q(r). 2^(n-1) is made from n by placing its exponent bits; the factor 2 lets e^x reach 2^128.
+    e^x = 2^n e^r with n the integer nearest to x / ln 2, so |r| <= ln(2) / 2, where a polynomial of degree 6 suffices:
+    e^r = 1 + r + r^2 q(r). 2^(n-1) is built from its exponent bits; with the factor 2, results may reach 2^128.
     """
     x = LOWEST if x < LOWEST else x
     x = HIGHEST if x > HIGHEST else x
@@ -50,7 +49,7 @@ def exp(x):
 def _half_power(typing, shifted):
     """2^(n - 1) from the float n + ROUND, for -126 < n <= 128, and 0 for n = -126.
 
-    The last bits of n + ROUND are those of n. Moved to where a float has its exponent, they push all others out.
+    The last bits of n + ROUND are those of n. They are shifted to the exponent's position; all other bits are lost.
     """
 
     def generate(context, builder, signature, arguments):
@@ -63,13 +62,13 @@ def _half_power(typing, shifted):
 
 @intrinsic
 def larger(typing, a, b):
-    """The larger of two floats, NaN where one is. Of `max` as Numba compiles it, LLVM makes no vectors."""
+    """The larger of two floats, NaN if either is NaN. LLVM does not vectorise `max` as Numba compiles it."""
 
     def generate(context, builder, signature, arguments):
         number = ir.FloatType()
         name, kind = "llvm.maximum.f32", ir.FunctionType(number, [number, number])
         function = cgutils.get_or_insert_function(builder.module, kind, name)
-        return builder.call(function, arguments, fastmath=("nsz",))  # the sign of a zero may be either
+        return builder.call(function, arguments, fastmath=("nsz",))  # the sign of a zero does not matter
 
     return types.float32(types.float32, types.float32), generate
 
@@ -83,7 +82,7 @@ INFINITY, NAN = np.float32(np.inf), np.float32(np.nan)
 
 @kernel(fastmath={"contract"})
 def log(x):
-    """ln x, right to 1.5e-7 of it (near 1 to 1e-7 of 1), for x that are not denormal. -inf for 0, NaN below.
+    """ln x, relative error at most 1.5e-7 (near x = 1: absolute, 1e-7), x not denormal. -inf for 0, NaN for x < 0.
 
     x = 2^e (1 + f) with 1 + f between sqrt(1/2) and sqrt(2); ln(1 + f) = f - f^2 / 2 + f^3 p(f), p of degree 6.
     """
@@ -96,7 +95,7 @@ def log(x):
 
 
 def _split(builder, x):
-    """The exponent e of x = 2^e (1 + f), and the bits of 1 + f: those of x with e taken out of the exponent's place."""
+    """For x = 2^e (1 + f): e, and the bits of 1 + f, which are those of x with e subtracted from the exponent."""
     integer = ir.IntType(32)
     bits, half = builder.bitcast(x, integer), integer(int(np.float32(math.sqrt(0.5)).view(np.int32)))
     e = builder.ashr(builder.sub(bits, half), integer(23))
@@ -119,12 +118,12 @@ def _fraction(typing, x):
     return types.float32(types.float32), generate
 
 
-# x P(x^2) / Q(x^2) for the distribution function, and a polynomial in t for the ratio of its tail to the bell.
+# F(x) = 1/2 + x P(x^2) / Q(x^2), the distribution function. R: a polynomial in t, the ratio of its tail to the bell.
 P0, P1, P2, P3, P4, P5 = (
     np.float32(c) for c in (0.398942235, 0.0338528073, 0.00467727075, 0.000168827338, 6.35213161e-06, 2.27492949e-08)
 )
 Q1, Q2, Q3, Q4, Q5 = (np.float32(c) for c in (0.251522322, 0.0286459643, 0.00188445423, 7.36480483e-05, 1.19750289e-06))
-END = np.float32(5.5)  # beyond, the function is 0 or 1 to 2e-8
+END = np.float32(5.5)  # for |x| > END, F(x) is 0 or 1 up to 2e-8
 SLOPE = np.float32(0.23)
 R1, R2, R3, R4, R5, R6, R7, R8 = (
     np.float32(c)
@@ -134,7 +133,7 @@ R1, R2, R3, R4, R5, R6, R7, R8 = (
 
 @kernel(fastmath={"contract"})
 def normal_cdf(x):
-    """F(x) = (1 + erf(x / sqrt 2)) / 2, right to 2e-7. F - 1/2 is odd: x times a quotient of polynomials in x^2."""
+    """F(x) = (1 + erf(x / sqrt 2)) / 2, error at most 2e-7. F - 1/2 is odd: x times a ratio of polynomials in x^2."""
     z = x * x
     p = ((((P5 * z + P4) * z + P3) * z + P2) * z + P1) * z + P0
     q = ((((Q5 * z + Q4) * z + Q3) * z + Q2) * z + Q1) * z + ONE
@@ -145,9 +144,9 @@ def normal_cdf(x):
 
 @kernel(fastmath={"contract"})
 def normal_cdf_with_bell(x, bell):
-    """F(x) for one who has bell = e^(-x^2 / 2) already: cheaper then. Right to 1.5e-7, and to 1e-6 of F(x) for x < 0.
+    """F(x), cheaper where bell = e^(-x^2 / 2) is known. Error at most 1.5e-7, and for x < 0 at most 1e-6 F(x).
 
-    1 - F(a) falls like the bell, and their ratio is smooth: a polynomial in t = 1 / (1 + 0.23 a) fits it.
+    For a = |x|, (1 - F(a)) / bell is smooth: a polynomial in t = 1 / (1 + 0.23 a) approximates it.
     """
     t = ONE / (SLOPE * abs(x) + ONE)
     ratio = (((((((R8 * t + R7) * t + R6) * t + R5) * t + R4) * t + R3) * t + R2) * t + R1) * t
@@ -159,10 +158,10 @@ DEGREE = 24
 
 
 def erf_twin(x):
-    """erf x in the type of x, for float64 right to 1e-15 of 1.
+    """erf x in the type of x; for float64 the absolute error is at most 1e-15.
 
-    erfc(a) e^(a^2) is smooth in t = 2 / (2 + a). Its Chebyshev series over the a from 0 to 6 is computed from
-    math.erfc; for a > 6, erf is 1.
+    erfc(a) e^(a^2) is smooth in t = 2 / (2 + a). Its Chebyshev series for a from 0 to 6 is computed with math.erfc. For
+    a > 6, erf a is 1.
     """
     a = np.minimum(np.abs(x), 6)
     tail = np.exp(-a * a) * _erfc_series()(2 / (2 + a))
@@ -171,10 +170,10 @@ def erf_twin(x):
 
 @functools.cache
 def _erfc_series():
-    """Interpolation in Chebyshev's points t = cos(angle), stretched to the t from 1/4 to 1."""
+    """Interpolation at the Chebyshev points cos(angle), scaled to t from 1/4 to 1."""
     angles = (np.arange(DEGREE + 1) + 0.5) * (np.pi / (DEGREE + 1))
     a = 2 / (0.625 + 0.375 * np.cos(angles)) - 2
-    short = a.astype(np.float32).astype(np.float64)  # its square is exact; rounding a^2 would cost exp two digits
+    short = a.astype(np.float32).astype(np.float64)  # its square is exact; a rounded a^2 would cost two digits
     values = np.array([math.erfc(x) for x in a]) * np.exp(short * short) * np.exp((a - short) * (a + short))
     coefficients = np.cos(np.outer(np.arange(DEGREE + 1), angles)) @ values * (2 / (DEGREE + 1))
     coefficients[0] /= 2
