@@ -1,4 +1,4 @@
-"""GELU, forward and backward. Neither form computes tanh, and the exact form needs an exp in its backward alone.
+"""GELU, forward and backward. Neither form computes tanh; the exact form computes exp only in its backward.
 
 Measured on one thread of a busy Zen 4, 4096 x 1536, against PyTorch: exact 1.7 and 2.5 times as fast (forward,
 backward), tanh 6.0 and 4.6.
@@ -19,7 +19,10 @@ DENSITY = 1 / math.sqrt(2 * math.pi)
 
 
 def gelu(x, approximate="none"):
-    """y = x P(x), P the normal distribution, or x (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3). x: any shape."""
+    """y = x P(x), P the normal distribution function. x: any shape, result of the same shape.
+
+    approximate="tanh": y = x (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3).
+    """
     if not use_numba(x):
         return _gelu_twin(x, approximate)
     y = np.empty(x.shape, np.float32)
@@ -55,7 +58,7 @@ def _gelu_backward_twin(g, x, approximate):
 
 # ---- kernels ----------------------------------------------------------------------------------------------------
 
-# (1 + tanh u) / 2 = s(2u), s the sigmoid: one exp, no tanh. 2u = x (A + B x^2).
+# (1 + tanh u) / 2 = s(2u), with s the sigmoid: one exp, no tanh. 2u = x (A + B x^2).
 A, B, B3 = np.float32(2 * ROOT), np.float32(2 * ROOT * CUBE), np.float32(6 * ROOT * CUBE)
 PEAK = np.float32(DENSITY)
 
@@ -105,7 +108,7 @@ def _tanh_backward(g, x, dx, worker, task):
     g, x, dx = g[chunk], x[chunk], dx[chunk]
     for i in range(x.size):
         square = x[i] * x[i]
-        e = exp(-abs(x[i]) * (A + B * square))  # of -|2u|, so that s and 1 - s keep their digits and e cannot overflow
+        e = exp(-abs(x[i]) * (A + B * square))  # e^-|2u|: cannot overflow, and s and 1 - s stay precise
         s = ONE / (ONE + e)
         rest = e * s
         s_of_x = rest if x[i] < ZERO else s
