@@ -1,16 +1,15 @@
-"""Memory that is freed is kept for the next array.
+"""Freed memory is kept and reused for later arrays.
 
-A training step makes the same arrays again and again. glibc gives a large one back to the system when it is freed, and
-the next is then made of fresh pages, which the system fills with zeros one by one as they are first touched: for the
-GELU of a small GPT (1.5 MB) that took six times as long as the GELU. Told to, glibc keeps what is freed: a training
-step takes 28 % less time at size S and 11 % less at M, for 3 % more memory at its peak. Where there is no glibc,
-nothing changes.
+Every training step allocates the same arrays. By default glibc returns the memory of a large array to the system when
+it is freed. The next array then gets new pages, which the system fills with zeros when each is first touched: for the
+GELU of a small GPT (1.5 MB) that took six times as long as the GELU. With other settings, glibc keeps freed memory: a
+training step takes 28 % less time at size S and 11 % less at M, for 3 % more peak memory. It needs glibc.
 
-NumPy asks for huge pages for arrays of 4 MB and more. The memory of a few that are made and freed at once, untouched,
-serves smaller ones in huge pages too: another 2 % of a step of size S.
+NumPy requests huge pages for arrays of 4 MB and more. A few large arrays that are allocated at import and freed at
+once, untouched, leave memory in huge pages for smaller arrays too: another 2 % of a step of size S.
 
-Above 32 MB, the most that glibc can be told, `empty` does the same: for the scores of a large vocabulary and their
-gradient. Fresh ones of 96 MB took up to 0.2 s where they were filled by a kernel of 0.02 s.
+Above 32 MB, the largest threshold that glibc accepts, `empty` reuses memory instead, for the logits of a large
+vocabulary and their gradient. New arrays of 96 MB took up to 0.2 s, with a kernel of 0.02 s to fill them.
 """
 
 import ctypes
@@ -19,30 +18,30 @@ import sys
 
 import numpy as np
 
-LARGE_BYTES = 32 * 2**20  # smaller arrays are glibc's
-HUGE_ARRAYS = 8  # arrays of LARGE_BYTES whose memory is asked for in huge pages
-KEPT = 4  # large blocks that wait for the next array, at most
+LARGE_BYTES = 32 * 2**20  # glibc keeps the memory of arrays up to this size, `empty` that of larger ones
+HUGE_ARRAYS = 8  # arrays of LARGE_BYTES that are allocated once to obtain huge pages
+KEPT = 4  # free blocks that `empty` keeps, at most
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
-_blocks = {}  # those that wait, by their ids: to take one is a single step, whatever other threads do meanwhile
+_blocks = {}  # id -> free block. One dict operation removes a block, so two threads cannot take the same one
 
 
 def keep_freed_memory():
-    """Let glibc keep freed memory in this process, in blocks of up to 32 MB. Nothing happens without glibc."""
+    """Make glibc keep freed memory in this process, for blocks of up to 32 MB. Does nothing without glibc."""
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        size = LARGE_BYTES - 2**16  # a little less, so that glibc does not map each alone
+        size = LARGE_BYTES - 2**16  # below the threshold, so that glibc does not use mmap
         [np.empty(size, np.uint8) for _ in range(HUGE_ARRAYS)]
 
 
 def empty(shape, dtype):
-    """np.empty(shape, dtype); a large one in the memory of an array made here that nobody holds any more.
+    """np.empty(shape, dtype). A large array reuses the memory of an earlier one that was deleted, if there is a fit.
 
-    Batches differ a little in size, so a block is made somewhat larger than asked for, and fits the next array when it
-    is not more than twice as large.
+    Batches differ a little in size, so a new block is an eighth larger than the array, and a free block is used for
+    arrays of at least half its size.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= LARGE_BYTES:
@@ -53,7 +52,7 @@ def empty(shape, dtype):
 
 
 class _Lease:
-    """What an array is based on: when the last view of it is gone, the block waits for the next."""
+    """The base of an array from `empty`: when the last view of it is deleted, its block becomes free."""
 
     def __init__(self, block):
         self.block = block
@@ -66,7 +65,7 @@ class _Lease:
 
 
 def _fitting(size):
-    """A waiting block of at least this size, at most twice as large, or None."""
+    """Remove and return the smallest free block of `size` to 2 * `size` bytes, or None."""
     for block in sorted(_blocks.values(), key=len):
         if size <= len(block) <= 2 * size and _blocks.pop(id(block), None) is not None:
             return block
