@@ -1,10 +1,10 @@
-"""What is done to all parameters at once: AdamW, the norm of the gradients, scaling them.
+"""Operations on all parameters or gradients in one launch: AdamW, the sum of squares (for the norm), scaling.
 
 A model has many parameters, and most are small: GPT-2 has 148, of which 98 have fewer than 4,000 elements. A launch for
-each would take longer than its work. So there is one for all: a table says where each array lies, and tasks are pieces
-of arrays, cut by their sizes alone.
+each would take longer than its work. So one launch handles all: a table holds the address of each array, and a task is
+a piece of an array. The pieces depend on the sizes of the arrays alone.
 
-An element of AdamW costs 28 bytes of traffic and hardly any arithmetic, so bandwidth is the limit.
+AdamW reads and writes 28 bytes per element with little arithmetic, so memory bandwidth limits its speed.
 """
 
 import ctypes
@@ -20,14 +20,14 @@ from autotx.kernels.threads import shared
 
 
 def adamw(params, grads, ms, vs, lr, beta1, beta2, eps, decays, steps):
-    """One step of AdamW for lists of arrays, in place on params, ms and vs. decays, steps: a number for each; from 1.
+    """One step of AdamW for lists of arrays, in place on params, ms and vs. decays, steps (from 1): a number for each.
 
     p <- (1 - lr decay) p,   m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2,
     p <- p - lr mhat / (sqrt(vhat) + eps),   mhat = m / (1 - beta1^step),   vhat = v / (1 - beta2^step).
     Source: Loshchilov and Hutter, 2019, "Decoupled Weight Decay Regularization".
     """
     betas = beta1, 1 - beta1, beta2, 1 - beta2, eps
-    pairs = list(zip(decays, steps))  # most arrays have the same two
+    pairs = list(zip(decays, steps))  # few differ: most arrays share their pair
     of_pair = {
         (decay, step): (1 - lr * decay, lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step))
         for decay, step in set(pairs)
@@ -41,7 +41,7 @@ def adamw(params, grads, ms, vs, lr, beta1, beta2, eps, decays, steps):
 
 
 def sum_of_squares(arrays):
-    """The sum of the squares of all elements of a list of arrays, added up in float64. Returns a float."""
+    """The sum of the squares of all elements of a list of arrays, accumulated in float64. Returns a float."""
     if not use_numba(*arrays):
         return sum(float(np.square(x, dtype=np.float64).sum()) for x in arrays)
     sums = np.zeros(len(_pieces(_sizes(arrays))))
@@ -50,7 +50,7 @@ def sum_of_squares(arrays):
 
 
 def scale(arrays, factor):
-    """Multiply each array of a list by the factor, in place."""
+    """Multiply each array of a list by `factor`, in place."""
     if use_numba(*arrays):
         _for_all(_scale, [arrays], [], factor)
     else:
@@ -59,10 +59,10 @@ def scale(arrays, factor):
 
 
 def _for_all(function, written, read, *settings):
-    """Call a kernel for lists of arrays: those that it writes, and those that it only reads.
+    """Launch a kernel on lists of arrays: `written`, lists that it modifies, and `read`, lists that it only reads.
 
-    It is given a table of where they lie: an address for each list and array. An array that does not lie in one piece
-    is copied, and copied back if it was written.
+    Its first argument is a table of addresses, (lists, arrays). An array that is not contiguous is copied, and copied
+    back if it is written.
     """
     lists = written + read
     if not lists[0]:
@@ -77,10 +77,10 @@ def _for_all(function, written, read, *settings):
 
 
 def _address(x, copies):
-    """Where the elements of x lie, or those of a copy, which is noted with x."""
+    """The address of the elements of x. If x is not contiguous: of a copy; (x, copy) is then appended to `copies`."""
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(x))  # of several ways by far the quickest
-    except (TypeError, ValueError):  # with gaps, read-only, or empty
+        return ctypes.addressof(ctypes.c_char.from_buffer(x))  # by far the fastest way
+    except (TypeError, ValueError):  # not contiguous, read-only, or empty
         copies.append((x, np.array(x, order="C")))
         return copies[-1][1].ctypes.data
 
@@ -91,7 +91,7 @@ def _sizes(arrays):
 
 @functools.lru_cache(maxsize=16)
 def _pieces(sizes):
-    """(array, first element, elements) of each piece, none longer than CHUNK."""
+    """Pieces of at most CHUNK elements, an array of rows (index of the array, first element, number of elements)."""
     pieces = [(i, at, min(CHUNK, size - at)) for i, size in enumerate(sizes) for at in range(0, size, CHUNK)]
     return np.array(pieces, np.int64).reshape(-1, 3)
 
@@ -115,7 +115,7 @@ TABLE, NUMBERS = types.Array(types.int64, 2, "C"), types.Array(types.float32, 2,
 
 @kernel
 def _floats(table, pieces, task, which):
-    """The task's piece of an array of this list."""
+    """The task's piece of an array in list number `which`."""
     return floats(table[which, pieces[task, 0]] + FLOAT_BYTES * pieces[task, 1], pieces[task, 2])
 
 
