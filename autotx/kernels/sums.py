@@ -1,8 +1,7 @@
-"""The sum of two large arrays, element by element. Memory sets the pace.
+"""The sum of two large arrays, element by element, on several threads.
 
-NumPy adds on one core, which alone does not reach the speed of the memory. A training step adds often: at every
-residual connection, where gradients meet, and where slices give theirs back. Arrays of one axis are
-left to NumPy.
+Memory bandwidth limits the speed, and NumPy uses one core, which cannot use all of it. A training step adds often: at
+residual connections, where gradients accumulate, and in the backward of slices. NumPy adds arrays of one axis.
 """
 
 import math
@@ -16,7 +15,7 @@ from autotx.kernels.threads import shared
 
 
 def add(x, y, out=None):
-    """`kernels.add`, for large arrays."""
+    """`kernels.add` for large arrays."""
     if use_numba(x, y):  # both float32
         if out is None:
             out = np.empty(x.shape, np.float32)
@@ -30,9 +29,10 @@ def add(x, y, out=None):
 
 
 def _as_rows(arrays):
-    """Views of arrays of one shape with two axes, of which the second is contiguous. None where that cannot be.
+    """Views with two axes, the second contiguous, of arrays of one shape; None if there are no such views.
 
-    The second takes as many of the last axes as lie evenly in all of them, and not much more than CHUNK elements.
+    The second axis merges as many of the last axes as all arrays allow without a copy, up to CHUNK elements (the last
+    axis alone may be longer).
     """
     shape = arrays[0].shape
     for axis in range(1, len(shape)):
@@ -40,7 +40,7 @@ def _as_rows(arrays):
         if columns <= CHUNK or axis == len(shape) - 1:
             try:
                 views = [x.reshape(-1, columns, copy=False) for x in arrays]
-            except ValueError:  # only a copy would have this shape
+            except ValueError:  # this shape would require a copy
                 continue
             if all(view.strides[1] == 4 and view.flags.aligned for view in views):
                 return views
