@@ -17,14 +17,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 import autotx
-from autotx import init, nn
+from autotx import Tensor, init, nn
 from autotx.checks import checked_size
 from autotx.models.architecture import Blocks
 from autotx.models.inference.pieces import Matrix, Norm, Reader, attend, new_cache, split
 from autotx.models.inference.sampling import LanguageModel
-from autotx.tensor import Tensor
 from autotx.text import counted
-from autotx.types import ArrayLike, Rng
+from autotx.types import Array, ArrayLike, Rng
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,11 @@ class GPTConfig:
 class FeedForward(nn.Module):
     """C -> 4 C -> C with a GELU between, for every token separately. x and result: (B, T, C)."""
 
-    def __init__(self, config):
+    def __init__(self, config: GPTConfig):
         self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, config.bias, rng=None)
         self.proj = nn.Linear(4 * config.n_embd, config.n_embd, config.bias, rng=None)
 
-    def forward(self, x, rng=None):
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
         return self.proj(autotx.gelu(self.fc(x), approximate="tanh"))
 
 
@@ -70,14 +69,14 @@ class Block(nn.Module):
     reaches every block through the additions alone, however many blocks there are.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: GPTConfig):
         self.ln_1 = nn.LayerNorm(config.n_embd, config.bias)
         self.attn = nn.MultiHeadAttention(config.n_embd, config.n_head, config.dropout, config.bias, rng=None)
         self.ln_2 = nn.LayerNorm(config.n_embd, config.bias)
         self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, rng=None):
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
         x = x + self.dropout(self.attn(self.ln_1(x), causal=True, rng=rng), rng)
         return x + self.dropout(self.mlp(self.ln_2(x)), rng)
 
@@ -89,7 +88,7 @@ class GPT(LanguageModel, nn.Module):
     """
 
     def __init__(self, config: GPTConfig, rng: Rng):
-        self.config = config
+        self.config: GPTConfig = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, rng=None)
         self.wpe = nn.Embedding(config.block_size, config.n_embd, rng=None)
         self.dropout = nn.Dropout(config.dropout)
@@ -147,20 +146,20 @@ class GPT(LanguageModel, nn.Module):
 class GPTReader(Reader, LanguageModel):
     """The model on NumPy arrays, with a cache (see inference/pieces.py). matrix: the class of the weight matrices."""
 
-    def __init__(self, model, matrix):
-        self.config = model.config
+    def __init__(self, model: GPT, matrix: type[Matrix]):
+        self.config: GPTConfig = model.config
         self.head, self.wpe = matrix(model.wte.weight.data), model.wpe.weight.data
         self.blocks = [_BlockReader(block, matrix) for block in model.blocks]
         self.ln_f = Norm(model.ln_f)
 
-    def reader(self, rows=1, size=None):
+    def reader(self, rows: int = 1, size: int | None = None) -> "GPTReader":
         """Another reader with the same weights and an empty cache. Arguments: those of GPT.reader."""
         c, other = self.config, copy.copy(self)
         other.length, other.size = 0, min(size or c.block_size, c.block_size)
         other.cache = new_cache(c.n_layer, rows, c.n_head, other.size, c.n_embd // c.n_head, self.wpe.dtype)
         return other
 
-    def read(self, ids):
+    def read(self, ids: np.ndarray) -> np.ndarray:
         """Read the next tokens of each row: ids (B, T) -> their states, (B, T, C)."""
         start = self.begin(ids)
         x = (self.head.rows(ids) + self.wpe[start : self.length]).reshape(-1, self.config.n_embd)
@@ -169,7 +168,7 @@ class GPTReader(Reader, LanguageModel):
         return self.ln_f(x).reshape(*ids.shape, -1)
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """The size of all matrices, which are read for each token. Biases and norms are a thousandth of it."""
         return self.head.nbytes + sum(m.nbytes for b in self.blocks for m in (b.qkv, b.proj, b.fc, b.mlp_proj))
 
@@ -196,9 +195,9 @@ class GPTArchitecture(Blocks):
     shape: ClassVar[type] = GPTConfig
     published: ClassVar[GPTConfig] = GPTConfig(1024, 50257, 12, 12, 768)  # GPT-2 small
 
-    def build(self, vocab_size, rng):
+    def build(self, vocab_size: int, rng: Rng) -> GPT:
         return GPT(GPTConfig(self.block_size, vocab_size, self.n_layer, self.n_head, self.n_embd, self.dropout), rng)
 
-    def describe(self):
+    def describe(self) -> str:
         sizes = (self.n_layer, "layer"), (self.n_head, "head"), (self.n_embd, "channel"), (self.block_size, "token")
         return "{}, {}, {}, blocks of {}".format(*(counted(*size) for size in sizes))

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import autotx
-from autotx import init, nn
-from autotx.tensor import Tensor
+from autotx import Tensor, init, nn
 from autotx.types import Array, Generator, Rng
 
 ACTIVATIONS = {

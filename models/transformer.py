@@ -21,15 +21,14 @@ from typing import ClassVar
 import numpy as np
 
 import autotx
-from autotx import init, kernels, nn
+from autotx import Tensor, init, kernels, nn
 from autotx.checks import checked_size
 from autotx.models.architecture import Blocks
 from autotx.models.config import setting
 from autotx.models.inference.pieces import Matrix, Norm, Reader, attend, new_cache, split
 from autotx.modes import no_grad
-from autotx.tensor import Tensor
 from autotx.text import counted
-from autotx.types import ArrayLike, Rng
+from autotx.types import Array, ArrayLike, Mask, Rng
 
 PAD, START, END = 0, 1, 2
 SPECIALS = 3  # number of special tokens; the tokenizer's ids follow them
@@ -75,11 +74,11 @@ def sinusoidal_positions(length: int, dim: int) -> np.ndarray:
 class FeedForward(nn.Module):
     """max(0, x W_1 + b_1) W_2 + b_2 with 4 C channels between, for every token separately. x and result: (B, T, C)."""
 
-    def __init__(self, config):
+    def __init__(self, config: TransformerConfig):
         self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, rng=None)
         self.proj = nn.Linear(4 * config.n_embd, config.n_embd, rng=None)
 
-    def forward(self, x, rng=None):
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
         return self.proj(autotx.relu(self.fc(x)))
 
 
@@ -89,7 +88,7 @@ class Block(nn.Module):
     LayerNorm(x + dropout(f(x))), as in the paper, or, with pre_norm, x + dropout(f(LayerNorm(x))).
     """
 
-    def __init__(self, config):
+    def __init__(self, config: TransformerConfig):
         self.dropout, self.pre_norm = nn.Dropout(config.dropout), config.pre_norm
 
     def around(self, norm, x, f, rng):
@@ -108,7 +107,7 @@ class EncoderBlock(Block):
         self.mlp = FeedForward(config)
         self.ln_2 = nn.LayerNorm(config.n_embd)
 
-    def forward(self, x, mask, rng=None):
+    def forward(self, x: Array, mask: Mask, rng: Rng = None) -> Tensor:
         x = self.around(self.ln_1, x, lambda x: self.attn(x, mask=mask), rng)
         return self.around(self.ln_2, x, self.mlp, rng)
 
@@ -128,7 +127,7 @@ class DecoderBlock(Block):
         self.mlp = FeedForward(config)
         self.ln_3 = nn.LayerNorm(config.n_embd)
 
-    def forward(self, x, memory, target_mask, source_mask, rng=None):
+    def forward(self, x: Array, memory: Array, target_mask: Mask, source_mask: Mask, rng: Rng = None) -> Tensor:
         x = self.around(self.ln_1, x, lambda x: self.attn(x, mask=target_mask, causal=True), rng)
         x = self.around(self.ln_2, x, lambda x: self.cross(x, memory, mask=source_mask), rng)
         return self.around(self.ln_3, x, self.mlp, rng)
@@ -200,11 +199,11 @@ class Transformer(nn.Module):
         """The scores of all tokens, from states: (..., C) -> (..., V)."""
         return autotx.linear(x, self.out.weight)
 
-    def position_tables(self):
+    def position_tables(self) -> dict[str, np.ndarray]:
         """The position vectors, as a dict of their name in a picture -> array (block_size, C)."""
         return {"sinusoidal positions": self.positions}
 
-    def reader(self, source, beam=1, size=None, matrix=Matrix):
+    def reader(self, source: ArrayLike, beam: int = 1, size: int | None = None, matrix: type[Matrix] = Matrix):
         """A TransformerReader with `beam` rows of at most `size` tokens (None: block_size) for each row of source."""
         return TransformerReader(self, source, beam, size or self.config.block_size, matrix)
 
@@ -237,17 +236,17 @@ class TransformerArchitecture(Blocks):
     pre_norm: bool = setting(False, "layer norm before each part of a block, not after it", fixed=True)
     untied: bool = setting(False, "tables of their own for source, target and output", fixed=True)
 
-    def build(self, vocab_size, rng):
+    def build(self, vocab_size: int, rng: Rng) -> Transformer:
         names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "pre_norm")
         same = {name: getattr(self, name) for name in names}
         return Transformer(TransformerConfig(vocab_size, tied=not self.untied, **same), rng)
 
-    def describe(self):
+    def describe(self) -> str:
         heads = counted(self.n_head, "head")
         return f"{counted(self.n_layer, 'layer')} on each side, {heads}, {self.n_embd} channels"
 
 
-def seen(ids):
+def seen(ids: ArrayLike) -> np.ndarray | None:
     """The padding mask: ids (B, S) -> booleans (B, 1, 1, S), False where ids is PAD. None when there is no PAD."""
     there = np.asarray(ids) != PAD
     return None if there.all() else there[:, None, None, :]
@@ -260,7 +259,7 @@ class TransformerReader(Reader):
     The keys and values of the source are computed once. The rows that are read must not hold PAD.
     """
 
-    def __init__(self, model, source, beam, size, matrix):
+    def __init__(self, model: Transformer, source: ArrayLike, beam: int, size: int, matrix: type[Matrix]):
         c = self.config = model.config
         with no_grad():
             memory = model.encode(source).data
@@ -275,7 +274,7 @@ class TransformerReader(Reader):
         self.size = min(size, c.block_size)
         self.cache = new_cache(c.n_layer, B * beam, c.n_head, self.size, D, memory.dtype)
 
-    def read(self, ids):
+    def read(self, ids: np.ndarray) -> np.ndarray:
         """Read the next tokens of each row: ids (rows, T) -> their states, (rows, T, C)."""
         start, C = self.begin(ids), self.config.n_embd
         table = self.table.rows(ids)
@@ -284,7 +283,7 @@ class TransformerReader(Reader):
             x = block(x, keys, values, start, memory, self.words)
         return (x if self.norm is None else self.norm(x)).reshape(*ids.shape, C)
 
-    def keep(self, rows):
+    def keep(self, rows: np.ndarray) -> None:
         """Replace what row i has read by what row rows[i] has read. Both rows are of the same sentence."""
         (keys, values), n = self.cache, self.length
         keys[..., :n], values[..., :n, :] = keys[:, rows, ..., :n], values[:, rows, :, :n]
@@ -304,7 +303,7 @@ class _DecoderBlockReader:
         B, D = len(values), values.shape[-1]
 
         def attention(x):
-            return self.proj(attend(*split(self.qkv(x), B, 3, D), keys, values, start))
+            return self.proj(attend(*split(self.qkv(x), B, 3, D), keys=keys, values=values, start=start))
 
         def cross_attention(x):
             (q,) = split(self.cross_q(x), B, 1, D)

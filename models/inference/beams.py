@@ -1,36 +1,40 @@
 """Translation by greedy choice or beam search, of text or of ids, with any model whose reader takes a source."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from autotx.models.pairs import decode, encode, pad
+from autotx.models.tokenizers import Tokenizer
 from autotx.models.transformer import END, PAD, START
+from autotx.types import ArrayLike
 
 TOKENS = 2000  # the most source tokens, times the beam, that are translated in one batch
 LONGER = 50  # how many tokens longer than its source a translation may be (Vaswani et al., 2017, 6.1)
 
 
 class Translation(NamedTuple):
-    ids: list  # the words' token ids, without START and END
+    ids: list[int]  # the words' token ids, without START and END
     score: float  # log probability / length penalty, the higher the better
 
 
 class Translated(NamedTuple):
     text: str
-    ids: list  # its tokens
+    ids: list[int]  # its tokens
     score: float  # log probability / length penalty
 
 
-def translations(model, tokenizer, sentences, beam=1, length_penalty=0.6, n_best=1):
+def translations(model: Any, tokenizer: Tokenizer, sentences: Iterable[str], beam: int = 1, length_penalty: float = 0.6,
+                 n_best: int = 1) -> list[list[Translated]]:  # fmt: skip
     """For each sentence (str) a list of n_best Translated, the best first. The settings are those of `translate`.
 
     Sentences of similar length form a batch. No sentence may be empty or longer than the model's block_size.
     """
     ids = [encode(tokenizer, sentence) for sentence in sentences]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    found = [None] * len(ids)
+    found: list[Any] = [None] * len(ids)
     while order:
         longest = len(ids[order[-1]])
         group = [order.pop() for _ in range(min(len(order), max(1, TOKENS // (longest * beam))))]
@@ -40,7 +44,8 @@ def translations(model, tokenizer, sentences, beam=1, length_penalty=0.6, n_best
     return found
 
 
-def translate(model, source, beam=1, length_penalty=0.6, n_best=1):
+def translate(model: Any, source: ArrayLike, beam: int = 1, length_penalty: float = 0.6,
+              n_best: int = 1) -> list[list[Translation]]:  # fmt: skip
     """Translate a batch of sentences. Returns for each a list of n_best Translations, the best first.
 
     model: a Transformer, or any with config.block_size and the same `reader`. source: ids (B, S), PAD after the end.
@@ -124,7 +129,7 @@ class _Beam:
         return [t for found in (self.ended, self.cut) for t in sorted(found, key=lambda t: -t.score)][:n]
 
 
-def log_softmax(scores):
+def log_softmax(scores: np.ndarray) -> np.ndarray:
     """The log probabilities of scores (rows, V), in float64. PAD and START get probability 0."""
     scores = scores.astype(np.float64)
     if not np.isfinite(scores).all():

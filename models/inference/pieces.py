@@ -20,24 +20,26 @@ Letters: B rows of text, T tokens of a piece, C channels, H heads, D = C / H cha
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
-from autotx import kernels
+from autotx import kernels, nn
+from autotx.types import DTypeLike
 
 
 class Matrix:
     """The weight (out, in) and bias (out,) of a linear layer, or a table of embeddings, one a row."""
 
-    def __init__(self, weight, bias=None):
+    def __init__(self, weight: np.ndarray, bias: np.ndarray | None = None):
         self.weight, self.bias = weight, bias
 
     @classmethod
-    def of(cls, layer):
+    def of(cls, layer: nn.Linear):
         """The matrix of an nn.Linear."""
         return cls(layer.weight.data, None if layer.bias is None else layer.bias.data)
 
-    def __call__(self, x, activation=None, onto=None):
+    def __call__(self, x: np.ndarray, activation: str | None = None, onto: np.ndarray | None = None) -> np.ndarray:
         """f(x W^T + b) for x (M, in): (M, out). activation: the name of f, as in kernels.gemm.matmul; None for none.
 
         onto: an array (M, out) that x W^T + b is added to, without an activation, and that is returned.
@@ -48,23 +50,23 @@ class Matrix:
         onto += y
         return onto
 
-    def product(self, x):
+    def product(self, x: np.ndarray) -> np.ndarray:
         """x W^T + b."""
         return kernels.gemv.linear(x, self.weight, self.bias)
 
-    def rows(self, ids):
+    def rows(self, ids: np.ndarray) -> np.ndarray:
         """The rows with the numbers ids: an array of shape ids.shape + (in,)."""
         return self.weight[ids]
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return self.weight.nbytes
 
 
 class Int8Matrix(Matrix):
     """A Matrix whose weights are rounded to int8, with a scale for each row (see kernels/gemv.py)."""
 
-    def __init__(self, weight, bias=None):
+    def __init__(self, weight: np.ndarray, bias: np.ndarray | None = None):
         self.weight, self.scale = kernels.gemv.quantize(weight)
         self.bias = bias
 
@@ -83,6 +85,9 @@ class Reader:
     """The base of readers. A subclass sets `config` and `head`, the Matrix that computes scores from states."""
 
     length = 0
+    config: Any
+    head: Matrix
+    cache: tuple[np.ndarray, np.ndarray]
     size = math.inf  # how many tokens of each row it has room for
 
     def begin(self, ids):
@@ -99,7 +104,7 @@ class Reader:
         self.length += ids.shape[1]
         return start
 
-    def scores(self, x):
+    def scores(self, x: np.ndarray) -> np.ndarray:
         """The scores of all tokens as the next one, from states: (..., C) -> (..., V)."""
         return self.head(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
@@ -107,20 +112,20 @@ class Reader:
 class Norm:
     """An nn.LayerNorm on NumPy arrays."""
 
-    def __init__(self, layer):
+    def __init__(self, layer: nn.LayerNorm):
         self.gamma, self.eps = layer.weight.data, layer.eps
         self.beta = np.zeros_like(self.gamma) if layer.bias is None else layer.bias.data
 
-    def __call__(self, x):
+    def __call__(self, x: np.ndarray) -> np.ndarray:
         return kernels.layernorm.layer_norm(x, self.gamma, self.beta, self.eps)[0]
 
 
-def split(x, B, parts, D):
+def split(x: np.ndarray, B: int, parts: int, D: int) -> np.ndarray:
     """Split channels into heads: (B T, parts H D) -> (parts, B, H, T, D), a view. 3 parts: queries, keys, values."""
     return x.reshape(B, -1, parts, x.shape[1] // (parts * D), D).transpose(2, 0, 3, 1, 4)
 
 
-def new_cache(layers, rows, heads, size, D, dtype):
+def new_cache(layers: int, rows: int, heads: int, size: int, D: int, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
     """Uninitialised arrays for keys (layers, rows, heads, D, size) and values (layers, rows, heads, size, D).
 
     Those of a new token are written to its place; nothing is moved. The last axis of the keys is the token, so that
@@ -129,7 +134,7 @@ def new_cache(layers, rows, heads, size, D, dtype):
     return np.empty((layers, rows, heads, D, size), dtype), np.empty((layers, rows, heads, size, D), dtype)
 
 
-def attend(q, k, v, keys, values, start):
+def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, keys: np.ndarray, values: np.ndarray, start: int) -> np.ndarray:
     """Causal attention of T new tokens to themselves and to the `start` tokens before them. Returns (B T, H D).
 
     q: (B, H, T, D). k, v: (B, G, T, D), which are first written to one layer of the cache, keys and values. H is a

@@ -1,12 +1,14 @@
 """Generating text with a language model: the choice of a token, and the loop around it, in ids and in text."""
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from autotx.models.tokenizers import Tokenizer
 from autotx.ops.layers import checked_rng
-from autotx.types import ArrayLike
+from autotx.types import ArrayLike, Generator, Rng
 
 
 class LanguageModel:
@@ -16,7 +18,7 @@ class LanguageModel:
     reader(rows, size): a reader (see pieces.py) that has read nothing, for `rows` texts of at most `size` tokens each.
     """
 
-    def generate(self, ids: ArrayLike, max_new_tokens: int, *settings: Any, **more: Any) -> np.ndarray:
+    def generate(self: Any, ids: ArrayLike, max_new_tokens: int, *settings: Any, **more: Any) -> np.ndarray:
         """Continue each row of ids. Returns integers (B, T + N): the prompt and N new tokens.
 
         N is max_new_tokens, or less when `end` ends all rows. Arguments and errors are those of `stream`.
@@ -24,19 +26,9 @@ class LanguageModel:
         new = list(self.stream(ids, max_new_tokens, *settings, **more))
         return np.column_stack([_checked_prompt(ids, self.config.vocab_size), *new])
 
-    def stream(
-        self,
-        ids,
-        max_new_tokens,
-        temperature=1.0,
-        top_k=None,
-        top_p=None,
-        rng=None,
-        *,
-        repetition_penalty=1.0,
-        end=None,
-        min_new_tokens=0,
-    ):
+    def stream(self: Any, ids: ArrayLike, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
+               top_p: float | None = None, rng: Rng = None, *, repetition_penalty: float = 1.0, end: int | None = None,
+               min_new_tokens: int = 0) -> Iterator[np.ndarray]:  # fmt: skip
         """An iterator of the new tokens, (B,) integers at a time, as they are made.
 
         ids: the prompt, integers (B, T), T at least 1, or (T,) for B = 1.
@@ -67,7 +59,7 @@ class LanguageModel:
         new = self._stream(ids, max_new_tokens, choose)
         return new if end is None else _until(end, new)
 
-    def _stream(self, ids, max_new_tokens, choose):
+    def _stream(self: Any, ids, max_new_tokens, choose):
         size, reader = self.config.block_size, None
         for _ in range(max_new_tokens):
             if reader is None or reader.length == size:  # the first piece, or the window slides
@@ -99,7 +91,7 @@ def _until(end, tokens):
             return
 
 
-def sample(logits, temperature, top_k, top_p, rng):
+def sample(logits: ArrayLike, temperature: float, top_k: int | None, top_p: float | None, rng: Generator) -> np.ndarray:
     """Choose one token for each row: logits (B, V) -> integers (B,). Computes in float64.
 
     Of tokens with equal scores, the one with the lower id counts as likelier. top_k is applied first, and top_p to the
@@ -150,7 +142,8 @@ def _check_settings(max_new_tokens, temperature, top_k, top_p, penalty, min_new_
             raise ValueError(f"generate: {name} is {value}; give {wanted}")
 
 
-def stream_text(model, tokenizer, prompt, max_new_tokens, seen=None, **settings):
+def stream_text(model: LanguageModel, tokenizer: Tokenizer, prompt: str, max_new_tokens: int, seen: list | None = None,
+                **settings: Any) -> Iterator[str]:  # fmt: skip
     """The text after the prompt, up to the token that ends a text: an iterator of str, one for each new token.
 
     settings: those of LanguageModel.stream. prompt: must not be empty, since a model needs at least one token.
