@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from autotx.models.config import Settings, setting
+from autotx.types import Rng
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,11 @@ class Architecture(Settings):
     shape: ClassVar[type]  # the dataclass of its sizes, an instance of which is the network's .config
     published: ClassVar[Any] = None  # the shape in a paper, for `autotx graph --model NAME`
 
-    def build(self, vocab_size, rng):
+    def build(self, vocab_size: int, rng: Rng) -> Any:
         """The network with these settings and vocab_size tokens. rng: draws the weights; None leaves them zero."""
         raise NotImplementedError
 
-    def describe(self):
+    def describe(self) -> str:
         """The shape in a few words, for the user; only some tasks call it."""
         raise NotImplementedError
 
@@ -50,18 +51,18 @@ class Opened:
     """A trained model that was read from a file, and what the file says about it."""
 
     path: Path
-    architecture: type  # a subclass of Architecture
-    task: type  # a subclass of Task: what it learned
+    architecture: type[Architecture]
+    task: Any  # what it learned: a subclass of Task
     model: Any
     tokenizer: Any = None
     config: Any = None  # the settings of its run; None when it was trained elsewhere
     known: dict = field(default_factory=dict)  # what else the task needs, such as the names of the labels
 
     @property
-    def kind(self):
+    def kind(self) -> str:
         return kind_of(self.architecture, self.task)
 
 
-def kind_of(architecture, task):
+def kind_of(architecture: type[Architecture], task: Any) -> str:
     """The name of a kind of model: what the task makes, such as a classifier, or else the architecture's name."""
     return task.makes or architecture.name

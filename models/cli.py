@@ -39,12 +39,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Run a command. argv: the arguments after `autotx`, by default sys.argv[1:]. Returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # characters that the terminal's encoding lacks become question marks
-            stream.reconfigure(errors="replace")
+    for stream in (sys.stdout, sys.stderr):  # characters that the terminal's encoding lacks become question marks
+        getattr(stream, "reconfigure", dict)(errors="replace")
     top = _top_parser()
     if not argv:
         top.print_help()
@@ -70,7 +69,7 @@ def main(argv=None):
         return _fail(name, str(error))
 
 
-def load(name):
+def load(name: str) -> tuple:
     """The module of a command, and the Parser of its arguments."""
     module, summary = COMMANDS[name]
     command = importlib.import_module(f"autotx.models.{module}")

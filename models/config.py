@@ -7,7 +7,7 @@ import argparse
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from autotx.files import to_json
 from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
@@ -15,7 +15,7 @@ from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
 FILE = "config.json"
 
 
-def setting(default, text, **limits):
+def setting(default: Any, text: str | None, **limits: Any) -> Any:
     """A field with its help text and its limits: at_least, above, at_most, below, or choices.
 
     fixed: a resumed run cannot change it, because the model's shape, its tokens or its random numbers depend on it.
@@ -43,8 +43,8 @@ class TrainConfig(Settings):
     """The settings of every training. Each task adds its own settings and defaults."""
 
     # Set by registry.settings_of
-    architecture: ClassVar[type]
-    task: ClassVar[type]
+    architecture: ClassVar[Any]
+    task: ClassVar[Any]
     kind: ClassVar[str]  # the name of the trained model, see architecture.kind_of
 
     pretrained: ClassVar[str] = ""  # the path of the pre-trained model; a field in tasks that need one
@@ -80,14 +80,14 @@ class TrainConfig(Settings):
         if self.schedule == "cosine" and self.min_lr > self.lr:
             raise ValueError(f"--min-lr {self.min_lr:g} is above --lr {self.lr:g}; it is where the learning rate ends")
 
-    def to_bytes(self):
+    def to_bytes(self) -> bytes:
         """The content of config.json: all settings but `resume`, which is about one call and not about the run."""
         settings = {name: value for name, value in dataclasses.asdict(self).items() if name != "resume"}
         names = {"model": self.kind, "architecture": self.architecture.name, "task": self.task.name}
         return to_json({**names, **settings})
 
 
-def add_flags(parser, *kinds):
+def add_flags(parser: argparse.ArgumentParser, *kinds: type[Any]) -> None:
     """Add a flag for every field of the classes `kinds`, which registry.settings_of made.
 
     The result of parse_args has no attribute for a flag that was not given.
@@ -128,7 +128,7 @@ def _default(found):
     return f" (default: {', '.join(each)})"
 
 
-def flag(name):
+def flag(name: str) -> str:
     """The flag of a field: n_layer -> --n-layer."""
     return "--" + name.replace("_", "-")
 

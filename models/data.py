@@ -1,10 +1,10 @@
 """Training data: reading text files, splitting a text into training and validation part, and drawing random blocks."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pydoc_data import topics
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,15 +30,15 @@ class TextSource:
     part that returns its Tokenizer.
     """
 
-    def __init__(self, text, make_tokenizer):
+    def __init__(self, text: str, make_tokenizer: Callable[[str], Tokenizer]):
         cut = int(len(text) * TRAINING_SHARE)
         self.parts = text[:cut], text[cut:]
         self.tokenizer = make_tokenizer(self.parts[0])
         self.digest = hashlib.sha256(text.encode()).hexdigest()
 
-    def split(self):
+    def split(self) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of the training and of the validation part: integers, (number of tokens,) each."""
-        return tuple(self.tokenizer.encode(part) for part in self.parts)
+        return self.tokenizer.encode(self.parts[0]), self.tokenizer.encode(self.parts[1])
 
 
 def read_text(paths: Sequence[PathLike], end_of_text: bool = False) -> str:
@@ -54,7 +54,7 @@ def read_text(paths: Sequence[PathLike], end_of_text: bool = False) -> str:
     return "".join(text + END_OF_TEXT for text in texts) if end_of_text else "\n".join(texts)
 
 
-def read_file(flag, path):
+def read_file(flag: str, path: PathLike) -> str:
     """The text of one UTF-8 file. flag: what gave its path, for errors. ValueError as in `read_text`."""
     try:
         content = Path(path).read_bytes()
@@ -71,7 +71,7 @@ def read_file(flag, path):
         raise ValueError(f"{flag} {path}: not UTF-8, first at byte {error.start}; convert it to UTF-8") from error
 
 
-def read_columns(flag, path, names):
+def read_columns(flag: str, path: PathLike, names: Sequence[str]) -> list[tuple[str, str, str]]:
     """The rows of a UTF-8 file with two columns, separated by a tab: a list of (place, left, right). Skips empty lines.
 
     Lines end with LF or CR LF, or, in a file without any LF, with CR. place: flag, path and number of the line.
@@ -92,9 +92,9 @@ def read_columns(flag, path, names):
     return rows
 
 
-def load_data(source, block_size):
+def load_data(source: Any, block_size: int) -> Data:
     """The Data of a source, such as a TextSource. ValueError when a part has fewer than block_size + 1 tokens."""
-    data = Data(*source.split(), source.tokenizer, source.digest)
+    data = Data(*source.split(), tokenizer=source.tokenizer, digest=source.digest)
     for name, ids in (("training", data.training), ("validation", data.validation)):
         if len(ids) <= block_size:
             raise ValueError(

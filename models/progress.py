@@ -82,7 +82,7 @@ class Progress:
         return sum(record[key] for record in self.recent) / len(self.recent)
 
     def _time_left(self, step):
-        begun, first_step = self.first
+        begun, first_step = self.first or (0.0, step)
         if step == first_step:
             return "time left not known yet"
         seconds = (time.monotonic() - begun) / (step - first_step) * (self.steps - step)

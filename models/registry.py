@@ -6,6 +6,7 @@ A new kind of network is added to ARCHITECTURES, a new kind of training to TASKS
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 from autotx.files import read_json
 from autotx.models.architecture import kind_of
@@ -18,24 +19,25 @@ from autotx.models.tasks.text import TextTask
 from autotx.models.tasks.words import WordsTask
 from autotx.models.transformer import TransformerArchitecture
 from autotx.models.word2vec import Word2VecArchitecture
+from autotx.types import PathLike
 
-ARCHITECTURES = {a.name: a for a in (GPTArchitecture, TransformerArchitecture, Word2VecArchitecture)}
-TASKS = {t.name: t for t in (TextTask, PairsTask, WordsTask, LabelsTask)}
+ARCHITECTURES: dict[str, Any] = {a.name: a for a in (GPTArchitecture, TransformerArchitecture, Word2VecArchitecture)}
+TASKS: dict[str, Any] = {t.name: t for t in (TextTask, PairsTask, WordsTask, LabelsTask)}
 
 
-def that_have(capable):
+def that_have(capable) -> str:
     """The architectures for which capable(architecture, its task) is true, in words: "a gpt or a transformer"."""
     return " or ".join(f"a {a.name}" for a in ARCHITECTURES.values() if capable(a, TASKS[a.learns]))
 
 
-def settings_of(architecture, task=None):
+def settings_of(architecture: str, task: str | None = None) -> type[Any]:
     """The class of the settings of runs in which an architecture learns a task, both given by name.
 
     It is a dataclass with the fields of the architecture and of the task's settings, a TrainConfig. task: None for the
     default task of the architecture.
     """
-    architecture = ARCHITECTURES[architecture]
-    return _composed(architecture, TASKS[task or architecture.learns])
+    network = ARCHITECTURES[architecture]
+    return _composed(network, TASKS[task or network.learns])
 
 
 @functools.cache
@@ -50,7 +52,7 @@ def _composed(architecture, task):
     return dataclasses.make_dataclass("RunConfig", fields, bases=bases, namespace=facts, frozen=True)
 
 
-def make_config(kind, given, saved=None):
+def make_config(kind: type, given: dict, saved: dict | None = None) -> Any:
     """Settings of the class `kind`. given: {field: value} from flags. saved: the settings of a resumed run.
 
     ValueError for a given field that the class lacks or that the chosen optimizer or schedule does not use.
@@ -69,7 +71,7 @@ def make_config(kind, given, saved=None):
     return config
 
 
-def read_config(folder):
+def read_config(folder: PathLike) -> Any:
     """The settings of the run in a folder. ValueError for an unknown key or a value outside its limits."""
     path = Path(folder) / FILE
     saved = read_json(path)

@@ -12,16 +12,19 @@ import itertools
 import json
 import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from autotx.files import read_json, to_json, write_atomically
+from autotx.types import PathLike
 
 try:
     import tokenizers as bpe_library
 except ImportError:  # an extra: pip install "autotx[bpe]"
-    bpe_library = None
+    bpe_library: Any = None
 
 FILE = "tokenizer.json"
 END_OF_TEXT = "\0"  # ends each of several joined texts: no text file holds it, and every tokenizer has a token for it
@@ -56,54 +59,54 @@ _BPE_PIECE = "|".join(
 class Tokenizer:
     """The base of all tokenizers. `pieces[i]` are the bytes of token i."""
 
-    kind = None
+    kind: str
     lower_case = False  # whether it turns capitals into small letters
 
-    def __init__(self, pieces):
+    def __init__(self, pieces: list[bytes]):
         self.pieces = pieces
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int:
         return len(self.pieces)
 
     @functools.cached_property
-    def end(self):
+    def end(self) -> int:
         """The id of the token that ends a text."""
         return int(self.encode(END_OF_TEXT)[0])
 
-    def encode(self, text):
+    def encode(self, text: str) -> np.ndarray:
         """The token ids of a str: an int32 array (T,)."""
         raise NotImplementedError
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         """The str of token ids (T,). Bytes that are no UTF-8 become U+FFFD. ValueError for an id out of range."""
         decoder = self.decoder()
         return "".join(decoder.push(i) for i in ids) + decoder.finish()
 
-    def decoder(self):
+    def decoder(self) -> "StreamDecoder":
         """A StreamDecoder, which decodes one token at a time."""
         return StreamDecoder(self.pieces)
 
-    def texts(self, ids):
+    def texts(self, ids: Iterable[int]) -> list[str]:
         """The text of each token. Bytes that are not a whole character are written like \\xe4."""
         return [self.pieces[i].decode(errors="backslashreplace") or "‹join›" for i in ids]
 
-    def unknown(self, text):
+    def unknown(self, text: str) -> list[str]:
         """The characters or words of `text` that a model trained with this tokenizer cannot have seen: a sorted list.
 
         They are not in the text that the tokenizer was made from, neither as tokens nor spelled as bytes.
         """
         return []
 
-    def describe(self):
+    def describe(self) -> str:
         """The kind and size in a few words, for the user."""
         return f"{self.kind} tokenizer of {self.vocab_size:,} tokens"
 
-    def save(self, folder):
+    def save(self, folder: PathLike) -> None:
         """Write `tokenizer.json` into a folder."""
         write_atomically(Path(folder) / FILE, self.to_bytes())
 
-    def to_bytes(self):
+    def to_bytes(self) -> bytes:
         """The content of `tokenizer.json`."""
         return to_json({"type": self.kind})
 
@@ -111,11 +114,11 @@ class Tokenizer:
 class StreamDecoder:
     """Decodes one token at a time. A character whose bytes are in several tokens is returned with the last of them."""
 
-    def __init__(self, pieces):
+    def __init__(self, pieces: list[bytes]):
         self._pieces, self._before = pieces, None
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def push(self, token):
+    def push(self, token: int) -> str:
         """The text that this token completes, which may be empty."""
         token = int(token)
         if not 0 <= token < len(self._pieces):
@@ -124,7 +127,7 @@ class StreamDecoder:
         joined, self._before = self._before == _JOIN, piece
         return self._utf8.decode(piece.removeprefix(b" ") if joined else piece)
 
-    def finish(self):
+    def finish(self) -> str:
         """The end of the text: U+FFFD for a character whose last bytes did not come, or nothing."""
         return self._utf8.decode(b"", final=True)
 
@@ -137,7 +140,7 @@ class ByteTokenizer(Tokenizer):
     def __init__(self):
         super().__init__(_BYTES)
 
-    def encode(self, text):
+    def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(_utf8(text), np.uint8).astype(np.int32)
 
 
@@ -146,13 +149,13 @@ class CharTokenizer(Tokenizer):
 
     kind = "char"
 
-    def __init__(self, text):
+    def __init__(self, text: str):
         self.characters = "".join(sorted(set(_clean(text))))
         super().__init__([c.encode() for c in self.characters] + _BYTES)
         self._ids = np.full(0x110000, -1, np.int32)  # code point -> token id
         self._ids[_code_points(self.characters)] = np.arange(len(self.characters))
 
-    def encode(self, text):
+    def encode(self, text: str) -> np.ndarray:
         text = _clean(text)
         ids = self._ids[_code_points(text)]
         if (ids >= 0).all():
@@ -183,14 +186,14 @@ class WordTokenizer(Tokenizer):
     kind = "word"
     lower_case = True
 
-    def __init__(self, words, spelled=""):
+    def __init__(self, words: list[str], spelled: str = ""):
         self.words, self.spelled = words, spelled
         super().__init__([word.encode() for word in words] + _BYTES + [_JOIN])
         self._ids = {word: i for i, word in enumerate(words)}
         self._known = {_bare(word) for word in words}
 
     @classmethod
-    def train(cls, text, vocab_size):
+    def train(cls, text: str, vocab_size: int):
         """The vocab_size - 257 commonest words of a text, the commonest first; equally common ones in their order."""
         if vocab_size <= 257:
             raise ValueError(f"--vocab-size {vocab_size} leaves no room for words beside 257 other tokens; use more")
@@ -202,11 +205,11 @@ class WordTokenizer(Tokenizer):
         return cls(words, "".join(sorted(set().union(*map(_bare, rare)))))
 
     @classmethod
-    def split(cls, text):
+    def split(cls, text: str) -> list[str]:
         """The words and signs of a text in lower case, each with the space before it: a list of str."""
         return _PIECE.findall(_clean(text).lower())
 
-    def encode(self, text):
+    def encode(self, text: str) -> np.ndarray:
         pieces = self.split(text)
         ids = {piece: self._encode_piece(piece) for piece in set(pieces)}
         return np.array([i for piece in pieces for i in ids[piece]], np.int32)
@@ -240,7 +243,7 @@ class BPETokenizer(Tokenizer):
 
     kind = "bpe"
 
-    def __init__(self, merges):
+    def __init__(self, merges: Any):
         self._merges = merges
         byte_of = _byte_of_character()
         names = [merges.id_to_token(i) for i in range(merges.get_vocab_size())]
@@ -249,7 +252,7 @@ class BPETokenizer(Tokenizer):
         super().__init__([bytes(byte_of[c] for c in name) for name in names])
 
     @classmethod
-    def train(cls, text, vocab_size):
+    def train(cls, text: str, vocab_size: int):
         """Learn at most vocab_size - 256 merges from a text."""
         _need_library()
         if vocab_size < 256:
@@ -268,14 +271,14 @@ class BPETokenizer(Tokenizer):
         merges.train_from_iterator(re.split(r"(?<=\n)(?=\S)", _clean(text)), trainer)
         return cls(merges)
 
-    def encode(self, text):
+    def encode(self, text: str) -> np.ndarray:
         return np.array(self._merges.encode(_clean(text)).ids, np.int32)
 
     def to_bytes(self):
         return self._merges.to_str(pretty=True).encode()
 
 
-def make_tokenizer(kind, text, vocab_size):
+def make_tokenizer(kind: str, text: str, vocab_size: int) -> Tokenizer:
     """A new tokenizer for a text. kind: one of KINDS; only "word" and "bpe" use vocab_size."""
     if kind == "char":
         return CharTokenizer(text)
@@ -288,7 +291,7 @@ def make_tokenizer(kind, text, vocab_size):
     raise ValueError(f"--tokenizer {kind} is not known; it is one of {', '.join(KINDS)}")
 
 
-def load_tokenizer(folder):
+def load_tokenizer(folder: PathLike) -> Tokenizer:
     """The tokenizer saved in a folder. ValueError for a file of another kind, FileNotFoundError without one."""
     path = Path(folder) / FILE
     saved = read_json(path)

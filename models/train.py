@@ -24,6 +24,7 @@ from autotx.models.progress import Progress
 from autotx.models.run import Run, line
 from autotx.optim import clip_grad_norm
 from autotx.text import counted
+from autotx.types import PathLike
 from autotx.viz.statistics import LayerStatistics
 
 INTERRUPTED = 130  # the exit status after Ctrl-C, 128 + SIGINT, as shells report it
@@ -36,7 +37,7 @@ class DivergedError(ValueError):
 class Trainer:
     """A model in training. config: the settings of the run. folder: the run to resume, None for a new one."""
 
-    def __init__(self, config, folder=None):
+    def __init__(self, config, folder: PathLike | None = None):
         self.config = config
         init_rng, self.data_rng, self.dropout_rng = (np.random.default_rng([config.seed, i]) for i in range(3))
         self.task = config.task(config, init_rng, _begin(config, folder))
@@ -48,7 +49,7 @@ class Trainer:
         self.statistics = LayerStatistics(self.model, config.stats_interval) if config.stats_interval else None
         self.step = self.place = 0  # steps done; the place in the data, as Task.batches counts it
 
-    def train_step(self):
+    def train_step(self) -> dict:
         """One optimizer step. Returns its record for the log, a dict. DivergedError when a number is not finite."""
         begun = time.perf_counter()
         batches = self.task.batches(self.place, self.data_rng)
@@ -56,16 +57,10 @@ class Trainer:
         loss, _ = self.accumulate(batches)
         norm = self.update(loss)
         tokens = sum(map(self.task.tokens, batches))
-        return {
-            "step": self.step,
-            "loss": loss,
-            "val_loss": None,
-            "lr": self.optimizer.lr,
-            "grad_norm": norm,
-            "tokens_per_second": round(tokens / (time.perf_counter() - begun), 1),
-        }
+        record = {"step": self.step, "loss": loss, "val_loss": None, "lr": self.optimizer.lr, "grad_norm": norm}
+        return record | {"tokens_per_second": round(tokens / (time.perf_counter() - begun), 1)}
 
-    def accumulate(self, batches):
+    def accumulate(self, batches: list) -> tuple[float, int]:
         """Add the gradients of the mean loss over all targets of the batches to those of the parameters.
 
         Returns (that mean, the number of targets). Every target has the same weight, however the targets are spread
@@ -82,7 +77,7 @@ class Trainer:
                 (loss if count == total else loss * (count / total)).backward()
         return mean, total
 
-    def update(self, loss):
+    def update(self, loss: float) -> float:
         """Clip the gradients, step the optimizer, clear the gradients. Returns their norm before clipping.
 
         loss: the mean loss over the targets of the step. DivergedError when it or a gradient is not finite.
@@ -99,14 +94,14 @@ class Trainer:
         self.optimizer.zero_grad()
         return norm
 
-    def validate(self):
+    def validate(self) -> dict[str, float]:
         """The task's metrics on its validation data, a dict. DivergedError when the loss is not finite."""
         figures = self.task.validate()
         if not math.isfinite(figures["val_loss"]):
             raise DivergedError(f"the validation loss became {figures['val_loss']} at step {self.step}")
         return figures
 
-    def save(self, run):
+    def save(self, run: Run) -> None:
         """Write a checkpoint into a Run."""
         state = {
             "step": self.step,
@@ -120,7 +115,7 @@ class Trainer:
             run.write_statistics(self.statistics.records)
         self.task.export(run.folder)
 
-    def restore(self, run):
+    def restore(self, run: Run) -> None:
         """Load the checkpoint of a Run. ValueError when it is incomplete or does not fit the settings."""
         weights, optimizer, state = run.load()
         if state.get("data_sha256") != self.task.digest:
@@ -165,7 +160,7 @@ class Interrupt:
             signal.signal(signal.SIGINT, self.before)
 
 
-def train(config):
+def train(config) -> int:
     """Train a model with the given settings; all files are in the folder config.out. Returns the exit status.
 
     0 when all steps are done, 130 when Ctrl-C stopped the run, after saving a checkpoint. ValueError for settings, data

@@ -16,11 +16,14 @@ import functools
 import gzip
 import io
 import zlib
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from autotx import init, nn
 from autotx.files import write_atomically
+from autotx.models.tokenizers import Tokenizer
+from autotx.types import ArrayLike, Generator, PathLike
 
 LONGEST_LINE = 1 << 20  # bytes; a file with a longer first line is not accepted
 LONGEST_WORD = 1000  # bytes of a word in a binary file
@@ -35,7 +38,7 @@ class WordVectors:
     ValueError for shapes that do not fit, for a word that comes twice, and for NaN or Inf.
     """
 
-    def __init__(self, words, matrix, repeated=0, skipped=0):
+    def __init__(self, words: Iterable[str], matrix: ArrayLike, repeated: int = 0, skipped: int = 0):
         self.words, self.matrix = list(words), np.asarray(matrix, np.float32)
         self.repeated, self.skipped = repeated, skipped
         if self.matrix.ndim != 2 or len(self.words) != len(self.matrix) or not self.matrix.size:
@@ -48,13 +51,13 @@ class WordVectors:
             raise ValueError("WordVectors: a word comes twice; give each once")
 
     @property
-    def dim(self):
+    def dim(self) -> int:
         return self.matrix.shape[1]
 
     def __len__(self):
         return len(self.words)
 
-    def row(self, word):
+    def row(self, word: str) -> int | None:
         """The row of a word, an int, or None. A missing word gets the row of the first word that differs only in case:
         "king" finds "King", so that a lower-case vocabulary can use vectors of words with capitals."""
         found = self._rows.get(word)
@@ -64,7 +67,7 @@ class WordVectors:
     def _folded(self):
         return {word.casefold(): row for row, word in reversed(list(enumerate(self.words)))}
 
-    def nearest(self, word, n=10):
+    def nearest(self, word: str | ArrayLike, n: int = 10) -> list[tuple[str, float]]:
         """The n words whose vectors make the smallest angle with that of `word`: a list of (word, cosine), best first.
 
         word: a str, which is not listed itself; or a vector (dim,), such as king - man + woman.
@@ -94,7 +97,7 @@ class WordVectors:
     def _norms(self):
         return np.maximum(np.linalg.norm(self.matrix, axis=1), np.finfo(np.float32).tiny)
 
-    def save(self, path, binary=False):
+    def save(self, path: PathLike, binary: bool = False) -> None:
         """Write a word2vec file, text or binary, atomically; `load_vectors` returns the same numbers to the bit.
 
         ValueError for a word that is empty or has spaces, since a space ends a word in this format.
@@ -109,7 +112,8 @@ class WordVectors:
         write_atomically(path, b"".join(lines))
 
 
-def embedding(vectors, words, *, rng, frozen=False, std=None):
+def embedding(vectors: WordVectors, words: list[str | None], *, rng: Generator, frozen: bool = False,
+              std: float | None = None) -> tuple[nn.Embedding, int]:  # fmt: skip
     """A layer whose initial weights are given vectors. Returns (nn.Embedding, how many of the words had a vector).
 
     vectors: WordVectors. words: the words of the V rows of the table, see `words_of`; None for a row that is no word,
@@ -128,7 +132,7 @@ def embedding(vectors, words, *, rng, frozen=False, std=None):
     if not spread:
         raise ValueError(f"embedding: all numbers of the {len(vectors):,} vectors are {vectors.matrix[0, 0]:g}")
     table = init.normal((len(rows), vectors.dim), rng, std=spread)
-    table[places] = vectors.matrix[[rows[i] for i in places]]
+    table[places] = vectors.matrix[[row for row in rows if row is not None]]
     if std is not None:
         table *= std / spread
     layer = nn.Embedding(len(rows), vectors.dim, rng=None)
@@ -137,7 +141,8 @@ def embedding(vectors, words, *, rng, frozen=False, std=None):
     return layer, len(places)
 
 
-def load_embedding(path, words, dim, *, rng, frozen=False, std=None):
+def load_embedding(path: PathLike, words: list[str | None], dim: int, *, rng: Generator, frozen: bool = False,
+                   std: float | None = None) -> tuple[nn.Embedding, int]:  # fmt: skip
     """`embedding` from a file, of which only the words needed are kept. dim: the C of the model.
 
     Returns (nn.Embedding, how many of the words had a vector). ValueError as in `load_vectors`, and for another dim.
@@ -148,7 +153,7 @@ def load_embedding(path, words, dim, *, rng, frozen=False, std=None):
     return embedding(vectors, words, rng=rng, frozen=frozen, std=std)
 
 
-def words_of(tokenizer):
+def words_of(tokenizer: Tokenizer) -> list[str | None]:
     """Each token of a Tokenizer as a word, without the space before it: a list of V, str or None for no word."""
     return [_text(piece).strip() or None for piece in tokenizer.pieces]
 
@@ -160,7 +165,7 @@ def _text(piece):
         return ""
 
 
-def load_vectors(path, words=None):
+def load_vectors(path: PathLike, words: Iterable[str] | None = None) -> WordVectors:
     """Read a file of vectors, as WordVectors. Words that are not wanted take no memory.
 
     path: word2vec text or binary, GloVe or FastText .vec, possibly in gzip. words: keep only these, ignoring case, and
@@ -219,7 +224,7 @@ def _collected(path, file, wanted):
     return WordVectors(words, np.frombuffer(matrix, np.float32).reshape(len(words), dim), repeated, skipped)
 
 
-def _format(path, file):
+def _format(path, file) -> tuple[int | None, int, Callable]:
     """Returns (the number of words in the first line, None without such a line; the dimension; rows).
 
     rows(keep) iterates over (place, the word's bytes, its numbers). Numbers of a word for which keep(bytes) is False

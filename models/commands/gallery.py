@@ -183,15 +183,14 @@ def statistics(workshop, path):
     """Two nets of ten layers learn sin(x): with sigmoids, whose gradients vanish, and with GELUs, whose do not."""
     rng = np.random.default_rng(0)
     sizes = (1, *[32] * 9, 1)
-    nets = nn.Sequential(*(MLP(sizes, f, rng=rng) for f in ("sigmoid", "gelu")))
-    nets.sigmoid, nets.gelu = nets.layers
-    del nets.layers
+    nets = nn.Module()
+    vars(nets).update({f: MLP(sizes, f, rng=rng) for f in ("sigmoid", "gelu")})
     x = np.linspace(-3, 3, 64, dtype=np.float32)[:, None]
     optimizer = autotx.optim.AdamW(nets.parameters(), lr=3e-3)
     noted = viz.LayerStatistics(nets, every=5)
     for step in range(200):
         with noted.step(step):
-            for net in (nets.sigmoid, nets.gelu):
+            for net in vars(nets).values():
                 autotx.mse_loss(net(x), np.sin(x)).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -208,7 +207,7 @@ def step_times(workshop, path):
 
 
 def replay(workshop, path):
-    loss, shown = TextTask.replay(*workshop.gpt, "the cat")
+    loss, shown = TextTask.replay(*workshop.gpt, prompt="the cat")
     viz.page(loss, path, **shown)
 
 

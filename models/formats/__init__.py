@@ -11,6 +11,7 @@ contents. `recognises` therefore reads the content of a file.
 """
 
 from pathlib import Path
+from typing import Any
 
 from autotx.models.architecture import Opened, kind_of
 from autotx.models.formats import run
@@ -18,7 +19,7 @@ from autotx.models.registry import TASKS, that_have
 from autotx.models.run import MODEL
 from autotx.types import PathLike
 
-FORMATS = [run]
+FORMATS: list[Any] = [run]
 
 
 def open_model(path: PathLike, needs: str | None = None) -> Opened:
@@ -30,12 +31,12 @@ def open_model(path: PathLike, needs: str | None = None) -> Opened:
     return identify(path, needs)[0].read(Path(path))
 
 
-def format_of(path):
+def format_of(path: PathLike) -> Any:
     """The first of FORMATS that recognises a path, or None."""
     return next((f for f in FORMATS if f.recognises(Path(path))), None)
 
 
-def identify(path, needs=None):
+def identify(path: PathLike, needs: str | None = None) -> tuple[Any, Any, Any]:
     """(format, Architecture, Task) of the model at a path, without reading its weights. Errors as in `open_model`."""
     path, found, made_by = Path(path), format_of(path), TASKS[needs].made_by if needs else "autotx train"
     if found is None:

@@ -157,7 +157,7 @@ class PairsTask(Task):
             yield self.held_out.batch(indices)
 
     def introduction(self):
-        config, left_out = self.config, self.training.left_out + self.held_out.left_out
+        config, model, left_out = self.config, self.model, self.training.left_out + self.held_out.left_out
         longer = f"; left out as longer than --block-size {config.block_size}: {left_out:,}" if left_out else ""
         learned, held_out = set(self.texts[0]), self.texts[1]
         repeated = sum(pair in learned for pair in held_out)
@@ -168,10 +168,7 @@ class PairsTask(Task):
             *notes,
             ("", f"batches an epoch: {self.per_epoch:,}; {self.tokenizer.describe()}"),
             *self._vectors(),
-            (
-                "model",
-                f"{type(self.model).__name__} of {self.model.num_parameters():,} parameters: {config.describe()}",
-            ),
+            ("model", f"{type(model).__name__} of {model.num_parameters():,} parameters: {config.describe()}"),
         ]
 
     def _vectors(self):

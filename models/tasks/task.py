@@ -22,6 +22,7 @@ class Task:
     stride = 0  # how far the place in the data advances in a step; 0 when batches are drawn at random
     specials = 0  # the number of special tokens, whose ids come before those of the tokenizer
     tokenizer = None
+    digest: str
 
     # What commands do with a trained model: static methods, None for those that its task does not offer.
     example_loss = None  # (model) -> the loss of one short example, to draw its graph

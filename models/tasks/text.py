@@ -119,18 +119,12 @@ class TextTask(Task):
             yield random_blocks(self.data.validation, config.batch_size, config.block_size, rng)
 
     def introduction(self):
-        config, data = self.config, self.data
+        config, data, model = self.config, self.data, self.model
+        sizes = f"{counted(len(data.training), 'token')} to learn from, {len(data.validation):,} to validate on"
         return [
             ("text", ", ".join(config.text) or "Python's own manual (give your own with --text FILE)"),
-            (
-                "",
-                f"{counted(len(data.training), 'token')} to learn from, {len(data.validation):,} to validate on; "
-                + data.tokenizer.describe(),
-            ),
-            (
-                "model",
-                f"{type(self.model).__name__} of {self.model.num_parameters():,} parameters: {config.describe()}",
-            ),
+            ("", f"{sizes}; {data.tokenizer.describe()}"),
+            ("model", f"{type(model).__name__} of {model.num_parameters():,} parameters: {config.describe()}"),
         ]
 
     def show(self):
