@@ -11,10 +11,10 @@ class Notes(dict):
     """
 
     spans: tuple = ()
-    record = None
+    record: object = None
 
 
-def notes(t: Tensor) -> Notes:
+def notes(t) -> Notes:
     """The Notes of a result that has a graph."""
     if t._settings.__class__ is not Notes:
         t._settings = Notes(t._settings)

@@ -86,7 +86,7 @@ class _Recorder(Watcher):
             name = self.name or "attention"
             names = (name, *(f"{name} {i}" for i in range(2, 10_000)))  # a second call is "... 2"
             free = next(n for n in names if n not in self.maps)
-            self.maps[free] = _one_sentence(*found[:2], settings.get("mask"), settings.get("causal", False), self.index)
+            self.maps[free] = _one_sentence(found[0], found[1], settings, self.index)
 
 
 def queries_keys_values(op, arguments, settings):
@@ -108,10 +108,10 @@ def weights_of(q, k, mask=None, causal=False):
     return weights, np.broadcast_to(added > -1e8, scores.shape)  # some masks have -1e9 instead of -infinity
 
 
-def _one_sentence(q, k, mask, causal, index):
+def _one_sentence(q, k, settings, index):
     """The AttentionMap of sentence `index`."""
     q, k = (a.reshape(-1, *(1,) * (4 - a.ndim), *a.shape[-2:])[:, 0] if a.ndim < 3 else a for a in (q, k))
-    weights, allowed = weights_of(q, k, mask, causal)
+    weights, allowed = weights_of(q, k, settings.get("mask"), settings.get("causal", False))
     if weights.ndim > 4:
         raise ValueError(f"attention_maps: queries of shape {q.shape}; give (B, H, T, D), (H, T, D) or (T, D)")
     if weights.ndim == 4:
@@ -119,7 +119,7 @@ def _one_sentence(q, k, mask, causal, index):
         if not -B <= index < B:
             raise ValueError(f"attention_maps: index {index} of a batch of {B}; give 0 to {B - 1}")
         weights, allowed = weights[index], allowed[index]
-    return AttentionMap(weights, allowed.any(axis=0))
+    return AttentionMap(weights, np.asarray(allowed.any(axis=0)))
 
 
 # The picture
@@ -157,7 +157,7 @@ def attention(
     return figure, axes
 
 
-def most_tokens(heads, layers):
+def most_tokens(heads: int, layers: int) -> int:
     """The largest number of tokens for a readable picture of so many heads and layers, for tokens of any length."""
     for tokens in range(MOST_TOKENS, 0, -1):
         cell = _cell(tokens)

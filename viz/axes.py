@@ -58,8 +58,8 @@ def _of_op(node, recorded, found, moved):
         if argument.position is not None:
             for axis in _kept(node, parent, argument.position):
                 names[axis] = names[axis] or theirs[axis - len(names)]
-    if row(node.op).last and names:
-        argument, axis = row(node.op).last
+    if (last := row(node.op).last) and names:
+        argument, axis = last
         if len(given[argument][1]) > 1:
             names[-1] = given[argument][1][axis]
     return tuple(names)

@@ -47,7 +47,7 @@ def curves(
     return figure, np.array(axes)
 
 
-def loss_curve(records, title="Loss"):
+def loss_curve(records: list[dict], title: str = "Loss") -> Figure:
     """The curves of one run as a Figure; empty axes if there is no record."""
     if not records:
         with style.look():

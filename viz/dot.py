@@ -8,6 +8,7 @@ from pathlib import Path
 import graphviz
 
 from autotx.files import write_atomically
+from autotx.types import PathLike
 from autotx.viz import style
 
 TYPES = (".svg", ".png", ".pdf", ".dot")
@@ -24,7 +25,7 @@ class Digraph(graphviz.Digraph):
         return picture.decode(encoding) if encoding else picture
 
 
-def write(source, path):
+def write(source: str, path: PathLike) -> None:
     """Draw the DOT text `source` to a file, atomically. The extension of its name gives the type.
 
     Errors: as for `checked_path` and `lay_out`; OSError: the file cannot be written.
@@ -33,16 +34,16 @@ def write(source, path):
     write_atomically(path, source.encode() if type_ == "dot" else lay_out(source, type_))
 
 
-def checked_path(path):
+def checked_path(path: PathLike) -> Path:
     """The path of a graph's picture, checked before the work begins. ValueError: a type that is not in TYPES, a .pdf
     without Graphviz, no program installed, no such folder; PermissionError: the folder is not writable."""
-    path = style.checked_path(path, TYPES)
-    if path.suffix.lower() != ".dot":
-        _program(path.suffix.lower()[1:])
-    return path
+    checked = style.checked_path(path, TYPES)
+    if checked.suffix.lower() != ".dot":
+        _program(checked.suffix.lower()[1:])
+    return checked
 
 
-def lay_out(source, type_):
+def lay_out(source: str, type_: str) -> bytes:
     """The picture of a DOT text, as bytes. ValueError: there is no program for the type, or the program fails."""
     program = _program(type_)
     resolution = ["-Gdpi=144"] if type_ == "png" else []  # sharp on high-resolution screens
@@ -69,7 +70,7 @@ def _program(type_):
         files = metadata.files("graphviz-pure") or ()
     except metadata.PackageNotFoundError:
         files = ()
-    installed = (file.locate() for file in files if file.stem == "graphviz-pure")
+    installed = (Path(file.locate()) for file in files if file.stem == "graphviz-pure")
     pure = next((str(path) for path in installed if path.is_file()), None) or shutil.which("graphviz-pure")
     if pure:
         return pure

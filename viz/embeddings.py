@@ -20,7 +20,7 @@ from autotx.viz import style
 MOST_NAMES = 250  # the words to name if none is marked: there is no space for more
 
 
-def pca(table):
+def pca(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first two principal components: ((V, 2) coordinates, (2,) shares of the variance).
 
     table: (V, C). With the mean row subtracted, table = U S W^T; the coordinates are the first two columns of U S. The
@@ -34,7 +34,7 @@ def pca(table):
     return places * np.where(places.max(axis=0) >= -places.min(axis=0), 1, -1), variance
 
 
-def nearest(table, row, n):
+def nearest(table: np.ndarray, row: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     """The n nearest rows of (V, C) to another row by cosine, nearest first: (row numbers (n,), cosines (n,))."""
     lengths = np.linalg.norm(table, axis=1)
     product = table @ table[row]
@@ -84,11 +84,10 @@ def embeddings(
 
 def _legend(figure, look):
     """Draw the legend of the points and lines."""
-    point = {"color": look.lines[0], "linestyle": "", "marker": "o"}
     kinds = [
-        Line2D([], [], **point, markersize=7, label="asked for"),
-        Line2D([], [], **point | {"linestyle": "-"}, markersize=4, label="its nearest by cosine, in all channels"),
-        Line2D([], [], **point | {"color": look.hatch}, markersize=3, label="others"),
+        Line2D([], [], marker="o", color=look.lines[0], linestyle="", markersize=7, label="asked for"),
+        Line2D([], [], marker="o", color=look.lines[0], markersize=4, label="its nearest by cosine, in all channels"),
+        Line2D([], [], marker="o", color=look.hatch, linestyle="", markersize=3, label="others"),
     ]
     figure.legend(handles=kinds, loc="outside lower right", ncols=3, fontsize=8)
 
@@ -118,7 +117,7 @@ def _name(figure, axes, named, look):
     there is none, at the first that is free of names and points, or not at all."""
     figure.draw_without_rendering()  # now the axes have their final size
     inside = axes.get_window_extent()
-    taken = [Bbox.from_bounds(*(axes.transData.transform(place) - 3), 6, 6) for _, place, _ in named.values()]
+    taken = [Bbox.from_bounds(*(axes.transData.transform(at) - 3), width=6, height=6) for _, at, _ in named.values()]
     lines = [line.get_path().transformed(axes.transData) for line in axes.lines]
     passes = (True, False) if lines else (True,)
     halo = [withStroke(linewidth=2.5, foreground=look.paper)]  # keeps text legible in front of a line
@@ -128,7 +127,7 @@ def _name(figure, axes, named, look):
             text = axes.annotate(style.label(word), place, fontsize=9, color=colour, path_effects=halo, **at)
             text.set_in_layout(False)
             box = text.get_window_extent().padded(1)
-            free = Bbox.intersection(box, inside).bounds == box.bounds and not box.count_overlaps(taken)
+            free = inside.contains(*box.min) and inside.contains(*box.max) and not box.count_overlaps(taken)
             if free and not (clear and any(line.intersects_bbox(box, filled=False) for line in lines)):
                 taken.append(box)
                 break

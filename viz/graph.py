@@ -419,4 +419,4 @@ def _repr_svg_(tensor):
         return None
 
 
-Tensor._repr_svg_ = _repr_svg_  # set here as the engine does not import autotx.viz
+Tensor._repr_svg_ = _repr_svg_  # type: ignore  # set here as the engine does not import autotx.viz

@@ -131,7 +131,6 @@ class Row:
 
 _IDS = np.array([0, 2, 2])
 _ATTENTION = "softmax(Q Kᵀ / √D) V"
-_ORDER, _ELEMENTS = {"math": "{title}", "keeps": "order"}, {"keeps": "elements"}
 
 ROWS = {
     "add": Row("{x} + {y}", commutes=True),
@@ -163,24 +162,24 @@ ROWS = {
     "prod": Row("Π x"),
     "logsumexp": Row("ln Σ exp x"),
     "cumsum": Row(shapes=((4,),), settings={"axis": 0}),
-    "reshape": Row(settings={"shape": (3, 2)}, **_ORDER),
-    "squeeze": Row(shapes=((2, 1),), settings={"axis": 1}, **_ORDER),
-    "unsqueeze": Row(shapes=((3,),), settings={"axis": 0}, **_ORDER),
-    "permute": Row("{title}", settings={"axes": (1, 0)}, **_ELEMENTS),
-    "transpose": Row("axes {axis0} ↔ {axis1}", settings={"axis0": 0, "axis1": 1}, **_ELEMENTS),
-    "getitem": Row("x[{index}]", shapes=((3, 2),), settings={"index": (slice(None), 1)}, **_ELEMENTS),
+    "reshape": Row("{title}", settings={"shape": (3, 2)}, keeps="order"),
+    "squeeze": Row("{title}", shapes=((2, 1),), settings={"axis": 1}, keeps="order"),
+    "unsqueeze": Row("{title}", shapes=((3,),), settings={"axis": 0}, keeps="order"),
+    "permute": Row("{title}", settings={"axes": (1, 0)}, keeps="elements"),
+    "transpose": Row("axes {axis0} ↔ {axis1}", settings={"axis0": 0, "axis1": 1}, keeps="elements"),
+    "getitem": Row("x[{index}]", shapes=((3, 2),), settings={"index": (slice(None), 1)}, keeps="elements"),
     "expand": Row("{title}", shapes=((1, 3),), settings={"shape": (2, 3)}),
     "concat": Row("{title}", commutes=True, shapes=((2,), (3,))),
     "stack": Row("{title}", commutes=True, shapes=((3,), (3,))),
     "pad": Row("{title}", shapes=((2,),), settings={"widths": ((1, 1),)}),
     "gather": Row("{title}", shapes=((3, 2),), settings={"index": np.array([[0], [2]]), "axis": 0}),
-    "flip": Row("{title}", **_ELEMENTS),
-    "roll": Row("{title}", shapes=((4,),), settings={"shift": 1}, **_ELEMENTS),
-    "diagonal": Row("{title}", shapes=((3, 3),), **_ELEMENTS),
+    "flip": Row("{title}", keeps="elements"),
+    "roll": Row("{title}", shapes=((4,),), settings={"shift": 1}, keeps="elements"),
+    "diagonal": Row("{title}", shapes=((3, 3),), keeps="elements"),
     "sort": Row("{title}", shapes=((4,),)),
     "topk": Row("{title}", shapes=((4,),), settings={"k": 2}),
-    "clone": Row(**_ORDER),
-    "astype": Row(shapes=((3,),), settings={"dtype": np.float64}, **_ORDER),
+    "clone": Row("{title}", keeps="order"),
+    "astype": Row("{title}", shapes=((3,),), settings={"dtype": np.float64}, keeps="order"),
     "matmul": Row("x y", shapes=((2, 3), (3, 2)), sums_last=True, last=(1, -1)),
     "linear": Row("x Wᵀ + b", composed=_linear, shapes=((2, 3), (2, 3), (2,)), sums_last=True, last=(1, 0)),
     "einsum": Row("Σ products", shapes=((2, 3), (3, 2)), settings={"subscripts": "ik,kj->ij"}),
@@ -210,12 +209,12 @@ COMPOSED = {name: row.composed for name, row in ROWS.items() if row.composed}
 OPS = {name: f for name, f in sorted(vars(functional).items()) if hasattr(f, "op") and not name.startswith("_")}
 
 
-def row(op: str) -> Row:
+def row(op: str | None) -> Row:
     """The Row of an op; an empty Row for an op that is not in the table."""
-    return ROWS.get(op, _NO_ROW)
+    return ROWS.get(op or "", _NO_ROW)
 
 
-def example(name):
+def example(name: str) -> tuple[Tensor, np.ndarray]:
     """An example of an op: its result on multiples of 1/4, all positive so that logarithms and roots exist, and a
     random gradient of the result, of the same shape. name: a key of OPS."""
     op, known = OPS[name].op, row(name)

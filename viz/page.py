@@ -69,7 +69,7 @@ def page(
     write_atomically(file, _document(title, data, numbers).encode())
 
 
-def checked_path(file):
+def checked_path(file: PathLike) -> Path:
     """The path of a page, checked before the work begins. ValueError: a name that does not end in .html or .htm, or no
     such folder; PermissionError: the folder is not writable."""
     if Path(file).suffix.lower() not in (".html", ".htm"):
@@ -236,8 +236,9 @@ def _taken(node, recorded):
     """The positions that a moving op takes its elements from: as a rule, or, without a rule, as a list of up to EXACT
     positions."""
     source, places = _source(node, recorded), _places(node, recorded)
-    listed = source is None and places is not None and places.size <= EXACT
-    return {"source": source} | ({"places": places.ravel().tolist()} if listed else {})
+    if source is not None or places is None or places.size > EXACT:
+        return {"source": source}
+    return {"source": source, "places": places.ravel().tolist()}
 
 
 def _source(node, recorded):
@@ -272,7 +273,7 @@ def _inner(node, recorded, names):
     found = queries_keys_values(node.op, [recorded.nodes[a.node].value for a in arguments], node.settings)
     if not found:
         return []
-    weights, _ = weights_of(*found[:2], node.settings.get("mask"), node.settings.get("causal"))
+    weights, _ = weights_of(found[0], found[1], node.settings.get("mask"), node.settings.get("causal"))
     shown, of, out = [], [names[a.node] for a in arguments], weights @ found[2]
     if node.op == "multi_head_attention":  # it splits its arguments into heads and concatenates their results
         parts = ("Q", "queries", arguments[0]), ("K", "keys", arguments[-1]), ("V", "values", arguments[-1])
@@ -346,8 +347,8 @@ def _strides(shape, limit, rows=False):
     if math.prod(shape) <= EXACT:
         return keep
     while math.prod(kept := [math.ceil(n / k) for n, k in zip(shape, keep)]) > limit:
-        longest = max(range(len(shape) - 1), key=kept.__getitem__, default=None)
-        whole = longest is None or kept[longest] == 1 or (rows and kept[-1] > 1)
+        longest = max(range(len(shape) - 1), key=kept.__getitem__, default=len(shape) - 1)
+        whole = kept[longest] == 1 or (rows and kept[-1] > 1)
         axis = len(shape) - 1 if whole else longest
         keep[axis] *= 2
     return keep

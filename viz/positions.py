@@ -16,12 +16,12 @@ def positions(tables: Mapping[str, ArrayLike] | ArrayLike, dark: bool = False) -
     tables: dict of name -> array or Tensor (T, C), such as {"learned": model.wpe.weight}, or one table.
     Returns (Figure, array (number of tables, 2) of Axes). ValueError: a table is not 2-D, is empty or is not finite.
     """
-    tables = tables if isinstance(tables, dict) else {"positions": tables}
-    tables = {name: style.checked_table("positions", name, table) for name, table in tables.items()}
+    given = dict(tables) if isinstance(tables, Mapping) else {"positions": tables}
+    checked = {name: style.checked_table("positions", name, table) for name, table in given.items()}
     with style.look(dark) as look:
-        figure = style.figure(9.6, 3.5 * len(tables), layout="constrained")
-        axes = figure.subplots(len(tables), 2, squeeze=False, width_ratios=(1.45, 1))
-        for (values, alike), (name, table) in zip(axes, tables.items()):
+        figure = style.figure(9.6, 3.5 * len(checked), layout="constrained")
+        axes = figure.subplots(len(checked), 2, squeeze=False, width_ratios=(1.45, 1))
+        for (values, alike), (name, table) in zip(axes, checked.items()):
             most = np.abs(table).max() or 1
             _map(figure, values, table, look, most, "value")
             values.set(title=f"{style.label(name, 40, plain=True)}: each row is a place", xlabel="channel")

@@ -16,9 +16,11 @@ import contextlib
 import math
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
+from autotx.nn import Module
 from autotx.tensor import Tensor
 from autotx.viz import style
 from autotx.viz.modules import wrapped
@@ -34,16 +36,16 @@ class LayerStatistics:
     ValueError: `every` is not a positive int, or the model has no parameters.
     """
 
-    def __init__(self, model, every=1):
+    def __init__(self, model: Module, every: int = 1):
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"LayerStatistics: every is {every!r}; give a whole number, 1 or more")
-        self.every, self.records = every, []
+        self.every, self.records = every, list[dict]()
         self.layers = {name or "model": m for name, m in model.named_modules() if _own(m)}
         if not self.layers:
             raise ValueError(f"LayerStatistics: {type(model).__name__} has no parameters")
 
     @contextlib.contextmanager
-    def step(self, step):
+    def step(self, step: int):
         """`with statistics.step(step):` around the forward and backward pass of this step, an int."""
         if step % self.every:
             yield
@@ -78,7 +80,8 @@ def _size(arrays):
         return float(np.sqrt(total / max(sum(a.size for a in arrays), 1)))
 
 
-def layer_statistics(records, title="Activations and gradients of every layer", dark=False):
+def layer_statistics(records: list[dict], title: str = "Activations and gradients of every layer",
+                     dark: bool = False) -> tuple[Figure, np.ndarray]:  # fmt: skip
     """Draw the records of LayerStatistics for activations and gradients: a row per layer, a column per record.
 
     The background colour is the median of all layers and steps; blue is smaller, orange larger, on a log scale. Exact

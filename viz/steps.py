@@ -19,7 +19,7 @@ from autotx.viz.labels import op_title, seconds
 from autotx.viz.trace import Record
 
 
-def op_times(records):
+def op_times(records: Sequence[Record]) -> list[tuple]:
     """The time of each op, the longest first: a list of (op, calls, seconds forward, seconds backward).
 
     records: the records of `viz.record`, from one step or several.

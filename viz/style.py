@@ -9,7 +9,7 @@ import functools
 import io
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -20,7 +20,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from autotx.files import write_atomically
-from autotx.types import PathLike
+from autotx.types import ArrayLike, PathLike
 
 TYPES = (".png", ".svg", ".pdf")
 DPI = 120
@@ -69,21 +69,21 @@ DARK = Look(
 
 
 @contextlib.contextmanager
-def look(dark=False):
+def look(dark: bool = False):
     """`with look(dark) as look:` sets Matplotlib's settings to this look inside."""
     chosen = DARK if dark else LIGHT
     with mpl.rc_context(_settings(chosen)):
         yield chosen
 
 
-def figure(width, height, **settings):
+def figure(width: float, height: float, **settings: Any) -> Figure:
     """An empty Figure, drawn in memory. width, height: in inches."""
     made = Figure(figsize=(width, height), **settings)
     FigureCanvasAgg(made)
     return made
 
 
-def cells(area, **settings):
+def cells(area: np.ndarray, **settings: Any) -> PolyCollection:
     """Boxes over the cells of an image where `area`, booleans (rows, columns), is True; adjacent cells of a row share a
     box. settings: the settings of a PolyCollection, such as its hatch."""
     boxes = []
@@ -94,7 +94,7 @@ def cells(area, **settings):
     return PolyCollection(boxes, **settings)
 
 
-def checked_path(path, types=TYPES):
+def checked_path(path: PathLike, types: tuple[str, ...] | None = TYPES) -> Path:
     """The path of a picture, checked before the work begins. types: the allowed file extensions, None for any.
     ValueError: another extension, no such folder; PermissionError: the folder is not writable."""
     path = Path(path)
@@ -123,7 +123,7 @@ def save(picture: Figure, path: PathLike, dpi: int = DPI) -> None:
 _VISIBLE = {" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "$": r"\$"}  # Matplotlib takes "$" as the start of a formula
 
 
-def label(text, most=14, plain=False, ending=False):
+def label(text: str, most: int = 14, plain: bool = False, ending: bool = False) -> str:
     """A text for drawing, of at most `most` characters. Spaces, line ends and characters without a font are replaced by
     visible text. plain: spaces stay, for titles and names. ending: a long text keeps its end, where paths differ."""
     beginning = text[::-1][: most + 1] if ending else text[: most + 1]
@@ -134,7 +134,7 @@ def label(text, most=14, plain=False, ending=False):
     return "".join(reversed(pieces) if ending else pieces) or "∅"
 
 
-def checked_table(who, name, table):
+def checked_table(who: str, name: str, table: ArrayLike) -> np.ndarray:
     """A table of numbers (rows, channels) as float64. ValueError: another shape, an empty table, NaN or Inf."""
     table = np.asarray(table, np.float64)
     if table.ndim != 2 or not table.size:

@@ -71,7 +71,7 @@ def _bezier(points, pieces=24):
     """Points on a cubic Bézier curve, from end to end: (pieces + 1, 2). points: its four control points (4, 2)."""
     t = np.linspace(0, 1, pieces + 1)[:, None]
     weights = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3
-    return sum(w * p for w, p in zip(weights, points))
+    return np.sum([w * p for w, p in zip(weights, points)], axis=0)
 
 
 def _free(left, width, end, blocked):

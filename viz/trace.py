@@ -9,6 +9,7 @@ import bisect
 import functools
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Node:
     group: int = 0  # the id of the innermost Group
     module: str = ""  # the path of that group
     parents: list[Argument] = field(default_factory=list)
-    settings: dict = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     formula: str | None = None  # such as "y = x W^T + b"
     gradients: dict = field(default_factory=dict)  # argument's name -> its gradient's formula, such as "dx = g W"
     line: tuple | None = None  # (file, number, text) of the line of Python that called the op, inside record()
@@ -54,15 +55,15 @@ class Node:
     backward_seconds: float | None = None
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return self.value.shape
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.value.dtype
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of the value; for a view, the bytes of the elements that it shows."""
         return self.value.nbytes
 
@@ -95,10 +96,10 @@ class Trace:
     """nodes: Nodes in the order of the forward pass, each leaf just before its first use; groups: the tree of modules
     as Groups, parents before children; root: the id of the node of the traced tensor, which is the last node."""
 
-    def __init__(self, root):
+    def __init__(self, root: Tensor):
         self._tensors = {}  # node id -> Tensor
         self._own = set()  # ids of the nodes of tensors that modules hold
-        self.nodes, self.groups = [], [Group(0, "", "", None)]
+        self.nodes, self.groups = list[Node](), [Group(0, "", "", None)]
         results = _results(root)
         self._spans = spans = _spans(results)
         names = _grow_groups(self.groups, spans)
@@ -111,7 +112,7 @@ class Trace:
             node.module = self.groups[node.group].path
             self.groups[node.group].nodes.append(node.id)
 
-    def backward(self, grad=None):
+    def backward(self, grad: ArrayLike | None = None) -> list[Step]:
         """The backward pass, op by op: a list of Steps, from the newest op to the oldest.
 
         Runs the engine's backward pass for the tensors that required gradients when the graph was traced, then restores
@@ -130,7 +131,7 @@ class Trace:
                 t.grad, t.requires_grad = grad, requires_grad
         return steps.found
 
-    def gradients(self, grad=None):
+    def gradients(self, grad: ArrayLike | None = None) -> dict[int, np.ndarray]:
         """The gradient of every node that has a gradient: a dict of node id -> array. grad: as for `backward`."""
         grads = {}
         for step in self.backward(grad):
@@ -203,12 +204,12 @@ class Trace:
         span = self._spans[node.group - 1]
         return self.groups[node.group].parent == 0 if t is None else not span.begin < t._tick < span.end
 
-    def common_group(self, a, b):
+    def common_group(self, a: int, b: int) -> int:
         """The id of the innermost group that contains both groups."""
         above = set(self.above(a))
         return next(g for g in self.above(b) if g in above)
 
-    def above(self, group):
+    def above(self, group: int | None):
         """The ids of a group and of the groups around it, from the inside out."""
         while group is not None:
             yield group
@@ -271,7 +272,7 @@ def _results(root):
     return sorted(found, key=engine.by_tick)
 
 
-def _view(array):
+def _view(array) -> Any:
     """A read-only view of an array; None stays None."""
     if array is None:
         return None
@@ -326,8 +327,8 @@ def _grow_groups(groups, spans):
     for top, title in zip(tops, titles):
         for path, value in walk(top, "" if len(tops) == 1 else f"{title}."):
             (modules if isinstance(value, Module) else tensors).setdefault(id(value), path)
-            if getattr(value, "base", None) is not None:  # a view: its slices have the same base
-                tensors.setdefault(id(value.base), path)
+            if (base := getattr(value, "base", None)) is not None:  # a view: its slices have the same base
+                tensors.setdefault(id(base), path)
         modules[id(top)] = title
     calls = {}
     for span, group in zip(spans, groups[1:]):
@@ -371,9 +372,9 @@ class Record:
     """One op seen by `record`. Times in seconds; backward_seconds is None until the backward pass of the op."""
 
     op: str
-    shape: tuple
-    line: tuple  # (file, number, text)
-    inner_line: tuple
+    shape: tuple[int, ...]
+    line: Any  # (file, number, text)
+    inner_line: Any
     forward_seconds: float
     backward_seconds: float | None = None
 
@@ -385,12 +386,12 @@ class record(Watcher):  # noqa: N801  (a context manager, named as no_grad is)
     graph is freed. Recordings can be nested. Inside detect_anomaly the times include its checks.
     """
 
-    def __enter__(self):
-        self.records, self._by_tick, self._begun = [], {}, 0.0
+    def __enter__(self) -> "record":
+        self.records, self._by_tick, self._begun = list[Record](), {}, 0.0
         watch(self)
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         unwatch(self)
 
     def begin(self):
