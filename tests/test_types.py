@@ -16,10 +16,14 @@ from autotx.tensor import Tensor
 PROGRAM = Path(typed_program.__file__)
 
 
-def test_the_program_runs(rng):
+def test_the_program_runs(rng, tmp_path):
     assert typed_program.train(rng) < 1
     typed_program.operators(rng)
     assert typed_program.language_model(rng).shape == (1, 8)
+    assert [len(best) for best in typed_program.translator(rng)] == [2]
+    typed_program.pictures(rng, tmp_path)
+    assert {"times.png", "graph.dot", "graph.json", "replay.html"} <= {path.name for path in tmp_path.iterdir()}
+    assert typed_program.run(tmp_path).vocab_size > 256
 
 
 @pytest.mark.slow

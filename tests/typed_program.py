@@ -9,15 +9,28 @@ A test runs it, too. Where a type is claimed, by assert_type, a checker compares
 # pyright: reportUnnecessaryTypeIgnoreComment=error
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import autotx
 from autotx import GradcheckError, Tensor, gradcheck, init, lift, nn, no_grad, optim, viz
 from autotx.checkpoint import load_tensors, save_tensors
-from autotx.models import GPT, GPTConfig
+from autotx.models import GPT, MLP, GPTConfig, Transformer, TransformerConfig
+from autotx.models.architecture import Opened
+from autotx.models.data import Data, TextSource, load_data, random_blocks
+from autotx.models.formats import open_model
+from autotx.models.gpt import GPTReader
+from autotx.models.inference.beams import Translation, translate
+from autotx.models.inference.pieces import Int8Matrix
+from autotx.models.inference.sampling import stream_text
+from autotx.models.registry import settings_of
+from autotx.models.tokenizers import CharTokenizer, Tokenizer
+from autotx.models.train import train as train_run
 from autotx.types import Array
 
 
@@ -92,21 +105,76 @@ def operators(rng: np.random.Generator) -> None:
         assert_type(gradcheck(swish, point), bool)
     except GradcheckError as error:
         print(error)
-    viz.graph(loss)
+    viz.graph(loss, expand=["softmax"], fused="softmax", grads=True)
 
 
 def language_model(rng: np.random.Generator) -> np.ndarray:
-    """A GPT: a step, and a continuation."""
-    model = GPT(GPTConfig(block_size=8, vocab_size=5, n_layer=1, n_head=2, n_embd=16), rng=rng)
+    """A GPT: a step, its states and scores, and a continuation, of ids and of text."""
+    text = "to be or not to be, that is the question"
+    tokenizer = CharTokenizer(text)
+    data = assert_type(load_data(TextSource(text * 9, lambda part: tokenizer), block_size=8), Data)
+    inputs, targets = assert_type(random_blocks(data.training, 2, 8, rng), tuple[np.ndarray, np.ndarray])
+    model = GPT(GPTConfig(block_size=8, vocab_size=tokenizer.vocab_size, n_layer=1, n_head=2, n_embd=16), rng=rng)
     optimizer = optim.Adam(model.parameters(), lr=1e-2)
-    ids = np.array([[0, 1, 2, 3, 4, 0, 1, 2]])
-    logits, loss = model(ids, np.roll(ids, -1))
+    logits, loss = model(inputs, targets)
     assert_type(logits, Tensor)
     loss.backward()
     optimizer.step()
-    assert_type(model.hidden(ids), Tensor)
-    assert_type(viz.trace(model(ids)[0]), viz.Trace)
-    return assert_type(model.generate(ids[:, :3], max_new_tokens=5, temperature=0.8, rng=rng), np.ndarray)
+    assert_type(model.head(model.hidden(inputs, rng)), Tensor)
+    assert_type(model.config, GPTConfig)
+    reader = assert_type(model.reader(rows=2, matrix=Int8Matrix), GPTReader)
+    assert_type(reader.scores(reader.read(inputs)), np.ndarray)
+    pieces = assert_type(stream_text(model, tokenizer, "to ", 5, top_k=3, rng=rng), Iterator[str])
+    print("".join(pieces), assert_type(tokenizer.decode(inputs[0]), str))
+    for new in model.stream(inputs, 2, top_p=0.9, rng=rng):
+        assert_type(new, np.ndarray)
+    return assert_type(model.generate(inputs[:1, :3], max_new_tokens=5, temperature=0.8, rng=rng), np.ndarray)
+
+
+def translator(rng: np.random.Generator) -> list[list[Translation]]:
+    """A Transformer: its loss, what encoder and decoder make of a pair, and a translation by two beams."""
+    model = Transformer(TransformerConfig(vocab_size=9, block_size=8, n_layer=1, n_head=2, n_embd=8), rng)
+    source, target = np.array([[3, 4, 5]]), np.array([[1, 6, 7, 2]])
+    assert_type(model.loss(source, target, label_smoothing=0.1, rng=rng), Tensor).backward()
+    memory = assert_type(model.encode(source), Tensor)
+    assert_type(model.decode(memory, source, target), Tensor)
+    assert_type(model(source, target), Tensor)
+    return assert_type(translate(model, source, beam=2, n_best=2), list[list[Translation]])
+
+
+def pictures(rng: np.random.Generator, folder: Path) -> None:
+    """What autotx.viz draws of a small net, and the files that it writes."""
+    model = MLP((2, 8, 1), "gelu", rng=rng)
+    statistics = viz.LayerStatistics(model, every=1)
+    with viz.record() as recorded, statistics.step(0):
+        loss = assert_type(model(rng.normal(size=(5, 2)).astype(np.float32)), Tensor).mean()
+        loss.backward(retain_graph=True)
+    figure, axes = assert_type(viz.step_times(recorded.records), tuple[Figure, Axes])
+    assert_type(viz.layer_statistics(statistics.records), tuple[Figure, np.ndarray])
+    assert_type(viz.curves({"a run": [{"step": 1, "loss": 2.0}]}, dark=True), tuple[Figure, np.ndarray])
+    assert_type(viz.positions({"learned": rng.normal(size=(4, 6))}), tuple[Figure, np.ndarray])
+    assert_type(viz.embeddings(rng.normal(size=(3, 4)), ["a", "b", "c"], mark=["a"], n=1), tuple[Figure, Axes])
+    attention = nn.MultiHeadAttention(8, 2, rng=rng)
+    maps = viz.attention_maps(attention, rng.normal(size=(1, 3, 8)).astype(np.float32), causal=True)
+    assert_type(maps, dict[str, viz.AttentionMap])
+    assert_type(viz.attention(maps, ["a", "b", "c"], title="A sentence"), tuple[Figure, np.ndarray])
+    viz.save(figure, folder / "times.png")
+    viz.render(loss, folder / "graph.dot", depth=1)
+    viz.write_json(loss, folder / "graph.json", grads=True)
+    viz.page(loss, folder / "replay.html", title="A small net")
+    trace = assert_type(viz.trace(loss), viz.Trace)
+    assert_type(trace.gradients(), dict[int, np.ndarray])
+    assert_type(trace.nodes[0].shape, tuple[int, ...])
+    print(axes.get_title(), len(viz.graph_json(loss)["nodes"]))
+
+
+def run(folder: Path) -> Tokenizer:
+    """A training run, and its model read again."""
+    settings = settings_of("gpt")(out=str(folder / "run"), steps=1, eval_batches=1, n_layer=1, n_embd=16)
+    assert_type(train_run(settings), int)
+    opened = assert_type(open_model(folder / "run", needs="text"), Opened)
+    assert_type(opened.model, Any)
+    return opened.tokenizer
 
 
 def mistakes(x: Tensor, layer: nn.Linear, optimizer: optim.Optimizer) -> None:
@@ -120,6 +188,11 @@ def mistakes(x: Tensor, layer: nn.Linear, optimizer: optim.Optimizer) -> None:
     swish(x, bta=0.5)  # type: ignore
     layer(x, x, x)  # type: ignore
     nn.Linear(2, 3)  # type: ignore
+    GPT({"n_layer": 1}, rng=None)  # type: ignore
+    MLP((2, 8, 1))  # type: ignore
+    viz.graph(x, depth="all")  # type: ignore
+    viz.page(x)  # type: ignore
+    CharTokenizer(b"bytes")  # type: ignore
     optim.AdamW(3, lr=1e-3)  # type: ignore
     optimizer.lr = "high"  # type: ignore
     GPT({"n_layer": 1}, rng=None)  # type: ignore
@@ -131,4 +204,7 @@ if __name__ == "__main__":
     generator = np.random.default_rng(0)
     train(generator)
     operators(generator)
-    print(language_model(generator))
+    print(language_model(generator), translator(generator))
+    with tempfile.TemporaryDirectory() as work:
+        pictures(generator, Path(work))
+        run(Path(work))
