@@ -533,10 +533,18 @@ def test_a_backend_that_is_not_there_does_not_matter(module, backend):
 
 
 def test_a_backend_that_is_there_is_kept():
-    code = "import autotx.viz, matplotlib; print(matplotlib.rcParams['backend'])"
+    drawn = "from autotx.viz.curves import loss_curve; loss_curve([])"
+    code = f"{drawn}; import matplotlib; print(matplotlib.rcParams['backend'])"
     environment = {**os.environ, "MPLBACKEND": "svg"}
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert shown.stdout == "svg\n"
+
+
+def test_matplotlib_is_imported_only_where_a_picture_is_drawn():
+    modules = ", ".join(f"autotx.models.{module}" for module, _ in COMMANDS.values())
+    code = f"import sys, autotx.viz, {modules}; print('matplotlib' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "False\n"
 
 
 def test_a_curve_needs_no_display():

@@ -1,6 +1,5 @@
 """Pictures of recorded graphs, training runs, attention weights and embeddings."""
 
-from autotx.viz import backend
 from autotx.viz.attention import AttentionMap, attention, attention_maps
 from autotx.viz.curves import curves
 from autotx.viz.embeddings import embeddings

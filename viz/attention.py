@@ -10,18 +10,19 @@ Sizes: B batch, H heads, T query tokens, S key tokens, D channels per head.
 import math
 import textwrap
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from autotx import functional, nn
 from autotx.modes import Watcher, no_grad, unwatch, watch
 from autotx.ops.attention import heads
 from autotx.viz import style
+from autotx.viz.backend import matplotlib
 from autotx.viz.modules import wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LARGEST = 80.0  # inches, the greatest height of a picture
 MOST_TOKENS, MOST_LETTERS = 64, 24  # per map, per token
@@ -128,7 +129,7 @@ def _one_sentence(q, k, settings, index):
 def attention(
     maps: Mapping[str, Any], rows: Any, columns: Any = None, title: str | None = None, given: int | None = None,
     note: str = "", dark: bool = False,
-) -> tuple[Figure, np.ndarray]:  # fmt: skip
+) -> "tuple[Figure, np.ndarray]":  # fmt: skip
     """Draw attention maps: a block of panels per attention, a panel per head. Returns (Figure, (L, H) array of Axes).
 
     maps: dict of name -> AttentionMap, or weights (H, T, S). rows: the T query tokens, a list of str; columns: the S
@@ -271,7 +272,8 @@ def _bare(weights):
 
 def _panel(axes, m, h, plan, i, look):
     weights = np.ma.masked_where(~m.allowed, m.weights[h])
-    axes.imshow(weights, cmap=look.sequential, norm=PowerNorm(0.5, 0, 1), aspect="auto", interpolation="nearest")
+    shades = {"cmap": style.blend(look.sequential), "norm": matplotlib().colors.PowerNorm(0.5, 0, 1)}
+    axes.imshow(weights, **shades, aspect="auto", interpolation="nearest")
     for kind, area in _forbidden(m.allowed).items():
         if area.any():
             axes.add_collection(style.cells(area, **_hatch(kind, look)))
@@ -330,9 +332,10 @@ def _foot(figure, axes, maps, plan, height, given, look):
     bar.set_title("attention weight", fontsize=8, pad=3)
     bar.tick_params(length=2)
     kinds = {k for m in maps.values() for k, area in _forbidden(m.allowed).items() if area.any()}
-    handles = [Patch(**_hatch(k, look), label=text) for k, (text, _) in _KINDS.items() if k in kinds]
+    patch = matplotlib().patches.Patch
+    handles = [patch(**_hatch(k, look), label=text) for k, (text, _) in _KINDS.items() if k in kinds]
     if given is not None:
-        handles.append(Patch(color=look.accent, label="written by the model"))
+        handles.append(patch(color=look.accent, label="written by the model"))
     corner = (2.2 / plan.width, (0.84 + low) / height)
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=corner, fontsize=8, borderpad=0, labelspacing=0.4)
     figure.text(0.2 / plan.width, 0.1 / height, plan.explained, fontsize=8, linespacing=1.3)

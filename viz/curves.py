@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from autotx.viz import style
+from autotx.viz.backend import matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # The labels of the keys of a log; other keys get a panel labelled with the key.
 _LABELS = {
@@ -22,7 +24,7 @@ _SMOOTHED = ("loss", "grad_norm", "tokens_per_second")
 
 def curves(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str | None = None, dark: bool = False
-) -> tuple[Figure, np.ndarray]:
+) -> "tuple[Figure, np.ndarray]":
     """Draw the logged numbers over the steps: the loss, and below it the learning rate, gradient norm and others.
 
     runs: dict of name -> records, each a dict as in a run's log.jsonl: "step", and numbers (or None) under any names;
@@ -47,7 +49,7 @@ def curves(
     return figure, np.array(axes)
 
 
-def loss_curve(records: list[dict], title: str = "Loss") -> Figure:
+def loss_curve(records: list[dict], title: str = "Loss") -> "Figure":
     """The curves of one run as a Figure; empty axes if there is no record."""
     if not records:
         with style.look():
@@ -129,22 +131,22 @@ def _mark(i):
 
 def _legend(figure, axes, runs, key, look):
     """Draw the legend: in the upper right corner, where a loss curve seldom is, or below, for more than three runs."""
-    handles, many = [], len(runs) > 3
+    line, handles, many = matplotlib().lines.Line2D, [], len(runs) > 3
     for i, (name, records) in enumerate(runs.items()):
         last = _series(records, f"val_{key}")[1]
         ending = f"validation {last[-1]:.4g} at last" if len(last) else ""
         if len(runs) == 1:
-            handles.append(Line2D([], [], color=look.lines[0], linewidth=1.7, label="training"))
+            handles.append(line([], [], color=look.lines[0], linewidth=1.7, label="training"))
             if ending:
-                handles.append(Line2D([], [], color=look.lines[1], marker=_MARKS[0], **_VALIDATION, label=ending))
+                handles.append(line([], [], color=look.lines[1], marker=_MARKS[0], **_VALIDATION, label=ending))
         else:
             mark = _mark(i) if ending else None
             look_of_run = {"color": look.lines[i % len(look.lines)], "marker": mark}
             text = f"{style.label(name, 26 if many else 40, plain=True, ending=True)}: {ending}".rstrip(": ")
-            handles.append(Line2D([], [], **look_of_run, markersize=4.5, label=text))
+            handles.append(line([], [], **look_of_run, markersize=4.5, label=text))
     if len(runs) > 1 and any(len(_series(records, f"val_{key}")[1]) for records in runs.values()):
-        handles.append(Line2D([], [], color=look.ink, linewidth=1.5, label="training"))
-        handles.append(Line2D([], [], color=look.ink, **_VALIDATION, label="validation"))
+        handles.append(line([], [], color=look.ink, linewidth=1.5, label="training"))
+        handles.append(line([], [], color=look.ink, **_VALIDATION, label="validation"))
     if many:
         figure.legend(handles=handles, loc="outside lower left", ncols=2)
     else:

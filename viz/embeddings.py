@@ -6,16 +6,17 @@ not be the nearest in the picture.
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from matplotlib.transforms import Bbox
 
 from autotx.types import ArrayLike
 from autotx.viz import style
+from autotx.viz.backend import matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_NAMES = 250  # the words to name if none is marked: there is no space for more
 
@@ -48,7 +49,7 @@ def nearest(table: np.ndarray, row: int, n: int) -> tuple[np.ndarray, np.ndarray
 def embeddings(
     table: ArrayLike, words: Sequence[str], mark: Sequence[str] = (), n: int = 4,
     title: str = "Embeddings in two dimensions (PCA)", dark: bool = False,
-) -> tuple[Figure, Axes]:  # fmt: skip
+) -> "tuple[Figure, Axes]":  # fmt: skip
     """Draw the rows of a table as points, and lines from the marked words to their nearest words.
 
     table: array or Tensor (V, C). words: V str, the names of the rows. mark: words to show with their n nearest by
@@ -84,10 +85,11 @@ def embeddings(
 
 def _legend(figure, look):
     """Draw the legend of the points and lines."""
+    line = matplotlib().lines.Line2D
     kinds = [
-        Line2D([], [], marker="o", color=look.lines[0], linestyle="", markersize=7, label="asked for"),
-        Line2D([], [], marker="o", color=look.lines[0], markersize=4, label="its nearest by cosine, in all channels"),
-        Line2D([], [], marker="o", color=look.hatch, linestyle="", markersize=3, label="others"),
+        line([], [], marker="o", color=look.lines[0], linestyle="", markersize=7, label="asked for"),
+        line([], [], marker="o", color=look.lines[0], markersize=4, label="its nearest by cosine, in all channels"),
+        line([], [], marker="o", color=look.hatch, linestyle="", markersize=3, label="others"),
     ]
     figure.legend(handles=kinds, loc="outside lower right", ncols=3, fontsize=8)
 
@@ -117,10 +119,12 @@ def _name(figure, axes, named, look):
     there is none, at the first that is free of names and points, or not at all."""
     figure.draw_without_rendering()  # now the axes have their final size
     inside = axes.get_window_extent()
-    taken = [Bbox.from_bounds(*(axes.transData.transform(at) - 3), width=6, height=6) for _, at, _ in named.values()]
+    mpl = matplotlib()
+    corners = [axes.transData.transform(at) - 3 for _, at, _ in named.values()]
+    taken = [mpl.transforms.Bbox.from_bounds(*corner, width=6, height=6) for corner in corners]
     lines = [line.get_path().transformed(axes.transData) for line in axes.lines]
     passes = (True, False) if lines else (True,)
-    halo = [withStroke(linewidth=2.5, foreground=look.paper)]  # keeps text legible in front of a line
+    halo = [mpl.patheffects.withStroke(linewidth=2.5, foreground=look.paper)]  # keeps text legible in front of a line
     for word, place, colour in named.values():
         for clear, distance, (x, y, across, along) in itertools.product(passes, (6, 14), _AROUND):
             at = {"xytext": (distance * x, distance * y), "textcoords": "offset points", "ha": across, "va": along}

@@ -1,16 +1,19 @@
 """Tables of position embeddings as heat maps, with the cosine similarity of every two positions."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from autotx.types import ArrayLike
 from autotx.viz import style
+from autotx.viz.backend import matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def positions(tables: Mapping[str, ArrayLike] | ArrayLike, dark: bool = False) -> tuple[Figure, np.ndarray]:
+def positions(tables: Mapping[str, ArrayLike] | ArrayLike, dark: bool = False) -> "tuple[Figure, np.ndarray]":
     """Draw a row per table: its values at the left, the cosine of every two positions at the right.
 
     tables: dict of name -> array or Tensor (T, C), such as {"learned": model.wpe.weight}, or one table.
@@ -32,9 +35,10 @@ def positions(tables: Mapping[str, ArrayLike] | ArrayLike, dark: bool = False) -
 
 
 def _map(figure, axes, values, look, most, name):
-    image = axes.imshow(values, cmap=look.diverging, vmin=-most, vmax=most, aspect="auto")  # many rows share a pixel
+    shades = {"cmap": style.blend(look.diverging), "vmin": -most, "vmax": most}
+    image = axes.imshow(values, **shades, aspect="auto")  # many rows share a pixel
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.set_major_locator(matplotlib().ticker.MaxNLocator(integer=True, min_n_ticks=1))
     bar = figure.colorbar(image, ax=axes, shrink=0.92, pad=0.02)
     bar.set_label(name)
     bar.outline.set_visible(False)

@@ -14,16 +14,18 @@ The records can be stored as JSON and drawn later.
 
 import contextlib
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from autotx.nn import Module
 from autotx.tensor import Tensor
 from autotx.viz import style
+from autotx.viz.backend import matplotlib
 from autotx.viz.modules import wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_LAYERS = 160  # more rows would not be legible
 
@@ -81,7 +83,7 @@ def _size(arrays):
 
 
 def layer_statistics(records: list[dict], title: str = "Activations and gradients of every layer",
-                     dark: bool = False) -> tuple[Figure, np.ndarray]:  # fmt: skip
+                     dark: bool = False) -> "tuple[Figure, np.ndarray]":  # fmt: skip
     """Draw the records of LayerStatistics for activations and gradients: a row per layer, a column per record.
 
     The background colour is the median of all layers and steps; blue is smaller, orange larger, on a log scale. Exact
@@ -106,7 +108,7 @@ def layer_statistics(records: list[dict], title: str = "Activations and gradient
         axes[0].set_title("Activations: size of what the layer returns")
         axes[1].set_title("Gradients: size of the parameters' gradient")
         figure.suptitle(style.label(title, 90, plain=True), x=0.01, ha="left")
-        handles = [Patch(**_hatch(k, look), label=k) for k in _HATCHES if k in shown]
+        handles = [matplotlib().patches.Patch(**_hatch(k, look), label=k) for k in _HATCHES if k in shown]
         figure.legend(handles=handles, loc="outside lower right", ncols=3, fontsize=8)
     return figure, axes
 
@@ -124,7 +126,7 @@ def _heat(figure, axes, table, absent, steps, look):
     logs = np.log10(np.where(usable, table, 1))
     middle = float(np.median(logs[usable])) if usable.any() else 0.0
     reach = max(1.0, float(np.abs(logs[usable] - middle).max())) if usable.any() else 1.0
-    settings = {"cmap": look.diverging, "vmin": middle - reach, "vmax": middle + reach}
+    settings = {"cmap": style.blend(look.diverging), "vmin": middle - reach, "vmax": middle + reach}
     image = axes.imshow(np.ma.masked_where(~usable, logs), **settings, aspect="auto", interpolation="nearest")
     hatched = dict(zip(_HATCHES, (table == 0, ~np.isfinite(table) & ~absent, absent)))
     for kind, cells in hatched.items():
@@ -134,8 +136,9 @@ def _heat(figure, axes, table, absent, steps, look):
     axes.set_xlabel("step")
     axes.tick_params(length=2)
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.9, aspect=40)
-    bar.locator = MultipleLocator(max(1, round(reach / 3)))
-    bar.formatter = FuncFormatter(lambda x, _: f"{10**x:g}")
+    ticker = matplotlib().ticker
+    bar.locator = ticker.MultipleLocator(max(1, round(reach / 3)))
+    bar.formatter = ticker.FuncFormatter(lambda x, _: f"{10**x:g}")
     bar.set_label("root mean square")
     bar.outline.set_visible(False)
     return {kind for kind, cells in hatched.items() if cells.any()}

@@ -9,14 +9,17 @@
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from autotx.viz import style
 from autotx.viz.labels import op_title, seconds
 from autotx.viz.trace import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def op_times(records: Sequence[Record]) -> list[tuple]:
@@ -35,7 +38,7 @@ def op_times(records: Sequence[Record]) -> list[tuple]:
 def step_times(
     records: Sequence[Record], steps: int = 1, most: int = 14, title: str = "Where the time of a step goes",
     dark: bool = False,
-) -> tuple[Figure, Axes]:  # fmt: skip
+) -> "tuple[Figure, Axes]":  # fmt: skip
     """Draw a bar per op: its forward time, then its backward time. Returns (Figure, Axes).
 
     records: the records of `viz.record`; steps: the number of recorded steps, whose mean is drawn. At most `most` bars:

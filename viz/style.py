@@ -9,18 +9,18 @@ import functools
 import io
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib import font_manager
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import PolyCollection
-from matplotlib.colors import Colormap, LinearSegmentedColormap
-from matplotlib.figure import Figure
 
 from autotx.files import write_atomically
 from autotx.types import ArrayLike, PathLike
+from autotx.viz.backend import matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
 
 TYPES = (".png", ".svg", ".pdf")
 DPI = 120
@@ -36,12 +36,8 @@ class Look(NamedTuple):
     hatch: str  # the lines on these areas
     accent: str  # emphasis
     lines: tuple  # distinguishable for colour-blind readers: after Okabe and Ito, 2008
-    sequential: Colormap  # from paper (zero) to strong
-    diverging: Colormap  # blue, paper, orange: below, at, above the middle
-
-
-def _blend(name, *colours):
-    return LinearSegmentedColormap.from_list(name, colours)
+    sequential: tuple  # for `blend`: from paper (zero) to strong
+    diverging: tuple  # for `blend`: blue, paper, orange: below, at, above the middle
 
 
 LIGHT = Look(
@@ -52,8 +48,8 @@ LIGHT = Look(
     hatch="#a9aeb5",
     accent="#c2410c",
     lines=("#0072b2", "#d55e00", "#009e73", "#a8558a", "#4aa8dd", "#c98a00", "#5a5a5a"),
-    sequential=_blend("autotx", "#ffffff", "#b9d7ee", "#4a93cc", "#0b4f8a", "#06264a"),
-    diverging=_blend("autotx2", "#0b4f8a", "#5fa3d6", "#ffffff", "#f0a15a", "#a63d00"),
+    sequential=("#ffffff", "#b9d7ee", "#4a93cc", "#0b4f8a", "#06264a"),
+    diverging=("#0b4f8a", "#5fa3d6", "#ffffff", "#f0a15a", "#a63d00"),
 )
 DARK = Look(
     paper="#15181d",
@@ -63,8 +59,8 @@ DARK = Look(
     hatch="#5c646e",
     accent="#ffa657",
     lines=("#56b4e9", "#f28e2b", "#2fc49a", "#e08fc0", "#9fc9ff", "#f0d34a", "#a8adb4"),
-    sequential=_blend("autotx dark", "#15181d", "#173f63", "#2b7fb8", "#7cc4f5", "#f2faff"),
-    diverging=_blend("autotx2 dark", "#8accf7", "#2b7fb8", "#15181d", "#c46a1a", "#ffb870"),
+    sequential=("#15181d", "#173f63", "#2b7fb8", "#7cc4f5", "#f2faff"),
+    diverging=("#8accf7", "#2b7fb8", "#15181d", "#c46a1a", "#ffb870"),
 )
 
 
@@ -72,18 +68,24 @@ DARK = Look(
 def look(dark: bool = False):
     """`with look(dark) as look:` sets Matplotlib's settings to this look inside."""
     chosen = DARK if dark else LIGHT
-    with mpl.rc_context(_settings(chosen)):
+    with matplotlib().rc_context(_settings(chosen)):
         yield chosen
 
 
-def figure(width: float, height: float, **settings: Any) -> Figure:
+def blend(colours: tuple) -> "Colormap":
+    """The colour map that goes through these colours."""
+    return matplotlib().colors.LinearSegmentedColormap.from_list("autotx", colours)
+
+
+def figure(width: float, height: float, **settings: Any) -> "Figure":
     """An empty Figure, drawn in memory. width, height: in inches."""
-    made = Figure(figsize=(width, height), **settings)
-    FigureCanvasAgg(made)
+    mpl = matplotlib()
+    made = mpl.figure.Figure(figsize=(width, height), **settings)
+    mpl.backends.backend_agg.FigureCanvasAgg(made)
     return made
 
 
-def cells(area: np.ndarray, **settings: Any) -> PolyCollection:
+def cells(area: np.ndarray, **settings: Any) -> "PolyCollection":
     """Boxes over the cells of an image where `area`, booleans (rows, columns), is True; adjacent cells of a row share a
     box. settings: the settings of a PolyCollection, such as its hatch."""
     boxes = []
@@ -91,7 +93,7 @@ def cells(area: np.ndarray, **settings: Any) -> PolyCollection:
         edges = np.flatnonzero(np.diff(np.concatenate([[0], row, [0]])))
         for a, b in zip(edges[::2] - 0.5, edges[1::2] - 0.5):
             boxes.append([(a, y - 0.5), (b, y - 0.5), (b, y + 0.5), (a, y + 0.5)])
-    return PolyCollection(boxes, **settings)
+    return matplotlib().collections.PolyCollection(boxes, **settings)
 
 
 def checked_path(path: PathLike, types: tuple[str, ...] | None = TYPES) -> Path:
@@ -110,12 +112,12 @@ def checked_path(path: PathLike, types: tuple[str, ...] | None = TYPES) -> Path:
     return path
 
 
-def save(picture: Figure, path: PathLike, dpi: int = DPI) -> None:
+def save(picture: "Figure", path: PathLike, dpi: int = DPI) -> None:
     """Write a Figure to a .png, .svg or .pdf file, atomically. Errors: as for `checked_path`, and OSError."""
     path = checked_path(path)
     kind, content = path.suffix.lower()[1:], io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)  # equal pictures give equal files
-    with mpl.rc_context({"svg.hashsalt": "autotx"}):
+    with matplotlib().rc_context({"svg.hashsalt": "autotx"}):
         picture.savefig(content, format=kind, dpi=dpi, metadata=metadata)
     write_atomically(path, content.getvalue())
 
@@ -159,9 +161,10 @@ _FAMILIES = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC
 @functools.cache
 def _fonts():
     """The names of the installed fonts of _FAMILIES, and the fonts."""
-    there = set(font_manager.get_font_names())
+    manager = matplotlib().font_manager
+    there = set(manager.get_font_names())
     names = [name for name in _FAMILIES if name in there]
-    return names, [font_manager.get_font(font_manager.findfont(name)) for name in names]
+    return names, [manager.get_font(manager.findfont(name)) for name in names]
 
 
 def _settings(chosen):

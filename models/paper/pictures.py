@@ -8,17 +8,14 @@ import functools
 import io
 import re
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from autotx import no_grad
 from autotx.models.paper import timing, trained
 from autotx.models.paper.constants import PE, W_K, W_Q, WEIGHTS, X
 from autotx.models.paper.networks import xor_by_relu, xor_by_sigmoid
 from autotx.models.paper.steps import attention_weights, causal, linear, position_encoding, tensor
+from autotx.viz.backend import matplotlib
 
 BLUE, ORANGE, GREEN, RED = "#4c8ed9", "#e08a3c", "#4fae72", "#d9574f"
 INK = "#123456"  # a placeholder, which as_svg replaces by the colour of the page's text
@@ -32,7 +29,7 @@ def drawn(draw):
 
     @functools.wraps(draw)
     def styled():
-        with mpl.rc_context(STYLE):
+        with matplotlib().rc_context(STYLE):
             return draw()
 
     return styled
@@ -40,15 +37,16 @@ def drawn(draw):
 
 def _figure(columns, width=9.0, height=3.4):
     """A Figure with axes side by side, and a list of these axes."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
+    mpl = matplotlib()
+    figure = mpl.figure.Figure(figsize=(width, height), layout="constrained")
+    mpl.backends.backend_svg.FigureCanvasSVG(figure)
     return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
 
 
 def as_svg(figure):
     """The Figure as an <svg> element, a str."""
     buffer = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "autotx"}):
+    with matplotlib().rc_context({"svg.fonttype": "path", "svg.hashsalt": "autotx"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue().decode()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
@@ -192,7 +190,7 @@ def complexity():
         axes.set(title=sweep.title, xlabel=sweep.letter)
         axes.set_xticks(sweep.sizes, [str(s) for s in sweep.sizes])
         axes.minorticks_off()
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_locator(matplotlib().ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, loc="upper left")
