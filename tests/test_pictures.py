@@ -24,7 +24,7 @@ from autotx.models.train import train
 from autotx.models.transformer import PAD, START, Transformer, TransformerConfig
 from autotx.viz import style
 from autotx.viz.attention import LARGEST, AttentionMap, _Plan, most_tokens
-from autotx.viz.curves import _running_mean
+from autotx.viz.curves import _running_mean, loss_curve
 from autotx.viz.embeddings import nearest, pca
 from autotx.viz.steps import op_times
 
@@ -466,6 +466,25 @@ def test_labels_are_fit_to_be_drawn():
     assert style.label("\U0010ffff" * 5) == "U+10FFFF…"
     assert style.label("$" * 14) == r"\$" * 14
     assert style.label("a/long/path/to/a/run", ending=True) == "…path/to/a/run"
+
+
+def test_a_title_may_hold_any_characters(tmp_path):
+    """Also those that would be a broken formula: titles hold names of folders and texts of users."""
+    title, eye = r"q$_$ \x %", np.eye(3)
+    with viz.record() as recorded:
+        Tensor([1.0]).exp()
+    drawn = [
+        viz.curves({"run": records(3)}, title)[0],
+        loss_curve([], title),
+        viz.embeddings(eye, list("abc"), title=title)[0],
+        viz.attention({"block": eye[None]}, list("abc"), title=title)[0],
+        viz.layer_statistics([{"step": 0, "activations": {"a": 1.0}, "gradients": {}}], title)[0],
+        viz.step_times(recorded.records, title=title)[0],
+        viz.positions({title: eye})[0],
+    ]
+    for figure in drawn:
+        viz.save(figure, tmp_path / "a.svg")
+        assert r"q\$_\$ \x %" in "\n".join(text.get_text() for text in figure.findobj(Text))
 
 
 @pytest.mark.parametrize("look", [style.LIGHT, style.DARK])

@@ -54,7 +54,7 @@ def loss_curve(records: list[dict], title: str = "Loss") -> "Figure":
     if not records:
         with style.look():
             figure = style.figure(9.6, 4.2)
-            figure.add_subplot().set(title=title, xlabel="step", ylabel=_LABELS["loss"])
+            figure.add_subplot().set(title=style.label(title, 90, plain=True), xlabel="step", ylabel=_LABELS["loss"])
         return figure
     return curves({"training": records}, title)[0]
 

@@ -74,7 +74,7 @@ def embeddings(
             named = dict.fromkeys(range(min(len(words), MOST_NAMES)))
         for i, share, name in ((0, shares[0], "x"), (1, shares[1], "y")):
             axes.set(**{f"{name}label": f"direction {i + 1}: {share:.0%} of the variance"})
-        axes.set_title(title)
+        axes.set_title(style.label(title, 90, plain=True))
         axes.margins(0.08)
         axes.grid(True)
         if len(mark):
