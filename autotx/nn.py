@@ -248,7 +248,9 @@ class Dropout(Module):
         self.p = checked_probability("Dropout", "p", p)
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
-        return x if rng is None or self.p == 0 else functional.dropout(x, self.p, rng)
+        if rng is None or self.p == 0:
+            return x if isinstance(x, Tensor) else Tensor(x)
+        return functional.dropout(x, self.p, rng)
 
 
 class MultiHeadAttention(Module):
@@ -297,9 +299,13 @@ class Sequential(Module):
     """Layers one after another: x goes through each. An rng is handed to every layer.
 
     model[0] is a layer, model[1:3] a Sequential of those layers themselves; len(model), `for layer in model`.
+    TypeError: a layer is not a Module.
     """
 
     def __init__(self, *layers: Module):
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Module):
+                raise TypeError(f"Sequential: layer {i} is {_described(layer)}")
         self.layers = list(layers)
 
     def __getitem__(self, index: Any) -> Any:
@@ -312,6 +318,16 @@ class Sequential(Module):
         for layer in self.layers:
             x = layer(x) if rng is None else layer(x, rng=rng)
         return x
+
+
+def _described(layer):
+    """What was given for a layer, and what to give."""
+    name = getattr(layer, "__name__", type(layer).__name__)
+    if isinstance(layer, type) and issubclass(layer, Module):
+        return f"the class {name}; make a layer of it, such as {name}(...)"
+    if isinstance(layer, list | tuple):
+        return f"a {name}; give the layers one by one, Sequential(*layers)"
+    return f"{'the function ' if callable(layer) else 'of type '}{name}; give Modules, such as nn.ReLU()"
 
 
 class ReLU(Module):

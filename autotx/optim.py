@@ -62,9 +62,7 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient. The gradients stay; `zero_grad` removes them."""
         moving = [i for i, p in enumerate(self.params) if p.grad is not None]
-        for p in (self.params[i] for i in moving):  # a kernel reads p.size numbers of the gradient
-            if p.grad.shape != p.shape:
-                raise ValueError(f"optimizer: a gradient of shape {p.grad.shape} for a parameter of {p.shape}")
+        _check_gradients("optimizer", self.params)
         self.steps[moving] += 1
         for rate in dict.fromkeys(self.rates[i] for i in moving):
             part = [i for i in moving if self.rates[i] == rate]
@@ -218,11 +216,12 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients, in place, so that their total norm is at most max_norm. Returns the norm before, a float.
 
     The norm is that of one vector of all gradients. ValueError: a gradient has a NaN or an Inf; the error names its
-    parameter, and nothing is changed. Source: Pascanu et al., 2013.
+    parameter, and nothing is changed; or it is not an array of its parameter's shape. Source: Pascanu et al., 2013.
     """
     if not max_norm > 0:
         raise ValueError(f"clip_grad_norm: max_norm is {max_norm}; give a number above 0 (infinity only measures)")
     params = [params] if isinstance(params, Tensor) else list(params)
+    _check_gradients("clip_grad_norm", params)
     grads = [p.grad for p in params if p.grad is not None]
     norm = math.sqrt(kernels.parameters.sum_of_squares(grads))
     if not math.isfinite(norm):
@@ -230,6 +229,15 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
     if norm > max_norm:
         kernels.parameters.scale(grads, max_norm / norm)
     return norm
+
+
+def _check_gradients(who, params):
+    """ValueError for a gradient that is not an array of its parameter's shape: kernels read p.size numbers of it."""
+    for p in params:
+        if p.grad is not None and (not isinstance(p.grad, np.ndarray) or p.grad.shape != p.shape):
+            given = f"a {type(p.grad).__name__} of shape {np.shape(p.grad)}"
+            cure = "set it to None or to an array of that shape"
+            raise ValueError(f"{who}: the gradient of a parameter of shape {p.shape} is {given}; {cure}")
 
 
 def _culprit(params):

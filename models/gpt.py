@@ -51,12 +51,24 @@ class GPTConfig:
             raise ValueError(f"GPTConfig: dropout is {self.dropout}; give a probability from 0 to below 1")
 
 
+def _draw_weights(module: nn.Module, config: GPTConfig, rng: Rng) -> None:
+    """Matrices and tables: normal, standard deviation 0.02. Biases stay zero and layer norms one. rng: None draws none.
+
+    The 2 L projections whose results are added to x get 0.02 / sqrt(2 L); otherwise the sum grows with the depth.
+    """
+    for name, p in module.named_parameters():
+        if rng is not None and p.ndim == 2:
+            residual = name.endswith("proj.weight")
+            p.data = init.normal(p.shape, rng, std=0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02)
+
+
 class FeedForward(nn.Module):
     """C -> 4 C -> C with a GELU between, for every token separately. x and result: (B, T, C)."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: GPTConfig, *, rng: Rng):
         self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, config.bias, rng=None)
         self.proj = nn.Linear(4 * config.n_embd, config.n_embd, config.bias, rng=None)
+        _draw_weights(self, config, rng)
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
         return self.proj(autotx.gelu(self.fc(x), approximate="tanh"))
@@ -69,11 +81,12 @@ class Block(nn.Module):
     reaches every block through the additions alone, however many blocks there are.
     """
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: GPTConfig, *, rng: Rng):
         self.ln_1 = nn.LayerNorm(config.n_embd, config.bias)
         self.attn = nn.MultiHeadAttention(config.n_embd, config.n_head, config.dropout, config.bias, rng=None)
+        _draw_weights(self.attn, config, rng)
         self.ln_2 = nn.LayerNorm(config.n_embd, config.bias)
-        self.mlp = FeedForward(config)
+        self.mlp = FeedForward(config, rng=rng)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
@@ -91,21 +104,10 @@ class GPT(LanguageModel, nn.Module):
         self.config: GPTConfig = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, rng=None)
         self.wpe = nn.Embedding(config.block_size, config.n_embd, rng=None)
+        _draw_weights(self, config, rng)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = [Block(config) for _ in range(config.n_layer)]
+        self.blocks = [Block(config, rng=rng) for _ in range(config.n_layer)]
         self.ln_f = nn.LayerNorm(config.n_embd, config.bias)
-        if rng is not None:
-            self._draw_weights(rng)
-
-    def _draw_weights(self, rng):
-        """Matrices and tables: normal, standard deviation 0.02. Biases stay zero and layer norms one.
-
-        The 2 L projections whose results are added to x get 0.02 / sqrt(2 L); otherwise the sum grows with the depth.
-        """
-        for name, p in self.named_parameters():
-            if p.ndim == 2:
-                residual = name.endswith("proj.weight")
-                p.data = init.normal(p.shape, rng, std=0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02)
 
     def forward(self, ids: ArrayLike, targets: ArrayLike | None = None, rng: Rng = None) -> tuple[Tensor, Any]:
         """Scores for the next token at every position, and the loss.

@@ -16,7 +16,7 @@ Source: Vaswani et al., 2017, "Attention Is All You Need"; the whitepaper's enco
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -71,12 +71,31 @@ def sinusoidal_positions(length: int, dim: int) -> np.ndarray:
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, dim).astype(np.float32)
 
 
+LayerT = TypeVar("LayerT", bound=nn.Module)
+
+
+def _drawn(layer: LayerT, rng: Rng) -> LayerT:
+    """The layer, its matrices drawn by Xavier's uniform. Biases stay zero; so does all without an rng, to be loaded."""
+    for p in layer.parameters():
+        if rng is not None and p.ndim == 2:
+            p.data = init.xavier_uniform(p.shape, rng)
+    return layer
+
+
+def _table(V: int, C: int, rng: Rng) -> nn.Embedding:
+    """A table of vectors, normal with standard deviation C^-0.5, since `_embed` multiplies by sqrt(C)."""
+    table = nn.Embedding(V, C, rng=None)
+    if rng is not None:
+        table.weight.data = init.normal((V, C), rng, std=C**-0.5)
+    return table
+
+
 class FeedForward(nn.Module):
     """max(0, x W_1 + b_1) W_2 + b_2 with 4 C channels between, for every token separately. x and result: (B, T, C)."""
 
-    def __init__(self, config: TransformerConfig):
-        self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, rng=None)
-        self.proj = nn.Linear(4 * config.n_embd, config.n_embd, rng=None)
+    def __init__(self, config: TransformerConfig, *, rng: Rng):
+        self.fc = _drawn(nn.Linear(config.n_embd, 4 * config.n_embd, rng=None), rng)
+        self.proj = _drawn(nn.Linear(4 * config.n_embd, config.n_embd, rng=None), rng)
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
         return self.proj(autotx.relu(self.fc(x)))
@@ -100,11 +119,11 @@ class Block(nn.Module):
 class EncoderBlock(Block):
     """Attention of every source token to all source tokens, then a feed-forward net. x and result: (B, S, C)."""
 
-    def __init__(self, config):
+    def __init__(self, config: TransformerConfig, *, rng: Rng):
         super().__init__(config)
-        self.attn = nn.MultiHeadAttention(config.n_embd, config.n_head, rng=None)
+        self.attn = _drawn(nn.MultiHeadAttention(config.n_embd, config.n_head, rng=None), rng)
         self.ln_1 = nn.LayerNorm(config.n_embd)
-        self.mlp = FeedForward(config)
+        self.mlp = FeedForward(config, rng=rng)
         self.ln_2 = nn.LayerNorm(config.n_embd)
 
     def forward(self, x: Array, mask: Mask, rng: Rng = None) -> Tensor:
@@ -118,13 +137,13 @@ class DecoderBlock(Block):
     x and result: (B, T, C).
     """
 
-    def __init__(self, config):
+    def __init__(self, config: TransformerConfig, *, rng: Rng):
         super().__init__(config)
-        self.attn = nn.MultiHeadAttention(config.n_embd, config.n_head, rng=None)
+        self.attn = _drawn(nn.MultiHeadAttention(config.n_embd, config.n_head, rng=None), rng)
         self.ln_1 = nn.LayerNorm(config.n_embd)
-        self.cross = nn.MultiHeadAttention(config.n_embd, config.n_head, rng=None)
+        self.cross = _drawn(nn.MultiHeadAttention(config.n_embd, config.n_head, rng=None), rng)
         self.ln_2 = nn.LayerNorm(config.n_embd)
-        self.mlp = FeedForward(config)
+        self.mlp = FeedForward(config, rng=rng)
         self.ln_3 = nn.LayerNorm(config.n_embd)
 
     def forward(self, x: Array, memory: Array, target_mask: Mask, source_mask: Mask, rng: Rng = None) -> Tensor:
@@ -142,27 +161,15 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig, rng: Rng):
         self.config = config
         V, C = config.vocab_size, config.n_embd
-        self.wte = nn.Embedding(V, C, rng=None)
-        self.target_wte = self.wte if config.tied else nn.Embedding(V, C, rng=None)
-        self.out = self.wte if config.tied else nn.Linear(C, V, bias=False, rng=None)
+        self.wte = _table(V, C, rng)
+        self.target_wte = self.wte if config.tied else _table(V, C, rng)
+        self.out = self.wte if config.tied else _drawn(nn.Linear(C, V, bias=False, rng=None), rng)
         self.dropout = nn.Dropout(config.dropout)
-        self.encoder = [EncoderBlock(config) for _ in range(config.n_layer)]
-        self.decoder = [DecoderBlock(config) for _ in range(config.n_layer)]
+        self.encoder = [EncoderBlock(config, rng=rng) for _ in range(config.n_layer)]
+        self.decoder = [DecoderBlock(config, rng=rng) for _ in range(config.n_layer)]
         # With pre_norm no norm follows the last sum of a stack, so each stack ends with one.
         self.encoder_norm, self.decoder_norm = (nn.LayerNorm(C) if config.pre_norm else None for _ in range(2))
         self.positions = sinusoidal_positions(config.block_size, C)
-        if rng is not None:
-            self._draw_weights(rng)
-
-    def _draw_weights(self, rng):
-        """Matrices: Xavier's uniform. Tables: normal with standard deviation C^-0.5, since `_embed` multiplies by
-        sqrt(C). Biases stay 0 and norms 1."""
-        for name, p in self.named_parameters():
-            if p.ndim == 2:
-                if name.endswith("wte.weight"):
-                    p.data = init.normal(p.shape, rng, std=self.config.n_embd**-0.5)
-                else:
-                    p.data = init.xavier_uniform(p.shape, rng)
 
     def forward(self, source: ArrayLike, target: ArrayLike, rng: Rng = None) -> Tensor:
         """Scores for the token that follows each target token, given the source and the target up to that token.

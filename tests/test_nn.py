@@ -1,11 +1,13 @@
 """Layers against plain NumPy, finite differences and PyTorch; how a Module finds, saves and loads its parameters."""
 
+import inspect
+
 import numpy as np
 import pytest
 
 import autotx
 from autotx import Tensor, gradcheck, init, nn, optim
-from autotx.models import MLP
+from autotx.models import MLP, classifier, gpt, transformer, word2vec
 
 
 class Net(nn.Module):
@@ -132,6 +134,72 @@ def test_dropout_happens_exactly_when_an_rng_is_given(rng):
     assert (net(z, rng=np.random.default_rng(1)).data == 0).any()
 
 
+@pytest.mark.parametrize("given", [np.ones((2, 3)), [[1.0, 2.0]]])
+def test_dropout_without_an_rng_returns_a_tensor_as_every_layer_does(given):
+    y = nn.Dropout(0.5)(given)
+    assert isinstance(y, Tensor)
+    assert np.array_equal(y.data, given)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([nn.Tanh(), nn.ReLU], "layer 1 is the class ReLU; make a layer of it, such as ReLU(...)"),
+        ([[nn.ReLU(), nn.Tanh()]], "layer 0 is a list; give the layers one by one, Sequential(*layers)"),
+        ([autotx.relu], "layer 0 is the function relu; give Modules, such as nn.ReLU()"),
+        ([3], "layer 0 is of type int; give Modules, such as nn.ReLU()"),
+    ],
+)
+def test_sequential_refuses_what_is_no_layer_when_it_is_built(layers, message):
+    with pytest.raises(TypeError) as error:
+        nn.Sequential(*layers)
+    assert str(error.value) == f"Sequential: {message}"
+
+
+SMALL = {  # every Module with weights: how one is made, for a rng
+    "Linear": lambda rng: nn.Linear(2, 3, rng=rng),
+    "Embedding": lambda rng: nn.Embedding(2, 3, rng=rng),
+    "MultiHeadAttention": lambda rng: nn.MultiHeadAttention(4, 2, rng=rng),
+    "MLP": lambda rng: MLP((2, 3, 1), rng=rng),
+    "Classifier": lambda rng: classifier.Classifier(gpt.GPT(GPT_SHAPE, rng), 2, rng),
+    "SkipGram": lambda rng: word2vec.SkipGram(3, 2, rng=rng),
+    "gpt.FeedForward": lambda rng: gpt.FeedForward(GPT_SHAPE, rng=rng),
+    "gpt.Block": lambda rng: gpt.Block(GPT_SHAPE, rng=rng),
+    "GPT": lambda rng: gpt.GPT(GPT_SHAPE, rng=rng),
+    "transformer.FeedForward": lambda rng: transformer.FeedForward(PAIR_SHAPE, rng=rng),
+    "EncoderBlock": lambda rng: transformer.EncoderBlock(PAIR_SHAPE, rng=rng),
+    "DecoderBlock": lambda rng: transformer.DecoderBlock(PAIR_SHAPE, rng=rng),
+    "Transformer": lambda rng: transformer.Transformer(PAIR_SHAPE, rng=rng),
+}
+GPT_SHAPE = gpt.GPTConfig(block_size=4, vocab_size=5, n_layer=1, n_head=2, n_embd=4)
+PAIR_SHAPE = transformer.TransformerConfig(vocab_size=7, block_size=4, n_layer=1, n_head=2, n_embd=4, tied=False)
+BEGINS_AT_ZERO = {"contexts.weight"}  # as in Mikolov's program
+
+
+@pytest.mark.parametrize("make", SMALL.values(), ids=SMALL)
+def test_no_weights_are_left_at_zero_because_the_rng_was_left_out(make, rng):
+    model = make(rng)
+    needs = inspect.signature(type(model)).parameters["rng"]
+    assert needs.default is needs.empty
+    zero = [name for name, p in model.named_parameters() if p.ndim > 1 and not p.data.any()]
+    assert set(zero) <= BEGINS_AT_ZERO
+
+
+def test_every_module_with_weights_is_tried_above(rng):
+    tried = {type(make(rng)) for make in SMALL.values()}
+    found = [c for door in (nn, gpt, transformer, classifier, word2vec) for c in vars(door).values()]
+    modules = {
+        c for c in found if isinstance(c, type) and issubclass(c, nn.Module) and c.__init__ is not object.__init__
+    }
+    assert {c.__name__ for c in modules - tried} == {"LayerNorm", "Dropout", "Sequential", "GELU", "Block"}
+
+
+def test_an_encoder_block_of_ones_own_model_is_not_the_identity(rng):
+    block, x = transformer.EncoderBlock(PAIR_SHAPE, rng=rng), rng.standard_normal((1, 3, 4)).astype(np.float32)
+    norm = nn.LayerNorm(4)
+    assert not np.allclose(block(x, None).data, norm(norm(x)).data, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("layer", "function"),
     [
@@ -200,6 +268,34 @@ def test_self_attention_full_causal_and_masked(attention, rng):
     real = np.array([[True] * 5, [True, True, False, True, False]])
     expected = attention_by_hand(attention, x, x, lambda b, t: np.flatnonzero(real[b]))
     np.testing.assert_allclose(attention(x, mask=real[:, None, None, :]).data, expected, **near)
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        (
+            np.tri(5),
+            ValueError,
+            "a mask of floats is added to the scores, and this one has only 0 and 1; give mask != 0",
+        ),
+        (np.ones((5, 5), np.float32), ValueError, "has only 0 and 1; give mask != 0, booleans"),
+        (np.tri(5, dtype=int), TypeError, "the mask has type int64; give mask != 0, booleans (True: may attend)"),
+    ],
+)
+def test_a_mask_of_0_and_1_is_not_added_to_the_scores(mask, error, message, attention, rng):
+    x = rng.standard_normal((2, 5, 8)).astype(np.float32)
+    with pytest.raises(error) as raised:
+        attention(x, mask=mask)
+    assert message in str(raised.value)
+    np.testing.assert_allclose(attention(x, mask=mask != 0).data, attention(x, causal=mask[0, 1] == 0).data, atol=1e-6)
+
+
+def test_masks_of_floats_that_are_added(attention, rng):
+    x = rng.standard_normal((2, 5, 8)).astype(np.float32)
+    added = np.where(np.tri(5) > 0, 0, -np.inf)
+    np.testing.assert_allclose(attention(x, mask=added).data, attention(x, causal=True).data, atol=1e-6)
+    np.testing.assert_array_equal(attention(x, mask=np.zeros((5, 5))).data, attention(x).data)
+    np.testing.assert_allclose(attention(x, mask=np.ones((5, 5)) * 0.5).data, attention(x).data, atol=1e-6)
 
 
 def test_cross_attention(attention, rng):

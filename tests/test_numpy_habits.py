@@ -94,6 +94,19 @@ def test_binary_cross_entropy_of_infinite_logits(dtype):
     assert x.grad.tolist() == [1, 0, 0, -1, 0.5, -0.5]
 
 
+@pytest.mark.parametrize("bad", [-1.0, 1.5, -1e-9, INF, math.nan])
+def test_targets_of_binary_cross_entropy_are_probabilities(bad):
+    x = leaf([0.5, 2.0])
+    name = "binary_cross_entropy_with_logits"
+    said = f"{name}: a target is {bad:g}; give probabilities, from 0 to 1"
+    for y in ([1.0, bad], Tensor([1.0, bad], dtype=np.float64)):
+        refused(ValueError, lambda y=y: autotx.binary_cross_entropy_with_logits(x, y), said)
+    refused(ValueError, lambda: autotx.binary_cross_entropy_with_logits(x, [1, -1]), "for labels -1 and 1 give (y + 1)")
+    labels = np.array([-1, 1])
+    loss = autotx.binary_cross_entropy_with_logits(x, (labels + 1) / 2)
+    assert loss.item() == pytest.approx((math.log1p(math.exp(0.5)) + math.log1p(math.exp(-2))) / 2, rel=1e-6)
+
+
 def test_a_number_is_an_array_of_one_element_along_its_axis_0():
     for name, value in {
         "sum": 2, "mean": 2, "max": 2, "min": 2, "prod": 2, "norm": 2, "logsumexp": 2, "std": 0, "var": 0, "softmax": 1,

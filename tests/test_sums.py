@@ -49,7 +49,7 @@ def _losses(x, y):
     parts += [autotx.cross_entropy(y, np.array(2))]
     parts += [autotx.nll_loss(x.log_softmax(), targets), autotx.nll_loss(x, targets, reduction="sum")]
     for reduction in ("mean", "none"):
-        parts += [autotx.binary_cross_entropy_with_logits(x, x * 0.5, reduction=reduction)]
+        parts += [autotx.binary_cross_entropy_with_logits(x, x.sigmoid(), reduction=reduction)]
     return [*parts, autotx.mse_loss(x, y.expand(3, 4), reduction="sum")]
 
 

@@ -113,12 +113,18 @@ def _checked(name, q, k, v, mask, dropout_p, rng):
 
 
 def _checked_mask(name, mask, scores):
-    """The mask as an array. TypeError: integers; ValueError: a shape that does not broadcast to the scores."""
+    """The mask as an array. TypeError: integers; ValueError: floats that are all 0 or 1, of which a mask that says who
+    may attend is made elsewhere, or a shape that does not broadcast to the scores."""
     if mask is None:
         return None
     mask = np.asarray(mask)
     if mask.dtype.kind not in "bf":
-        raise TypeError(f"{name}: the mask has type {mask.dtype}; give booleans (True: may attend) or floats (added)")
+        raise TypeError(f"{name}: the mask has type {mask.dtype}; give mask != 0, booleans (True: may attend)")
+    if mask.dtype.kind == "f" and mask.size and mask.max() == 1 and ((mask == 0) | (mask == 1)).all():
+        raise ValueError(
+            f"{name}: a mask of floats is added to the scores, and this one has only 0 and 1; give mask != 0, booleans "
+            "(True: may attend), or -inf where it is forbidden"
+        )
     try:
         fits = np.broadcast_shapes(mask.shape, scores) == scores
     except ValueError:

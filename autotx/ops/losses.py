@@ -152,6 +152,15 @@ def _check_pair(name, x, y, reduction):
         raise ValueError(f"{name}: no elements in shape {np.shape(x)}; there is no mean of nothing")
 
 
+def _check_answers(name, y):
+    """ValueError for a target below 0 or above 1, such as the labels -1 and 1: the loss would have no minimum."""
+    y = np.asarray(y)
+    wrong = y[~((y >= 0) & (y <= 1))]
+    if wrong.size:
+        cure = "; for labels -1 and 1 give (y + 1) / 2" if np.isin(y, (-1, 1)).all() else ""
+        raise ValueError(f"{name}: a target is {wrong[0]:g}; give probabilities, from 0 to 1{cure}")
+
+
 def _reduced(losses, counted, reduction):
     """The loss, and the factor of each position in it."""
     if reduction == "none":
@@ -179,8 +188,10 @@ def binary_cross_entropy_with_logits(x: Array, y: Array, /, reduction: Reduction
     With -ln s(x) = ln(1 + e^-x) and -ln(1 - s(x)) = x + ln(1 + e^-x):
     L = max(x, 0) - x y + ln(1 + e^-|x|), which cannot overflow.
     dx = g (s(x) - y) / n (P - y again, for two classes); dy = -g x / n; n elements in the mean, n = 1 for a sum.
+    ValueError: a target below 0 or above 1.
     """
     _check_pair("binary_cross_entropy_with_logits", x, y, reduction)
+    _check_answers("binary_cross_entropy_with_logits", y)
     x = as_floats(x)
     e = np.exp(-np.abs(x))
     with np.errstate(invalid="ignore"):

@@ -18,7 +18,7 @@ ATTENTION = "softmax(Q K^{T} / √d_{k}) V"
 
 def block_sizes(width):
     """Parameters of the attention and of the feed-forward net of a block of this width: two numbers."""
-    block = EncoderBlock(TransformerConfig(vocab_size=7, n_embd=width))
+    block = EncoderBlock(TransformerConfig(vocab_size=7, n_embd=width), rng=None)
     return block.attn.num_parameters(), block.mlp.num_parameters()
 
 
