@@ -111,7 +111,8 @@ def _binary_cross_entropy(x, y, reduction="mean"):
 class Row:
     """math: the op as mathematics; {x} and {y} stand for arguments, which may be numbers; other words in braces stand
     for settings. title: its name, where it differs from the function's. commutes: whether its arguments may be
-    exchanged. composed: a function that computes it from simpler ops. shapes, settings: the arguments of its example.
+    exchanged. composed: a function that computes it from simpler ops. shapes, settings: the arguments of its example,
+    whose numbers are 1 to 7, divided by `divisor`.
     keeps: "order" if the result has the elements of the argument in the same order, "elements" if the op only moves or
     selects them. looks_up: whether it takes rows of a table by their ids. sums_last: whether it sums over the last axis
     of its arguments. last: the (argument, axis) that the last axis of the result comes from; None: the last axis of the
@@ -123,6 +124,7 @@ class Row:
     composed: Callable | None = None
     shapes: tuple | None = None
     settings: dict = field(default_factory=dict)
+    divisor: int = 4
     keeps: str | None = None
     looks_up: bool = False
     sums_last: bool = False
@@ -186,6 +188,8 @@ ROWS = {
     "embedding": Row("W[ids]", shapes=((3, 2),), settings={"ids": _IDS}, looks_up=True),
     "softmax": Row("softmax", composed=_softmax),
     "log_softmax": Row("ln softmax", composed=_log_softmax),
+    **dict.fromkeys(("arcsin", "arccos", "arctanh"), Row(divisor=8)),
+    "arccosh": Row(divisor=1),
     "gelu": Row(composed=_gelu),
     "layer_norm": Row("γ (x − m) / σ + β", composed=_layer_norm, shapes=((2, 3), (3,), (3,))),
     "dropout": Row(settings={"p": 0.5, "rng": np.random.default_rng(0)}),
@@ -201,7 +205,7 @@ ROWS = {
     "nll_loss": Row("−ln P[target]", shapes=((3, 4),), settings={"targets": _IDS}),
     "mse_loss": Row("mean (x − y)²", composed=_mse_loss),
     "binary_cross_entropy_with_logits": Row(
-        "ln(1 + eˣ) − x y", "binary cross entropy", composed=_binary_cross_entropy
+        "ln(1 + eˣ) − x y", "binary cross entropy", composed=_binary_cross_entropy, divisor=8
     ),
 }  # fmt: skip
 _NO_ROW = Row()
@@ -215,8 +219,8 @@ def row(op: str | None) -> Row:
 
 
 def example(name: str) -> tuple[Tensor, np.ndarray]:
-    """An example of an op: its result on multiples of 1/4, all positive so that logarithms and roots exist, and a
-    random gradient of the result, of the same shape. name: a key of OPS."""
+    """An example of an op: its result on multiples of 1/4 (or 1/8), all positive so that logarithms and roots exist,
+    and a random gradient of the result, of the same shape. name: a key of OPS."""
     op, known = OPS[name].op, row(name)
     parameters = inspect.signature(op).parameters.values()
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
@@ -224,7 +228,7 @@ def example(name: str) -> tuple[Tensor, np.ndarray]:
     names = names or [f"x{i + 1}" for i in range(len(shapes))]
     rng = np.random.default_rng(1)
     tensors = [
-        Tensor(rng.integers(1, 8, shape) / 4, requires_grad=True, dtype=np.float32, name=n)
+        Tensor(rng.integers(1, 8, shape) / known.divisor, requires_grad=True, dtype=np.float32, name=n)
         for n, shape in zip(names, shapes)
     ]
     out = lift(op)(*tensors, **known.settings)  # lifted again: some functions take their arguments in another order
