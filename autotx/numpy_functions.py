@@ -254,7 +254,8 @@ def _array(self, dtype=None, copy=None):
     """
     if self.requires_grad and modes.recording:
         caller = sys._getframe(1)
-        library = caller.f_globals.get("__name__", "").partition(".")[0]
+        while (library := caller.f_globals.get("__name__", "").partition(".")[0]) == "numpy" and caller.f_back:
+            caller = caller.f_back  # a function of NumPy that is written in Python: who called it?
         if library == "scipy" or (library == "pandas" and caller.f_code.co_name == "dot"):
             dense = "matrix.toarray()" if library == "scipy" else "frame.to_numpy()"
             cure = f"give x.detach(), or an array, as in {dense} @ x"

@@ -281,6 +281,22 @@ def test_sparse_matrices_on_the_left():
                 apply(make(S), x)
 
 
+def test_functions_of_scipy_that_compute_on_arrays():
+    linalg, special = pytest.importorskip("scipy.linalg"), pytest.importorskip("scipy.special")
+    x = Tensor(S, requires_grad=True)
+    for function in (linalg.inv, linalg.det, linalg.expm, special.logsumexp, special.softmax, special.expit):
+        with pytest.raises(TypeError, match=r"computes on arrays, which have no gradient|expit: not for Tensors"):
+            function(x)
+    np.testing.assert_allclose(linalg.inv(x.detach()) @ S, np.eye(len(S)), atol=1e-12)
+
+
+def test_the_squared_error_of_a_column_has_a_gradient():
+    pd = pytest.importorskip("pandas")
+    frame, w = pd.DataFrame({"a": [1.0, 2.0, 3.0]}), Tensor(np.array([3.0, 2.0, 1.0]), requires_grad=True)
+    ((frame["a"] - w) ** 2).mean().backward()
+    np.testing.assert_allclose(w.grad, [4 / 3, 0, -4 / 3])
+
+
 def test_series_and_frames_on_the_left():
     pd = pytest.importorskip("pandas")
     x = Tensor(S, requires_grad=True)
