@@ -47,6 +47,14 @@ def checked_size(owner: str, name: str, size: Any) -> int:
     return int(size)
 
 
+def broadcasts_to(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether an array of this shape can be repeated to the shape `target`."""
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
+
+
 def checked_ids(name: str, ids: ArrayLike, size: int, what: str) -> np.ndarray:
     """Integers from 0 to size - 1, as an array of int64. TypeError and ValueError say which id does not fit."""
     ids = np.asarray(ids)

@@ -336,6 +336,8 @@ CASES = {
         on(r(1), shape=(0,)),
         on(r(0), shape=(2, 0)),
         on(r(3, 4), shape=(3, 4)),
+        on(r(3, 1), shape=(-1, 4)),
+        on(r(2, 1, 3), shape=(4, -1, 2, -1)),
         on(transposed(r(1, 3)), shape=(3, 2)),
         on(reversed_(r(3)), shape=(2, 3)),
     ],
@@ -631,7 +633,14 @@ CASES = {
         on(reversed_(r(4, 5)), targets=ints(5, 4)),
     ],
     "mse_loss": [*PAIR, *PAIRS],
-    "binary_cross_entropy_with_logits": [*PAIR, *PAIRS, on(40 * r(6), prob(6))],
+    "binary_cross_entropy_with_logits": [
+        *PAIR,
+        *PAIRS,
+        on(40 * r(6), prob(6)),
+        on(r(3, 4), prob(3, 4), pos_weight=pos(4)),
+        on(r(3, 4), prob(3, 4), reduction="sum", pos_weight=2.5),
+        on(r(3, 4), prob(3, 4), reduction="none", pos_weight=np.array([0.0, 2.0, 1.0, 0.5])),
+    ],
 }
 CASES["triu"] = CASES["tril"]
 

@@ -66,7 +66,7 @@ NUMPY = {
     "reshape": np.reshape,
     "permute": np.transpose,
     "transpose": lambda x, axis0, axis1: np.swapaxes(x, axis0, axis1),
-    "expand": np.broadcast_to,
+    "expand": lambda x, shape: np.broadcast_to(x, shape) if -1 not in shape else None,
     "squeeze": np.squeeze,
     "unsqueeze": np.expand_dims,
     "getitem": lambda x, index: x[index],
@@ -212,6 +212,7 @@ CONVENTIONS = [  # op, arguments, settings, the result, the gradient of its sum 
     ("logsumexp", [[1000.0, -1000.0]], {}, 1000, [[1, 0]]),
     ("mse_loss", [[1.0, 2.0], [1.0, 2.0]], {}, 0, [[0, 0], [0, 0]]),
     ("binary_cross_entropy_with_logits", [[-1000.0, 1000.0], [0.0, 1.0]], {}, 0, [[0, 0], [500, -500]]),
+    ("binary_cross_entropy_with_logits", [[-INF, INF], [0.0, 1.0]], {"pos_weight": np.array(3.0)}, 0, None),
     ("cross_entropy", [[[0.0, 0.0], [5.0, 9.0]]], {"targets": np.array([0, 7]), "ignore_index": 7}, np.log(2),
      [[[-0.5, 0.5], [0, 0]]]),
     ("cross_entropy", [[[0.0, -INF], [0.0, 0.0]]], {"targets": np.array([0, 1])}, np.log(2) / 2,
@@ -405,10 +406,11 @@ def _cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0, redu
     return losses if reduction == "none" else losses.sum() / (parts.sum() if reduction == "mean" else 1)
 
 
-def _bce(x, y, reduction="mean"):
+def _bce(x, y, reduction="mean", pos_weight=None):
     p = 1 / (1 + (-x).exp())
     q = 1 / (1 + x.exp())
-    return _reduced(-(y * p.log() + (1 - y) * q.log()), np.ones(x.shape), reduction)
+    w = 1 if pos_weight is None else pos_weight
+    return _reduced(-(w * y * p.log() + (1 - y) * q.log()), np.ones(x.shape), reduction)
 
 
 COMPOSED = {
@@ -570,7 +572,11 @@ def _torch_ops(torch):
         "cross_entropy": classes(F.cross_entropy),
         "nll_loss": classes(F.nll_loss),
         "mse_loss": F.mse_loss,
-        "binary_cross_entropy_with_logits": F.binary_cross_entropy_with_logits,
+        "binary_cross_entropy_with_logits": lambda x, y, reduction="mean", pos_weight=None: (
+            F.binary_cross_entropy_with_logits(
+                x, y, reduction=reduction, pos_weight=None if pos_weight is None else torch.as_tensor(pos_weight)
+            )
+        ),
     }
 
 

@@ -99,9 +99,9 @@ def _mse_loss(x, y, reduction="mean"):
     return _reduced((x - y) ** 2, reduction)
 
 
-def _binary_cross_entropy(x, y, reduction="mean"):
-    s = x.sigmoid()
-    return _reduced(-(y * s.log() + (1 - y) * (1 - s).log()), reduction)
+def _binary_cross_entropy(x, y, reduction="mean", pos_weight=None):
+    s, yes = x.sigmoid(), y if pos_weight is None else pos_weight * y
+    return _reduced(-(yes * s.log() + (1 - y) * (1 - s).log()), reduction)
 
 
 # The table

@@ -3,7 +3,7 @@
 import numpy as np
 
 from autotx import kernels
-from autotx.checks import checked_probability, need_floats
+from autotx.checks import broadcasts_to, checked_probability, need_floats
 from autotx.ops.layers import kept
 from autotx.types import Array, Mask, Rng
 
@@ -125,10 +125,6 @@ def _checked_mask(name, mask, scores):
             f"{name}: a mask of floats is added to the scores, and this one has only 0 and 1; give mask != 0, booleans "
             "(True: may attend), or -inf where it is forbidden"
         )
-    try:
-        fits = np.broadcast_shapes(mask.shape, scores) == scores
-    except ValueError:
-        fits = False
-    if not fits:
+    if not broadcasts_to(mask.shape, scores):
         raise ValueError(f"{name}: a mask of shape {mask.shape} does not broadcast to the scores' {scores}")
     return mask

@@ -3,7 +3,7 @@
 import numpy as np
 
 from autotx import kernels
-from autotx.checks import checked_ids, need_floats
+from autotx.checks import broadcasts_to, checked_ids, need_floats
 from autotx.ops.arithmetic import as_floats
 from autotx.types import Array, ArrayLike, Reduction
 
@@ -182,27 +182,40 @@ def mse_loss(x: Array, y: Array, /, reduction: Reduction = "mean"):
     return loss, (lambda g: g * (2 * factor) * d, lambda g: g * (-2 * factor) * d)
 
 
-def binary_cross_entropy_with_logits(x: Array, y: Array, /, reduction: Reduction = "mean"):
+def binary_cross_entropy_with_logits(
+    x: Array, y: Array, /, reduction: Reduction = "mean", pos_weight: ArrayLike | None = None
+):
     """L = -y ln s(x) - (1 - y) ln(1 - s(x)), s the sigmoid, y in [0, 1] the probability of yes. x and y of one shape.
 
-    With -ln s(x) = ln(1 + e^-x) and -ln(1 - s(x)) = x + ln(1 + e^-x):
-    L = max(x, 0) - x y + ln(1 + e^-|x|), which cannot overflow.
+    -ln s(x) = ln(1 + e^-x) and -ln(1 - s(x)) = ln(1 + e^x) are computed without the power that could overflow: for
+    example, the second as max(x, 0) + ln(1 + e^-|x|).
     dx = g (s(x) - y) / n (P - y again, for two classes); dy = -g x / n; n elements in the mean, n = 1 for a sum.
+    pos_weight w: numbers, 0 or more, that broadcast to x; a factor of the first term, which makes a rare yes count
+    more. Then dx = g ((1 - y) s(x) - w y (1 - s(x))) / n and dy = g (w ln(1 + e^-x) - ln(1 + e^x)) / n.
     ValueError: a target below 0 or above 1.
     """
-    _check_pair("binary_cross_entropy_with_logits", x, y, reduction)
-    _check_answers("binary_cross_entropy_with_logits", y)
+    name = "binary_cross_entropy_with_logits"
+    _check_pair(name, x, y, reduction)
+    _check_answers(name, y)
     x = as_floats(x)
+    w = np.asarray(1 if pos_weight is None else pos_weight, x.dtype)
+    if not broadcasts_to(w.shape, x.shape) or not (np.isfinite(w) & (w >= 0)).all():
+        raise ValueError(f"{name}: pos_weight of shape {w.shape}; give numbers, 0 or more, that broadcast to {x.shape}")
     e = np.exp(-np.abs(x))
-    with np.errstate(invalid="ignore"):
-        losses = np.maximum(x, 0) - x * y
-    if np.isinf(x).any():  # x (1 - y) for x > 0 and -x y for x < 0, with 0 times infinity = 0
-        losses = np.where(np.isinf(x), np.where(np.where(x > 0, 1 - y, y) == 0, 0, np.abs(x)), losses)
-    losses = losses + np.log1p(e)
+    of_yes, of_no = np.log1p(e) - np.minimum(x, 0), np.log1p(e) + np.maximum(x, 0)
+    yes, no = w * y, 1 - y
+    losses = _times(yes, of_yes) + _times(no, of_no)
     factor = losses.dtype.type(1 / losses.size if reduction == "mean" else 1)
     loss = losses if reduction == "none" else losses.sum() * factor
 
     def dx(g):
-        return g * factor * (np.where(x >= 0, 1, e) / (1 + e) - y)
+        above = np.greater_equal(x, 0)
+        return g * factor * (no * np.where(above, 1, e) - yes * np.where(above, e, 1)) / (1 + e)
 
-    return loss, (dx, lambda g: g * -factor * x)
+    return loss, (dx, lambda g: g * factor * (w * of_yes - of_no))
+
+
+def _times(probability, cost):
+    """The product, and 0 where the probability is 0, even if the cost is infinite."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.equal(probability, 0), 0, probability * cost).astype(cost.dtype, copy=False)

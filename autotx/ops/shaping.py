@@ -29,10 +29,14 @@ def transpose(x: Array, /, axis0: int, axis1: int):
 
 
 def expand(x: Array, /, shape: Sequence[int]):
-    """y = x repeated to `shape` by broadcasting.   dx = g summed over the repeats (the engine's un-broadcasting)."""
-    if any(n < 0 for n in shape):
-        raise ValueError(f"expand: sizes {tuple(shape)} of shape {x.shape}; none may be < 0, repeat those that stay")
-    return np.broadcast_to(x, shape), (lambda g: g,)
+    """y = x repeated to `shape` by broadcasting; -1 stands for the size that the axis of x has, counted from the last.
+
+    dx = g summed over the repeats (the engine's un-broadcasting).
+    """
+    new = len(shape) - x.ndim  # axes in front that x does not have
+    if any(n < -1 or (n == -1 and i < new) for i, n in enumerate(shape)):
+        raise ValueError(f"expand: sizes {tuple(shape)} of shape {x.shape}; give sizes, or -1 where x has an axis")
+    return np.broadcast_to(x, [x.shape[i - new] if n == -1 else n for i, n in enumerate(shape)]), (lambda g: g,)
 
 
 def squeeze(x: Array, /, axis: int | tuple[int, ...] | None = None):
