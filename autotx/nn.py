@@ -110,16 +110,23 @@ class Module:
         """A dict from each parameter's name to a copy of its values."""
         return {name: p.numpy() for name, p in self.named_parameters()}
 
-    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+    def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> tuple[list[str], list[str]]:
         """Copy the arrays of `state` (as from `state_dict`) into the parameters, converted to their dtype.
 
-        ValueError that lists every name that is missing, unexpected, or of another shape; nothing is changed then.
+        strict: whether `state` must have a value for each parameter and no others; if not, names that only one of the
+        two has are left alone. Returns the names that are missing in `state`, and those that the model does not have.
+        ValueError that lists every name that is missing, unexpected, or of another shape, or where no name is the same;
+        nothing is changed then.
         """
         own = dict(self.named_parameters())
         values = {name: np.asarray(value) for name, value in state.items()}
-        faults = [f"missing {name}" for name in own if name not in values]
-        faults += [f"unexpected {name}" for name in values if name not in own]
-        for name in own.keys() & values.keys():
+        missing = [name for name in own if name not in values]
+        unexpected = [name for name in values if name not in own]
+        faults = []
+        if strict or len(missing) == len(own):
+            faults = [f"missing {name}" for name in missing] + [f"unexpected {name}" for name in unexpected]
+        both = {name: p for name, p in own.items() if name in values}
+        for name in both:
             if own[name].shape != values[name].shape:
                 faults.append(f"{name} has shape {values[name].shape}, the model {own[name].shape}")
             elif values[name].dtype.kind not in "fiu":
@@ -127,8 +134,9 @@ class Module:
         if faults:
             faults = "; ".join(sorted(faults))
             raise ValueError(f"load_state_dict: {faults}; build the model with the sizes it was saved with")
-        for name, p in own.items():
+        for name, p in both.items():
             p.writable()[...] = values[name]
+        return missing, unexpected
 
     def __repr__(self):
         rows = [f"  {name} {p.shape}" for name, p in self.named_parameters()]

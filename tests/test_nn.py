@@ -66,6 +66,21 @@ def test_a_state_that_does_not_fit_is_listed_in_full_and_changes_nothing(rng):
     assert all(np.array_equal(before[name], p.data) for name, p in net.named_parameters())
 
 
+def test_a_state_that_fits_in_part_is_loaded_where_it_fits_if_that_is_asked_for(rng):
+    net, other = nn.Sequential(nn.Linear(3, 4, rng=rng), nn.Linear(4, 2, rng=rng)), nn.Linear(3, 4, rng=rng)
+    state = {f"layers.0.{name}": value for name, value in other.state_dict().items()} | {"head": np.zeros(1)}
+    last = net[1].weight.numpy()
+    missing, unexpected = net.load_state_dict(state, strict=False)
+    assert (missing, unexpected) == (["layers.1.weight", "layers.1.bias"], ["head"])
+    assert np.array_equal(net[0].weight.data, other.weight.data)
+    assert np.array_equal(net[1].weight.data, last)
+    assert net.load_state_dict(net.state_dict()) == ([], [])
+    with pytest.raises(ValueError, match=r"load_state_dict: layers.0.bias has shape \(5,\), the model \(4,\)"):
+        net.load_state_dict({"layers.0.bias": np.zeros(5)}, strict=False)
+    with pytest.raises(ValueError, match=r"load_state_dict: missing layers.0.bias; .*unexpected layer.0.bias"):
+        net.load_state_dict({"layer.0.bias": np.zeros(4)}, strict=False)  # nothing would be loaded
+
+
 def test_loading_outdates_a_graph_recorded_before(rng):
     layer = nn.Linear(3, 2, rng=rng)
     loss = layer(np.ones((1, 3), np.float32)).sum() * layer.weight.sum()
