@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from autotx import functional
+from autotx.checks import checked_ids, checked_size
 from autotx.tensor import Tensor, array_of
 from autotx.types import Array, ArrayLike, DTypeLike
 
@@ -97,6 +98,16 @@ def argmax(x: Array, axis: int | None = None, keepdims: bool = False) -> Any:
 def argmin(x: Array, axis: int | None = None, keepdims: bool = False) -> Any:
     """The index of the smallest element along axis, otherwise as `argmax`."""
     return np.argmin(array_of(x), axis=axis, keepdims=keepdims)
+
+
+def one_hot(ids: ArrayLike, num_classes: int) -> Tensor:
+    """y[.., k] = 1 where ids[..] = k, else 0: one row of num_classes for each id, float32, without a gradient.
+
+    ids: integers of any shape. TypeError for other types, ValueError for an id outside 0 .. num_classes - 1.
+    """
+    num_classes = checked_size("one_hot", "num_classes", num_classes)
+    ids = checked_ids("one_hot", array_of(ids), num_classes, "classes")
+    return Tensor(ids[..., None] == np.arange(num_classes), dtype=np.float32)
 
 
 def astype(x: Array, dtype: DTypeLike) -> Tensor:

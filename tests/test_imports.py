@@ -23,7 +23,7 @@ LAYERS = [
     {"autotx.functional"},
     {"autotx.composed"},
     {"autotx.methods", "autotx.numpy_functions"},
-    {"autotx.gradcheck", "autotx.nn", "autotx.optim", "autotx.init", "autotx.checkpoint"},
+    {"autotx.batches", "autotx.gradcheck", "autotx.nn", "autotx.optim", "autotx.init", "autotx.checkpoint"},
     {"autotx"},
     {"autotx.viz"},
     {"autotx.models"},

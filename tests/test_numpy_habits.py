@@ -379,6 +379,55 @@ def test_the_places_of_the_largest_are_arrays():
     assert type(x.argmax(axis=0)) is np.ndarray
 
 
+def test_ids_become_rows_of_one_and_zeros():
+    ids = np.array([[2, 0], [1, 1]])
+    rows = autotx.one_hot(ids, 3)
+    assert (rows.shape, rows.dtype, rows.requires_grad) == ((2, 2, 3), np.float32, False)
+    assert np.array_equal(rows.data, np.eye(3)[ids])
+    assert np.array_equal(autotx.one_hot(Tensor(ids), 3).data, rows.data)
+    assert autotx.one_hot(1, 2).tolist() == [0, 1]
+    refused(
+        ValueError, lambda: autotx.one_hot([0, 3], 3), "one_hot: id 3 is out of range, there are 3 classes (0 to 2)"
+    )
+    refused(TypeError, lambda: autotx.one_hot([0.5], 3), "one_hot: ids have type float32; give integers")
+    refused(ValueError, lambda: autotx.one_hot([0], 0), "one_hot: num_classes is 0; give a whole number, 1 or more")
+
+
+def test_batches_are_an_epoch_of_rows_that_belong_together():
+    x, y = np.arange(20.0).reshape(10, 2), np.arange(10)
+    rng = np.random.default_rng(0)
+    epochs = [list(autotx.batches(x, Tensor(y), size=4, rng=rng)) for _ in range(2)]
+    for epoch in epochs:
+        assert [(a.shape, b.shape) for a, b in epoch] == [((4, 2), (4,)), ((4, 2), (4,)), ((2, 2), (2,))]
+        rows = np.concatenate([b for _, b in epoch])
+        assert sorted(rows) == list(range(10))
+        assert np.array_equal(np.concatenate([a for a, _ in epoch]), x[rows])
+    orders = [np.concatenate([b for _, b in epoch]).tolist() for epoch in epochs]
+    assert orders[0] != orders[1] != list(range(10)) != orders[0], "each epoch is shuffled anew"
+    again = np.concatenate([b for _, b in autotx.batches(x, y, size=3, rng=np.random.default_rng(0))])
+    assert again.tolist() == orders[0], "the order is a matter of the seed"
+
+
+def test_batches_of_one_array_without_an_rng_come_in_order():
+    x = np.arange(5)
+    found = list(autotx.batches(x, size=2))
+    assert [b.tolist() for b in found] == [[0, 1], [2, 3], [4]]
+    found[0][:] = 7
+    assert x[0] == 0, "a batch is a copy"
+
+
+def test_batches_say_what_does_not_fit():
+    refused(
+        ValueError, lambda: autotx.batches([1, 2], [1], size=1), "batches: arrays of shapes (2,) and (1,); give one"
+    )
+    refused(ValueError, lambda: autotx.batches(size=1), "batches: arrays of shapes none; give one or more")
+    refused(ValueError, lambda: autotx.batches(3.0, size=1), "batches: arrays of shapes (); give one or more")
+    refused(ValueError, lambda: autotx.batches([], size=1), "batches: arrays of shapes (0,) have no rows")
+    refused(ValueError, lambda: autotx.batches([1], size=0), "batches: size is 0; give a whole number, 1 or more")
+    refused(TypeError, lambda: autotx.batches([1], size=1, rng=0), "batches: rng is 0; give a numpy.random.Generator")
+    refused(ValueError, lambda: autotx.batches(leaf([1.0]), size=1), "batches: the rows of a Tensor would get no grad")
+
+
 def test_astype_keeps_the_gradient_between_floats():
     x = leaf([1.5, 2.5], np.float32)
     y = x.astype(np.float64)
