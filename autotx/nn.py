@@ -5,7 +5,9 @@ and randomness is an argument: every `forward` takes `rng`, and dropout happens 
 evaluation, and layer(x, rng=rng) is training.
 
 A layer draws its initial weights from the `rng` of its constructor. With rng=None the weights stay zero, for models
-that set or load them. Shapes: B batch, T tokens, S source tokens, C channels, H heads, D = C / H channels a head.
+that set or load them. It computes in the type of its weights, which float64 inputs are converted to.
+
+Shapes: B batch, T tokens, S source tokens, C channels, H heads, D = C / H channels a head.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -63,8 +63,9 @@ class Op:
 class Tensor(Methods):
     """An array that remembers how it was computed.
 
-    data: a number or nested lists (floats become float32, whole numbers int64), or an array, whose float32, float64,
-    integer or bool type is kept. It is copied, so later writes to the caller's array do not change the tensor.
+    data: a number or nested lists (floats become float32, whole numbers int64), or an array of NumPy, pandas, PyTorch
+    or another library, or a list of arrays, whose float32, float64, integer or bool type is kept. It is copied: later
+    writes to the caller's array do not change the tensor.
     requires_grad: whether `backward` leaves a gradient in `.grad` (an array of the same shape). TypeError for integers.
     dtype: float32 or float64, or an integer type.
     name: what error messages and pictures call it.
@@ -460,6 +461,7 @@ def as_data(data, dtype=None):
         data = data._data
     refuse_gradients("Tensor", "a list", data)
     try:
+        data = np.asarray(data) if hasattr(data, "__array__") else data  # PyTorch's takes no copy=True
         array = np.array(data, dtype=dtype)
     except ValueError as error:
         raise ValueError(f"Tensor: rows of different lengths or not numbers ({error})") from error
@@ -468,6 +470,14 @@ def as_data(data, dtype=None):
     if array.dtype.kind == "f" and dtype is not None and array.dtype.type not in SCALARS:
         raise TypeError(f"Tensor: dtype {array.dtype} is not computed with; give numpy.float32 or numpy.float64")
     if array.dtype.kind == "f" and dtype is None and array.dtype != np.float32:
-        given = hasattr(data, "__array__") and array.dtype == np.float64  # also from pandas or PyTorch
-        array = array if given else array.astype(np.float32)
+        array = array if array.dtype == np.float64 and _has_a_type(data) else array.astype(np.float32)
     return array if array.ndim else array[()]
+
+
+def _has_a_type(data):
+    """Whether data is an array (of NumPy, pandas, PyTorch or another library) or a NumPy number, or a list with one
+    among its elements; Python numbers have no type, alone or in lists."""
+    if data.__class__ not in (list, tuple):
+        return isinstance(data, np.generic) or not isinstance(data, float | int)
+    numbers_only = set(map(type, data)) <= {float, int, bool}  # a million numbers are not looked at one by one
+    return not numbers_only and any(map(_has_a_type, data))

@@ -1157,7 +1157,7 @@ ERRORS = [
     (
         lambda: attend(z(3, 2), z(3, 2), z(3, 2), mask=np.ones((3, 3), int)),
         TypeError,
-        "scaled_dot_product_attention: the mask has type int64; give booleans (True: may attend) or floats (added)",
+        "scaled_dot_product_attention: the mask has type int64; give mask != 0, booleans (True: may attend)",
     ),
     (
         lambda: heads(z(2, 6), n_head=2),
@@ -1197,7 +1197,7 @@ ERRORS = [
     (
         lambda: heads(z(1, 2, 6), n_head=2, mask=np.ones((2, 2), int)),
         TypeError,
-        "multi_head_attention: the mask has type int64; give booleans (True: may attend) or floats (added)",
+        "multi_head_attention: the mask has type int64; give mask != 0, booleans (True: may attend)",
     ),
     (
         lambda: heads(z(1, 2, 6), n_head=2, dropout_p=1.0),

@@ -209,6 +209,24 @@ def test_every_module_with_weights_is_tried_above(rng):
     assert {c.__name__ for c in modules - tried} == {"LayerNorm", "Dropout", "Sequential", "GELU", "Block"}
 
 
+FLOATS_IN = {"Linear": 2, "MultiHeadAttention": 4, "MLP": 2, "gpt.FeedForward": 4, "transformer.FeedForward": 4}
+
+
+@pytest.mark.parametrize(("name", "channels"), [*FLOATS_IN.items(), ("LayerNorm", 4)])
+@pytest.mark.parametrize("wrap", [np.asarray, np.ndarray.tolist, lambda x: Tensor(x, requires_grad=True)])
+def test_a_layer_computes_in_the_type_of_its_weights(name, channels, wrap, rng):
+    """float64 tables, as of scikit-learn, would make a whole model compute in float64."""
+    layer = nn.LayerNorm(4) if name == "LayerNorm" else SMALL[name](rng)
+    x = wrap(rng.standard_normal((2, 3, channels)))
+    x = Tensor(x) if isinstance(x, list) and name in ("MultiHeadAttention", "LayerNorm") else x
+    y = layer(x)
+    assert y.dtype == np.float32
+    y.sum().backward()
+    if isinstance(x, Tensor) and x.requires_grad:
+        assert x.grad.dtype == np.float64
+    assert layer.astype(np.float64)(x).dtype == np.float64
+
+
 def test_an_encoder_block_of_ones_own_model_is_not_the_identity(rng):
     block, x = transformer.EncoderBlock(PAIR_SHAPE, rng=rng), rng.standard_normal((1, 3, 4)).astype(np.float32)
     norm = nn.LayerNorm(4)

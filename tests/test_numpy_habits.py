@@ -1,5 +1,6 @@
 """What people do by habit from NumPy and PyTorch: it works with the right value, or one line says what to do."""
 
+import array
 import math
 
 import numpy as np
@@ -92,6 +93,38 @@ def test_binary_cross_entropy_of_infinite_logits(dtype):
     assert losses.dtype == dtype
     losses.backward(np.ones(6))
     assert x.grad.tolist() == [1, 0, 0, -1, 0.5, -0.5]
+
+
+FINE = 16777217.0  # 2^24 + 1, which float32 rounds to 2^24
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        np.asarray, memoryview, lambda a: array.array("d", a), list, lambda a: [a, a], lambda a: [[1.0], a],
+        lambda a: [Tensor(a)], lambda a: a[0], lambda a: (1.0, a[0]),
+    ],
+)  # fmt: skip
+def test_what_has_a_type_keeps_it(make):
+    x = Tensor(make(np.array([FINE])))
+    assert x.dtype == np.float64
+    assert x.data.max() == FINE
+
+
+def test_tables_of_other_libraries_keep_their_type():
+    pd, torch = pytest.importorskip("pandas"), pytest.importorskip("torch")
+    a = np.array([[FINE, 1.0]])
+    frame = pd.DataFrame(a)
+    for given in (frame, frame[0], frame.loc[0], torch.tensor(a), [frame[0], frame[1]], [torch.tensor(a[0])]):
+        x = Tensor(given)
+        assert x.dtype == np.float64
+        assert x.data.max() == FINE
+    assert Tensor(frame.astype(np.float32)).dtype == Tensor(torch.tensor([1.0])).dtype == np.float32
+
+
+@pytest.mark.parametrize("numbers", [1.5, [1.5], [[1.5, 2], (True, 3)], [], [[]]])
+def test_numbers_have_no_type_and_become_float32(numbers):
+    assert Tensor(numbers).dtype == np.float32
 
 
 @pytest.mark.parametrize("bad", [-1.0, 1.5, -1e-9, INF, math.nan])

@@ -64,7 +64,7 @@ def _along(axis, kernel, *arrays):
 def layer_norm(x: Array, gamma: Array, beta: Array, /, eps: float = 1e-5):
     """y = gamma xhat + beta with xhat = (x - m) r, r = 1 / sqrt(v + eps), m and v the mean and variance of each row.
 
-    x: (..., C), gamma and beta: (C,), v the population variance, eps inside the root.
+    x: (..., C), gamma and beta: (C,), v the population variance, eps inside the root. x is converted to gamma's type.
     beta: dbeta = sum of g over the rows. gamma: dgamma = sum of g xhat over the rows.
     x: let h = g gamma be the gradient of xhat. Through r: dr = sum_c h_c (x_c - m), and dr/dv = -r^3 / 2,
     dv/dx_c = 2 (x_c - m) / C, which gives -xhat_c r mean(h xhat). Through m: -r mean(h). Directly: h r. Together
@@ -76,6 +76,7 @@ def layer_norm(x: Array, gamma: Array, beta: Array, /, eps: float = 1e-5):
     for name, p in (("gamma", gamma), ("beta", beta)):
         if np.shape(p) != (C,):
             raise ValueError(f"layer_norm: {name} of shape {np.shape(p)} for x of shape {x.shape}: give ({C},)")
+    x = x.astype(gamma.dtype, copy=False)
     y, mean, rstd = kernels.layernorm.layer_norm(x, gamma, beta, eps)
     return y, lambda g, wanted: kernels.layernorm.layer_norm_backward(g, x, gamma, mean, rstd)
 

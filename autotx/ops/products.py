@@ -67,6 +67,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None, /):
 
     x: (..., I), weight W: (O, I), bias b: (O,) or None, y: (..., O). With the leading axes taken as rows n:
     y_no = sum_i x_ni W_oi + b_o, so dx = g W, dweight = g^T x, dbias = sum of g over the rows.
+    y has the type of W, which x is converted to: float64 data would make the whole model compute in float64.
     Source: the whitepaper's "Feed Forward Neural Net".
     """
     if weight.ndim != 2 or not np.ndim(x) or x.shape[-1] != weight.shape[1]:
@@ -76,8 +77,8 @@ def linear(x: Array, weight: Array, bias: Array | None = None, /):
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: bias of shape {bias.shape}, weight of shape {weight.shape}: give {weight.shape[:1]}")
-    rows = _rows(x)
-    y = kernels.memory.empty((len(rows), len(weight)), np.result_type(rows, weight))
+    rows = _rows(x.astype(weight.dtype, copy=False))
+    y = kernels.memory.empty((len(rows), len(weight)), weight.dtype)
     y = kernels.gemm.matmul(rows, weight.T, y, bias=bias).reshape((*x.shape[:-1], weight.shape[0]))
 
     def gradients(g, wanted):
