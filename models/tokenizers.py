@@ -30,6 +30,11 @@ FILE = "tokenizer.json"
 END_OF_TEXT = "\0"  # ends each of several joined texts: no text file holds it, and every tokenizer has a token for it
 KINDS = ("char", "byte", "word", "bpe")
 _BYTES = [bytes([b]) for b in range(256)]
+# GPT-2 writes each byte as a visible character. A byte that is a visible character stays that one, the others are the
+# characters from U+0100 on. A table for str.translate: character -> that of the byte, U+FFFF for what is no byte.
+_VISIBLE = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
+_HIDDEN = [b for b in range(256) if b not in _VISIBLE]
+_BYTE_OF = {b: b if b in _VISIBLE else 0xFFFF for b in range(256)} | {256 + i: b for i, b in enumerate(_HIDDEN)}
 _JOIN = b""  # a token that writes nothing and removes the space of the next one
 
 # A word is letters, numbers, marks (accents, and most vowels of Indian scripts) and the joiners inside words of Persian
@@ -70,9 +75,14 @@ class Tokenizer:
         return len(self.pieces)
 
     @functools.cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The ids of the tokens that end a text, the usual one first."""
+        return (int(self.encode(END_OF_TEXT)[0]),)
+
+    @property
     def end(self) -> int:
-        """The id of the token that ends a text."""
-        return int(self.encode(END_OF_TEXT)[0])
+        """The id of the token that usually ends a text."""
+        return self.ends[0]
 
     def encode(self, text: str) -> np.ndarray:
         """The token ids of a str: an int32 array (T,)."""
@@ -236,25 +246,36 @@ class WordTokenizer(Tokenizer):
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level byte-pair encoding, as in GPT-2 and later models, by the library `tokenizers`.
+    """Byte-pair encoding by the library `tokenizers`: on bytes, as in GPT-2 and later models, or on characters with
+    bytes for those that have no token, as in Llama 2 ("SentencePiece").
 
-    merges: a tokenizers.Tokenizer. `tokenizer.json` has the library's own format, which other programs read too.
+    merges: a tokenizers.Tokenizer. Its added tokens, such as <|im_end|>, are found in a text before anything else.
+    start: the id of the token that every text begins with, or None. ends: the ids of tokens that end a text, the usual
+    one first; () for the one of "\\0".
+    ValueError for a kind of BPE that is neither.
     """
 
     kind = "bpe"
 
-    def __init__(self, merges: Any):
-        self._merges = merges
-        byte_of = _byte_of_character()
-        names = [merges.id_to_token(i) for i in range(merges.get_vocab_size())]
-        if not all(name and all(c in byte_of for c in name) for name in names):
-            raise ValueError(f"{FILE} holds a BPE whose tokens are not bytes; autotx reads byte-level BPE, as GPT-2's")
-        super().__init__([bytes(byte_of[c] for c in name) for name in names])
+    def __init__(self, merges: Any, start: int | None = None, ends: Iterable[int] = ()):
+        self._merges, self.start, self._ends = merges, start, tuple(ends)
+        added = {i: token.content.encode() for i, token in merges.get_added_tokens_decoder().items()}
+        names = [""] * merges.get_vocab_size()
+        for name, i in merges.get_vocab().items():
+            names[i] = name
+        bytes_of = _spelled if getattr(merges.model, "byte_fallback", False) else _byte_level
+        super().__init__([added.get(i) or bytes_of(name) for i, name in enumerate(names)])
+        single = {piece for piece in self.pieces if len(piece) == 1}
+        self._missing = {b for b in range(256) if bytes([b]) not in single}
+
+    @functools.cached_property
+    def ends(self):
+        return self._ends or super().ends
 
     @classmethod
     def train(cls, text: str, vocab_size: int):
         """Learn at most vocab_size - 256 merges from a text."""
-        _need_library()
+        need_library()
         if vocab_size < 256:
             raise ValueError(f"--vocab-size {vocab_size} is too small: BPE starts from 256 bytes; use 257 or more")
         merges = bpe_library.Tokenizer(bpe_library.models.BPE())
@@ -272,10 +293,25 @@ class BPETokenizer(Tokenizer):
         return cls(merges)
 
     def encode(self, text: str) -> np.ndarray:
-        return np.array(self._merges.encode(_clean(text)).ids, np.int32)
+        """The token ids. ValueError for a character of which the tokenizer has no token, nor for its bytes."""
+        unknown = self._missing and self.unknown(text)
+        if unknown:
+            raise ValueError(f"the tokenizer has no token for {', '.join(map(repr, unknown))}; leave that out")
+        ids = self._merges.encode(_clean(text), add_special_tokens=False).ids
+        begun = self.start is None or ids[:1] == [self.start]
+        return np.array(ids if begun else [self.start, *ids], np.int32)
+
+    def unknown(self, text):
+        return sorted(c for c in set(_clean(text)) if not self._missing.isdisjoint(c.encode()))
 
     def to_bytes(self):
-        return self._merges.to_str(pretty=True).encode()
+        merges = json.loads(self._merges.to_str())
+        marked = {
+            "start": self.start,
+            "ends": self._ends,
+            "library": merges,
+        }  # the library refuses keys it does not know
+        return to_json(marked if self.start is not None or self._ends else merges)
 
 
 def make_tokenizer(kind: str, text: str, vocab_size: int) -> Tokenizer:
@@ -301,31 +337,42 @@ def load_tokenizer(folder: PathLike) -> Tokenizer:
         return CharTokenizer(saved["characters"])
     if saved.get("type") == "word" and isinstance(saved.get("words"), list) and isinstance(saved.get("spelled"), str):
         return WordTokenizer([str(word) for word in saved["words"]], saved["spelled"])
-    if isinstance(saved.get("model"), dict) and saved["model"].get("type") == "BPE":
-        return _load_bpe(path, saved)
+    merges = saved.get("library", saved)
+    if isinstance(merges, dict) and isinstance(merges.get("model"), dict) and merges["model"].get("type") == "BPE":
+        return _load_bpe(path, merges, saved.get("start"), saved.get("ends", ()))
     raise ValueError(f"{path} holds no tokenizer that autotx knows (characters, bytes, words or byte-level BPE)")
 
 
-def _load_bpe(path, saved):
-    _need_library()
+def _load_bpe(path, saved, start, ends):
+    need_library()
     try:
         merges = bpe_library.Tokenizer.from_str(json.dumps(saved))
     except Exception as error:  # the library raises nothing more specific
         raise ValueError(f"{path} is not a file of the library tokenizers ({error})") from error
-    return BPETokenizer(merges)
+    try:
+        return BPETokenizer(merges, start, ends)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def _need_library():
+def need_library():
+    """ValueError without the library tokenizers."""
     if bpe_library is None:
         raise ValueError('the BPE tokenizer needs the library tokenizers: pip install "autotx[bpe]"')
 
 
-def _byte_of_character():
-    """GPT-2's mapping of each byte to a visible character: {character: byte}. A byte that is a visible character stays
-    that one; the others are the characters from U+0100 on."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
-    hidden = [b for b in range(256) if b not in visible]
-    return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}
+def _byte_level(name):
+    """The bytes of a token of byte-level BPE."""
+    try:
+        return name.translate(_BYTE_OF).encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError(f"its BPE has a token {name!r}, which is not bytes; autotx reads byte-level BPE") from None
+
+
+def _spelled(name):
+    """The bytes of a token of characters: <0x0A> stands for a byte, and ▁ for a space."""
+    byte = re.fullmatch("<0x([0-9A-F]{2})>", name)
+    return bytes.fromhex(byte[1]) if byte else name.replace("▁", " ").encode()
 
 
 def _bare(piece):

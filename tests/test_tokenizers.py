@@ -211,8 +211,9 @@ def test_the_bpe_file_is_the_librarys_own(tmp_path):
 
 def test_the_byte_alphabet_is_gpt2s():
     library = pytest.importorskip("tokenizers")
-    assert set(tokenizers._byte_of_character()) == set(library.pre_tokenizers.ByteLevel.alphabet())
-    assert tokenizers._byte_of_character()["Ġ"] == ord(" ")
+    alphabet = {chr(c) for c, byte in tokenizers._BYTE_OF.items() if byte < 256}
+    assert alphabet == set(library.pre_tokenizers.ByteLevel.alphabet())
+    assert tokenizers._BYTE_OF[ord("Ġ")] == ord(" ")
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_the_byte_alphabet_is_gpt2s():
         ('{"type": "morse"}', "holds no tokenizer that autotx knows"),
         ('{"model": {"type": "WordPiece"}}', "holds no tokenizer that autotx knows"),
         ('{"model": {"type": "BPE"}}', "is not a file of the library tokenizers"),
-        (json.dumps({"model": {"type": "BPE", "vocab": {"一": 0}, "merges": []}}), "tokens are not bytes"),
+        (json.dumps({"model": {"type": "BPE", "vocab": {"一": 0}, "merges": []}}), "一.*is not bytes"),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path, content, error):

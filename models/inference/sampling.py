@@ -1,7 +1,7 @@
 """Generating text with a language model: the choice of a token, and the loop around it, in ids and in text."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ class LanguageModel:
         return np.column_stack([_checked_prompt(ids, self.config.vocab_size), *new])
 
     def stream(self: Any, ids: ArrayLike, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
-               top_p: float | None = None, rng: Rng = None, *, repetition_penalty: float = 1.0, end: int | None = None,
+               top_p: float | None = None, rng: Rng = None, *, repetition_penalty: float = 1.0,
+               end: int | Sequence[int] | None = None,
                min_new_tokens: int = 0) -> Iterator[np.ndarray]:  # fmt: skip
         """An iterator of the new tokens, (B,) integers at a time, as they are made.
 
@@ -36,7 +37,7 @@ class LanguageModel:
         top_k: draw among the k likeliest. top_p: draw among the fewest likeliest that together have this probability.
         rng: numpy.random.Generator; None for one with a random seed. repetition_penalty: above 1 makes tokens of the
         prompt, and those written so far, less likely (see `penalised`). end: the id of the token that ends a text, or
-        None. A row that has written `end` is filled with it; the iterator stops when all rows have.
+        several, or None. A row that has ended is filled with the first of them; the iterator stops when all rows have.
         min_new_tokens: the least number of tokens before `end`.
         The model sees the last block_size tokens. While all tokens fit, a new one costs the work of one token, because
         of the cache. After that the window slides: the position of every token changes, so each step computes them all.
@@ -51,13 +52,13 @@ class LanguageModel:
         def choose(logits):
             logits = penalised(logits, seen, repetition_penalty)
             if next(written) < min_new_tokens and end is not None:
-                logits[:, end] = np.finfo(np.float64).min
+                logits[:, np.atleast_1d(end)] = np.finfo(np.float64).min
             new = sample(logits, temperature, top_k, top_p, rng)
             np.put_along_axis(seen, new[:, None], True, axis=1)
             return new
 
         new = self._stream(ids, max_new_tokens, choose)
-        return new if end is None else _until(end, new)
+        return new if end is None else _until(np.atleast_1d(end), new)
 
     def _stream(self: Any, ids, max_new_tokens, choose):
         size, reader = self.config.block_size, None
@@ -80,12 +81,12 @@ def penalised(logits, seen, penalty):
     return logits if penalty == 1 else np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def _until(end, tokens):
-    """The tokens (B,) until all rows have written `end`. A row that has written it is filled with it."""
+def _until(ends, tokens):
+    """The tokens (B,) until all rows have written one of `ends`. A row that has is filled with the first of them."""
     ended = False
     for new in tokens:
-        new = np.where(ended, end, new)
-        ended = ended | (new == end)
+        new = np.where(ended, ends[0], new)
+        ended = ended | np.isin(new, ends)
         yield new
         if np.all(ended):
             return
@@ -154,8 +155,8 @@ def stream_text(model: LanguageModel, tokenizer: Tokenizer, prompt: str, max_new
     seen.extend(ids)
     decoder = tokenizer.decoder()
     # The prompt ends with a whole character, so the decoder can begin with the new tokens.
-    for token in model.stream(ids[None], max_new_tokens, end=tokenizer.end, **settings):
+    for token in model.stream(ids[None], max_new_tokens, end=tokenizer.ends, **settings):
         seen.append(token[0])
-        if token[0] != tokenizer.end:
+        if token[0] not in tokenizer.ends:
             yield decoder.push(token[0])
     yield decoder.finish()

@@ -1,0 +1,289 @@
+"""GGUF files: what is read is what llama.cpp's own package reads, and no file makes the reader fail or wait."""
+
+import itertools
+import struct
+
+import numpy as np
+import pytest
+from gguf_files import NASTY, SMOLLM2, gguf, library, needs_smollm2, random_blocks, sentencepiece, write
+
+from autotx.models.formats.gguf_file import GGUF
+from autotx.models.formats.gguf_tokenizer import PATTERNS, tokenizer_of
+from autotx.models.formats.quantised import FORMATS
+from autotx.models.tokenizers import load_tokenizer
+
+# Number formats
+
+
+@pytest.mark.parametrize("number", FORMATS)
+def test_a_format_is_read_to_the_bit_as_by_the_package_gguf(number, rng):
+    form, kind = FORMATS[number], gguf.GGMLQuantizationType(number)
+    assert form.name == kind.name
+    assert gguf.GGML_QUANT_SIZES[kind] == (form.numbers, form.block.itemsize)
+    data = rng.integers(0, 256, (8, 300 * form.block.itemsize), dtype=np.uint8)  # any bytes: NaN and Inf too
+    with np.errstate(all="ignore"):
+        expected, found = gguf.dequantize(data, kind), form.to_float32(data.reshape(-1))
+    np.testing.assert_array_equal(found.view(np.uint32), expected.reshape(-1).view(np.uint32))
+
+
+# The file
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A file with a tensor of every format."""
+    rng = np.random.default_rng(0)
+    blocks = {
+        f"t.{form.name}": (random_blocks(form, (3, 512), rng), gguf.GGMLQuantizationType(n))
+        for n, form in FORMATS.items()
+    }
+    path = tmp_path_factory.mktemp("gguf") / "whole.gguf"
+    return write(path, tensors={**blocks, "norm": rng.normal(size=7).astype(np.float32)}, a__flag=True, a__float=0.5)
+
+
+def test_metadata_and_tensors_are_those_of_the_package_gguf(whole):
+    found, expected = GGUF(whole), gguf.GGUFReader(whole)
+    keys = {key: field.contents() for key, field in expected.fields.items() if not key.startswith("GGUF.")}
+    assert found.metadata.keys() == keys.keys()
+    for key, value in keys.items():
+        assert np.array_equal(found.metadata[key], value), key
+    assert list(found.tensors) == [tensor.name for tensor in expected.tensors]
+    for tensor in expected.tensors:
+        array = np.asarray(found.tensors[tensor.name])
+        np.testing.assert_array_equal(array, gguf.dequantize(tensor.data, tensor.tensor_type), err_msg=tensor.name)
+        assert array.dtype == np.float32
+
+
+@needs_smollm2
+def test_a_real_file_is_read_as_by_the_package_gguf():
+    file = GGUF(SMOLLM2)
+    assert len(file.tensors) == 272
+    assert file.metadata["llama.block_count"] == 30
+    assert file.metadata["tokenizer.ggml.tokens"][:3] == ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    raw = np.memmap(SMOLLM2, np.uint8, offset=33530176, shape=(192, 576 // 32 * 20))  # where gguf finds it
+    expected = gguf.dequantize(np.array(raw), gguf.GGMLQuantizationType.Q4_1)
+    np.testing.assert_array_equal(np.asarray(file.tensors["blk.0.attn_k.weight"]), expected)
+
+
+def made(tmp_path, *parts, version=3, tensors=0, pairs=0):
+    """A file of a header and parts: a str with its length before it, an int as 4 bytes, bytes as they are."""
+    path = tmp_path / "made.gguf"
+    data = b"GGUF" + struct.pack("<IQQ", version, tensors, pairs)
+    for part in parts:
+        data += struct.pack("<Q", len(part)) + part.encode() if isinstance(part, str) else b""
+        data += struct.pack("<I", part) if isinstance(part, int) else b""
+        data += part if isinstance(part, bytes) else b""
+    path.write_bytes(data + bytes(64))
+    return path
+
+
+HUGE = struct.pack("<Q", 1 << 60)
+ONE = struct.pack("<Q", 1)
+
+
+@pytest.mark.parametrize(
+    ("header", "parts", "message"),
+    [
+        ({"version": 1}, [], r"GGUF version 1 \(supported: 2, 3, little-endian\)"),
+        ({"version": 3 << 24}, [], "GGUF version 50331648"),
+        (
+            {"tensors": 1 << 60},
+            [],
+            "the number of tensors at byte 16 is 1152921504606846976, too many for the 72 bytes",
+        ),
+        ({"pairs": 1 << 60}, [], "the number of metadata at byte 24 is 1152921504606846976, too many"),
+        ({"pairs": 1}, [HUGE], "the length of a key at byte 32 is 1152921504606846976, too many"),
+        ({"pairs": 1}, ["a", 8, HUGE], "the length of a at byte 45 is 1152921504606846976, too many"),
+        ({"pairs": 1}, ["a", 9, 8, HUGE], "the length of a at byte 49 is 1152921504606846976, too many"),
+        ({"pairs": 1}, ["a", 9, 8, ONE, HUGE], "a: string 0 is cut off or not UTF-8"),
+        ({"pairs": 1}, ["a", 9, 8, ONE, ONE, b"\xff"], "a: string 0 is cut off or not UTF-8"),
+        ({"pairs": 1}, ["a", 9, 0, HUGE], "the length of a at byte 49 is 1152921504606846976, too many"),
+        ({"pairs": 1}, ["a", 9, 12, struct.pack("<Q", 60)], "too many for the"),
+        ({"pairs": 1}, ["a", 9, 9], "a, an array, has values of kind 9, which autotx does not read"),
+        ({"pairs": 1}, ["a", 13], "a has values of kind 13, which autotx does not read"),
+        ({"pairs": 1}, [ONE, b"\xff"], "a key at byte 32 is not UTF-8"),
+        ({"pairs": 2}, ["a", 7, b"\1", "a", 7, b"\1"], "a comes twice"),
+        ({"pairs": 1}, ["general.alignment", 4, 0], "general.alignment is 0"),
+        ({"pairs": 1}, ["general.alignment", 8, "x"], "general.alignment is 'x'"),
+        ({"tensors": 1}, ["w", 5], "tensor w has 5 axes"),
+        ({"tensors": 1}, ["w", 0], "tensor w has 0 axes"),
+        (
+            {"tensors": 1},
+            ["w", 1, ONE, 99],
+            "tensor w is of type 99, which autotx does not read .it reads F32, F16, BF16",
+        ),
+        ({"tensors": 1}, ["w", 1, ONE, 2], r"tensor w: shape \(1,\) in Q4_0 at offset 0 is not possible"),
+        ({"tensors": 1}, ["w", 1, ONE, 0, ONE], r"tensor w: shape \(1,\) in F32 at offset 1 is not possible"),
+        ({"tensors": 1}, ["w", 1, bytes(8), 0], r"tensor w: shape \(0,\) in F32"),
+        ({"tensors": 1}, ["w", 2, HUGE, HUGE, 0], "tensor w, .* in F32 at offset 0, ends beyond the file"),
+        ({"tensors": 1}, ["w", 1, ONE, 0, HUGE], "tensor w, .* ends beyond the file"),
+        ({"tensors": 2}, ["w", 1, ONE, 0, bytes(8)] * 2, "two tensors have the same name"),
+    ],
+)
+def test_no_number_of_a_file_is_trusted(tmp_path, header, parts, message):
+    with pytest.raises(ValueError, match=message) as error:
+        GGUF(made(tmp_path, *parts, **header))
+    assert "\n" not in str(error.value)
+
+
+def test_other_files_are_no_gguf(tmp_path):
+    for data in (b"", b"GGUF", b"GGML" + bytes(100)):
+        (tmp_path / "x").write_bytes(data)
+        with pytest.raises(ValueError, match="it is not a GGUF file, or only its beginning"):
+            GGUF(tmp_path / "x")
+
+
+def _refusal(path):
+    """The ValueError of reading a file and all that is in it, or None."""
+    try:
+        file = GGUF(path)
+        tokenizer_of(file.metadata, path)
+        with np.errstate(all="ignore"):
+            list(map(np.asarray, file.tensors.values()))
+    except ValueError as error:
+        return str(error)
+
+
+def test_changed_files_are_read_or_refused_in_one_line(whole, tmp_path, rng):
+    """300 files: cut off, or with some bytes changed, most of them where the numbers stand."""
+    data = whole.read_bytes()
+    refused = 0
+    for case in range(300):
+        changed = bytearray(data[: rng.integers(len(data))] if case % 3 == 0 else data)
+        for _ in range(case % 4 if case % 3 else 0):
+            place = rng.integers(24 if case % 2 else len(data))
+            changed[place] = rng.integers(256)
+        if case % 3 == 2:  # a number of 8 bytes, anywhere
+            place = int(rng.integers(8, len(data) - 8))
+            changed[place : place + 8] = struct.pack("<Q", int(rng.integers(1 << 62)) >> int(rng.integers(62)))
+        path = tmp_path / "changed.gguf"
+        path.write_bytes(changed)
+        message = _refusal(path)
+        refused += message is not None
+        assert message is None or (message.startswith(str(path)) and "\n" not in message)
+    assert 100 < refused < 300
+
+
+# Tokenizers
+
+
+def read_tokenizer(path):
+    return tokenizer_of(GGUF(path).metadata, path)
+
+
+@pytest.mark.parametrize("pre", PATTERNS)
+def test_bytes_are_merged_within_the_pieces_of_the_pattern(pre, tmp_path):
+    tokenizer = read_tokenizer(write(tmp_path / "a.gguf", tokenizer__ggml__pre=pre, tokenizer__ggml__bos_token_id=1))
+    starts = pre == "llama-bpe"  # llama.cpp adds its start token unless the file says otherwise
+    for text in NASTY:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == ("<|user|>" if starts else "") + text
+    assert tokenizer.ends == (0,)
+
+
+def test_pieces_are_those_of_the_models_own_tokenizers(tmp_path):
+    """Each digit, or up to three, or all; contractions in any case; and who takes the line ends."""
+    text = "DON'T 12345a  5\n\nx"
+    expected = {
+        "gpt-2": ["DON", "'", "T", " 12345", "a", " ", " 5", "\n", "\n", "x"],
+        "smollm": ["DON", "'", "T", " ", "1", "2", "3", "4", "5", "a", "  ", "5", "\n", "\n", "x"],
+        "llama-bpe": ["DON", "'T", " ", "123", "45", "a", " ", " ", "5", "\n\n", "x"],
+        "qwen2": ["DON", "'T", " ", "1", "2", "3", "4", "5", "a", " ", " ", "5", "\n\n", "x"],
+    }
+    for name, pieces in expected.items():
+        cuts = [library.pre_tokenizers.Split(library.Regex(p), "isolated") for p in PATTERNS[name]]
+        found = [piece for piece, _ in library.pre_tokenizers.Sequence(cuts).pre_tokenize_str(text)]
+        assert found == pieces, name
+
+
+def merged_by_score(text, tokens, scores):
+    """SentencePiece's BPE by its definition: join the two neighbours whose token has the highest score, the first of
+    equal ones, until no two make a token; spell what has none in bytes."""
+    parts, score = list(text), dict(zip(tokens, scores))
+    while pairs := [(score[a + b], -i) for i, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in score]:
+        i = -max(pairs)[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return [token for part in parts for token in ([part] if part in score else [f"<0x{b:02X}>" for b in part.encode()])]
+
+
+def test_characters_are_merged_by_score_and_a_space_begins_each_text(tmp_path):
+    tokens, _, scores = sentencepiece()
+    for space in (True, False):
+        path = write(tmp_path / "a.gguf", "llama", tokenizer__ggml__add_space_prefix=space)
+        tokenizer = read_tokenizer(path)
+        for text in (*NASTY, "the lazy dogs jump over it"):
+            written = "▁" * bool(space and text) + text.replace(" ", "▁")
+            ids = tokenizer.encode(text)
+            assert [tokens[i] for i in ids] == ["<s>", *merged_by_score(written, tokens, scores)], text
+            assert tokenizer.decode(ids) == "<s>" + written.replace("▁", " ")
+
+
+def test_a_start_token_is_never_given_twice(tmp_path):
+    tokenizer = read_tokenizer(write(tmp_path / "a.gguf", "llama"))
+    assert tokenizer.encode("<s>the fox").tolist() == tokenizer.encode("the fox").tolist()
+    without = read_tokenizer(write(tmp_path / "b.gguf", "llama", tokenizer__ggml__add_bos_token=False))
+    assert without.encode("the fox").tolist() == tokenizer.encode("the fox").tolist()[1:]
+
+
+def test_a_tokenizer_is_saved_and_loaded(tmp_path):
+    for kind in ("gpt2", "llama"):
+        tokenizer = read_tokenizer(write(tmp_path / "a.gguf", kind))
+        tokenizer.save(tmp_path)
+        again = load_tokenizer(tmp_path)
+        assert (again.start, again.ends, again.pieces) == (tokenizer.start, tokenizer.ends, tokenizer.pieces)
+        for text in (*NASTY, "a<|end|>b</s>"):
+            assert again.encode(text).tolist() == tokenizer.encode(text).tolist()
+
+
+@needs_smollm2
+def test_characters_without_a_token_are_named_not_lost():
+    tokenizer = read_tokenizer(SMOLLM2)
+    assert tokenizer.unknown("a\x04b\x06") == ["\x04", "\x06"]
+    with pytest.raises(ValueError, match=r"the tokenizer has no token for '\\x04'; leave that out"):
+        tokenizer.encode("a\x04b")
+
+
+@needs_smollm2
+@pytest.mark.slow
+def test_ids_of_the_real_tokenizer_are_those_of_transformers():
+    """Where transformers takes a digit apart from what is before it; it knows no pattern of the name smollm."""
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(SMOLLM2.parent), gguf_file=SMOLLM2.name)
+    ours = read_tokenizer(SMOLLM2)
+    for text in (*NASTY, "<|im_start|>user\nhi<|im_end|>\n", "a<|im_end|>b", "In 2024, 7 of 10"):
+        assert ours.encode(text).tolist() == theirs.encode(text), text
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("gpt2", {"pre": "morse"}, r"tokenizer.ggml.pre is 'morse', which autotx does not know \(it knows gpt-2,"),
+        ("gpt2", {"pre": None}, "tokenizer.ggml.pre is None"),
+        ("gpt2", {"model": "bert"}, "tokenizer.ggml.model is 'bert'; autotx reads gpt2 and llama"),
+        ("gpt2", {"model": None}, "tokenizer.ggml.model is None"),
+        ("gpt2", {"tokens": None}, "tokenizer.ggml.tokens should be a list of texts"),
+        ("gpt2", {"tokens": [1, 2]}, "tokenizer.ggml.tokens should be a list of texts"),
+        ("gpt2", {"tokens": ["a", ""], "token_type": None}, "none of them empty"),
+        ("gpt2", {"tokens": ["a", "a"], "token_type": None}, "a token twice"),
+        ("gpt2", {"token_type": [1, 1]}, "tokenizer.ggml.token_type should have [0-9]+ numbers, one a token"),
+        ("gpt2", {"token_type": 1}, "tokenizer.ggml.token_type should have [0-9]+ numbers"),
+        ("gpt2", {"merges": ["a b", "quick"]}, "tokenizer.ggml.merges has 'a b', which is not a pair of tokens"),
+        ("gpt2", {"merges": [1, 2]}, "tokenizer.ggml.merges should be a list of texts"),
+        ("gpt2", {"merges": 7}, "tokenizer.ggml.merges should be a list of texts"),
+        ("gpt2", {"eos_token_id": 10**6}, "tokenizer.ggml.eos_token_id is 1000000; there are [0-9]+ tokens"),
+        ("gpt2", {"eos_token_id": "x"}, "tokenizer.ggml.eos_token_id is 'x'"),
+        (
+            "gpt2",
+            {"tokens": ["a", "日", "a日"], "token_type": None, "merges": ["a 日"]},
+            "token '日', which is not bytes",
+        ),
+        ("llama", {"tokens": ["a", "b"], "token_type": None}, "its tokenizer has no token <0x00>, so it cannot spell"),
+        ("llama", {"scores": None}, "tokenizer.ggml.scores should have [0-9]+ numbers"),
+    ],
+)
+def test_what_is_wrong_with_a_tokenizer_is_named(tmp_path, kind, changes, message):
+    path = write(tmp_path / "a.gguf", kind, **{f"tokenizer__ggml__{key}": value for key, value in changes.items()})
+    with pytest.raises(ValueError, match=message) as error:
+        read_tokenizer(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
