@@ -6,7 +6,7 @@ import threading
 
 class _Modes(threading.local):
     recording = True  # whether the graph is recorded; see no_grad
-    watch: tuple | None = None  # the observers: an anomaly.Watch inside detect_anomaly, a viz.record, a viz.Trace
+    watch: tuple | None = None  # the observers: an anomaly.Watch inside detect_anomaly, a viz.record
 
 
 modes = _Modes()
@@ -39,6 +39,18 @@ def unwatch(watcher):
     modes.watch = tuple(w for w in modes.watch or () if w is not watcher) or None
 
 
+@contextlib.contextmanager
+def apart(*watchers):
+    """Inside, ops are recorded and only these watchers observe them, whatever is switched on: pictures compute again
+    what they show, and that is not part of what the user observes."""
+    before = modes.watch, modes.recording
+    modes.watch, modes.recording = watchers or None, True
+    try:
+        yield
+    finally:
+        modes.watch, modes.recording = before
+
+
 def tell(watchers, event, *facts):
     """Call the method `event` of each watcher."""
     for watcher in watchers:
@@ -55,7 +67,8 @@ class Watcher:
         """The op of this name made the Tensor t of the arrays `data`."""
 
     def gradient(self, node, parent, d, g):
-        """The pullback of `node` made of its gradient g the gradient d of one of its parents, as yet not added."""
+        """The pullback of `node` made of its gradient g the gradient d of one of its parents: of its whole shape, of
+        one that it broadcasts to, or a function that adds it to a buffer."""
 
     def end(self, node):
         """The pullback of `node` was called, and its gradients were added."""

@@ -1,4 +1,4 @@
-"""The engine: a Tensor remembers how it was computed, and `backward` walks these records from the newest to the oldest.
+"""The engine: a Tensor remembers how it was computed, and `backward` walks these records (see backward.py).
 
 Everything rests on one concept. An *op* is a function on plain arrays that returns its result and its pullback:
 
@@ -17,24 +17,22 @@ gradient that is zero nearly everywhere, as that of a slice or an embedding, may
 place to a buffer, so that no array full of zeros is made.
 
 An op handles plain arrays only: no Tensors, no graph, no broadcasting of gradients. `lift` (see lift.py) makes it a
-function on Tensors, which records the graph. Un-broadcasting, accumulating and freeing happen in this file, once for
-all ops, and so do the errors about the graph.
-
-Time is counted in ticks. Each tensor carries the tick at which its values were set. The parents of a result (the
-arguments of its op) are older than the result, so walking from the newest result to the oldest reaches every consumer
-of a tensor before the tensor itself: no recursion, no search for a topological order. A parent that is *younger* than
-its result was written to after the graph was recorded. Its gradient would be silently wrong, so backward refuses.
+function on Tensors, which records the graph. Un-broadcasting, adding up and freeing happen in backward.py, once for all
+ops, and so do the errors about the graph.
 """
 
 import itertools
 import operator
+import os
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from autotx import kernels
-from autotx.modes import modes, tell
+from autotx.backward import SCALARS, reachable, walk_back
+from autotx.modes import modes
 from autotx.types import ArrayLike, DTypeLike
 
 if TYPE_CHECKING:  # shows type checkers the methods of Tensor; at run time methods.py adds them to the class
@@ -43,9 +41,18 @@ else:
     Methods = object
 
 next_tick = itertools.count(1).__next__
-by_tick = operator.attrgetter("_tick")
 _ndarray, _new = np.ndarray, object.__new__
-SCALARS = {np.float32, np.float64}  # NumPy computes several times faster with these than with arrays of one number
+_adding = threading.RLock()  # held while gradients are added to those of leaves, which threads may share
+
+
+def _reset_after_fork():
+    """Another thread of the parent may have held the lock, and is not in the child."""
+    global _adding
+    _adding = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 class Op:
@@ -255,43 +262,17 @@ class Tensor(Methods):
         if not self.requires_grad:
             raise ValueError("backward: no tensor that went into this one requires a gradient; pass requires_grad=True")
         grad = self._seed(grad)
-        nodes, leaves = _reachable(self)
-        watchers = modes.watch
-        owned = set()  # ids of tensors whose .grad buffer was made during this walk: it may be added to in place
-        _accumulate(self, grad, grad, owned)
-        while nodes:
-            node = nodes.pop()  # the newest: the pullbacks of all its consumers have been called
-            g, pullback = node.grad, node._backward
-            if g is not None:
-                if watchers:
-                    tell(watchers, "begin")
-                shared = pullback.__class__ is not tuple
-                gradients = pullback
-                if shared:
-                    wanted = [p.__class__ is Tensor and p.requires_grad for p in node._parents]
-                    gradients = _unaliased(pullback(g, wanted))
-                if len(gradients) < len(node._parents):  # zip would leave the last arguments without a gradient
-                    given = f"{len(node._parents)} arguments, its pullback gradients for {len(gradients)}"
-                    raise ValueError(f"backward: {node._op} has {given}; give one for each")
-                for p, d in zip(node._parents, gradients):
-                    if p.__class__ is Tensor and p.requires_grad:
-                        if not shared:
-                            d = d(g)
-                        if watchers:
-                            tell(watchers, "gradient", node, p, d, g)
-                        if d.__class__ in SCALARS and d.__class__ is p._data.__class__:  # fast path: single numbers
-                            p.grad = d if p.grad is None else p.grad + d
-                        else:
-                            _accumulate(p, d, g, owned, node._op)
-                if watchers:
-                    tell(watchers, "end", node)
-            if not retain_graph:
-                node._backward = FREED
-                node._parents = ()
-                node._settings = node.grad = None
+        nodes, leaves = reachable(self)
         for leaf in leaves:
-            if leaf.grad.__class__ in SCALARS:
-                leaf.grad = np.asarray(leaf.grad)
+            _check_leaf(leaf)
+        gradients = {self: grad}
+        walk_back(nodes, gradients, retain_graph)
+        with _adding:
+            for t, d in gradients.items():
+                have = t.grad if t._parents is None else None  # a result has no gradient of an earlier walk
+                if have is not None:
+                    d = kernels.add(have, d, have if have.__class__ is np.ndarray and have.flags.writeable else None)
+                t.grad = np.asarray(d)
 
     def _seed(self, grad):
         """The gradient that backward starts from, as an array of this tensor's shape and type."""
@@ -306,18 +287,6 @@ class Tensor(Methods):
         if grad.shape != self.shape:
             raise ValueError(f"backward: the gradient has shape {grad.shape}, the tensor {self.shape}; make them equal")
         return grad
-
-
-def _unaliased(gradients):
-    """The gradients that one pullback returned, no two sharing memory, since some are added to in place later."""
-    owners, result = set(), []
-    for d in gradients:
-        if d.__class__ is _ndarray:
-            owner = id(d if d.base is None else d.base)
-            d = d.copy() if owner in owners else d
-            owners.add(owner)
-        result.append(d)
-    return result
 
 
 def result_of(op, data, settings=None, parents=None, backward=None):
@@ -337,99 +306,15 @@ def result_of(op, data, settings=None, parents=None, backward=None):
     return t
 
 
-class _Freed:
-    """Replaces the pullback of a result whose graph was freed."""
-
-
-FREED = _Freed()
-
-
-def _reachable(root):
-    """The results in the graph of `root`, oldest first, and its leaves. Checks the graph and its leaves."""
-    if root._parents is None:
-        return [], [root]
-    nodes, leaves, stack, seen = [], {}, [root], {id(root)}
-    while stack:
-        t = stack.pop()
-        nodes.append(t)
-        if t._backward is FREED:
-            raise ValueError(
-                f"backward: the graph below this result of {t._op} was freed by an earlier backward; "
-                "call that one with retain_graph=True, or compute the result again"
-            )
-        for p in t._parents:
-            if p.__class__ is Tensor:
-                if p._parents is None:
-                    if p._tick > t._tick:  # constants too: other gradients use their values
-                        raise ValueError(written_after(p, t))
-                    if p.requires_grad:
-                        leaves[id(p)] = p
-                        if p.grad is not None:  # from an earlier backward, or set by the user
-                            _check_gradient(p)
-                        if p._data.dtype.kind != "f":  # requires_grad was set later; the gradient would be truncated
-                            raise ValueError(f"backward: a tensor of {p.dtype} requires a gradient, only floats can")
-                elif p.requires_grad and id(p) not in seen:
-                    seen.add(id(p))
-                    stack.append(p)
-    for t in nodes:
-        t.grad = None  # left by an earlier walk that retained the graph
-    nodes.sort(key=by_tick)
-    return nodes, leaves.values()
-
-
-def written_after(parent, node):
-    name = f"'{parent.name}'" if parent.name else "a tensor"
-    return (
-        f"backward: {node._op} was recorded with {name} of shape {parent.shape}, which has been written to since "
-        "(by an optimizer step?); its gradient would be wrong. Call backward before, or compute the forward pass again"
-    )
-
-
-def _check_gradient(leaf):
+def _check_leaf(leaf):
+    """ValueError if a gradient cannot be added to the `.grad` of a leaf, which anyone may set, as requires_grad."""
     grad = leaf.grad
-    if grad.__class__ is Tensor or getattr(grad, "shape", None) != leaf._data.shape:
+    if leaf._data.dtype.kind != "f":
+        raise ValueError(f"backward: a tensor of {leaf.dtype} requires a gradient, only floats can")
+    if grad is not None and (grad.__class__ is Tensor or getattr(grad, "shape", None) != leaf._data.shape):
         kind = f"a {type(grad).__name__} of shape {np.shape(grad)}"
         text = f"backward: the .grad of a tensor of shape {leaf.shape} was set to {kind}; "
         raise ValueError(text + "set it to None or to an array of that shape")
-
-
-def _accumulate(p, d, g, owned, op=None):
-    """Add `d`, which the pullback of `op` made of `g`, to the gradient of `p`; in place if backward owns the buffer."""
-    have, data = p.grad, p._data
-    is_leaf = p._parents is None
-    mine = (is_leaf or id(p) in owned) and have.__class__ is _ndarray and have.flags.writeable  # no NumPy scalar
-    if d.__class__ is not _ndarray:
-        if callable(d):  # a function that adds the gradient to a buffer
-            if have is None:
-                p.grad = np.zeros(data.shape, data.dtype)
-            elif not mine:
-                p.grad = np.array(have)
-            owned.add(id(p))
-            d(p.grad)
-            return
-        d = np.asarray(d)
-    if d.shape != data.shape or d.dtype != data.dtype:
-        d = unbroadcast(d, data.shape, op).astype(data.dtype, copy=False)
-    if have is None:
-        # A leaf keeps its gradient after backward, so the array must not be g, nor a view of another array
-        p.grad = d if not is_leaf or (d is not g and d.base is None) else d.copy()
-    else:
-        p.grad = kernels.add(have, d, have if mine else None)
-        owned.add(id(p))
-
-
-def unbroadcast(d, shape, op):
-    """Sum `d` over the axes along which broadcasting repeated an array of `shape`. Returns an array of `shape`."""
-    extra = d.ndim - len(shape)
-    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, d.shape[extra:])):
-        raise ValueError(
-            f"{op}: its pullback returned a gradient of shape {d.shape} for an argument of shape {shape}; it must have "
-            "that shape, or one that it broadcasts to"
-        )
-    if extra > 0:
-        d = kernels.total(d, tuple(range(extra)))
-    stretched = tuple(i for i, n in enumerate(shape) if n == 1 and d.shape[i] != 1)
-    return kernels.total(d, stretched, keepdims=True) if stretched else d
 
 
 # User input as arrays

@@ -1,6 +1,7 @@
 """What the engine promises: any graph, any depth, freed as it is walked, and never a silently wrong gradient."""
 
 import gc
+import os
 import re
 import sys
 import threading
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autotx
-from autotx import Tensor, gradcheck
+from autotx import Tensor, gradcheck, tensor
 
 
 def leaf(values, name=None, dtype=np.float64):
@@ -368,6 +369,90 @@ def test_an_empty_tensor_goes_backward_with_its_gradient():
     assert x.grad.shape == (0, 3)
     (x * 2).backward(np.zeros((0, 3)))
     assert x.grad.shape == (0, 3)
+
+
+@pytest.mark.parametrize("retain_graph", [False, True])
+def test_a_backward_that_fails_leaves_every_gradient_as_it_was(retain_graph):
+    broken = [True]
+
+    @autotx.lift
+    def careless(x, /):
+        def dx(g):
+            if broken:
+                raise RuntimeError("a mistake of the user")
+            return g
+
+        return x * 1, (dx,)
+
+    w, v = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    (w * 5).sum().backward()
+    loss = (careless(w) + w * v).sum()  # w * v is newer, so that its gradients come first
+    with pytest.raises(RuntimeError):
+        loss.backward(retain_graph=retain_graph)
+    assert (w.grad.tolist(), v.grad) == ([5, 5], None)
+    broken.clear()
+    if not retain_graph:
+        loss = (careless(w) + w * v).sum()
+    loss.backward()
+    assert (w.grad.tolist(), v.grad.tolist()) == ([9, 10], [1, 2])
+
+
+def test_threads_that_share_a_parameter_lose_no_gradient():
+    w, x = leaf(np.ones(100_000), dtype=np.float32), Tensor(np.ones(100_000, np.float32))
+    for _ in range(5):
+        w.grad = None
+        threads = [threading.Thread(target=lambda: [(w * x).sum().backward() for _ in range(5)]) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (w.grad == 40).all()
+
+
+def test_threads_may_go_backward_over_one_retained_graph():
+    w = leaf(np.ones(1000))
+    loss = ((w * 2).exp() + w).sum()
+    loss.backward(retain_graph=True)
+    once, w.grad = w.grad, None
+    threads = [threading.Thread(target=lambda: [loss.backward(retain_graph=True) for _ in range(25)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_allclose(w.grad, 100 * once)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_child_goes_backward_whatever_a_thread_of_its_parent_does():
+    with tensor._adding:
+        child = os.fork()
+        if not child:
+            thread = threading.Thread(target=lambda: (leaf(1.0) * 2).backward(), daemon=True)
+            thread.start()
+            thread.join(10)
+            os._exit(thread.is_alive())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_pullback_that_writes_into_the_gradient_it_was_given_is_refused():
+    @autotx.lift
+    def greedy(x, /):
+        def dx(g):
+            g *= 10
+            return g
+
+        return x * 1, (dx,)
+
+    x, w = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    text = (
+        "backward: the pullback of greedy writes into g, which others use too, or into an argument; let it make a new "
+        "array"
+    )
+    with error(ValueError, text):
+        (greedy(x) + w).sum().backward()
+    assert w.grad is None
+    with error(ValueError, text):
+        gradcheck(greedy, x)
 
 
 # ---- Writing ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ LAYERS = [
     {"autotx.checks", "autotx.files", "autotx.modes", "autotx.text", "autotx.types"},
     {"autotx.kernels"},
     {"autotx.ops"},
-    {"autotx.anomaly"},
+    {"autotx.anomaly", "autotx.backward"},
     {"autotx.tensor"},
     {"autotx.lift", "autotx.notes"},
     {"autotx.functional"},

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from autotx import anomaly
-from autotx import tensor as engine
-from autotx.modes import Watcher, unwatch, watch
+from autotx.backward import FREED, by_tick, reachable, unbroadcast, walk_back
+from autotx.modes import Watcher, apart, unwatch, watch
 from autotx.nn import Module, walk
 from autotx.notes import notes
 from autotx.tensor import Tensor
@@ -115,20 +115,20 @@ class Trace:
     def backward(self, grad: ArrayLike | None = None) -> list[Step]:
         """The backward pass, op by op: a list of Steps, from the newest op to the oldest.
 
-        Runs the engine's backward pass for the tensors that required gradients when the graph was traced, then restores
-        each tensor's `.grad` and keeps the graph. grad, ValueError: as for Tensor.backward.
+        Walks as the engine does, for the tensors that required gradients when the graph was traced; keeps the graph and
+        leaves each `.grad` as it is. grad, ValueError: as for Tensor.backward.
         """
-        before = [(t, t.grad, t.requires_grad) for t in self._tensors.values()]
-        steps = _Steps(self._tensors)
+        root, steps = self._tensors[self.root], _Steps(self._tensors)
+        before = [(t, t.requires_grad) for t in self._tensors.values()]
         for node, t in self._tensors.items():
-            t.grad, t.requires_grad = None, self.nodes[node].requires_grad
-        watch(steps)
+            t.requires_grad = self.nodes[node].requires_grad
         try:
-            self._tensors[self.root].backward(grad, retain_graph=True)
+            nodes, _ = reachable(root)
+            with apart(steps):
+                walk_back(nodes, {root: root._seed(grad)}, retain_graph=True)
         finally:
-            unwatch(steps)
-            for t, grad, requires_grad in before:
-                t.grad, t.requires_grad = grad, requires_grad
+            for t, requires_grad in before:
+                t.requires_grad = requires_grad
         return steps.found
 
     def gradients(self, grad: ArrayLike | None = None) -> dict[int, np.ndarray]:
@@ -217,28 +217,28 @@ class Trace:
 
 
 class _Steps(Watcher):
-    """Makes a Step of each op that the engine's backward pass visits. tensors: dict of node id -> Tensor."""
+    """Makes a Step of each op that a walk visits. tensors: dict of node id -> Tensor."""
 
     def __init__(self, tensors):
         self.ids = {id(t): node for node, t in tensors.items()}
-        self.found, self.outgoing = [], {}
+        self.found, self.sums = [], {}  # sums: node id -> its gradient so far
 
     def begin(self):
-        self.outgoing = {}
+        self.incoming, self.outgoing, self.totals = np.empty(0), {}, {}
 
     def gradient(self, node, parent, d, g):
         if callable(d):  # d adds the gradient to a buffer
             alone = np.zeros(parent.shape, parent.dtype)
             d(alone)
         else:
-            alone = engine.unbroadcast(np.asarray(d), parent.shape, node._op).astype(parent.dtype)  # a copy
+            alone = unbroadcast(np.asarray(d), parent.shape, node._op).astype(parent.dtype)  # a copy
         position = next(i for i, p in enumerate(node._parents) if p is parent and i not in self.outgoing)
-        self.outgoing[position] = alone
+        source = self.ids[id(parent)]
+        self.sums[source] = self.sums[source] + alone if source in self.sums else alone
+        self.incoming, self.outgoing[position], self.totals[source] = np.asarray(g), alone, self.sums[source]
 
     def end(self, node):
-        parents = {self.ids[id(node._parents[i])]: node._parents[i] for i in self.outgoing}
-        totals = {i: np.array(p.grad) for i, p in parents.items()}  # copies: the engine adds to its buffers in place
-        self.found.append(Step(self.ids[id(node)], np.asarray(node.grad), self.outgoing, totals))
+        self.found.append(Step(self.ids[id(node)], self.incoming, self.outgoing, self.totals))
 
 
 def trace(tensor: Tensor) -> Trace:
@@ -260,7 +260,7 @@ def _results(root):
     while stack:
         t = stack.pop()
         found.append(t)
-        if t._backward is engine.FREED:
+        if t._backward is FREED:
             raise ValueError(
                 f"trace: the graph below this result of {t._op} was freed by backward; call "
                 "backward(retain_graph=True), or draw before backward"
@@ -269,7 +269,7 @@ def _results(root):
             if isinstance(p, Tensor) and p._parents is not None and id(p) not in seen:
                 seen.add(id(p))
                 stack.append(p)
-    return sorted(found, key=engine.by_tick)
+    return sorted(found, key=by_tick)
 
 
 def _view(array) -> Any:
@@ -356,7 +356,7 @@ def _argument_names(op, count):
 def settings_of(op, given):
     """The settings that an op was called with, and its defaults. A setting annotated as an array becomes an array;
     settings that are None are left out."""
-    found = {}
+    found, given = {}, given or {}
     for p in parameters(op):
         value = given.get(p.name, p.default)
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and value is not None:
