@@ -12,8 +12,9 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
+from autotx.backward import SCALARS
 from autotx.modes import modes, tell
-from autotx.tensor import SCALARS, Op, Tensor, array_of, as_data, refuse_gradients, result_of
+from autotx.tensor import Op, Tensor, array_of, as_data, refuse_gradients, result_of
 
 P = ParamSpec("P")
 
@@ -70,7 +71,7 @@ def lift(op: Callable[P, tuple[Any, Any]]) -> Callable[P, Tensor]:
         if out.__class__ not in _DATA:
             out = np.asarray(out)
         if recorded:
-            t = result_of(known, out, settings, args, pullback)
+            t = result_of(known, out, settings or None, args, pullback)  # an empty dict for each result takes memory
         else:
             t = result_of(known, _not_a_view(out, data))
         if watchers:

@@ -17,7 +17,7 @@ class Notes(dict):
 def notes(t) -> Notes:
     """The Notes of a result that has a graph."""
     if t._settings.__class__ is not Notes:
-        t._settings = Notes(t._settings)
+        t._settings = Notes(t._settings or ())
     return t._settings
 
 

@@ -22,7 +22,7 @@ from autotx.models.cli import main
 from autotx.text import counted
 from autotx.viz import dot, folding, labels, primitives, titles
 from autotx.viz.graph import _LOOKS
-from autotx.viz.ops import COMPOSED, erf, example
+from autotx.viz.ops import COMPOSED, OPS, erf, example
 from autotx.viz.trace import trace
 
 
@@ -472,6 +472,53 @@ def test_fused_ops_are_composed_of_primitives_that_give_the_same(name):
     np.testing.assert_allclose(last.value, out.data, rtol=1e-5)
     assert all(a.node < n.id for n in opened.nodes for a in n.parents)
     assert all(n.grad is None or n.grad.shape == n.shape for n in opened.nodes)
+
+
+HIDDEN = np.array([[False, False], [True, False]])  # the first token may look at nothing
+FAR = [[1e4, -1e4, 0.0], [-200.0, 200.0, 3.0]]
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda x: autotx.softmax(x),
+        lambda x: autotx.log_softmax(x),
+        lambda x: autotx.gelu(x),
+        lambda x: autotx.cross_entropy(x, [0, 1]),
+        lambda x: autotx.cross_entropy(x + np.array([0, -np.inf, 0]), [0, 2], label_smoothing=0.0),
+        lambda x: autotx.binary_cross_entropy_with_logits(x, np.ones((2, 3)), pos_weight=2.0),
+        lambda x: autotx.binary_cross_entropy_with_logits(x, np.zeros((2, 3))),
+        lambda x: autotx.scaled_dot_product_attention(x, x, x, mask=HIDDEN),
+    ],
+)
+def test_opened_ops_have_no_nan_where_the_whole_one_has_none(op):
+    x = leaf(FAR)
+    out = op(x)
+    opened = trace(out)
+    for i, gradient in opened.gradients(np.ones(out.shape)).items():
+        opened.nodes[i].grad = gradient
+    primitives.open_fused(opened, list(COMPOSED))
+    for node in opened.nodes:
+        assert not np.isnan(node.value).any(), node.op
+        assert node.grad is None or np.isfinite(node.grad).all(), node.op
+    np.testing.assert_allclose(opened.nodes[opened.root].value, out.data)
+
+
+def test_an_index_of_none_and_other_settings_that_are_none_are_drawn():
+    x = leaf(np.ones((2, 3)))
+    for index, text in ((None, "x[None]"), ((None, ...), "x[None, ...]"), ((slice(1), None), "x[:1, None]")):
+        assert text in viz.graph(x[index]).source
+        assert viz.graph_json(x[index])["nodes"][-1]["math"] == text
+
+
+def test_control_characters_in_names_are_drawn_as_spaces():
+    svg = viz.graph(leaf([1.0], name="a\rb\0c\x1bd\ne") * 2).pipe("svg", encoding="utf-8")
+    assert "a b c d e" in " ".join(ET.fromstring(svg).itertext())
+
+
+def test_an_example_is_the_same_at_every_call():
+    for name in OPS:
+        np.testing.assert_array_equal(example(name)[0].data, example(name)[0].data)
 
 
 def test_an_op_that_cannot_be_opened_truly_stays_whole():

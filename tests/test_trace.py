@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import autotx
-from autotx import Tensor, functional, nn
+from autotx import Tensor, functional, nn, viz
 from autotx.models import GPT, MLP, GPTConfig
 from autotx.viz.trace import formulas, record, trace
 
@@ -374,6 +374,25 @@ def test_times_of_backward_are_there_when_the_graph_is_freed():
     with record() as r:
         (leaf([1.0]) * 2).sum().backward()
     assert all(seen.backward_seconds > 0 for seen in r.records)
+
+
+def test_drawing_is_not_recorded(tmp_path):
+    x = leaf([-1.0, 0.0])
+    with record() as r:
+        loss = x.softmax().sum()
+        loss.backward(retain_graph=True)
+        times = [seen.backward_seconds for seen in r.records]
+        with autotx.no_grad(), autotx.detect_anomaly():
+            opened = viz.graph(loss, grads=True, fused=["softmax"])
+            viz.page(loss, tmp_path / "page.html")
+    assert "Σ x" in opened.source
+    assert [seen.op for seen in r.records] == ["softmax", "sum"]
+    assert [seen.backward_seconds for seen in r.records] == times
+
+
+def test_ops_without_settings_keep_no_dict():
+    assert leaf([1.0]).exp()._settings is None
+    assert trace(leaf([1.0]).exp()).nodes[-1].settings == {}
 
 
 def test_record_and_detect_anomaly_at_once():

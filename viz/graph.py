@@ -188,7 +188,7 @@ class _Drawing:
         self._draw_group(drawn, 0)
         self._draw_edges(drawn)
         if self.view.notes:
-            drawn.attr(label=graphviz.escape("\n".join(self.view.notes)))
+            drawn.attr(label=_quoted("\n".join(self.view.notes)))
         if legend:
             self._draw_legend(drawn)
         return drawn
@@ -199,7 +199,7 @@ class _Drawing:
         for key, item in self.view.items.items():
             if item.group == group:
                 label, look, tooltip = getattr(self, f"_{item.kind}")(item)
-                drawn.node(_id(key), label=label, tooltip=graphviz.escape(tooltip), **look)
+                drawn.node(_id(key), label=label, tooltip=_quoted(tooltip), **look)
         for child in self.groups[group].children:
             if child in self.view.open and self._is_shown(child):
                 with drawn.subgraph(name=f"cluster_{child}") as inner:
@@ -212,7 +212,7 @@ class _Drawing:
                         color="#777777",
                         fontsize="12",
                         margin="12",
-                        tooltip=graphviz.escape(self.groups[child].path),
+                        tooltip=_quoted(self.groups[child].path),
                     )
                     self._draw_group(inner, child)
 
@@ -355,7 +355,7 @@ class _Drawing:
             if (source, target, text) not in drawn_ones:
                 drawn_ones.add((source, target, text))
                 formula = consumer.gradients.get(name)
-                told = graphviz.escape(f"{name} of {labels.title(consumer)}{f': {formula}' if formula else ''}")
+                told = _quoted(f"{name} of {labels.title(consumer)}{f': {formula}' if formula else ''}")
                 text = _PLATE.format(labels.escaped(text))  # edges do not cross the text
                 drawn.edge(_id(source), _id(target), label=text, tooltip=told, labeltooltip=told)
 
@@ -383,6 +383,11 @@ def _small(text):
     rows = "".join(f"<TR>{row}</TR>" for row in rows)
     size = f'FIXEDSIZE="TRUE" WIDTH="{width * len(text[0])}" HEIGHT="{14 * len(text)}"'
     return f'<TABLE {size} BORDER="0" CELLSPACING="0" CELLPADDING="1">{rows}</TABLE>'
+
+
+def _quoted(text):
+    """A text of lines escaped for a tooltip, or for a label that is no HTML."""
+    return graphviz.escape(labels.printable(text, keep="\n"))
 
 
 def _id(key):

@@ -1,5 +1,6 @@
 """The texts on the nodes of a graph: ops in mathematical notation, short numbers, sizes and times."""
 
+import collections
 import html
 import re
 import textwrap
@@ -25,7 +26,8 @@ def math(node, nodes):
         source = nodes[argument.node]
         if source.kind == "constant" and argument.name in ("x", "y"):
             facts[argument.name] = number(source.value.flat[0])
-    return shortened(written.format(**facts)) if row(node.op).math else written.format(**facts)
+    written = written.format_map(collections.defaultdict(lambda: "None", facts))  # a setting that is None has no fact
+    return shortened(written) if row(node.op).math else written
 
 
 def _is_transposed(node):
@@ -134,7 +136,9 @@ def shortened(text, most=_SHORT):
 
 def escaped(text):
     """A text escaped for an HTML-like label of Graphviz, which would replace "\\N" by the name of the node."""
-    text = str(text)
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else " " for c in text)
-    return html.escape(text).replace("\\", "\\\\")
+    return html.escape(printable(str(text))).replace("\\", "\\\\")
+
+
+def printable(text, keep=""):
+    """A text with a space in place of each control character, which neither DOT nor SVG can hold, but for `keep`."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in keep else " " for c in text)

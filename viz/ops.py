@@ -3,6 +3,7 @@
 An op without a row is written by its name; the arguments of its example have the shape (2, 3).
 """
 
+import copy
 import inspect
 import math
 from collections.abc import Callable
@@ -37,8 +38,13 @@ def _layer_norm(x, gamma, beta, eps=1e-5):
 
 
 def _softmax(x, axis=-1):
-    e = (x - x.max(axis=axis, keepdims=True)).exp()
-    return e / e.sum(axis=axis, keepdims=True)
+    m = x.max(axis=axis, keepdims=True)
+    hidden = m.data == -np.inf  # lines of -inf alone, as of a token that may look at nothing, become zeros
+    if not hidden.any():
+        e = (x - m).exp()
+        return e / e.sum(axis=axis, keepdims=True)
+    e = (x - m.masked_fill(hidden, 0.0)).exp()
+    return e / e.sum(axis=axis, keepdims=True).masked_fill(hidden, 1.0)
 
 
 def _log_softmax(x, axis=-1):
@@ -87,7 +93,10 @@ def _cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0, redu
     counted = np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
     y = np.eye(V, dtype=logits.dtype)[np.where(counted, targets, 0)] * (1 - label_smoothing) + label_smoothing / V
     y = Tensor((y * counted[..., None]).astype(logits.dtype), name="y")
-    losses = -(y * logits.log_softmax()).sum(axis=-1)
+    below = logits.log_softmax()
+    if np.isinf(below.data).any():  # an impossible class costs nothing where it is no target
+        below = below.masked_fill(np.isinf(below.data) & (y.data == 0), 0.0)
+    losses = -(y * below).sum(axis=-1)
     return losses if reduction == "none" else losses.sum() / int(counted.sum()) if reduction == "mean" else losses.sum()
 
 
@@ -100,8 +109,10 @@ def _mse_loss(x, y, reduction="mean"):
 
 
 def _binary_cross_entropy(x, y, reduction="mean", pos_weight=None):
-    s, yes = x.sigmoid(), y if pos_weight is None else pos_weight * y
-    return _reduced(-(yes * s.log() + (1 - y) * (1 - s).log()), reduction)
+    no = x.maximum(0.0) + (1 + (-x.abs()).exp()).log()  # -ln(1 - s), s the sigmoid of x; -ln s is x less
+    if pos_weight is None:
+        return _reduced(no - x * y, reduction)
+    return _reduced((1 - y) * no + pos_weight * y * (no - x), reduction)
 
 
 # The table
@@ -231,6 +242,7 @@ def example(name: str) -> tuple[Tensor, np.ndarray]:
         Tensor(rng.integers(1, 8, shape) / known.divisor, requires_grad=True, dtype=np.float32, name=n)
         for n, shape in zip(names, shapes)
     ]
-    out = lift(op)(*tensors, **known.settings)  # lifted again: some functions take their arguments in another order
+    settings = copy.deepcopy(known.settings)  # an rng draws the same at every call
+    out = lift(op)(*tensors, **settings)  # lifted again: some functions take their arguments in another order
     grads = rng.integers(-4, 5, out.shape) / 4 if out.shape else np.ones(())
     return out, grads.astype(np.float32)

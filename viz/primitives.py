@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from autotx.modes import apart
 from autotx.tensor import Tensor
 from autotx.viz.ops import COMPOSED
 from autotx.viz.trace import Argument, Group, Trace
@@ -49,7 +50,8 @@ def _compose(trace, node):
         if argument.position is not None:
             source = trace.nodes[argument.node].value
             leaves[argument.name] = Tensor(source, requires_grad=source.dtype.kind == "f", name=argument.name)
-    out = COMPOSED[node.op](**leaves, **node.settings)
+    with apart():
+        out = COMPOSED[node.op](**leaves, **node.settings)
     return None if out is None else Trace(out)
 
 
