@@ -23,7 +23,8 @@ from autotx.models.train import Trainer
 from autotx.models.transformer import PAD
 from autotx.optim import decay_groups
 from autotx.viz.curves import curves
-from autotx.viz.style import checked_path, save
+from autotx.viz.saving import save
+from autotx.viz.style import checked_path
 
 MODELS = ("gpt", "transformer")
 TURN = 50  # steps: so many that threads of the other, which spin at the start of a turn, hardly count

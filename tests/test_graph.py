@@ -1,9 +1,11 @@
 """Pictures of computation graphs: what is shown, folded, written, and what is refused."""
 
 import graphlib
+import html
 import json
 import re
 import subprocess
+import webbrowser
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -207,16 +209,76 @@ def test_a_graph_is_a_digraph_that_notebooks_show():
     assert drawn.pipe("png").startswith(b"\x89PNG")
 
 
-def test_a_small_tensor_shows_itself_and_others_do_not():
-    assert "<svg" in xor_loss()._repr_svg_()
-    assert Tensor([1.0])._repr_svg_() is None
-    y = leaf([1.0])
-    for _ in range(100):
-        y = y.tanh()
-    assert y._repr_svg_() is None
-    loss = xor_loss()
-    loss.backward()
-    assert loss._repr_svg_() is None
+def test_notebooks_show_numbers_and_below_them_a_graph_after_the_switch():
+    assert not hasattr(Tensor, "_repr_html_")
+    viz.show_graphs()
+    try:
+        loss, chain = xor_loss(), leaf([1.0], name="<x>")
+        for _ in range(100):
+            chain = chain * 2.0
+        for tensor in (loss, chain, unrolled(10)):
+            shown = tensor._repr_html_()
+            numbers, graph = shown.split("</pre>")
+            assert numbers == f"<pre>{html.escape(repr(tensor))}"
+            assert graph.strip().startswith("<svg")
+        loss.backward()
+        assert loss._repr_html_() is None
+        assert Tensor([1.0])._repr_html_() is None
+    finally:
+        viz.show_graphs(False)
+    viz.show_graphs(False)
+    assert not hasattr(Tensor, "_repr_html_")
+
+
+def unrolled(steps):
+    """A recurrent network without modules."""
+    w, u, h = leaf(np.ones((2, 3))), leaf(np.ones((3, 3))), np.zeros((1, 3))
+    for _ in range(steps):
+        h = (np.ones((1, 2)) @ w + h @ u).tanh()
+    return h.sum()
+
+
+@pytest.mark.parametrize("f", [lambda x: x * x, lambda x: x + x, lambda x: x @ x, lambda x: x / x])
+def test_an_op_used_on_one_tensor_twice_has_two_edges(f):
+    """Each is a part of the gradient: of x * x it is 2 x."""
+    out = f(leaf([[1.0, 2.0], [3.0, 4.0]]))
+    edges = [line for line in viz.graph(out).source.splitlines() if "node_0 -> node_1" in line]
+    assert [re.search(r'tooltip="(\w) of \w+: d\1 = ', edge)[1] for edge in edges] == ["x", "y"]
+    named = str(out._op) in ("matmul", "div")  # where the two arguments differ
+    assert [re.search(r">(\w )?\(2, 2\)<", edge)[1] for edge in edges] == (["x ", "y "] if named else [None, None])
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda g, folder: viz.save(g, folder / "g.png"), "g.png"),
+        (lambda g, folder: g.render(folder / "g", format="svg"), "g.svg"),
+        (lambda g, folder: g.render("g.png", folder), "g.png"),
+        (lambda g, folder: g.render(directory=folder), "autotx.svg"),
+        (lambda g, folder: g.save(folder / "g.png"), "g.png"),
+    ],
+)
+def test_a_graph_is_written_in_the_ways_people_try(call, name, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # without Graphviz
+    path = call(viz.graph(xor_loss()), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG" if name.endswith("png") else b"<?xml")
+    assert path in (None, str(tmp_path / name))
+
+
+def test_viewing_a_graph_opens_its_picture(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    viz.graph(xor_loss()).view(tmp_path / "g")
+    assert opened == [(tmp_path / "g.svg").as_uri()]
+
+
+@pytest.mark.parametrize("given", [Tensor([1.0]), "text"])
+def test_what_is_no_picture_is_not_saved(given, tmp_path):
+    with pytest.raises(TypeError, match=r"save: a (Tensor|str) is no picture; give viz.graph\(loss\)"):
+        viz.save(given, tmp_path / "g.png")
+    with pytest.raises(ValueError, match=r"g.gif ends in .gif; give a picture a name that ends in .svg, .png, .pdf or"):
+        viz.save(viz.graph(xor_loss()), tmp_path / "g.gif")
 
 
 def test_the_system_s_dot_comes_first_and_a_pdf_needs_it(tmp_path, monkeypatch):

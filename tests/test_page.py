@@ -4,6 +4,7 @@ What a browser makes of it is tested in test_browser.py.
 """
 
 import base64
+import html
 import json
 import re
 import zlib
@@ -240,6 +241,12 @@ def test_the_papers_examples(tmp_path):
 
 
 # What cannot be shown
+
+
+def test_a_notebook_shows_the_page(small, tmp_path):
+    page = viz.page(small[0], tmp_path / "replay.html")
+    shown = page._repr_html_()
+    assert html.unescape(re.search('srcdoc="(.*?)"', shown, re.S)[1]) == page.file.read_text(encoding="utf-8")
 
 
 def test_errors_of_the_function(small, tmp_path):

@@ -437,6 +437,14 @@ def test_times_of_ops_add_up(rng):
 # Files and looks
 
 
+def test_a_notebook_shows_what_a_cell_ends_with(rng):
+    drawn = viz.attention({"a": np.eye(2)[None]}, list("ab"))
+    figure, axes = drawn
+    assert axes.shape == (1, 1)
+    assert drawn._repr_png_() == figure._repr_png_()
+    assert drawn._repr_png_().startswith(b"\x89PNG")
+
+
 def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
     figure, _ = viz.positions(np.eye(2))
     for kind, begin in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):
@@ -448,12 +456,14 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
             viz.save(viz.positions(np.eye(2))[0], tmp_path / f"a{kind}")
             contents.append((tmp_path / f"a{kind}").read_bytes())
         assert contents[0] == contents[1]
+    viz.save(viz.positions(np.eye(2)), tmp_path / "c.png")  # figure and axes as they are returned
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "b.png").mkdir()
     wrong = {"a.bmp": "ends in .bmp", "a": "has no ending", "no/a.png": "no folder", "b.png": "is a folder"}
     for name, message in wrong.items():
         with pytest.raises(ValueError, match=message):
             viz.save(figure, tmp_path / name)
-    assert {p.name for p in tmp_path.iterdir()} == {"a.png", "a.svg", "a.pdf", "b.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {"a.png", "a.svg", "a.pdf", "b.png", "c.png"}
 
 
 def test_labels_are_fit_to_be_drawn():

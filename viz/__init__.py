@@ -3,16 +3,17 @@
 from autotx.viz.attention import AttentionMap, attention, attention_maps
 from autotx.viz.curves import curves
 from autotx.viz.embeddings import embeddings
-from autotx.viz.graph import graph, graph_json, render, write_json
-from autotx.viz.page import page
+from autotx.viz.graph import graph, graph_json, render, show_graphs, write_json
+from autotx.viz.page import Page, page
 from autotx.viz.positions import positions
+from autotx.viz.saving import save
 from autotx.viz.statistics import LayerStatistics, layer_statistics
 from autotx.viz.steps import step_times
-from autotx.viz.style import save
+from autotx.viz.style import Picture
 from autotx.viz.trace import Trace, record, trace
 
 __all__ = [
-    "AttentionMap", "LayerStatistics", "Trace", "attention", "attention_maps", "curves", "embeddings", "graph",
-    "graph_json", "layer_statistics", "page", "positions", "record", "render", "save", "step_times", "trace",
-    "write_json",
+    "AttentionMap", "LayerStatistics", "Page", "Picture", "Trace", "attention", "attention_maps", "curves",
+    "embeddings", "graph", "graph_json", "layer_statistics", "page", "positions", "record", "render", "save",
+    "show_graphs", "step_times", "trace", "write_json",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ Sizes: B batch, H heads, T query tokens, S key tokens, D channels per head.
 import math
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from autotx.ops.attention import heads
 from autotx.viz import style
 from autotx.viz.backend import matplotlib
 from autotx.viz.modules import wrapped
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LARGEST = 80.0  # inches, the greatest height of a picture
 MOST_TOKENS, MOST_LETTERS = 64, 24  # per map, per token
@@ -129,8 +126,10 @@ def _one_sentence(q, k, settings, index):
 def attention(
     maps: Mapping[str, Any], rows: Any, columns: Any = None, title: str | None = None, given: int | None = None,
     note: str = "", dark: bool = False,
-) -> "tuple[Figure, np.ndarray]":  # fmt: skip
-    """Draw attention maps: a block of panels per attention, a panel per head. Returns (Figure, (L, H) array of Axes).
+) -> style.Picture[np.ndarray]:  # fmt: skip
+    """Draw attention maps: a block of panels per attention, a panel per head.
+
+    Returns a Picture, (Figure, (L, H) array of Axes).
 
     maps: dict of name -> AttentionMap, or weights (H, T, S). rows: the T query tokens, a list of str; columns: the S
     key tokens, by default the same. Where they differ between maps, as in an encoder-decoder, rows and columns are
@@ -155,7 +154,7 @@ def attention(
                 _panel(axes[i, h], maps[name], h, plan, i, look)
                 _tokens(axes[i, h], plan, i, h, given, look)
         _foot(figure, axes[0, 0], maps, plan, height, given, look)
-    return figure, axes
+    return style.Picture(figure, axes)
 
 
 def most_tokens(heads: int, layers: int) -> int:

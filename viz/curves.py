@@ -24,13 +24,13 @@ _SMOOTHED = ("loss", "grad_norm", "tokens_per_second")
 
 def curves(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str | None = None, dark: bool = False
-) -> "tuple[Figure, np.ndarray]":
+) -> style.Picture[np.ndarray]:
     """Draw the logged numbers over the steps: the loss, and below it the learning rate, gradient norm and others.
 
     runs: dict of name -> records, each a dict as in a run's log.jsonl: "step", and numbers (or None) under any names;
     "val_x" is drawn into the panel of "x". Faint lines are single steps, strong lines their mean over a fiftieth of the
-    steps, dashed lines with markers validation; a line covered by another line is thicker. Returns (Figure, array
-    (number of panels,) of Axes). ValueError: no run has a record.
+    steps, dashed lines with markers validation; a line covered by another line is thicker. Returns a Picture, (Figure,
+    array (number of panels,) of Axes). ValueError: no run has a record.
     """
     if not any(runs.values()):
         raise ValueError("curves: no run has a record yet; wait for its first step")
@@ -46,7 +46,7 @@ def curves(
             _panel(panel, key, runs, look)
         axes[0].set_title("Training" if title is None else style.label(title, 90, plain=True))
         _legend(figure, axes[0], runs, keys[0], look)
-    return figure, np.array(axes)
+    return style.Picture(figure, np.array(axes))
 
 
 def loss_curve(records: list[dict], title: str = "Loss") -> "Figure":

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import webbrowser
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +24,27 @@ class Digraph(graphviz.Digraph):
         """The picture as bytes, or as a str if an encoding is given."""
         picture = lay_out(self.source, format or self.format)
         return picture.decode(encoding) if encoding else picture
+
+    def render(self, filename=None, directory=None, view=False, cleanup=True, format=None):
+        """Write the picture to `filename`, or to "<filename>.<format>", and return the path. view: open it, too.
+
+        As graphviz has it, but the text of the graph is not written beside it (cleanup). Errors: as for `write`.
+        """
+        path = Path(directory or "", filename or "autotx")
+        if format or path.suffix.lower() not in TYPES:
+            path = path.with_name(f"{path.name}.{format or self.format}")
+        write(self.source, path)
+        if view:
+            webbrowser.open(path.resolve().as_uri())
+        return str(path)
+
+    def save(self, filename=None, directory=None):
+        """As `render`: graphviz would write the text of the graph, whatever the name says."""
+        return self.render(filename, directory)
+
+    def view(self, filename=None, directory=None):
+        """Write the picture, as `render` does, and open it."""
+        return self.render(filename, directory, view=True)
 
 
 def write(source: str, path: PathLike) -> None:

@@ -16,7 +16,6 @@ from autotx.viz.backend import matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MOST_NAMES = 250  # the words to name if none is marked: there is no space for more
 
@@ -49,13 +48,13 @@ def nearest(table: np.ndarray, row: int, n: int) -> tuple[np.ndarray, np.ndarray
 def embeddings(
     table: ArrayLike, words: Sequence[str], mark: Sequence[str] = (), n: int = 4,
     title: str = "Embeddings in two dimensions (PCA)", dark: bool = False,
-) -> "tuple[Figure, Axes]":  # fmt: skip
+) -> style.Picture["Axes"]:  # fmt: skip
     """Draw the rows of a table as points, and lines from the marked words to their nearest words.
 
     table: array or Tensor (V, C). words: V str, the names of the rows. mark: words to show with their n nearest by
     cosine in all channels; without any, the first MOST_NAMES words are named. Names are written in order, marked words
-    first; a name that would overlap another is left out. Returns (Figure, Axes). ValueError: the numbers of words and
-    rows differ, or a marked word is not in the table.
+    first; a name that would overlap another is left out. Returns a Picture, (Figure, Axes). ValueError: the numbers of
+    words and rows differ, or a marked word is not in the table.
     """
     table, words = style.checked_table("embeddings", "the table", table), list(words)
     if len(words) != len(table):
@@ -80,7 +79,7 @@ def embeddings(
         if len(mark):
             _legend(figure, look)
         _name(figure, axes, {i: (words[i], places[i], colour or look.ink) for i, colour in named.items()}, look)
-    return figure, axes
+    return style.Picture(figure, axes)
 
 
 def _legend(figure, look):

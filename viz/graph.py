@@ -5,6 +5,7 @@ the picture is small enough to read. This file combines trace.py, which reads th
 nodes to show, labels.py, which writes their texts, and dot.py, which lays them out.
 """
 
+import html
 import json
 import math
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ _PLATE = (  # the label of an edge on a white background, a little beside the ed
 )
 Grads = ArrayLike | bool | None  # whether gradients are shown, or the gradient to begin with
 _SMALL = 12  # ops up to which values are drawn when nobody says
-_DISPLAYED = 40  # nodes up to which a tensor shows itself as a picture in a notebook
+_DISPLAYED = 40  # the most nodes of a graph that a notebook shows below a tensor
 
 
 def graph(
@@ -350,10 +351,12 @@ class _Drawing:
             node = self.nodes[value]
             text = labels.shape(node)
             consumer = self.nodes[op]
-            if target[0] == "node" and labels.needs_argument_names(consumer, self.nodes) and node.kind != "parameter":
+            if target[0] == "node" and labels.names_argument(consumer, value, self.nodes):
                 text = f"{name} {text}"
-            if (source, target, text) not in drawn_ones:
-                drawn_ones.add((source, target, text))
+            single = source[0] == target[0] == "node"  # both edges of x * x are drawn: its gradient has two parts
+            edge = source, target, text, name if single else None
+            if edge not in drawn_ones:
+                drawn_ones.add(edge)
                 formula = consumer.gradients.get(name)
                 told = _quoted(f"{name} of {labels.title(consumer)}{f': {formula}' if formula else ''}")
                 text = _PLATE.format(labels.escaped(text))  # edges do not cross the text
@@ -411,17 +414,19 @@ def _tooltip(node, nodes):
     return "\n".join(rows)
 
 
-def _repr_svg_(tensor):
-    """A small graph as a picture, for notebooks; None, for which notebooks show the usual text, if it is large or if
-    the tensor has no graph."""
+def show_graphs(on: bool = True) -> None:
+    """Let notebooks show a result of ops with its numbers and, below them, its graph; off: with its numbers alone."""
+    if on:
+        Tensor._repr_html_ = _numbers_and_graph  # type: ignore  # set here as the engine does not import autotx.viz
+    elif hasattr(Tensor, "_repr_html_"):
+        del Tensor._repr_html_  # type: ignore
+
+
+def _numbers_and_graph(tensor):
+    """HTML for notebooks; None, for which they show the usual text, if the tensor has no graph."""
     try:
         traced = trace(tensor)
-        shown = folding.view(traced)
-        if len(shown.items) > _DISPLAYED:
-            return None
-        return _Drawing(traced, shown).draw(legend=False).pipe("svg", encoding="utf-8")
+        picture = dot.lay_out(_Drawing(traced, folding.view(traced, max_nodes=_DISPLAYED)).draw(False).source, "svg")
     except ValueError:
         return None
-
-
-Tensor._repr_svg_ = _repr_svg_  # type: ignore  # set here as the engine does not import autotx.viz
+    return f"<pre>{html.escape(repr(tensor))}</pre>\n{picture[picture.index(b'<svg') :].decode()}"

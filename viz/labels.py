@@ -69,10 +69,13 @@ def setting(value):
     return {"Ellipsis": "...", "None": "None"}.get(str(value), str(value))
 
 
-def needs_argument_names(node, nodes):
-    """Whether the edges into this op must name their arguments, since x / y differs from y / x."""
-    kinds = {a.node: nodes[a.node].kind for a in node.parents if a.position is not None}
-    return not row(node.op).commutes and sum(kind not in ("constant", "parameter") for kind in kinds.values()) > 1
+def names_argument(node, source, nodes):
+    """Whether the edge from `source`, the id of a node, into this op must name its argument, since x / y differs from
+    y / x. A parameter has a name of its own, which suffices unless it is both x and y."""
+    sources = [a.node for a in node.parents if a.position is not None]
+    unnamed = sum(nodes[n].kind not in ("constant", "parameter") for n in sources) > 1
+    twice = sources.count(source) > 1
+    return not row(node.op).commutes and (twice or (unnamed and nodes[source].kind != "parameter"))
 
 
 def shape(node):

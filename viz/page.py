@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,10 +38,20 @@ EXACT = 1024  # an array of at most so many elements is kept in full, in its own
 LIMITS = [int(2 ** (k / 4)) for k in range(64, 19, -1)]  # the elements to keep of a larger array, in the order tried
 
 
+class Page(NamedTuple):
+    """A page that was written. A notebook shows it at the end of a cell, with a copy of the file inside."""
+
+    file: Path
+
+    def _repr_html_(self) -> str:
+        document = html.escape(self.file.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{document}" style="width: 100%; height: 720px; border: 0"></iframe>'
+
+
 def page(
     tensor: Tensor, file: PathLike, title: str = "Replay", about: str = "",
     rows: Mapping[str, Sequence[str]] | None = None, grad: ArrayLike | None = None, max_ops: int = MAX_OPS,
-) -> None:  # fmt: skip
+) -> Page:  # fmt: skip
     """Write the replay of the forward pass that made `tensor`, and of its backward pass, to `file` as one HTML page.
 
     tensor: the result of ops, usually a loss; its graph is read, not freed. grad: as for Tensor.backward, needed if
@@ -48,8 +59,8 @@ def page(
     {"wte.weight": words}; arrays with an axis over these rows, or over tokens that select rows, are shown with the
     names. If the tensor is made inside `with viz.record():`, the page shows the line of Python that called each op.
 
-    The page shows the engine's numbers: exact for arrays of up to 1,024 elements, else with 3 digits and, where the
-    file would exceed 2 MB, only every 2nd, 4th, ... element along an axis.
+    Returns the Page, which a notebook shows. It has the engine's numbers: exact for arrays of up to 1,024 elements,
+    else with 3 digits and, where the file would exceed 2 MB, only every 2nd, 4th, ... element along an axis.
     TypeError: not a Tensor. ValueError: no graph, a freed graph, more than `max_ops` ops, rows that do not fit, a name
     that does not end in .html or .htm, no such folder. OSError: `file` cannot be written.
     """
@@ -67,6 +78,7 @@ def page(
     rest = len(_document(title, data, b"").encode()) + 200 * len(arrays.records)
     data["arrays"], numbers = arrays.packed((MAX_BYTES - rest) * 3 // 4)  # base64 takes a third more bytes
     write_atomically(file, _document(title, data, numbers).encode())
+    return Page(file)
 
 
 def checked_path(file: PathLike) -> Path:

@@ -1,7 +1,6 @@
 """Tables of position embeddings as heat maps, with the cosine similarity of every two positions."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,15 +8,13 @@ from autotx.types import ArrayLike
 from autotx.viz import style
 from autotx.viz.backend import matplotlib
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
-
-def positions(tables: Mapping[str, ArrayLike] | ArrayLike, dark: bool = False) -> "tuple[Figure, np.ndarray]":
+def positions(tables: Mapping[str, ArrayLike] | ArrayLike, dark: bool = False) -> style.Picture[np.ndarray]:
     """Draw a row per table: its values at the left, the cosine of every two positions at the right.
 
     tables: dict of name -> array or Tensor (T, C), such as {"learned": model.wpe.weight}, or one table.
-    Returns (Figure, array (number of tables, 2) of Axes). ValueError: a table is not 2-D, is empty or is not finite.
+    Returns a Picture, (Figure, array (number of tables, 2) of Axes). ValueError: a table is not 2-D, is empty, or has
+    a NaN or an Inf.
     """
     given = dict(tables) if isinstance(tables, Mapping) else {"positions": tables}
     checked = {name: style.checked_table("positions", name, table) for name, table in given.items()}
@@ -31,7 +28,7 @@ def positions(tables: Mapping[str, ArrayLike] | ArrayLike, dark: bool = False) -
             values.set_ylabel("position")
             _map(figure, alike, _cosines(table), look, 1, "cosine")
             alike.set(title="How alike two places are", xlabel="position", ylabel="position")
-    return figure, axes
+    return style.Picture(figure, axes)
 
 
 def _map(figure, axes, values, look, most, name):

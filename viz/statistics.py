@@ -14,7 +14,6 @@ The records can be stored as JSON and drawn later.
 
 import contextlib
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,9 +22,6 @@ from autotx.tensor import Tensor
 from autotx.viz import style
 from autotx.viz.backend import matplotlib
 from autotx.viz.modules import wrapped
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MOST_LAYERS = 160  # more rows would not be legible
 
@@ -83,12 +79,12 @@ def _size(arrays):
 
 
 def layer_statistics(records: list[dict], title: str = "Activations and gradients of every layer",
-                     dark: bool = False) -> "tuple[Figure, np.ndarray]":  # fmt: skip
+                     dark: bool = False) -> style.Picture[np.ndarray]:  # fmt: skip
     """Draw the records of LayerStatistics for activations and gradients: a row per layer, a column per record.
 
     The background colour is the median of all layers and steps; blue is smaller, orange larger, on a log scale. Exact
     zeros, NaN and Inf are hatched; grey is a layer without a number, such as one whose parameters another layer uses.
-    Returns (Figure, array (2,) of Axes). ValueError: no records, or more than MOST_LAYERS layers.
+    Returns a Picture, (Figure, array (2,) of Axes). ValueError: no records, or more than MOST_LAYERS layers.
     """
     if not records:
         raise ValueError("layer_statistics: there are no records; run some steps inside LayerStatistics.step first")
@@ -110,7 +106,7 @@ def layer_statistics(records: list[dict], title: str = "Activations and gradient
         figure.suptitle(style.label(title, 90, plain=True), x=0.01, ha="left")
         handles = [matplotlib().patches.Patch(**_hatch(k, look), label=k) for k in _HATCHES if k in shown]
         figure.legend(handles=handles, loc="outside lower right", ncols=3, fontsize=8)
-    return figure, axes
+    return style.Picture(figure, axes)
 
 
 _HATCHES = {"exactly zero": "....", "NaN or Inf": "xxxx", "not called by itself": ""}

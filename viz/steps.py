@@ -19,7 +19,6 @@ from autotx.viz.trace import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 def op_times(records: Sequence[Record]) -> list[tuple]:
@@ -38,8 +37,8 @@ def op_times(records: Sequence[Record]) -> list[tuple]:
 def step_times(
     records: Sequence[Record], steps: int = 1, most: int = 14, title: str = "Where the time of a step goes",
     dark: bool = False,
-) -> "tuple[Figure, Axes]":  # fmt: skip
-    """Draw a bar per op: its forward time, then its backward time. Returns (Figure, Axes).
+) -> style.Picture["Axes"]:  # fmt: skip
+    """Draw a bar per op: its forward time, then its backward time. Returns a Picture, (Figure, Axes).
 
     records: the records of `viz.record`; steps: the number of recorded steps, whose mean is drawn. At most `most` bars:
     the fastest ops share one. The time between ops and the time of the optimizer are not drawn.
@@ -75,4 +74,4 @@ def step_times(
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside lower right", ncols=2)
-    return figure, axes
+    return style.Picture(figure, axes)

@@ -9,11 +9,10 @@ import functools
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from autotx.files import write_atomically
 from autotx.types import ArrayLike, PathLike
 from autotx.viz.backend import matplotlib
 
@@ -77,11 +76,25 @@ def blend(colours: tuple) -> "Colormap":
     return matplotlib().colors.LinearSegmentedColormap.from_list("autotx", colours)
 
 
+AxesT = TypeVar("AxesT")
+
+
+class Picture(NamedTuple, Generic[AxesT]):
+    """What drawing functions return, `figure, axes = picture`. A notebook shows it at the end of a cell."""
+
+    figure: "Figure"
+    axes: AxesT  # an Axes, or an array of them
+
+    def _repr_png_(self) -> bytes:
+        return drawn(self.figure)
+
+
 def figure(width: float, height: float, **settings: Any) -> "Figure":
-    """An empty Figure, drawn in memory. width, height: in inches."""
+    """An empty Figure, drawn in memory, which a notebook shows. width, height: in inches."""
     mpl = matplotlib()
     made = mpl.figure.Figure(figsize=(width, height), **settings)
     mpl.backends.backend_agg.FigureCanvasAgg(made)
+    made._repr_png_ = functools.partial(drawn, made)  # notebooks know only the figures of pyplot
     return made
 
 
@@ -112,14 +125,13 @@ def checked_path(path: PathLike, types: tuple[str, ...] | None = TYPES) -> Path:
     return path
 
 
-def save(picture: "Figure", path: PathLike, dpi: int = DPI) -> None:
-    """Write a Figure to a .png, .svg or .pdf file, atomically. Errors: as for `checked_path`, and OSError."""
-    path = checked_path(path)
-    kind, content = path.suffix.lower()[1:], io.BytesIO()
+def drawn(figure: "Figure", kind: str = "png", dpi: int = DPI) -> bytes:
+    """The content of a picture file. kind: "png", "svg" or "pdf"."""
+    content = io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)  # equal pictures give equal files
     with matplotlib().rc_context({"svg.hashsalt": "autotx"}):
-        picture.savefig(content, format=kind, dpi=dpi, metadata=metadata)
-    write_atomically(path, content.getvalue())
+        figure.savefig(content, format=kind, dpi=dpi, metadata=metadata)
+    return content.getvalue()
 
 
 _VISIBLE = {" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "$": r"\$"}  # Matplotlib takes "$" as the start of a formula

@@ -10,7 +10,7 @@ from autotx.models.formats import open_model
 from autotx.models.inference.beams import translations
 from autotx.models.pairs import encode, spaced
 from autotx.text import counted
-from autotx.viz import style
+from autotx.viz import save, style
 
 try:
     import sacrebleu
@@ -62,7 +62,7 @@ def run(args):
         best = found[0][0]
         title = f"{args.sentences[0]} \N{RIGHTWARDS ARROW} {best.text}"
         figure, _ = maps.of_translation(model, tokenizer, encode(tokenizer, args.sentences[0]), best.ids, title)
-        style.save(figure, args.attention)
+        save(figure, args.attention)
         print(f"autotx translate: {args.attention} shows what every head looked at", file=sys.stderr)
     return 0
 
