@@ -38,7 +38,8 @@ __all__ = [
 
 
 def set_num_threads(n: int) -> None:
-    """Compute with `n` threads from now on. ValueError when n is not between 1 and the number of cores."""
+    """Compute with `n` threads from now on. ValueError when n is not between 1 and the number of cores (or
+    NUMBA_NUM_THREADS, if it was set before Python started)."""
     kernels.threads.set_num_threads(n)
 
 

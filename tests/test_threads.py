@@ -12,7 +12,7 @@ import pytest
 from numba import types
 
 import autotx
-from autotx.kernels import gelu, threads
+from autotx.kernels import gelu, gemm, threads
 from autotx.kernels.jit import kernel
 from autotx.models import GPT, GPTConfig, Transformer, TransformerConfig
 from autotx.models.transformer import PAD
@@ -133,6 +133,85 @@ def test_in_a_process_of_its_own(script):
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_number_of_threads_may_change_while_another_thread_computes():
+    """Scratch memory has room for every worker that may come, not only for those at its allocation."""
+    gemm.matmul(MATRIX, MATRIX)
+    right, done, wrong = gemm.matmul(MATRIX, MATRIX), threading.Event(), []
+
+    def switch():
+        while not done.is_set():
+            autotx.set_num_threads(1)
+            autotx.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+
+    def multiply():
+        wrong.extend(1 for _ in range(2) if not (gemm.matmul(MATRIX, MATRIX) == right).all())
+
+    switching = threading.Thread(target=switch)
+    switching.start()
+    for _ in range(300):  # threads without scratch memory as yet
+        short = threading.Thread(target=multiply)
+        short.start()
+        short.join()
+    done.set()
+    switching.join()
+    assert not wrong
+
+
+MATRIX = np.random.default_rng(0).standard_normal((300, 300)).astype(np.float32)
+
+LIMIT_KEPT = """
+import os
+import numba, numpy as np
+import autotx
+most = autotx.get_num_threads()
+os.environ["NUMBA_NUM_THREADS"] = "64"
+numba.config.reload_config()  # as Numba does before it compiles
+try:
+    autotx.set_num_threads(64)
+except ValueError as error:
+    print(str(error).replace(str(most), "MOST"))
+x = np.ones((300, 300), np.float32)
+print((autotx.Tensor(x) @ x).data[0, 0])
+"""
+
+
+def test_the_limit_of_threads_is_that_of_the_import():
+    gemm.matmul(MATRIX, MATRIX)  # compiled here
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", LIMIT_KEPT], env=environment, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    advice = "to have more, set NUMBA_NUM_THREADS before Python starts"
+    assert done.stdout == f"set_num_threads: 64 asked for, 1 to MOST can be had; {advice}\n300.0\n"
+
+
+PINNED = """
+import os, sys, time
+import numpy as np
+from autotx.kernels import gelu
+core = max(os.sched_getaffinity(0))
+child = os.fork()
+if child == 0:
+    os.sched_setaffinity(0, {core})
+    for _ in range(5):
+        gelu.gelu(np.ones((600, 600), np.float32))
+        time.sleep(0.02)  # the worker goes to sleep, and chooses a core when it wakes up
+    tasks = [os.sched_getaffinity(int(t)) for t in os.listdir("/proc/self/task")]
+    print(all(cores == {core} for cores in tasks), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or numba.config.NUMBA_NUM_THREADS < 2, reason="needs Linux and two cores")
+def test_a_pinned_process_keeps_its_workers_on_its_cores():
+    gelu.gelu(np.ones((600, 600), np.float32))  # compiled here
+    done = subprocess.run(
+        [sys.executable, "-c", PINNED], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    assert done.stdout == "True\n"
 
 
 def test_how_many_threads():

@@ -58,11 +58,16 @@ LOST = 200_000  # more cycles than this between two spins: the worker was probab
 POOL = types.Array(types.int64, 1, "C")
 
 
+MOST_THREADS = numba.config.NUMBA_NUM_THREADS  # read once: Numba changes it whenever the environment has changed
+
+
 def set_num_threads(n):
-    """Use `n` threads from now on. Raises ValueError unless n is an integer from 1 to NUMBA_NUM_THREADS."""
-    limit = numba.config.NUMBA_NUM_THREADS
-    if not isinstance(n, int | np.integer) or not 1 <= n <= limit:
-        raise ValueError(f"set_num_threads: {n} asked for, 1 to {limit} can be had; NUMBA_NUM_THREADS raises the limit")
+    """Use `n` threads from now on. Raises ValueError unless n is an integer from 1 to MOST_THREADS."""
+    if not isinstance(n, int | np.integer) or not 1 <= n <= MOST_THREADS:
+        raise ValueError(
+            f"set_num_threads: {n} asked for, 1 to {MOST_THREADS} can be had; to have more, set NUMBA_NUM_THREADS "
+            "before Python starts"
+        )
     _shared[WORKERS] = n - 1
 
 
@@ -85,12 +90,12 @@ def ready():
 
 def _new_array():
     """A new shared array, aligned to a cache line: zeros but for GENERATION and WORKERS."""
-    size = LINE * (8 + numba.config.NUMBA_NUM_THREADS)
+    size = LINE * (8 + MOST_THREADS)
     memory = np.zeros(size + LINE, np.int64)
     start = -memory.ctypes.data % (8 * LINE) // 8
     array = memory[start : start + size]
     array[GENERATION] = 1  # not 0, which in OPEN means that no launch is open
-    array[WORKERS] = numba.config.NUMBA_NUM_THREADS - 1
+    array[WORKERS] = MOST_THREADS - 1
     return array
 
 
@@ -124,22 +129,23 @@ def _work(shared, worker, bell):
 
 
 # Linux often wakes a thread on the core of the thread that woke it. Two threads that spin on one core slow each other
-# down for a tenth of a second or more, until the system moves one. So a worker that wakes up leaves the caller's core.
+# down for a tenth of a second or more, until the system moves one. So a worker that wakes up leaves the caller's core,
+# for one that the caller may use at that time.
 
 _get_core = getattr(ctypes.CDLL(None), "sched_getcpu", None) if sys.platform == "linux" else None
-_cores = os.sched_getaffinity(0) if _get_core else set()
-_caller = [-1]
+_cores_of_workers = set()  # empty where the system does not tell
 
 
 def _record_caller_core():
+    global _cores_of_workers
     if _get_core:
-        _caller[0] = _get_core()
+        allowed = os.sched_getaffinity(0)  # 0 is the thread that calls
+        _cores_of_workers = allowed - {_get_core()} or allowed
 
 
 def _avoid_caller_core():
-    others = _cores - {_caller[0]}
-    if others:
-        os.sched_setaffinity(0, others)  # 0 is the thread that calls
+    if _cores_of_workers:
+        os.sched_setaffinity(0, _cores_of_workers)
 
 
 def _stop_workers():

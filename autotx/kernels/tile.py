@@ -19,7 +19,7 @@ from numba.core.datamodel import models
 from numba.core.imputils import lower_getattr_generic
 from numba.extending import infer_getattr, register_model
 
-from autotx.kernels.threads import get_num_threads
+from autotx.kernels.threads import MOST_THREADS
 
 CACHE_LINE = 64  # bytes
 
@@ -119,9 +119,13 @@ _kept = threading.local()  # number type -> memory, for each Python thread that 
 
 
 def thread_memory(size, number):
-    """Scratch memory, reused by later kernels: for each worker one row of at least `size` numbers, on cache lines."""
-    threads, rows = get_num_threads(), _kept.__dict__.get(number)
-    if rows is None or rows.shape[0] < threads or rows.shape[1] < size:
+    """Scratch memory, reused by later kernels: for each worker one row of at least `size` numbers, on cache lines.
+
+    There is a row for every worker that may come: another Python thread may raise the number of threads meanwhile.
+    Memory that nobody writes to is not taken from the system.
+    """
+    rows = _kept.__dict__.get(number)
+    if rows is None or rows.shape[1] < size:
         width = -(-size // 1024) * 1024
-        rows = _kept.__dict__[number] = aligned(threads * width, number).reshape(threads, width)
+        rows = _kept.__dict__[number] = aligned(MOST_THREADS * width, number).reshape(MOST_THREADS, width)
     return rows
