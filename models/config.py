@@ -19,6 +19,7 @@ def setting(default: Any, text: str | None, **limits: Any) -> Any:
     """A field with its help text and its limits: at_least, above, at_most, below, or choices.
 
     fixed: a resumed run cannot change it, because the model's shape, its tokens or its random numbers depend on it.
+    replaced_by: the name of a setting beside which it has no use, and is refused.
     """
     return field(default=default, metadata={"help": text, **limits})
 

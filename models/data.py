@@ -111,5 +111,5 @@ def random_blocks(ids: np.ndarray, count: int, block_size: int, rng: Generator) 
     rng: numpy.random.Generator, which is advanced.
     """
     starts = rng.integers(len(ids) - block_size, size=count)
-    blocks = ids[starts[:, None] + np.arange(block_size + 1)]
+    blocks = ids[starts[:, None] + np.arange(block_size + 1)].astype(np.int32)  # token files are unsigned
     return blocks[:, :-1], blocks[:, 1:]

@@ -12,19 +12,14 @@ RECENT = 50  # steps whose losses and speeds are averaged
 LONGEST_BAR = 40  # columns
 
 
-class Progress:
-    """Shows records {"step", "loss", "val_loss", "tokens_per_second"}, some with "val_accuracy". A context manager.
+class Line:
+    """A start, a bar and figures, on a line that is rewritten. A context manager.
 
-    On a terminal, the step, a bar and the metrics are one line that is rewritten. If it is too wide, the bar becomes
-    shorter, then the speed is left out, then the time left. If it is still too wide, if the width of the terminal is
-    not known, and in a file or a pipe, each message is a new line.
+    On a terminal that is too narrow, the bar becomes shorter, then figures are left out. If it is still too narrow, if
+    its width is not known, and in a file or a pipe, each message is a new line.
     """
 
-    def __init__(self, step, steps):
-        self.steps = steps
-        self.recent = deque(maxlen=RECENT)
-        self.val_loss = self.accuracy = None
-        self.first = None  # (time, step) after the first step, which is not timed because it may compile kernels
+    def __init__(self):
         self.last_shown = time.monotonic()
         self.live = sys.stdout.isatty() and sys.stderr.isatty()
         self.unfinished = False  # whether the cursor is still on the line that is rewritten
@@ -33,39 +28,53 @@ class Progress:
         return self
 
     def __exit__(self, *error):
-        self._finish_line()
+        self._finish()
 
-    def show(self, record):
-        """Show the record of one step, if it is time to."""
-        step, validated = record["step"], record["val_loss"] is not None
-        self.recent.append(record)
-        self.first = self.first or (time.monotonic(), step)
-        if validated:
-            self.val_loss, self.accuracy = record["val_loss"], record.get("val_accuracy")
+    def show(self, start, share, figures, important=False):
+        """Show a message, if it is time to or if it is important.
+
+        share: what is done, 0 to 1. figures: lists of str, the first of which that has room is shown.
+        """
         columns = shutil.get_terminal_size((0, 0)).columns if self.live else 0
-        line = self._line(step, columns - 1)  # some terminals begin a new line after the last column
+        line = _fitted(start, share, figures, columns - 1)  # some terminals begin a new line after the last column
         pause = SECONDS_BETWEEN_CHANGES if line else SECONDS_BETWEEN_LINES
-        last = line is not None and step == self.steps
-        if not (validated or last or time.monotonic() - self.last_shown > pause):
+        last = line is not None and share == 1
+        if not (important or last or time.monotonic() - self.last_shown > pause):
             return
         self.last_shown = time.monotonic()
         if line:
             print(f"\r{line:{columns - 1}}", end="", file=sys.stderr, flush=True)
             self.unfinished = True
         else:
-            self._finish_line()
-            figures = [*self._losses(), self._speed(), self._time_left(step)]
-            print(f"step {step}/{self.steps}: {', '.join(figures)}", flush=True)
+            self._finish()
+            print(f"{start}: {', '.join(figures[0])}", flush=True)
 
-    def _line(self, step, width):
-        """The line that is rewritten, at most `width` columns wide. None if the losses do not fit."""
+    def _finish(self):
+        if self.unfinished:
+            print(file=sys.stderr)
+        self.unfinished = False
+
+
+class Progress(Line):
+    """Shows records {"step", "loss", "val_loss", "tokens_per_second"}, some with "val_accuracy"."""
+
+    def __init__(self, step, steps):
+        super().__init__()
+        self.steps = steps
+        self.recent = deque(maxlen=RECENT)
+        self.val_loss = self.accuracy = None
+        self.first = None  # (time, step) after the first step, which is not timed because it may compile kernels
+
+    def show_step(self, record):
+        """Show the record of one step, if it is time to."""
+        step, validated = record["step"], record["val_loss"] is not None
+        self.recent.append(record)
+        self.first = self.first or (time.monotonic(), step)
+        if validated:
+            self.val_loss, self.accuracy = record["val_loss"], record.get("val_accuracy")
         losses, speed, left = self._losses(), self._speed(), self._time_left(step)
-        for figures in ([*losses, speed, left], [*losses, left], losses):
-            start, end = f"step {step}/{self.steps}", ", ".join(figures)
-            room = width - len(start) - len(end) - 1
-            if room >= 0:
-                return f"{start} {_bar(step / self.steps, room - 1)}{end}"
-        return None
+        figures = [[*losses, speed, left], [*losses, left], losses]
+        self.show(f"step {step}/{self.steps}", step / self.steps, figures, important=validated)
 
     def _losses(self):
         figures = [f"loss {self._mean('loss'):.4f}"]
@@ -83,15 +92,44 @@ class Progress:
 
     def _time_left(self, step):
         begun, first_step = self.first or (0.0, step)
-        if step == first_step:
-            return "time left not known yet"
-        seconds = (time.monotonic() - begun) / (step - first_step) * (self.steps - step)
-        return f"{timedelta(seconds=round(seconds))} left".removeprefix("0:")
+        return _left(time.monotonic() - begun, step - first_step, self.steps - step)
 
-    def _finish_line(self):
-        if self.unfinished:
-            print(file=sys.stderr)
-        self.unfinished = False
+
+class Meter(Line):
+    """Shows how much of some files has been read. files: objects with `size` and `position`, in bytes."""
+
+    def __init__(self, what, files):
+        super().__init__()
+        self.what, self.begun, self.characters, self.first = what, time.monotonic(), 0, None
+        self.sizes = [file.size for file in files]
+        self.files = files
+
+    def show_file(self, number, characters):
+        """Show that so many more characters have been read, in the file of a number."""
+        done, whole = sum(self.sizes[:number]) + self.files[number].position, sum(self.sizes) or 1
+        self.first = done if self.first is None else self.first
+        self.characters += characters
+        seconds = time.monotonic() - self.begun
+        figures = [f"{self.characters / 1e6 / seconds:.1f} million characters/s"]
+        figures = [[*figures, _left(seconds, done - self.first, whole - done)], figures, []]
+        self.show(f"{self.what} {done / whole:4.0%}", done / whole, figures)
+
+
+def _fitted(start, share, figures, width):
+    """The line that is rewritten, at most `width` columns wide. None if even the last of the figures have no room."""
+    for shown in figures:
+        end = ", ".join(shown)
+        room = width - len(start) - len(end) - 1
+        if room >= 0:
+            return f"{start} {_bar(share, room - 1)}{end}"
+    return None
+
+
+def _left(seconds, done, rest):
+    """The time left in words, when `done` took so many seconds."""
+    if not done:
+        return "time left not known yet"
+    return f"{timedelta(seconds=round(seconds / done * rest))} left".removeprefix("0:")
 
 
 def _bar(share, width):

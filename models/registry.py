@@ -62,6 +62,10 @@ def make_config(kind: type, given: dict, saved: dict | None = None) -> Any:
     if wrong:
         raise ValueError(f"{wrong[0]} is no setting of a {kind.kind}; leave it out, or give another --model")
     config = kind(**{**(saved or {}), **given})
+    for f in dataclasses.fields(kind):
+        instead = f.metadata.get("replaced_by")
+        if instead and f.name in given and getattr(config, instead):
+            raise ValueError(f"{flag(f.name)} has no use beside {flag(instead)}; leave it out")
     for field_name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         chosen = getattr(config, field_name)
         unused = {name for choice in choices.values() for name in choice.uses} - {*choices[chosen].uses}

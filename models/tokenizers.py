@@ -88,6 +88,10 @@ class Tokenizer:
         """The token ids of a str: an int32 array (T,)."""
         raise NotImplementedError
 
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        """The token ids of each of some texts."""
+        return [self.encode(text) for text in texts]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The str of token ids (T,). Bytes that are no UTF-8 become U+FFFD. ValueError for an id out of range."""
         decoder = self.decoder()
@@ -304,6 +308,11 @@ class BPETokenizer(Tokenizer):
     def unknown(self, text):
         return sorted(c for c in set(_clean(text)) if not self._missing.isdisjoint(c.encode()))
 
+    def encode_batch(self, texts):
+        """As the base class, on all cores."""
+        found = self._merges.encode_batch_fast([_clean(text) for text in texts])
+        return [np.array(encoding.ids, np.int32) for encoding in found]
+
     def to_bytes(self):
         merges = json.loads(self._merges.to_str())
         marked = {
@@ -327,9 +336,11 @@ def make_tokenizer(kind: str, text: str, vocab_size: int) -> Tokenizer:
     raise ValueError(f"--tokenizer {kind} is not known; it is one of {', '.join(KINDS)}")
 
 
-def load_tokenizer(folder: PathLike) -> Tokenizer:
-    """The tokenizer saved in a folder. ValueError for a file of another kind, FileNotFoundError without one."""
-    path = Path(folder) / FILE
+def load_tokenizer(path: PathLike) -> Tokenizer:
+    """The tokenizer in a file or in the tokenizer.json of a folder. ValueError for a file of another kind,
+    FileNotFoundError without one."""
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
     saved = read_json(path)
     if saved.get("type") == "byte":
         return ByteTokenizer()

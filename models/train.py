@@ -210,7 +210,7 @@ def _loop(trainer, run):
                     record |= trainer.validate()
                 log.write(line(record))
                 records.append(record)
-                progress.show(record)
+                progress.show_step(record)
                 if validate:
                     trainer.save(run)
                     saved = trainer.step

@@ -10,10 +10,11 @@ from autotx import cross_entropy, viz
 from autotx.checkpoint import STATE
 from autotx.files import read_json
 from autotx.models.commands import maps
-from autotx.models.data import TextSource, load_data, random_blocks, read_text
+from autotx.models.data import load_data, random_blocks
 from autotx.models.formats import open_model
 from autotx.models.inference.pieces import Int8Matrix
 from autotx.models.inference.sampling import stream_text
+from autotx.models.tasks.text import text_source
 from autotx.models.tokenizers import END_OF_TEXT
 from autotx.text import counted
 from autotx.viz.style import checked_path
@@ -121,8 +122,7 @@ def comparison(opened, rounded):
         return f"{gained}; perplexity not compared: {opened.path} does not say what text it learned from"
     expected = read_json(opened.path / STATE).get("data_sha256")
     try:
-        source = TextSource(read_text(config.text, config.end_of_text), lambda text: opened.tokenizer)
-        data = load_data(source, exact.config.block_size)
+        data = load_data(text_source(config, opened.tokenizer), exact.config.block_size)
     except ValueError as error:
         return f"{gained}; perplexity not compared: {error}"
     if data.digest != expected:

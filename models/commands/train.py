@@ -26,7 +26,7 @@ def run(args):
 
 def absolute(kind, given):
     """The given settings with absolute paths of files, so that the run can be resumed from any folder."""
-    files = {f.name: f.type for f in dataclasses.fields(kind) if f.metadata.get("metavar") == "FILE"}
+    files = {f.name: f.type for f in dataclasses.fields(kind) if f.metadata.get("metavar") in ("FILE", "FOLDER")}
     path = os.path.abspath
     return {
         name: value if name not in files else tuple(map(path, value)) if files[name] is tuple else path(value)

@@ -1,7 +1,9 @@
 """The task of language models: predict the next token at every position of a text."""
 
+import os
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -9,12 +11,17 @@ from autotx import viz
 from autotx.models.config import TrainConfig, setting
 from autotx.models.data import TextSource, load_data, random_blocks, read_text
 from autotx.models.inference.sampling import stream_text
+from autotx.models.prepare import PrepareSettings, prepare
 from autotx.models.tasks.task import Task, checked_text
+from autotx.models.token_files import FILE as DATA
+from autotx.models.token_files import TokenFiles
 from autotx.models.tokenizers import END_OF_TEXT, KINDS, make_tokenizer
 from autotx.text import counted
 
 SAMPLE_TOKENS = 300
 DRAWN = 8  # tokens of the text that the model is drawn with
+LARGE = 20_000_000  # bytes of text that are kept as token files
+SEARCHED = 1 << 24  # tokens that are searched for what a text may begin with
 
 
 @dataclass(frozen=True)
@@ -22,11 +29,48 @@ class TextSettings(TrainConfig):
     """The defaults are nanoGPT's for a small GPT on a CPU, but with fewer steps (nanoGPT: 2,000), to keep a first run,
     which also compiles the kernels, short."""
 
-    text: tuple = setting((), "UTF-8 text to learn from, repeat for more (default: Python's manual)", metavar="FILE")
-    tokenizer: str = setting("char", "what a token is: a character, a byte, ...", choices=KINDS, fixed=True)
-    vocab_size: int = setting(1024, "how many tokens bpe and word may have", at_least=257, fixed=True)
-    end_of_text: bool = setting(False, "end each --text with a token of its own, so that the model can end", fixed=True)
+    text: tuple = setting(
+        (), "UTF-8 text to learn from, repeat for more (default: Python's manual)", metavar="FILE", replaced_by="data"
+    )
+    data: str = setting("", "learn from token files instead, as autotx prepare makes them", metavar="FOLDER")
+    tokenizer_file: str = setting("", "the tokenizer.json of token files that have none of their own", metavar="FILE")
+    tokenizer: str = setting(
+        "char", "what a token is: a character, a byte, ...", choices=KINDS, fixed=True, replaced_by="data"
+    )
+    vocab_size: int = setting(
+        1024, "how many tokens bpe and word may have", at_least=257, fixed=True, replaced_by="data"
+    )
+    end_of_text: bool = setting(
+        False, "end each --text with a token of its own, so that the model can end", fixed=True, replaced_by="data"
+    )
     batch_size: int = setting(12, "blocks of text in a batch", at_least=1)
+
+
+def text_source(config, tokenizer=None):
+    """The source of a run's tokens (see data.py). tokenizer: that of a trained model; None makes a new one.
+
+    A text of more than LARGE bytes becomes token files in the folder of the run, once.
+    """
+    folder, kept = Path(config.data), Path(config.out, "data")
+    if not config.data and tokenizer and (kept / DATA).is_file():
+        folder = kept
+    elif not config.data and sum(map(_size, config.text)) <= LARGE:
+        text = read_text(config.text, config.end_of_text)
+        return TextSource(text, lambda text: tokenizer or make_tokenizer(config.tokenizer, text, config.vocab_size))
+    elif not config.data:
+        print(f"text    more than {LARGE // 1_000_000} MB: its tokens are kept in {kept}", flush=True)
+        same = {name: getattr(config, name) for name in ("text", "tokenizer", "vocab_size", "seed")}
+        prepare(PrepareSettings(out=str(kept), **same), tokenizer)
+        folder = kept
+    source = TokenFiles(folder, config.tokenizer_file)
+    if tokenizer and source.tokenizer.to_bytes() != tokenizer.to_bytes():
+        raise ValueError(f"--data {folder}: its tokens are of another tokenizer than the model's; prepare it with that")
+    return source
+
+
+def _size(path):
+    """The bytes of a file, 0 for one that is not there."""
+    return os.path.getsize(path) if os.path.isfile(path) else 0
 
 
 class TextTask(Task):
@@ -49,13 +93,9 @@ class TextTask(Task):
     def __init__(self, config, rng, begin=None):
         super().__init__(config)
 
-        def tokenizer(text):
-            return begin.tokenizer if begin else make_tokenizer(config.tokenizer, text, config.vocab_size)
-
-        text = read_text(config.text, config.end_of_text)
-        self.data = load_data(TextSource(text, tokenizer), config.block_size)
+        self.data = load_data(text_source(config, begin.tokenizer if begin else None), config.block_size)
         self.digest, self.tokenizer = self.data.digest, self.data.tokenizer
-        if config.end_of_text and self.tokenizer.end not in self.data.training:
+        if config.end_of_text and self.tokenizer.end not in self.data.training[:SEARCHED]:
             raise ValueError("--end-of-text: no text ends in the part to learn from; give more texts, each by --text")
         self.opening = self._opening()
         self.model = begin.model if begin else config.build(self.tokenizer.vocab_size, rng)
@@ -64,7 +104,7 @@ class TextTask(Task):
         """The prompt when none is given: the end of a text or a line end, if the training part has them, or else the
         first character of the training part."""
         for opening in (END_OF_TEXT, "\n"):
-            if self.tokenizer.encode(opening)[0] in self.data.training:
+            if self.tokenizer.encode(opening)[0] in self.data.training[:SEARCHED]:
                 return opening
         beginnings = (self.tokenizer.decode(self.data.training[:n]) for n in range(1, 9))  # a character: 1 to 4 tokens
         return next((text for text in beginnings if text.strip("\ufffd")), "\n")
@@ -122,7 +162,7 @@ class TextTask(Task):
         config, data, model = self.config, self.data, self.model
         sizes = f"{counted(len(data.training), 'token')} to learn from, {len(data.validation):,} to validate on"
         return [
-            ("text", ", ".join(config.text) or "Python's own manual (give your own with --text FILE)"),
+            ("text", config.data or ", ".join(config.text) or "Python's own manual (give your own with --text FILE)"),
             ("", f"{sizes}; {data.tokenizer.describe()}"),
             ("model", f"{type(model).__name__} of {model.num_parameters():,} parameters: {config.describe()}"),
         ]

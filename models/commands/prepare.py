@@ -1,0 +1,23 @@
+"""`autotx prepare`: make token files of a text of any size."""
+
+import os
+
+from autotx.models.config import add_flags
+from autotx.models.formats import open_model
+from autotx.models.prepare import PrepareSettings, prepare
+from autotx.text import counted
+
+
+def add_arguments(parser):
+    add_flags(parser, PrepareSettings)
+
+
+def run(args):
+    """Make the files, and say what they hold and what to do with them. Returns the exit status."""
+    settings = PrepareSettings(**vars(args))
+    tokenizer = open_model(settings.tokenizer_file).tokenizer if os.path.isdir(settings.tokenizer_file) else None
+    facts = prepare(settings, tokenizer)
+    training, validation = (facts[part]["tokens"] for part in ("training", "validation"))
+    print(f"{settings.out} holds {counted(training, 'token')} to learn from and {validation:,} to validate on.")
+    print(f"Next:\n  autotx train --data {settings.out}")
+    return 0
