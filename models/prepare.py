@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -69,8 +69,8 @@ class _Preparation:
         self.settings, self.sources, self.folder = settings, sources, Path(settings.out)
         if tokenizer is None and settings.tokenizer_file:
             tokenizer = load_tokenizer(settings.tokenizer_file)
-        self.tokenizer = tokenizer
-        self.place = None  # how far the encoding is; None before it
+        self.tokenizer: Any = tokenizer
+        self.place: Any = None  # how far the encoding is; None before it
         self.plan = {
             **{k: v for k, v in dataclasses.asdict(settings).items() if k not in ("text", "out", "tokenizer_file")},
             "given_tokenizer": hashlib.sha256(tokenizer.to_bytes()).hexdigest() if tokenizer else None,

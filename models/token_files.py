@@ -85,7 +85,7 @@ class TokenFiles:
                     f"--data {self.folder}: {files[0].name} has the token {largest}, the tokenizer only "
                     f"{self.tokenizer.vocab_size:,} tokens; give the right one by --tokenizer-file"
                 )
-            digest.update(tokens)
+            digest.update(tokens.data)
             parts.append(tokens)
         return tuple(parts), digest.hexdigest()
 
