@@ -479,7 +479,7 @@ def steps_shown(progress_bar):
     with progress_bar:
         for step in range(1241, 1251):
             val_loss = 2.5 if step % 5 == 0 else None
-            progress_bar.show({"step": step, "loss": 2.0, "val_loss": val_loss, "tokens_per_second": 1000.0})
+            progress_bar.show_step({"step": step, "loss": 2.0, "val_loss": val_loss, "tokens_per_second": 1000.0})
 
 
 @pytest.mark.parametrize(
