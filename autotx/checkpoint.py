@@ -24,12 +24,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from autotx.files import read_json, replace, sync_folder, temporary_path, to_json, write_atomically
+from autotx.files import read_json, replacing, sync_folder, to_json, write_atomically
 from autotx.types import ArrayLike, PathLike
 
 STATE = "state.json"
-_NEW = "checkpoint.new"
-_READY = "checkpoint.ready"
+NEW = "checkpoint.new"
+READY = "checkpoint.ready"
 
 
 def save_tensors(path: PathLike, tensors: Mapping[str, ArrayLike], metadata: dict[str, str] | None = None) -> None:
@@ -39,19 +39,14 @@ def save_tensors(path: PathLike, tensors: Mapping[str, ArrayLike], metadata: dic
     OSError: it cannot be written; an existing file is then unchanged.
     """
     path = Path(path)
-    temporary = temporary_path(path)
     # The library writes the memory of an array as it is, which must be contiguous in C order.
     tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
-        save_file(tensors, temporary, metadata=metadata)
-        os.chmod(temporary, path.parent.stat().st_mode & 0o666)  # permissions as its folder; the library sets 0600
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+            os.chmod(temporary, path.parent.stat().st_mode & 0o666)  # permissions as its folder; the library sets 0600
     except SafetensorError as error:
         raise OSError(f"{path}: cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_tensors(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -77,7 +72,7 @@ def save_checkpoint(folder: PathLike, tensors: Mapping[str, Mapping[str, ArrayLi
     """
     folder = Path(folder)
     recover_checkpoint(folder)
-    new, ready = folder / _NEW, folder / _READY
+    new, ready = folder / NEW, folder / READY
     for file, arrays in tensors.items():
         _check_finite("save_checkpoint", file, arrays)
     try:
@@ -118,7 +113,7 @@ def load_checkpoint(folder: PathLike) -> tuple[dict[str, dict[str, np.ndarray]],
 
 def recover_checkpoint(folder: PathLike) -> None:
     """Finish or undo an interrupted save; afterwards `folder` holds one complete checkpoint or none."""
-    new, ready = Path(folder) / _NEW, Path(folder) / _READY
+    new, ready = Path(folder) / NEW, Path(folder) / READY
     if ready.is_dir():
         sync_folder(ready)
         sync_folder(folder)  # the rename to checkpoint.ready reaches the disk before any old file is replaced

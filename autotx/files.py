@@ -1,10 +1,15 @@
-"""Atomic writing of files, which hold either their old or their new content; JSON; texts of errors.
+"""Atomic writing of files, which hold either their old or their new content; checks of paths; JSON; texts of errors.
 
 A file is replaced by a temporary file in the same folder, which is written, flushed to the disk (fsync) and renamed,
 as a rename is atomic."""
 
+import contextlib
 import json
 import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +18,93 @@ from autotx.types import PathLike
 
 def write_atomically(path: PathLike, data: bytes) -> None:
     """Replace the content of the file `path` by `data`, atomically. After an OSError the file has its old content."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: PathLike) -> Iterator[Path]:
+    """`with replacing(path) as temporary:` writes the file `temporary`, which then replaces `path`, atomically.
+
+    A symbolic link is followed: the file that it leads to is replaced. What is no regular file, such as a pipe or a
+    device, is written to as it is, and so is the file that is this process's standard output. OSError: `path` cannot be
+    written; it then has its old content.
+    """
     path = Path(path)
+    if _is_stream(path):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder, path.name)
+            yield temporary
+            with open(temporary, "rb") as file, open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as stream:
+                shutil.copyfileobj(file, stream)
+        return
+    path = Path(os.path.realpath(path))
     temporary = temporary_path(path)
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        replace(temporary, path)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def temporary_path(path: Path) -> Path:
-    """The path to write to before `replace`: in the same folder, since a rename cannot cross file systems.
+    """The path that `replacing` writes to: in the same folder, since a rename cannot cross file systems.
 
     The name depends only on `path`, so that killed processes leave at most one such file.
     """
     return path.with_name(path.name + ".tmp")
 
 
-def replace(temporary: Path, path: Path) -> None:
-    """Rename the flushed file `temporary` to `path`, and wait until the rename is on the disk."""
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+def _is_stream(path):
+    """Whether a path leads to no regular file, or to the standard output or error of this process."""
+    try:
+        found = os.stat(path)
+    except OSError:  # there is no file yet
+        return False
+    return not stat.S_ISREG(found.st_mode) or any(os.path.samestat(found, os.fstat(number)) for number in (1, 2))
+
+
+def checked_path(path: PathLike, types: tuple[str, ...] | None = None) -> Path:
+    """The path of a file to write, checked before the work begins. types: the endings that its name may have, or None.
+
+    ValueError: another ending, no such folder, or a folder of this name; OSError: it cannot be written.
+    """
+    given, path = os.fspath(path), Path(path)
+    if types and path.suffix.lower() not in types:
+        ending = f"ends in {path.suffix}" if path.suffix else "has no ending"
+        allowed = " or ".join(filter(None, (", ".join(types[:-1]), types[-1])))
+        raise ValueError(f"{path} {ending}; give it a name that ends in {allowed}")
+    if path.is_dir() or given.endswith(("/", os.sep)):
+        raise ValueError(f"{given} is a folder; give the name of a file")
+    if _is_stream(path):
+        if not os.access(path, os.W_OK):
+            raise PermissionError(f"{path} cannot be written to; name another one")
+        return path
+    folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
+    if not folder.is_dir():
+        raise ValueError(f"{path}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{path}: the folder {folder} cannot be written to; name another one")
+    if temporary_path(path).is_dir():  # OSError: the name is too long
+        raise ValueError(f"{path}: there is a folder {temporary_path(path)}, a name that is needed; move it away")
+    return path
+
+
+def checked_folder(path: PathLike) -> Path:
+    """The path of a folder to write to, made if it is not there, checked before the work begins. ValueError: it is a
+    file; OSError: it cannot be made or written to."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; give the name of a folder")
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise ValueError(f"{path}: {there} is a file; give the name of a folder")
+    if not os.access(there, os.W_OK):
+        raise PermissionError(f"{path}: the folder {there} cannot be written to; name another one")
+    return path
 
 
 def sync_folder(folder: PathLike) -> None:

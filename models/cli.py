@@ -1,18 +1,22 @@
 """The command line: `autotx <command>`.
 
 COMMANDS lists the commands. Each is a module with `add_arguments(parser)` and `run(args)`, which returns the exit
-status. Only the module of the given command is imported, so that `autotx --help` is fast.
+status. If it writes files, it has `outputs(args)`, a dict of flag -> (path or None, function that checks a path): all
+are checked before it runs. Only the module of the given command is imported, so that `autotx --help` is fast.
 
-Exit status: 0 done; 2 wrong usage or a failure, explained in one line on stderr; 130 stopped by Ctrl-C.
+Exit status: 0 done; 2 wrong usage or a failure, explained in one line on stderr; 130 stopped by Ctrl-C; a training also
+143 and 129, by SIGTERM and SIGHUP.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
 
 import autotx
 from autotx.files import describe
+from autotx.models import streams
 
 COMMANDS = {  # name: (module in autotx.models, summary)
     "train": ("commands.train", "train a GPT on text, a transformer on pairs of sentences, or word vectors"),
@@ -34,17 +38,45 @@ COMMANDS = {  # name: (module in autotx.models, summary)
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors take one line."""
+    """An ArgumentParser whose errors take one line, and that tells when its help cannot be written."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def exit(self, status=0, message=None):
+        sys.stdout.flush()
+        super().exit(status, message)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command. argv: the arguments after `autotx`, by default sys.argv[1:]. Returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    for stream in (sys.stdout, sys.stderr):  # characters that the terminal's encoding lacks become question marks
-        getattr(stream, "reconfigure", dict)(errors="replace")
+    command = argv[0] if argv and argv[0] in COMMANDS else ""
+    name = f"autotx {command}".rstrip()
+    with streams.for_people():
+        try:
+            status = _run(argv)
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:  # the reader of the output has closed it, as in `autotx generate | head`
+            streams.silence(sys.stdout)
+            return 0
+        except KeyboardInterrupt:
+            return _fail(f"\n{name}: stopped", 130)
+        except OSError as error:
+            return _fail(f"{name}: {describe(error)}")
+        except MemoryError as error:
+            return _fail(f"{name}: not enough memory; make the model or the batch smaller ({error})")
+        except ValueError as error:
+            message = " ".join(str(error).split()).removeprefix(f"{command}: ")  # an op's error begins with its name
+            return _fail(f"{name}: {message}")
+
+
+def _run(argv):
+    """Run a command, after everything that can be known before it does has been checked."""
+    for word in argv:
+        if any("\ud800" <= c <= "\udfff" for c in word):  # how Python keeps bytes that it cannot decode
+            raise ValueError(f"{os.fsencode(word)} is not UTF-8; type it in UTF-8, or rename the file")
     top = _top_parser()
     if not argv:
         top.print_help()
@@ -52,22 +84,33 @@ def main(argv: list[str] | None = None) -> int:
     name = top.parse_args(argv[:1]).command
     command, parser = load(name)
     args = parser.parse_args(argv[1:])
-    try:
-        status = command.run(args)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # the reader of the output has closed it, as in `autotx generate | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print(f"\nautotx {name}: stopped", file=sys.stderr)
-        return 130
-    except OSError as error:
-        return _fail(name, describe(error))
-    except MemoryError as error:
-        return _fail(name, f"not enough memory; make the model or the batch smaller ({error})")
-    except ValueError as error:
-        return _fail(name, str(error))
+    _check_umask()
+    if hasattr(command, "outputs"):
+        _check_outputs(command.outputs(args))
+    return command.run(args)
+
+
+def _check_outputs(outputs):
+    """Check the files that a command is to write. outputs: a dict of flag -> (path or None, function that checks it).
+
+    ValueError or OSError: a file cannot be written, or two of them are the same.
+    """
+    taken = {}
+    for flag, (path, check) in outputs.items():
+        if path is None:
+            continue
+        check(path)
+        other = taken.setdefault(os.path.realpath(path), flag)
+        if other != flag and (os.path.isfile(path) or not os.path.exists(path)):  # a device can be written to twice
+            raise ValueError(f"{other} and {flag} are the same file, {path}; give each its own")
+
+
+def _check_umask():
+    """ValueError when files and folders that this process makes could not be used by their owner."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    if mask & 0o700:
+        raise ValueError(f"umask {mask:03o} makes files that their owner cannot use; set another, such as umask 022")
 
 
 def load(name: str) -> tuple:
@@ -93,10 +136,11 @@ def _top_parser():
     return parser
 
 
-def _fail(name, message):
-    message = " ".join(message.split()).removeprefix(f"{name}: ")  # errors of ops begin with a name, such as "generate"
-    print(f"autotx {name}: {message}", file=sys.stderr)
-    return 2
+def _fail(message, status=2):
+    """Print an error in one line. Returns the exit status."""
+    with contextlib.suppress(OSError):  # nobody is left to read it
+        print(message, file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

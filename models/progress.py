@@ -6,6 +6,8 @@ import time
 from collections import deque
 from datetime import timedelta
 
+from autotx.models import streams
+
 SECONDS_BETWEEN_LINES = 10
 SECONDS_BETWEEN_CHANGES = 0.1  # of the line that is rewritten
 RECENT = 50  # steps whose losses and speeds are averaged
@@ -43,7 +45,8 @@ class Line:
             return
         self.last_shown = time.monotonic()
         if line:
-            print(f"\r{line:{columns - 1}}", end="", file=sys.stderr, flush=True)
+            streams.control(sys.stderr, f"\r{line:{columns - 1}}")
+            sys.stderr.flush()
             self.unfinished = True
         else:
             self._finish()

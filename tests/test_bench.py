@@ -41,9 +41,8 @@ def test_says_who_is_missing(monkeypatch, capsys):
     ("words", "text"),
     [(("--threads", "0"), "--threads 0"), (("--json", "/nowhere/at/all.json"), "there is no folder /nowhere/at")],
 )
-def test_refuses_bad_arguments_before_measuring(words, text):
-    with pytest.raises(ValueError, match=text):
-        command.run(parsed(*words))
+def test_refuses_bad_arguments_before_measuring(fails, words, text):
+    fails(["bench", *words], text)
 
 
 def test_a_contestant_that_fails_is_left_out():

@@ -697,7 +697,7 @@ def test_the_command_draws_a_trained_model(capsys):
 def test_the_command_refuses_in_one_line(capsys):
     assert "--op layernorm: there is no such op; there are abs, add," in refused(capsys, "--op", "layernorm")
     assert "there is no group 'b' to expand; there are MLP, lay" in refused(capsys, "--model", "mlp", "--expand", "b")
-    assert "g.gif ends in .gif; give a picture a name that" in refused(capsys, "--model", "mlp", "--out", "g.gif")
+    assert "g.gif ends in .gif; give it a name that" in refused(capsys, "--model", "mlp", "--out", "g.gif")
     for flag in ("--out", "--json"):
         assert "no/g.svg: there is no folder no; make it" in refused(capsys, "--model", "mlp", flag, "no/g.svg")
     assert "--model nowhere: there is no such folder; give gpt" in refused(capsys, "--model", "nowhere")

@@ -266,7 +266,7 @@ def test_errors_of_the_function(small, tmp_path):
         viz.page(loss, file, max_ops=3)
     with pytest.raises(ValueError, match=r"page\.html: there is no folder .*nowhere; make it first"):
         viz.page(loss, tmp_path / "nowhere" / "page.html")
-    with pytest.raises(ValueError, match=r"page\.png: the page is an HTML file; give it a name that ends in \.html"):
+    with pytest.raises(ValueError, match=r"page\.png ends in \.png; give it a name that ends in \.html or \.htm"):
         viz.page(loss, tmp_path / "page.png")
     loss.backward()
     with pytest.raises(ValueError, match="was freed by backward; call backward"):
@@ -314,7 +314,10 @@ def test_replay_of_a_gpt(run, tmp_path, capsys):
         (["--prompt", "2 times 2 is 4.\n2 times"], "--prompt: 23 tokens are more than the 17 that the model reads"),
         (["--prompt", "2 times", "--target", "3"], "--target is for a translator"),
         (["--prompt", "2 times", "--target", ""], "--target: an empty text gives nothing to replay"),
-        (["--prompt", "2 times", "--out", "page.txt"], "page.txt: the page is an HTML file"),
+        (
+            ["--prompt", "2 times", "--out", "page.txt"],
+            "page.txt ends in .txt; give it a name that ends in .html",
+        ),
         (["--prompt", "2 times", "--out", "nowhere/page.html"], "nowhere/page.html: there is no folder nowhere"),
         (["--prompt", "2 times", "--model", "nowhere"], "nowhere: there is no trained model"),
     ],

@@ -207,10 +207,9 @@ def test_an_unknown_section_is_told_in_one_line():
         run("--section", "nonsense")
 
 
-def test_a_folder_that_does_not_exist_is_told_before_anything_is_computed(tmp_path, capsys):
-    with pytest.raises(ValueError, match=r"nowhere.page.html: there is no folder .*nowhere; make it first"):
-        run("--html", str(tmp_path / "nowhere" / "page.html"))
-    assert capsys.readouterr().out == ""
+def test_a_folder_that_does_not_exist_is_told_before_anything_is_computed(fails, tmp_path):
+    page = tmp_path / "nowhere" / "page.html"
+    fails(["paper", "--html", page], r"nowhere.page.html: there is no folder .*nowhere; make it first")
 
 
 @pytest.mark.parametrize("flag", ["--json", "--html"])

@@ -213,7 +213,7 @@ def test_generate_draws_its_attention(run, tmp_path, capsys, fails):
     assert call(*asked, out, "--seed", "2") == 0  # as many as the map has room for
     many = [*asked, out, "--max-new-tokens", "14"]
     fails(many, "more than the 16 that a readable map has room for; give --max-new-tokens 13 or less")
-    fails([*asked, tmp_path / "map.gif"], "map.gif ends in .gif; give a picture a name that ends in .png, .svg or .pdf")
+    fails([*asked, tmp_path / "map.gif"], "map.gif ends in .gif; give it a name that ends in .png, .svg or .pdf")
     fails([*asked, tmp_path / "no" / "map.png"], "there is no folder")
     fails([*asked, out, "--int8"], "leave --int8 out")
 

@@ -301,7 +301,7 @@ def test_what_cannot_be_translated(trained, fails, tmp_path):
     fails([*model, "one", "--length-penalty", "-1"], "--length-penalty -1.0 should be 0 or a positive number")
     fails([*long, "--bleu-tokenize", "klingon"], "klingon is not known to sacrebleu; it is one of none, zh, 13a, intl")
     fails(model, "give sentences to translate, in quotes, or a file of pairs")
-    fails([*model, "one", "--attention", tmp_path / "a.txt"], "a.txt ends in .txt; give a picture a name")
+    fails([*model, "one", "--attention", tmp_path / "a.txt"], "a.txt ends in .txt; give it a name")
     fails([*model, "one", "two", "--attention", tmp_path / "a.png"], "--attention draws one sentence; give one")
     fails(["translate", "--model", tmp_path, "one"], "there is no trained model")
     other = shutil.copytree(trained, tmp_path / "other")

@@ -14,11 +14,11 @@ from typing import Any
 import graphviz
 import numpy as np
 
-from autotx.files import write_atomically
+from autotx.files import checked_path, write_atomically
 from autotx.tensor import Tensor
 from autotx.text import counted
 from autotx.types import ArrayLike, PathLike
-from autotx.viz import dot, folding, labels, style, titles
+from autotx.viz import dot, folding, labels, titles
 from autotx.viz.ops import COMPOSED
 from autotx.viz.primitives import open_fused
 from autotx.viz.trace import trace
@@ -103,7 +103,7 @@ def graph_json(tensor: Tensor, grads: Grads = None, fused: Sequence[str] = ()) -
 
 def write_json(tensor: Tensor, path: PathLike, grads: Grads = None) -> None:
     """Write `graph_json` to a file, atomically. ValueError: no such folder. OSError: the file cannot be written."""
-    path = style.checked_path(path, None)
+    path = checked_path(path)
     write_atomically(path, json.dumps(graph_json(tensor, grads), allow_nan=False).encode())
 
 

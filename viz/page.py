@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autotx.files import write_atomically
+from autotx import files
 from autotx.tensor import Tensor
 from autotx.types import ArrayLike, PathLike
-from autotx.viz import axes, folding, labels, style
+from autotx.viz import axes, folding, labels
 from autotx.viz.attention import queries_keys_values, weights_of
 from autotx.viz.ops import OPS, row
 from autotx.viz.trace import trace
@@ -77,16 +77,13 @@ def page(
     data = {"title": title, "about": about, "groups": groups, **_steps(recorded, groups, names, grad, arrays)}
     rest = len(_document(title, data, b"").encode()) + 200 * len(arrays.records)
     data["arrays"], numbers = arrays.packed((MAX_BYTES - rest) * 3 // 4)  # base64 takes a third more bytes
-    write_atomically(file, _document(title, data, numbers).encode())
+    files.write_atomically(file, _document(title, data, numbers).encode())
     return Page(file)
 
 
 def checked_path(file: PathLike) -> Path:
-    """The path of a page, checked before the work begins. ValueError: a name that does not end in .html or .htm, or no
-    such folder; PermissionError: the folder is not writable."""
-    if Path(file).suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"{file}: the page is an HTML file; give it a name that ends in .html")
-    return style.checked_path(file, None)
+    """The path of a page, checked before the work begins. Errors: as for files.checked_path."""
+    return files.checked_path(file, (".html", ".htm"))
 
 
 def _document(title, data, numbers):

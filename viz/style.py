@@ -7,12 +7,12 @@ shared state: a Figure belongs to its caller, and nothing opens a window.
 import contextlib
 import functools
 import io
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from autotx import files
 from autotx.types import ArrayLike, PathLike
 from autotx.viz.backend import matplotlib
 
@@ -109,20 +109,9 @@ def cells(area: np.ndarray, **settings: Any) -> "PolyCollection":
     return matplotlib().collections.PolyCollection(boxes, **settings)
 
 
-def checked_path(path: PathLike, types: tuple[str, ...] | None = TYPES) -> Path:
-    """The path of a picture, checked before the work begins. types: the allowed file extensions, None for any.
-    ValueError: another extension, no such folder; PermissionError: the folder is not writable."""
-    path = Path(path)
-    if types and path.suffix.lower() not in types:
-        ending = f"ends in {path.suffix}" if path.suffix else "has no ending"
-        raise ValueError(f"{path} {ending}; give a picture a name that ends in {', '.join(types[:-1])} or {types[-1]}")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the name of a file")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{path}: the folder {path.parent} cannot be written to; name another one")
-    return path
+def checked_path(path: PathLike, types: tuple[str, ...] = TYPES) -> Path:
+    """The path of a picture, checked before the work begins. Errors: as for files.checked_path."""
+    return files.checked_path(path, types)
 
 
 def drawn(figure: "Figure", kind: str = "png", dpi: int = DPI) -> bytes:

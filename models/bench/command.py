@@ -1,15 +1,15 @@
 """`autotx bench`: runs the sections, prints each row as soon as it is measured, writes the JSON and the picture."""
 
-import json
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
+from autotx.files import checked_path, to_json, write_atomically
 from autotx.models.bench import picture, results, startup
 from autotx.models.bench.cases import SECTIONS
 from autotx.models.bench.turns import FULL, QUICK, Arena, Contestant, Effort, race
 from autotx.text import counted
+from autotx.viz import style
 
 NAMES = [*SECTIONS, "startup"]
 LIMIT = Contestant("limit", "limit")
@@ -19,17 +19,18 @@ def add_arguments(parser):
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"sections, of {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="few cases and few repeats: a check, not a measurement")
     parser.add_argument("--threads", type=int, default=results.cores(), help="for every library (default: all cores)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the ratios here (.png, .svg or .pdf)")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
+    parser.add_argument("--picture", metavar="FILE", help="also draw the ratios here (.png, .svg or .pdf)")
+
+
+def outputs(args):
+    return {"--json": (args.json, checked_path), "--picture": (args.picture, style.checked_path)}
 
 
 def run(args):
     """Run the benchmark. Returns 0, or 1 when a case failed or results differed. ValueError for bad arguments."""
     if args.threads < 1:
         raise ValueError(f"--threads {args.threads} is no number of threads; give 1 or more")
-    for file in (args.json, args.picture):
-        if file and not file.absolute().parent.is_dir():
-            raise ValueError(f"{file}: there is no folder {file.absolute().parent}; make it first")
     facts = results.machine(args.threads)
     _print_machine(facts)
     rows, limit, sound = [], None, True
@@ -43,9 +44,9 @@ def run(args):
                 new, well = _section(arena, name, SECTIONS[name], args.quick, limit)
             rows, sound = rows + new, sound and well
     if args.json:
-        args.json.write_text(json.dumps(results.as_json(rows, facts, limit), indent=1) + "\n")
+        write_atomically(args.json, to_json(results.as_json(rows, facts, limit)))
     if args.picture:
-        picture.ratios(rows, facts).savefig(args.picture, dpi=150)
+        style.save(picture.ratios(rows, facts), args.picture, dpi=150)
     return 0 if sound else 1
 
 

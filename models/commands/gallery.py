@@ -15,7 +15,7 @@ from PIL import Image  # a dependency of matplotlib
 
 import autotx
 from autotx import Tensor, nn, viz
-from autotx.files import write_atomically
+from autotx.files import checked_folder, write_atomically
 from autotx.models.commands import maps
 from autotx.models.commands.graph import loss_of
 from autotx.models.commands.plot import read_runs, timed
@@ -236,11 +236,13 @@ def add_arguments(parser):
     parser.add_argument("out", metavar="OUT", help="the folder to write to, made if it is not there")
 
 
+def outputs(args):
+    return {"OUT": (args.out, checked_folder)}
+
+
 def run(args):
     """Write the pictures and their page. Returns the exit status."""
     out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; give the name of a folder")
     out.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -64,6 +64,10 @@ def add_arguments(parser):
     )
 
 
+def outputs(args):
+    return {"--attention": (args.attention, checked_path)}
+
+
 def run(args):
     """Print the prompt and its continuation, token by token. Returns the exit status."""
     _check(args)
@@ -153,10 +157,8 @@ def _check(args):
         "--top-p": args.top_p is not None and not 0 < args.top_p <= 1 and "be above 0 and at most 1",
         "--seed": args.seed is not None and args.seed < 0 and "be at least 0",
     }
-    if args.attention:
-        checked_path(args.attention)
-        if args.int8:
-            raise ValueError("--attention draws the model in float32; leave --int8 out")
+    if args.attention and args.int8:
+        raise ValueError("--attention draws the model in float32; leave --int8 out")
     for name, rule in wrong.items():
         if rule:
             raise ValueError(f"{name} {getattr(args, name[2:].replace('-', '_'))} should {rule}")

@@ -6,11 +6,12 @@ import numpy as np
 
 import autotx
 from autotx import viz
+from autotx.files import checked_path
 from autotx.models.formats import format_of, open_model
 from autotx.models.mlp import MLP
 from autotx.models.registry import ARCHITECTURES, TASKS, that_have
 from autotx.tensor import Tensor
-from autotx.viz import dot, ops, style
+from autotx.viz import dot, ops
 
 
 def add_arguments(parser):
@@ -46,11 +47,12 @@ def add_arguments(parser):
     parser.add_argument("--max-nodes", type=int, metavar="N", default=60, help="fold what has more (%(default)s)")
 
 
+def outputs(args):
+    return {"--out": (args.out, dot.checked_path), "--json": (args.json, checked_path)}
+
+
 def run(args):
     """Write the picture and say where. Returns the exit status."""
-    dot.checked_path(args.out)  # a wrong path is an error before the work, not after
-    if args.json:
-        style.checked_path(args.json, None)
     settings = {"depth": args.depth, "expand": args.expand, "fused": args.fused, "max_nodes": args.max_nodes}
     if args.op:
         if args.op not in ops.OPS:

@@ -35,9 +35,17 @@ def add_arguments(parser):
     parser.add_argument("--dark", action="store_true", help="light on dark")
 
 
+def outputs(args):
+    return {"--out": (_out(args), checked_path)}
+
+
+def _out(args):
+    return f"{args.what}.png" if args.out is None else args.out
+
+
 def run(args):
     """Write the picture. Returns the exit status."""
-    out = checked_path(args.out or f"{args.what}.png")
+    out = _out(args)
     _check(args)
     if args.live:
         _follow(args, out)

@@ -14,9 +14,12 @@ def add_arguments(parser):
     parser.add_argument("--out", metavar="FILE", default="replay.html", help="where to write it (default: %(default)s)")
 
 
+def outputs(args):
+    return {"--out": (args.out, checked_path)}
+
+
 def run(args):
     """Write the page. Returns the exit status."""
-    checked_path(args.out)
     for flag, text in (("--prompt", args.prompt), ("--target", args.target)):
         if text is not None and not text.strip():
             raise ValueError(f"{flag}: an empty text gives nothing to replay; give a few words")

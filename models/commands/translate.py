@@ -44,6 +44,10 @@ def add_arguments(parser):
     )
 
 
+def outputs(args):
+    return {"--attention": (args.attention, style.checked_path)}
+
+
 def run(args):
     """Print a translation for each sentence, or a score. Returns the exit status."""
     _check(args)
@@ -146,7 +150,5 @@ def _check(args):
         raise ValueError("give sentences to translate, in quotes, or a file of pairs to score by --pairs")
     if args.pairs and args.n_best > 1:
         raise ValueError("--n-best is for sentences; the score of --pairs is that of the best translations")
-    if args.attention:
-        style.checked_path(args.attention)
-        if len(args.sentences) != 1:
-            raise ValueError("--attention draws one sentence; give one")
+    if args.attention and len(args.sentences) != 1:
+        raise ValueError("--attention draws one sentence; give one")

@@ -3,10 +3,9 @@
 import sys
 import time
 
-from autotx.files import to_json, write_atomically
-from autotx.models import paper
+from autotx.files import checked_path, to_json, write_atomically
+from autotx.models import paper, streams
 from autotx.models.paper import page, replays, report
-from autotx.viz.style import checked_path
 
 
 def add_arguments(parser):
@@ -16,18 +15,21 @@ def add_arguments(parser):
     parser.add_argument("--html", metavar="FILE", help="also write a page to FILE, and two that it links to beside it")
 
 
+def outputs(args):
+    beside = [replays.beside(args.html, slug) for slug in replays.PAGES] if args.html else []
+    named = {"--json": args.json, "--html": args.html} | {f"{path}, which --html links to,": path for path in beside}
+    return {name: (path, checked_path) for name, path in named.items()}
+
+
 def run(args):
     """Print the table and write the files. Returns the exit status, 0.
 
     ValueError: there is no such section, or no file can be at a given path. OSError: a file cannot be written.
     """
     started = time.perf_counter()
-    for file in (args.json, args.html):
-        if file is not None:
-            checked_path(file, types=None)
     sections = paper.sections_named(args.section) if args.section else paper.SECTIONS
     print("The Math Behind GPT Models (rough draft), recomputed by autotx in float64")
-    counts = report.table(paper.SECTIONS, sections, _write, colour=sys.stdout.isatty())
+    counts = report.table(paper.SECTIONS, sections, _coloured, colour=sys.stdout.isatty())
     cases = [case for section in sections for case in section.cases]
     if args.json:
         write_atomically(args.json, to_json(report.as_objects(cases)))
@@ -39,6 +41,11 @@ def run(args):
         _write(f"written: {', '.join([args.html, *(name for name, _ in links.values())])}")
     _write(f"\n{report.summary(counts)}; {time.perf_counter() - started:.0f} s")
     return 0
+
+
+def _coloured(line):
+    streams.control(sys.stdout, f"{line}\n")
+    sys.stdout.flush()
 
 
 def _write(line):

@@ -76,10 +76,15 @@ def write_beside(file, sections):
     links = {}
     for slug, (section, text, *_) in PAGES.items():
         if any(section == shown.slug for shown in sections):
-            target = Path(file).with_name(f"{Path(file).stem}-{slug}.html")
+            target = beside(file, slug)
             write(slug, target)
             links[section] = target.name, text
     return links
+
+
+def beside(file, slug):
+    """The path of one of PAGES beside the page `file`."""
+    return Path(file).with_name(f"{Path(file).stem}-{slug}.html")
 
 
 def write(slug, file):
