@@ -15,11 +15,12 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
-from autotx.checkpoint import STATE, load_checkpoint, recover_checkpoint, save_checkpoint
-from autotx.files import write_atomically
+from autotx.checkpoint import NEW, READY, STATE, load_checkpoint, recover_checkpoint, save_checkpoint
+from autotx.files import checked_folder, temporary_path, write_atomically
 from autotx.models import config as configs
 from autotx.models import tokenizers
 from autotx.viz.curves import loss_curve
@@ -37,7 +38,7 @@ PICTURE = "loss.png"
 STATISTICS = "statistics.jsonl"
 VECTORS = "vectors.txt"
 SECONDS_BETWEEN_PICTURES = 10
-_ALL = (configs.FILE, tokenizers.FILE, LABELS, MODEL, OPTIMIZER, STATE, LOG, PICTURE, STATISTICS, VECTORS)
+_FILES = (configs.FILE, tokenizers.FILE, LABELS, MODEL, OPTIMIZER, STATE, LOG, PICTURE, STATISTICS, VECTORS)
 
 
 class Run:
@@ -48,50 +49,81 @@ class Run:
         self._drawn = -SECONDS_BETWEEN_PICTURES
 
     def check_free(self):
-        """ValueError when a new run cannot begin here, because the folder holds a run or is a file."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"--out {self.folder} is a file; give the name of a folder")
-        if any((self.folder / name).exists() for name in _ALL):
-            raise ValueError(
-                f"{self.folder} already holds a run; go on with it by --resume (to train on: --resume --steps N), "
-                "or give a new one another folder by --out"
-            )
+        """ValueError when a new run cannot begin here, because the folder holds a run, or what is left of one."""
+        for path in self._paths():
+            if os.path.lexists(path):
+                raise ValueError(
+                    f"{self.folder} has {path.name}, so it already holds a run; go on with it by --resume (to train "
+                    "on: --resume --steps N), or give a new one another folder by --out"
+                )
 
     def check_there(self):
-        """ValueError when there is no run here to resume."""
-        if not (self.folder / configs.FILE).is_file():
+        """ValueError when there is no run here to resume, or what is here is not whole."""
+        found = [path.name for path in self._paths() if os.path.lexists(path)]
+        if configs.FILE not in found:
+            if found:
+                raise ValueError(
+                    f"--resume: {self.folder} has {found[0]} but no {configs.FILE}; put that back, or start a new run "
+                    "in another folder"
+                )
             raise ValueError(f"--resume: there is no run in {self.folder}; leave --resume out to start one")
+        for path in self._paths():
+            folder = path.name in (NEW, READY)
+            if path.exists() and path.is_dir() != folder:
+                raise ValueError(f"--resume: {path} should be a {'folder' if folder else 'file'}; move it away")
+        begun = [name for name in (MODEL, OPTIMIZER, LOG) if name in found]
+        if begun and not self.holds_checkpoint():
+            raise ValueError(
+                f"--resume: {self.folder} has {begun[0]} but no {STATE}, so how far the run was is not known; put that "
+                "back, or start a new run in another folder"
+            )
 
-    def has_checkpoint(self):
+    def _paths(self):
+        """The paths of all that a run may have, and of the temporary files that a killed process leaves."""
+        files = [self.folder / name for name in _FILES]
+        return [*files, *map(temporary_path, files), self.folder / NEW, self.folder / READY]
+
+    def holds_checkpoint(self):
         """Whether there is a checkpoint. There is none when the run was killed before it saved the first."""
+        return any((folder / STATE).is_file() for folder in (self.folder, self.folder / READY))
+
+    def recovered(self):
+        """Finish or undo what a killed process began to write. Returns whether there is a checkpoint."""
         recover_checkpoint(self.folder)
-        return (self.folder / STATE).is_file()
+        for name in _FILES:
+            temporary_path(self.folder / name).unlink(missing_ok=True)
+        return self.holds_checkpoint()
 
     @contextlib.contextmanager
-    def locked(self):
-        """Make the folder and lock it for this process. At the end, remove folders that this made and that are empty.
-
-        ValueError when another process trains here: two would overwrite each other's checkpoints.
-        """
-        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def made(self):
+        """Make the folder. At the end, remove folders that this made and that are empty."""
+        folder = checked_folder(self.folder)
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            with _locked(self.folder):
-                yield
+            yield
         finally:
             for path in made:
                 with contextlib.suppress(OSError):
                     path.rmdir()
 
     @contextlib.contextmanager
+    def locked(self):
+        """`made`, and lock the folder for this process. ValueError when another process trains here: two would
+        overwrite each other's checkpoints."""
+        with self.made(), _locked(self.folder):
+            yield
+
+    @contextlib.contextmanager
     def beginning(self):
-        """If the body fails, remove every file of the run."""
+        """If the body fails, remove what it made of a run, but nothing that was there before."""
+        made = [path for path in self._paths() if not os.path.lexists(path)]
         try:
             yield
         except BaseException:  # KeyboardInterrupt included
-            for name in _ALL:
+            for path in made:
                 with contextlib.suppress(OSError):
-                    (self.folder / name).unlink(missing_ok=True)
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             raise
 
     def write_config(self, config):
@@ -115,7 +147,9 @@ class Run:
         """
         path = self.folder / LOG
         records = read_log(path, step) if path.exists() else []
-        write_atomically(path, b"".join(map(line, records)))
+        content = b"".join(map(line, records))
+        if not path.exists() or path.read_bytes() != content:
+            write_atomically(path, content)
         return records, open(path, "ab", buffering=0)
 
     def write_statistics(self, records):
@@ -133,6 +167,12 @@ class Run:
         loss_curve(records, title=f"Loss of {self.folder.name}").savefig(picture, format="png", dpi=120)
         write_atomically(self.folder / PICTURE, picture.getvalue())
         self._drawn = time.monotonic()
+
+    def draw_if_older(self, records):
+        """`draw`, if the picture is older than the log, as it is after a kill."""
+        log, picture = self.folder / LOG, self.folder / PICTURE
+        if not picture.exists() or picture.stat().st_mtime_ns < log.stat().st_mtime_ns:
+            self.draw(records)
 
     def draw_now_and_then(self, records):
         """`draw`, but at most once in SECONDS_BETWEEN_PICTURES: it takes as long as many small steps."""

@@ -8,6 +8,7 @@ resumed gives the same bits as one that was not. The models' data and losses are
 """
 
 import contextlib
+import copy
 import math
 import os
 import shlex
@@ -21,13 +22,15 @@ from autotx.files import describe
 from autotx.models.formats import open_model
 from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
 from autotx.models.progress import Progress
-from autotx.models.run import Run, line
+from autotx.models.run import LOG, Run, line
+from autotx.models.streams import lasting
 from autotx.optim import clip_grad_norm
 from autotx.text import counted
 from autotx.types import PathLike
 from autotx.viz.statistics import LayerStatistics
 
-INTERRUPTED = 130  # the exit status after Ctrl-C, 128 + SIGINT, as shells report it
+INTERRUPTED = 128 + signal.SIGINT  # the exit status after Ctrl-C, as shells report it
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class DivergedError(ValueError):
@@ -48,6 +51,17 @@ class Trainer:
         self.schedule = SCHEDULES[config.schedule].make(config)
         self.statistics = LayerStatistics(self.model, config.stats_interval) if config.stats_interval else None
         self.step = self.place = 0  # steps done; the place in the data, as Task.batches counts it
+
+    def rehearse(self) -> None:
+        """Compute the gradients of the next batch and forget them, to find out whether there is memory for it.
+
+        Nothing changes. MemoryError: there is not.
+        """
+        before = copy.deepcopy((self.data_rng, self.dropout_rng))
+        with np.errstate(all="ignore"):
+            self.task.loss(self.task.batches(self.place, self.data_rng)[0], rng=self.dropout_rng).backward()
+        self.optimizer.zero_grad()
+        self.data_rng, self.dropout_rng = before
 
     def train_step(self) -> dict:
         """One optimizer step. Returns its record for the log, a dict. DivergedError when a number is not finite."""
@@ -102,7 +116,8 @@ class Trainer:
         return figures
 
     def save(self, run: Run) -> None:
-        """Write a checkpoint into a Run."""
+        """Write a checkpoint into a Run, last of all: what it stands for is then on the disk, whenever the process is
+        killed."""
         state = {
             "step": self.step,
             "place": self.place,
@@ -110,10 +125,10 @@ class Trainer:
             "data_rng": self.data_rng.bit_generator.state,
             "dropout_rng": self.dropout_rng.bit_generator.state,
         }
-        run.save(self.model.state_dict(), self.optimizer.state_dict(), state)
         if self.statistics:
             run.write_statistics(self.statistics.records)
         self.task.export(run.folder)
+        run.save(self.model.state_dict(), self.optimizer.state_dict(), state)
 
     def restore(self, run: Run) -> None:
         """Load the checkpoint of a Run. ValueError when it is incomplete or does not fit the settings."""
@@ -125,11 +140,17 @@ class Trainer:
             self.optimizer.load_state_dict(optimizer)
             self.data_rng.bit_generator.state = state["data_rng"]
             self.dropout_rng.bit_generator.state = state["dropout_rng"]
-            self.step, self.place = int(state["step"]), int(state["place"])
+            self.step, self.place = (_counted(state, name) for name in ("step", "place"))
             if self.statistics:
                 self.statistics.records = run.read_statistics(self.step)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise ValueError(f"--resume: the checkpoint in {run.folder} does not fit its settings: {error}") from error
+
+
+def _counted(state, name):
+    if type(state[name]) is not int or state[name] < 0:
+        raise ValueError(f"{name} {state[name]!r} should be a whole number, 0 or more")
+    return state[name]
 
 
 def _begin(config, folder):
@@ -140,69 +161,83 @@ def _begin(config, folder):
 
 
 class Interrupt:
-    """In a `with` block, Ctrl-C only sets `asked`. A second Ctrl-C raises KeyboardInterrupt."""
+    """In a `with` block, Ctrl-C and the signals of STOPPING only set `asked` to their number. A second Ctrl-C raises
+    KeyboardInterrupt. A signal that is ignored, as SIGHUP is under nohup, stays ignored."""
 
-    asked = False
+    asked = 0
 
     def __enter__(self):
-        self.handled = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
-        if self.handled:
-            self.before = signal.signal(signal.SIGINT, self._ask)
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():  # other threads cannot set handlers
+            heeded = [n for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN]
+            self.before = {number: signal.signal(number, self._ask) for number in heeded}
         return self
 
     def _ask(self, number, frame):
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.write(2, b"\nstopping after this step (Ctrl-C again: at once, without saving)\n")
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = self.asked or number
+        with contextlib.suppress(OSError):  # the terminal may be what has gone
+            os.write(2, b"\nstopping after this step (Ctrl-C again: at once, without saving)\n")
 
     def __exit__(self, *error):
-        if self.handled:
-            signal.signal(signal.SIGINT, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
 
 def train(config) -> int:
     """Train a model with the given settings; all files are in the folder config.out. Returns the exit status.
 
-    0 when all steps are done, 130 when Ctrl-C stopped the run, after saving a checkpoint. ValueError for settings, data
-    and checkpoints that cannot be used. DivergedError (a ValueError) when a loss or gradient is not finite, OSError
-    when writing fails, such as on a full disk; the last checkpoint is kept in both cases.
+    0 when all steps are done, 128 + the number of the signal, such as 130 for Ctrl-C, when one of STOPPING stopped the
+    run, after saving a checkpoint. ValueError for settings, data and checkpoints that cannot be used, MemoryError when
+    a batch is too large: then nothing has been written. DivergedError (a ValueError) when a loss or gradient is not
+    finite, OSError when writing fails, such as on a full disk; the last checkpoint is kept in both cases. An error
+    while printing stops nothing.
     """
     run = Run(config.out)
-    run.check_there() if config.resume else run.check_free()
-    with run.locked():
+    with lasting(), run.locked():
+        run.check_there() if config.resume else run.check_free()
         return _train(config, run)
 
 
 def _train(config, run):
-    go_on = config.resume and run.has_checkpoint()
+    go_on = config.resume and run.recovered()
     trainer = Trainer(config, run.folder if go_on else None)
     if go_on:
         trainer.restore(run)
         if trainer.step > config.steps:
             raise ValueError(f"--steps {config.steps}: the run in {config.out} is at step {trainer.step} already")
+    if trainer.step < config.steps:
+        trainer.rehearse()
+    if go_on:
         run.write_config(config)
     else:
         with run.beginning():
             run.write_config(config)
             trainer.task.save(run.folder)
             trainer.save(run)  # at step 0: a run killed early can be resumed, and a full disk is noticed at once
-    _introduce(trainer)
-    if trainer.step < config.steps and not _loop(trainer, run):
+    records, log = run.open_log(trainer.step)
+    with log:
+        _introduce(trainer, len(records))
+        stopped_by = _loop(trainer, run, records, log)
+    if trainer.step < config.steps:
         print(f"Stopped at step {trainer.step} of {config.steps}; saved in {config.out}. Go on with:")
-        print(f"  autotx train --out {shlex.quote(config.out)} --resume")
-        return INTERRUPTED
+        print(f"  autotx train --out {as_argument(config.out)} --resume")
+        return 128 + stopped_by
     _finish(trainer)
     return 0
 
 
-def _loop(trainer, run):
-    """Train to the last step and save. Returns whether it was reached; Ctrl-C stops, and saves, before it."""
+def _loop(trainer, run, records, log):
+    """Train to the last step and save. Returns 0, or the number of the signal that stopped it, after saving, before.
+
+    records: those in the log so far, a list. log: the open file.
+    """
     config = trainer.config
-    records, log = run.open_log(trainer.step)
     saved = trainer.step
     try:
         # NaN and Inf are checked after every step, so NumPy's warnings would repeat the error.
-        with log, Progress(trainer.step, config.steps) as progress, Interrupt() as interrupt, np.errstate(all="ignore"):
+        with Progress(trainer.step, config.steps) as progress, Interrupt() as interrupt, np.errstate(all="ignore"):
             while trainer.step < config.steps and not interrupt.asked:
                 record = trainer.train_step()
                 validate = trainer.step % config.eval_interval == 0 or trainer.step == config.steps
@@ -212,30 +247,47 @@ def _loop(trainer, run):
                 records.append(record)
                 progress.show_step(record)
                 if validate:
-                    trainer.save(run)
-                    saved = trainer.step
+                    saved = _save(trainer, run, log)
                     run.draw_now_and_then(records)
             if saved < trainer.step:
-                trainer.save(run)
-            run.draw(records)
+                saved = _save(trainer, run, log)
+            run.draw_if_older(records)
     except DivergedError as error:
         raise DivergedError(
             f"{error}; stopped. The checkpoint of step {saved} in {run.folder} is good: go on from it with --resume "
             f"and a lower --lr (now {config.lr:g})"
         ) from error
     except OSError as error:
-        raise OSError(f"{describe(error)}; the checkpoint of step {saved} in {run.folder} is kept") from error
-    return trainer.step == config.steps
+        kept = f"the checkpoint of step {saved} in {run.folder} is kept"
+        if not run.holds_checkpoint():
+            kept = f"{run.folder} holds no checkpoint any more"
+        raise OSError(f"{describe(error)}; {kept}") from error
+    return interrupt.asked
 
 
-def _introduce(trainer):
+def _save(trainer, run, log):
+    """Save a checkpoint, after the lines of the log for the steps that it covers. Returns its step."""
+    os.fsync(log.fileno())
+    trainer.save(run)
+    return trainer.step
+
+
+def _introduce(trainer, logged):
+    """Print what is learned and where. logged: the number of steps in the log."""
     config = trainer.config
     for heading, text in trainer.task.introduction():
         print(f"{heading:8}{text}")
     if 1 < config.steps <= config.warmup_steps:
         print(f"        the learning rate only rises: --steps {config.steps}, --warmup-steps {config.warmup_steps}")
+    if logged < trainer.step:
+        print(f"log     {LOG} lacks {counted(trainer.step - logged, 'step')} of the {trainer.step:,} that are done")
     at = f"from step {trainer.step} " if trainer.step else ""
     print(f"run     {at}to step {config.steps} in {config.out}; Ctrl-C stops and saves", flush=True)
+
+
+def as_argument(path: str) -> str:
+    """A path as an argument of a command line, quoted for a shell; a leading dash would make it a flag."""
+    return shlex.quote(os.path.join(os.curdir, path) if path.startswith("-") else path)
 
 
 def _finish(trainer):
@@ -243,7 +295,7 @@ def _finish(trainer):
     config = trainer.config
     print(f"\nDone: {counted(trainer.step, 'step')}.", end=" ")
     trainer.task.show()
-    out = shlex.quote(config.out)
+    out = as_argument(config.out)
     print(f"\n{config.out} holds the model (model.safetensors), the log (log.jsonl, loss.png), all to go on from.")
     print("Next:")
     for command in trainer.task.next_commands(out):

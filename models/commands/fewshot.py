@@ -1,6 +1,6 @@
 """`autotx fewshot`: train a GPT to do tasks from the examples in its prompt, and measure it (models/fewshot.py)."""
 
-import shlex
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from autotx.models.formats import open_model
 from autotx.models.inference.sampling import stream_text
 from autotx.models.registry import settings_of
 from autotx.models.run import Run
-from autotx.models.train import train
+from autotx.models.train import as_argument, train
 
 TEXT = "tasks.txt"  # the training text, in the run folder
 SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 128, "block_size": 64}
@@ -46,7 +46,7 @@ def run(args):
     model, tokenizer = opened.model, opened.tokenizer
     _check_model(model, tokenizer, tasks, folder)
     _report(model, tokenizer, tasks, args)
-    print(f"\nAgain, without training: autotx fewshot --model {shlex.quote(folder)} --seed {args.seed}")
+    print(f"\nAgain, without training: autotx fewshot --model {as_argument(folder)} --seed {args.seed}")
     return 0
 
 
@@ -59,11 +59,17 @@ def _train(tasks, args):
         steps=args.steps,
         eval_interval=1000,
     )
-    run = Run(args.out)
+    run, file, text = Run(args.out), Path(args.out) / TEXT, tasks.text().encode()
     run.check_free()
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(run.folder / TEXT, tasks.text().encode())
-    return train(config)
+    with run.made():
+        if os.path.lexists(file) and (not file.is_file() or file.read_bytes() != text):
+            raise ValueError(f"{file} is there and holds something else; give another folder by --out")
+        write_atomically(file, text)
+        try:
+            return train(config)
+        finally:
+            if not run.holds_checkpoint():
+                file.unlink()
 
 
 def _check_model(model, tokenizer, tasks, folder):
