@@ -45,8 +45,8 @@ class Line:
             return
         self.last_shown = time.monotonic()
         if line:
-            streams.control(sys.stderr, f"\r{line:{columns - 1}}")
-            sys.stderr.flush()
+            streams.control(sys.stderr, "\r")
+            print(f"{line:{columns - 1}}", end="", file=sys.stderr, flush=True)
             self.unfinished = True
         else:
             self._finish()

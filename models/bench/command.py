@@ -9,7 +9,7 @@ from autotx.models.bench import picture, results, startup
 from autotx.models.bench.cases import SECTIONS
 from autotx.models.bench.turns import FULL, QUICK, Arena, Contestant, Effort, race
 from autotx.text import counted
-from autotx.viz import style
+from autotx.viz import save, style
 
 NAMES = [*SECTIONS, "startup"]
 LIMIT = Contestant("limit", "limit")
@@ -46,7 +46,7 @@ def run(args):
     if args.json:
         write_atomically(args.json, to_json(results.as_json(rows, facts, limit)))
     if args.picture:
-        style.save(picture.ratios(rows, facts), args.picture, dpi=150)
+        save(picture.ratios(rows, facts), args.picture, dpi=150)
     return 0 if sound else 1
 
 
