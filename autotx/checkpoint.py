@@ -14,17 +14,18 @@ holds the SHA-256 of the other files; loading finds files that were truncated, c
 """
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from autotx.files import read_json, replacing, sync_folder, to_json, write_atomically
+from autotx.files import entry, parse_json, read_json, replacing, sync_folder, to_json, write_atomically
 from autotx.types import ArrayLike, PathLike
 
 STATE = "state.json"
@@ -49,8 +50,16 @@ def save_tensors(path: PathLike, tensors: Mapping[str, ArrayLike], metadata: dic
         raise OSError(f"{path}: cannot be written: {error}") from error
 
 
-def load_tensors(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read a safetensors file. Returns (dict of name -> array, dict of metadata).
+class Listed(NamedTuple):
+    """A tensor as the header of a safetensors file lists it. start: the place of its first byte in the file."""
+
+    type: str  # such as "F32"
+    shape: tuple[int, ...]
+    start: int
+
+
+def list_tensors(path: PathLike) -> tuple[dict[str, Listed], dict[str, str]]:
+    """Read the header of a safetensors file. Returns (dict of name -> Listed, dict of metadata).
 
     ValueError: the file is truncated or not a safetensors file; FileNotFoundError: there is no file.
     """
@@ -58,10 +67,41 @@ def load_tensors(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]
     if not path.is_file():
         raise FileNotFoundError(f"load_tensors: there is no file {path}")
     try:
-        with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        with safe_open(path, framework="np"), open(path, "rb") as file:  # the library checks the whole header
+            size = int.from_bytes(file.read(8), "little")
+            header = parse_json(file.read(size), f"the header of {path}")
     except SafetensorError as error:
         raise ValueError(f"load_tensors: {path} is truncated or not a safetensors file ({error})") from error
+    metadata, start = header.pop("__metadata__", None) or {}, 8 + size
+    return {n: Listed(t["dtype"], tuple(t["shape"]), start + t["data_offsets"][0]) for n, t in header.items()}, metadata
+
+
+_TYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
+}  # fmt: skip
+
+
+def load_tensors(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read a safetensors file. Returns (dict of name -> array, dict of metadata). bfloat16 becomes float32.
+
+    ValueError: the file is truncated or not a safetensors file, or holds a tensor of another type; FileNotFoundError:
+    there is no file.
+    """
+    listed, metadata = list_tensors(path)
+    for name, tensor in listed.items():
+        if tensor.type not in _TYPES:
+            raise ValueError(f"load_tensors: {path}: {name} is of type {tensor.type}, which autotx does not read")
+    with open(path, "rb") as file:
+        return {name: _read(file, tensor) for name, tensor in listed.items()}, metadata
+
+
+def _read(file, tensor):
+    file.seek(tensor.start)
+    array = np.fromfile(file, _TYPES[tensor.type], math.prod(tensor.shape))
+    if tensor.type == "BF16":  # the upper half of a float32
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    return array.reshape(tensor.shape)
 
 
 def save_checkpoint(folder: PathLike, tensors: Mapping[str, Mapping[str, ArrayLike]], state: dict[str, Any]) -> None:
@@ -96,12 +136,13 @@ def load_checkpoint(folder: PathLike) -> tuple[dict[str, dict[str, np.ndarray]],
     folder = Path(folder)
     recover_checkpoint(folder)
     state = read_json(folder / STATE)
-    digests = state.pop("sha256", None)
-    if not isinstance(digests, dict):
-        raise ValueError(f"load_checkpoint: {folder / STATE} lacks its entry 'sha256'; it is not whole")
+    digests = entry(state, "sha256", dict, f"load_checkpoint: {folder / STATE}")
+    del state["sha256"]
     tensors = {}
     for file, digest in digests.items():
         path = folder / file
+        if path.name != file:
+            raise ValueError(f"load_checkpoint: {folder / STATE}: {file!r} is no name of a file in that folder")
         if not path.is_file():
             raise ValueError(f"load_checkpoint: {path} is missing; the checkpoint in {folder} cannot be used")
         if _digest(path) != digest:

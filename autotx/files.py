@@ -1,7 +1,10 @@
 """Atomic writing of files, which hold either their old or their new content; checks of paths; JSON; texts of errors.
 
 A file is replaced by a temporary file in the same folder, which is written, flushed to the disk (fsync) and renamed,
-as a rename is atomic."""
+as a rename is atomic.
+
+JSON is read with limits, because a file may be damaged or made by somebody else: whatever it holds, reading ends soon,
+with a dict or a ValueError of one line. `entry` checks the type of a value in it."""
 
 import contextlib
 import json
@@ -14,6 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from autotx.types import PathLike
+
+LARGEST_JSON = 1 << 28  # bytes of a file; the tokenizers of large models have some 30 MB
+LONGEST_LINE = 1 << 20  # bytes of a line in a file of lines
+DEEPEST_JSON = 50  # lists and dicts in each other
+LONGEST_NUMBER = 40  # characters; the states of random generators are numbers of 128 bits, which have 39
 
 
 def write_atomically(path: PathLike, data: bytes) -> None:
@@ -124,15 +132,79 @@ def to_json(value: Any) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The dict in a JSON file. FileNotFoundError; ValueError: the file is truncated, not JSON or not a dict."""
+    """The dict in a JSON file. FileNotFoundError; ValueError: as `parse_json`, or the file is too large."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    if path.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"{path} is too large, {path.stat().st_size:,} bytes; at most {LARGEST_JSON:,} are read")
+    return parse_json(path.read_bytes(), str(path))
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The dicts in a file with one in each line: an iterator of (place, dict); the place is for error messages.
+
+    A last line without a line end, which a program was writing when it was stopped, is left out.
+    ValueError: as `parse_json`, or a line is too long.
+    """
+    with open(path, "rb") as file:
+        for number in range(1, 1 << 62):
+            line, place = file.readline(LONGEST_LINE), f"{path}, line {number},"
+            if len(line) == LONGEST_LINE:
+                raise ValueError(f"{place} is too long; at most {LONGEST_LINE:,} bytes are read")
+            if not line.endswith(b"\n"):
+                return
+            yield place, parse_json(line, place)
+
+
+def parse_json(content: bytes, place: str) -> dict[str, Any]:
+    """The dict in a JSON text. place: where the text stands, for errors.
+
+    ValueError: it is truncated, not JSON, no dict, nested too deeply, or holds a number of too many digits or half of a
+    surrogate pair, which is not text.
+    """
     try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:  # the base class of JSONDecodeError and UnicodeDecodeError
-        raise ValueError(f"{path} is truncated or not JSON ({error})") from error
+        value = json.loads(content, parse_int=_whole_number)
+        _check_levels(value)
+    except RecursionError:
+        raise ValueError(f"{place} is nested too deeply; at most {DEEPEST_JSON} levels are read") from None
+    except ValueError as error:  # the base class of JSONDecodeError and UnicodeError
+        raise ValueError(f"{place} is truncated or not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} should hold a JSON object, it holds a {type(value).__name__}")
+        raise ValueError(f"{place} should hold a JSON object, it holds a {type(value).__name__}")
+    return value
+
+
+def _whole_number(digits):
+    if len(digits) > LONGEST_NUMBER:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _check_levels(value):
+    """RecursionError: JSON values are nested too deeply. UnicodeEncodeError: a text has half of a surrogate pair."""
+    level = [value]
+    for _ in range(DEEPEST_JSON):
+        inner = [v for v in level if isinstance(v, dict | list)]
+        level = [x for v in inner for x in ((*v, *v.values()) if isinstance(v, dict) else v)]
+        "".join(x for x in level if isinstance(x, str)).encode()
+        if not level:
+            return
+    raise RecursionError
+
+
+_KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
+
+
+def entry(saved: dict[str, Any], name: str, kind: type, place: object) -> Any:
+    """saved[name], whose type must be `kind`. place: where `saved` was read, for the error. ValueError: as `checked`;
+    an entry that is missing is None."""
+    return checked(saved.get(name), kind, name, place)
+
+
+def checked(value: Any, kind: type, name: str, place: object) -> Any:
+    """A value read from JSON. ValueError: its type is not `kind`. A whole number is a float too, True is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
+        raise ValueError(f"{place}: {name} should be {_KINDS[kind]}, it is {str(value)[:30]!r}")
     return value
 
 

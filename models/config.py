@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from autotx.files import to_json
@@ -33,9 +34,10 @@ class Settings:
     def __post_init__(self):
         for f in dataclasses.fields(self):
             if f.type is tuple:
-                if isinstance(getattr(self, f.name), str):
-                    raise ValueError(f"{flag(f.name)} {getattr(self, f.name)!r} should be a list of files")
-                object.__setattr__(self, f.name, tuple(map(str, getattr(self, f.name))))
+                value = getattr(self, f.name)
+                if not isinstance(value, list | tuple) or not all(isinstance(path, str | Path) for path in value):
+                    raise ValueError(f"{flag(f.name)} {value!r} should be a list of files")
+                object.__setattr__(self, f.name, tuple(map(str, value)))
             _check(f, getattr(self, f.name))
 
 

@@ -81,7 +81,7 @@ def read_config(folder: PathLike) -> Any:
     saved = read_json(path)
     model, *names = (saved.pop(key, None) for key in ("model", "architecture", "task"))
     for key, name, registry in zip(("architecture", "task"), names, (ARCHITECTURES, TASKS)):
-        if name not in registry:
+        if not isinstance(name, str) or name not in registry:
             known = " or ".join(registry)
             raise ValueError(f"{path} does not say what kind of model it is for: {key} should be {known}")
     kind = settings_of(*names)

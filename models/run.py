@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from autotx.checkpoint import NEW, READY, STATE, load_checkpoint, recover_checkpoint, save_checkpoint
-from autotx.files import checked_folder, temporary_path, write_atomically
+from autotx.files import checked, checked_folder, entry, read_json_lines, temporary_path, write_atomically
 from autotx.models import config as configs
 from autotx.models import tokenizers
 from autotx.viz.curves import loss_curve
@@ -38,6 +38,7 @@ PICTURE = "loss.png"
 STATISTICS = "statistics.jsonl"
 VECTORS = "vectors.txt"
 SECONDS_BETWEEN_PICTURES = 10
+LAST_STEP = 1 << 53  # the whole numbers below it are exact as floats
 _FILES = (configs.FILE, tokenizers.FILE, LABELS, MODEL, OPTIMIZER, STATE, LOG, PICTURE, STATISTICS, VECTORS)
 
 
@@ -159,7 +160,7 @@ class Run:
     def read_statistics(self, step):
         """The records of viz.LayerStatistics up to a step."""
         path = self.folder / STATISTICS
-        return read_log(path, step) if path.exists() else []
+        return read_statistics(path, step) if path.exists() else []
 
     def draw(self, records):
         """Draw the curves of the log's records to loss.png."""
@@ -199,17 +200,35 @@ def _locked(folder):
 
 
 def read_log(path, last_step):
-    """The records of a log up to a step, in order. Reading ends at the first line that is incomplete, or of a later
-    step."""
+    """The records of a log up to a step, in order. Reading ends at the first line of a later step, or where the last
+    line is incomplete. ValueError, naming the line: it is no record with a step and a loss."""
+    return _records(path, last_step, lambda record, place: entry(record, "loss", float, place))
+
+
+def read_statistics(path, last_step):
+    """The records of a file of viz.LayerStatistics up to a step, as `read_log`."""
+    return _records(path, last_step, _check_statistics)
+
+
+def _check_statistics(record, place):
+    for kind in ("activations", "gradients"):
+        for layer, size in entry(record, kind, dict, place).items():
+            checked(size, float, f"{kind} of {layer}", place)
+
+
+def _records(path, last_step, check):
     records = []
-    for found in path.read_bytes().splitlines():
-        try:
-            record = json.loads(found)
-        except ValueError:
-            break
-        if not isinstance(record, dict) or not record.get("step", last_step + 1) <= last_step:
-            break
-        records.append(record)
+    try:
+        for place, record in read_json_lines(path):
+            step = entry(record, "step", int, place)
+            if not 0 <= step < LAST_STEP:
+                raise ValueError(f"{place}: there is no step {step}")
+            if step > last_step:
+                break
+            check(record, place)
+            records.append(record)
+    except ValueError as error:
+        raise ValueError(f"{error}; restore the file, or move it away to go on without it") from error
     return records
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from autotx.files import read_json, to_json, write_atomically
+from autotx.files import checked, entry, read_json, to_json, write_atomically
 from autotx.types import PathLike
 
 try:
@@ -344,10 +344,13 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
     saved = read_json(path)
     if saved.get("type") == "byte":
         return ByteTokenizer()
-    if saved.get("type") == "char" and isinstance(saved.get("characters"), str):
-        return CharTokenizer(saved["characters"])
-    if saved.get("type") == "word" and isinstance(saved.get("words"), list) and isinstance(saved.get("spelled"), str):
-        return WordTokenizer([str(word) for word in saved["words"]], saved["spelled"])
+    if saved.get("type") == "char":
+        return CharTokenizer(entry(saved, "characters", str, path))
+    if saved.get("type") == "word":
+        words = [checked(word, str, "words", path) for word in entry(saved, "words", list, path)]
+        if len(set(words) - {""}) < len(words):
+            raise ValueError(f"{path}: words should differ and not be empty")
+        return WordTokenizer(words, entry(saved, "spelled", str, path))
     merges = saved.get("library", saved)
     if isinstance(merges, dict) and isinstance(merges.get("model"), dict) and merges["model"].get("type") == "BPE":
         return _load_bpe(path, merges, saved.get("start"), saved.get("ends", ()))

@@ -217,7 +217,7 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(ValueError, match="should hold a JSON object, it holds a list"):
         load_checkpoint(tmp_path)
     (tmp_path / "state.json").write_text(json.dumps({"step": 1}))
-    with pytest.raises(ValueError, match="lacks its entry 'sha256'"):
+    with pytest.raises(ValueError, match="sha256 should be an object, it is 'None'"):
         load_checkpoint(tmp_path)
 
 

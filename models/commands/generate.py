@@ -8,7 +8,7 @@ import numpy as np
 
 from autotx import cross_entropy, viz
 from autotx.checkpoint import STATE
-from autotx.files import read_json
+from autotx.files import entry, read_json
 from autotx.models.commands import maps
 from autotx.models.data import load_data, random_blocks
 from autotx.models.formats import open_model
@@ -101,7 +101,10 @@ def run(args):
 
 def _opening(opened):
     """The prompt when none is given, as TextTask.state keeps it."""
-    return "\n" if opened.config is None else read_json(opened.path / STATE).get("opening", "\n")
+    if opened.config is None:
+        return "\n"
+    path = opened.path / STATE
+    return entry(read_json(path), "opening", str, path)
 
 
 def _draw_attention(args, model, tokenizer, ids, given):
@@ -124,7 +127,8 @@ def comparison(opened, rounded):
     gained = f"weights of {sizes[1]} instead of {sizes[0]}"
     if config is None:
         return f"{gained}; perplexity not compared: {opened.path} does not say what text it learned from"
-    expected = read_json(opened.path / STATE).get("data_sha256")
+    path = opened.path / STATE
+    expected = entry(read_json(path), "data_sha256", str, path)
     try:
         data = load_data(text_source(config, opened.tokenizer), exact.config.block_size)
     except ValueError as error:

@@ -3,12 +3,12 @@
 PICTURES lists the kinds: each is a function of the command's arguments that returns a Figure.
 """
 
-import json
 import math
 import time
 from pathlib import Path
 
 from autotx import viz
+from autotx.files import entry, read_json
 from autotx.models import config as configs
 from autotx.models.formats import open_model
 from autotx.models.registry import settings_of, that_have
@@ -71,9 +71,7 @@ def _records(folder, empty):
         if empty and (folder / configs.FILE).is_file():
             return []  # the run has just begun
         raise ValueError(f"{folder}: there is no run, it has no {LOG}; give the folder that autotx train wrote")
-    records = [r for r in read_log(path, math.inf) if isinstance(r.get("step"), int)]
-    if not records and path.read_bytes().strip():
-        raise ValueError(f"{path} is no log of a training run: its first line should hold a step")
+    records = read_log(path, math.inf)
     if not records and not empty:
         raise ValueError(f"{path} is empty, no step is done yet; --live waits for it")
     return records
@@ -170,7 +168,8 @@ def _follow(args, out):
 def _is_done(folder, records):
     """Whether the last record is of the last step in the run's settings."""
     try:
-        steps = json.loads((Path(folder) / configs.FILE).read_bytes())["steps"]
-    except (OSError, ValueError, KeyError):
+        path = Path(folder) / configs.FILE
+        steps = entry(read_json(path), "steps", int, path)
+    except (OSError, ValueError):
         return False
     return bool(records) and records[-1]["step"] >= steps

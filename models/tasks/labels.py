@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from autotx.files import read_json, to_json, write_atomically
+from autotx.files import checked, entry, read_json, to_json, write_atomically
 from autotx.models.architecture import Opened
 from autotx.models.classifier import Classifier, check_known, padded, predict
 from autotx.models.config import TrainConfig, setting
@@ -103,9 +103,9 @@ class LabelsTask(Task):
         path, tokenizer, architecture = Path(folder) / LABELS, load_tokenizer(folder), config.architecture
         saved = read_json(path)
         try:
-            shape = architecture.shape(**{**saved["shape"], "dropout": config.dropout})
-            labels = [str(label) for label in saved["labels"]]
-        except (KeyError, TypeError, ValueError) as error:
+            shape = architecture.shape(**{**entry(saved, "shape", dict, path), "dropout": config.dropout})
+            labels = [checked(label, str, "labels", path) for label in entry(saved, "labels", list, path)]
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{path} should hold the labels and the shape of the model: {error}") from error
         if shape.vocab_size != tokenizer.vocab_size:
             raise ValueError(f"{path} is for {shape.vocab_size} tokens, the tokenizer has {tokenizer.vocab_size}")
