@@ -148,7 +148,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     with open(path, "rb") as file:
         for number in range(1, 1 << 62):
-            line, place = file.readline(LONGEST_LINE), f"{path}, line {number},"
+            line, place = file.readline(LONGEST_LINE), f"{path}, line {number}"
             if len(line) == LONGEST_LINE:
                 raise ValueError(f"{place} is too long; at most {LONGEST_LINE:,} bytes are read")
             if not line.endswith(b"\n"):
@@ -183,12 +183,12 @@ def _whole_number(digits):
 def _check_levels(value):
     """RecursionError: JSON values are nested too deeply. UnicodeEncodeError: a text has half of a surrogate pair."""
     level = [value]
-    for _ in range(DEEPEST_JSON):
-        inner = [v for v in level if isinstance(v, dict | list)]
-        level = [x for v in inner for x in ((*v, *v.values()) if isinstance(v, dict) else v)]
-        "".join(x for x in level if isinstance(x, str)).encode()
-        if not level:
+    for _ in range(DEEPEST_JSON + 1):
+        nested = [v for v in level if isinstance(v, dict | list)]
+        if not nested:
             return
+        level = [x for v in nested for x in ((*v, *v.values()) if isinstance(v, dict) else v)]
+        "".join(x for x in level if isinstance(x, str)).encode()
     raise RecursionError
 
 

@@ -76,6 +76,6 @@ def sections_named(name):
     """The section whose slug is `name`, else those whose title contains it, a list. ValueError when there is none."""
     wanted = name.lower()
     found = [s for s in SECTIONS if s.slug == wanted] or [s for s in SECTIONS if wanted in s.title.lower()]
-    if not found:
+    if not wanted or not found:
         raise ValueError(f"--section {name}: there is none; give one of {', '.join(s.slug for s in SECTIONS)}")
     return found

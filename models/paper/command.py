@@ -27,7 +27,7 @@ def run(args):
     ValueError: there is no such section, or no file can be at a given path. OSError: a file cannot be written.
     """
     started = time.perf_counter()
-    sections = paper.sections_named(args.section) if args.section else paper.SECTIONS
+    sections = paper.SECTIONS if args.section is None else paper.sections_named(args.section)
     print("The Math Behind GPT Models (rough draft), recomputed by autotx in float64")
     counts = report.table(paper.SECTIONS, sections, _coloured, colour=sys.stdout.isatty())
     cases = [case for section in sections for case in section.cases]
