@@ -14,6 +14,8 @@ import importlib
 import os
 import sys
 
+import numpy as np
+
 import autotx
 from autotx.files import describe
 from autotx.models import streams
@@ -87,7 +89,8 @@ def _run(argv):
     _check_umask()
     if hasattr(command, "outputs"):
         _check_outputs(command.outputs(args))
-    return command.run(args)
+    with np.errstate(all="ignore"):  # commands say in their own words where a result is NaN or Inf
+        return command.run(args)
 
 
 def _check_outputs(outputs):
