@@ -14,6 +14,7 @@ from autotx.files import to_json
 from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
 
 FILE = "config.json"
+LARGEST = (1 << 63) - 1  # of a seed
 
 
 def setting(default: Any, text: str | None, **limits: Any) -> Any:
@@ -55,26 +56,32 @@ class TrainConfig(Settings):
     # Where the run goes
     out: str = setting("", "the folder of the run", metavar="DIR")
     resume: bool = setting(False, "go on with the run in --out: its settings are kept, those given now replace them")
-    seed: int = setting(1337, "where all randomness starts; the same seed gives the same run", at_least=0, fixed=True)
+    seed: int = setting(
+        1337, "where all randomness starts; the same seed gives the same run", at_least=0, at_most=LARGEST, fixed=True
+    )
 
     # The training
-    steps: int = setting(1250, "optimizer steps in all", at_least=1)
-    grad_accum: int = setting(1, "batches whose gradients are averaged for one step", at_least=1)
+    steps: int = setting(1250, "optimizer steps in all", at_least=1, at_most=10**9)
+    grad_accum: int = setting(1, "batches whose gradients are averaged for one step", at_least=1, at_most=1 << 16)
     optimizer: str = setting("adamw", "how gradients change the weights", choices=OPTIMIZERS, fixed=True)
     schedule: str = setting("cosine", "how the learning rate goes on after the warm-up", choices=SCHEDULES)
-    lr: float = setting(1e-3, "learning rate after the warm-up, the largest", above=0)
-    min_lr: float = setting(1e-4, "learning rate at the end of the cosine", at_least=0)
-    warmup_steps: int = setting(100, "steps in which the learning rate rises", at_least=0)
-    weight_decay: float = setting(0.1, "decay of the matrices, for adamw", at_least=0)
+    lr: float = setting(1e-3, "learning rate after the warm-up, the largest", above=0, at_most=1e30)
+    min_lr: float = setting(1e-4, "learning rate at the end of the cosine", at_least=0, at_most=1e30)
+    warmup_steps: int = setting(100, "steps in which the learning rate rises", at_least=0, at_most=10**9)
+    weight_decay: float = setting(0.1, "decay of the matrices, for adamw", at_least=0, at_most=1000)
     beta1: float = setting(0.9, "memory of the gradient, for adamw and adam", at_least=0, below=1)
     beta2: float = setting(0.99, "memory of its square, for adamw, adam and rmsprop", at_least=0, below=1)
     momentum: float = setting(0.0, "memory of the gradient, for sgd", at_least=0, below=1, fixed=True)
-    grad_clip: float = setting(1.0, "largest norm of the gradient, 0 for no limit", at_least=0)
+    grad_clip: float = setting(1.0, "largest norm of the gradient, 0 for no limit", at_least=0, at_most=1e30)
 
     # Validation and statistics
-    eval_interval: int = setting(250, "steps between validations; each one saves a checkpoint", at_least=1)
-    eval_batches: int = setting(40, "batches in a validation", at_least=1)
-    stats_interval: int = setting(0, "steps between notes of every layer's size and gradient, 0: none", at_least=0)
+    eval_interval: int = setting(
+        250, "steps between validations; each one saves a checkpoint", at_least=1, at_most=10**9
+    )
+    eval_batches: int = setting(40, "batches in a validation", at_least=1, at_most=10_000)
+    stats_interval: int = setting(
+        0, "steps between notes of every layer's size and gradient, 0: none", at_least=0, at_most=10**9
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -138,11 +145,21 @@ def flag(name: str) -> str:
 
 def _check(f, value):
     """Check the type and the limits of one field. ValueError, naming its flag."""
-    limits, name = f.metadata, flag(f.name)
+    name = flag(f.name)
     accepted = (int, float) if f.type is float else f.type
     if not isinstance(value, accepted) or (isinstance(value, bool) and f.type is not bool):
         raise ValueError(f"{name} {value!r} should be of type {f.type.__name__}")
-    if f.type is float and not math.isfinite(value):
+    check_limits(name, value, **f.metadata)
+
+
+def check_limits(name: str, value: Any, **limits: Any) -> None:
+    """Check the value of a flag, None for one that was not given. ValueError, naming the flag.
+
+    limits: at_least, above, at_most, below, or choices.
+    """
+    if value is None:
+        return
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} {value} should be a finite number")
     wrong = {
         "at_least": lambda limit: value < limit,

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from pydoc_data import topics
 from typing import Any, NamedTuple
 
@@ -56,15 +55,20 @@ def read_text(paths: Sequence[PathLike], end_of_text: bool = False) -> str:
 
 def read_file(flag: str, path: PathLike) -> str:
     """The text of one UTF-8 file. flag: what gave its path, for errors. ValueError as in `read_text`."""
+    content = bytearray()
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                content += block
+                if b"\0" in block:  # a device such as /dev/zero has no end
+                    at = content.index(b"\0")
+                    raise ValueError(
+                        f"{flag} {path}: not a text file, byte {at} is zero; it should be plain UTF-8 text"
+                    )
     except OSError as error:
         raise ValueError(f"{flag} {path}: cannot be read: {error.strerror}") from error
     if not content.strip():
         raise ValueError(f"{flag} {path}: the file is empty")
-    if b"\0" in content:
-        at = content.index(b"\0")
-        raise ValueError(f"{flag} {path}: not a text file, byte {at} is zero; it should be plain text in UTF-8")
     try:
         return content.decode("utf-8-sig")  # a byte order mark is not part of the text
     except UnicodeDecodeError as error:

@@ -200,6 +200,10 @@ class GPTArchitecture(Blocks):
     def build(self, vocab_size: int, rng: Rng) -> GPT:
         return GPT(GPTConfig(self.block_size, vocab_size, self.n_layer, self.n_head, self.n_embd, self.dropout), rng)
 
+    @staticmethod
+    def fewest_weights(shape: Any, vocab_size: int) -> int:
+        return Blocks.fewest_weights(shape, vocab_size) + shape.block_size * shape.n_embd  # the position table
+
     def describe(self) -> str:
         sizes = (self.n_layer, "layer"), (self.n_head, "head"), (self.n_embd, "channel"), (self.block_size, "token")
         return "{}, {}, {}, blocks of {}".format(*(counted(*size) for size in sizes))

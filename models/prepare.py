@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from autotx.files import read_json, to_json, write_atomically
+from autotx.files import checked, entry, read_json, to_json, write_atomically
 from autotx.models import corpus
-from autotx.models.config import Settings, setting
+from autotx.models.config import LARGEST, Settings, setting
 from autotx.models.progress import Meter
 from autotx.models.run import Run
 from autotx.models.token_files import FILE, PARTS
@@ -43,11 +43,13 @@ class PrepareSettings(Settings):
     out: str = setting("data", "the folder for the token files", metavar="DIR")
     field: str = setting("text", "what holds the text in .jsonl and .parquet")
     tokenizer: str = setting("bpe", "what a token is: a character, a byte, ...", choices=KINDS)
-    vocab_size: int = setting(16384, "how many tokens bpe and word may have", at_least=257)
+    vocab_size: int = setting(16384, "how many tokens bpe and word may have", at_least=257, at_most=10**6)
     tokenizer_file: str = setting("", "a tokenizer.json or a model, whose tokenizer is used instead", metavar="FILE")
-    sample_mb: int = setting(50, "million characters of the text from which bpe and word learn", at_least=1)
-    validation_share: float = setting(0.01, "share of the documents to validate on", above=0, at_most=0.5)
-    seed: int = setting(1337, "draws the documents to validate on", at_least=0)
+    sample_mb: int = setting(
+        50, "million characters of the text from which bpe and word learn", at_least=1, at_most=10_000
+    )
+    validation_share: float = setting(0.01, "share of the documents to validate on", at_least=1e-6, at_most=0.5)
+    seed: int = setting(1337, "draws the documents to validate on", at_least=0, at_most=LARGEST)
 
 
 def prepare(settings: PrepareSettings, tokenizer: Tokenizer | None = None) -> dict:
@@ -85,7 +87,7 @@ class _Preparation:
         if place.is_file():
             noted = read_json(place)
             self._check_plan(noted)
-            self.place = noted["place"]
+            self.place = _checked_place(noted, place)
         else:
             self._check_free()
             self._note()
@@ -103,7 +105,7 @@ class _Preparation:
     def _check_plan(self, found):
         """ValueError when the folder's files are of other texts or settings."""
         for name, value in self.plan.items():
-            if found.get("settings", {}).get(name) != value:
+            if entry(found, "settings", dict, self.folder).get(name) != value:
                 what = "other texts" if name == "sources" else f"another {name.replace('_', ' ')}"
                 raise ValueError(f"--out {self.folder} holds token files of {what}; give another folder, or remove it")
 
@@ -224,6 +226,19 @@ class _Preparation:
 def _drawn(seed, stratum, number):
     """The place in a stratum, of that many pieces, of the one to validate on."""
     return int(np.random.default_rng([seed, number]).integers(stratum))
+
+
+def _checked_place(noted, path):
+    """The entry "place" of a note, None before the encoding. ValueError: it is damaged."""
+    if noted.get("place") is None:
+        return None
+    place = entry(noted, "place", dict, path)
+    for name in ("source", "piece", "index", "characters"):
+        entry(place, name, int, path)
+    for name in ("tokens", "pieces"):
+        if len([checked(n, int, name, path) for n in entry(place, name, list, path)]) != len(PARTS):
+            raise ValueError(f"{path}: {name} should be {len(PARTS)} numbers; remove the folder and prepare it again")
+    return place
 
 
 def _batches(pieces):

@@ -14,12 +14,13 @@ The weights, the optimizer and the state are one checkpoint: they are replaced t
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
 import time
 from pathlib import Path
 
-from autotx.checkpoint import NEW, READY, STATE, load_checkpoint, recover_checkpoint, save_checkpoint
+from autotx.checkpoint import NEW, READY, STATE, list_tensors, load_checkpoint, recover_checkpoint, save_checkpoint
 from autotx.files import checked, checked_folder, entry, read_json_lines, temporary_path, write_atomically
 from autotx.models import config as configs
 from autotx.models import tokenizers
@@ -197,6 +198,16 @@ def _locked(folder):
         yield
     finally:
         os.close(opened)
+
+
+def check_size(folder, architecture, shape, vocab_size):
+    """ValueError if the weights of a run are fewer than a network of this shape needs. Arguments as those of
+    Architecture.fewest_weights."""
+    path, needed = Path(folder) / MODEL, architecture.fewest_weights(shape, vocab_size)
+    found = sum(math.prod(tensor.shape) for tensor in list_tensors(path)[0].values())
+    if found < needed:
+        sizes = f"it has {found:,} weights, the model {needed:,} or more"
+        raise ValueError(f"{path} is not of the model that {folder} describes: {sizes}; restore it")
 
 
 def read_log(path, last_step):

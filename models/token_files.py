@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autotx.files import read_json
+from autotx.files import entry, read_json
 from autotx.models.tokenizers import FILE as TOKENIZER
 from autotx.models.tokenizers import Tokenizer, load_tokenizer
 from autotx.types import PathLike
@@ -57,10 +57,10 @@ class TokenFiles:
             file = self.folder / f"{name}.npy"
             try:
                 tokens = np.load(file, mmap_mode="r", allow_pickle=False)
-                expected = facts[name]["tokens"], facts["dtype"]
+                expected = entry(entry(facts, name, dict, path), "tokens", int, path), entry(facts, "dtype", str, path)
             except FileNotFoundError as error:
                 raise ValueError(f"--data {self.folder}: {file.name} is missing; prepare it again") from error
-            except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            except (OSError, EOFError, ValueError) as error:
                 raise ValueError(f"--data {self.folder}: {file.name} or {FILE} is damaged ({error})") from error
             if (tokens.size, tokens.dtype) != expected or tokens.ndim != 1:
                 raise ValueError(

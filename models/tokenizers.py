@@ -288,7 +288,7 @@ class BPETokenizer(Tokenizer):
         merges.pre_tokenizer = bpe_library.pre_tokenizers.Sequence([pieces, as_bytes])
         merges.decoder = bpe_library.decoders.ByteLevel()
         trainer = bpe_library.trainers.BpeTrainer(
-            vocab_size=vocab_size,
+            vocab_size=min(vocab_size, 256 + len(_utf8(text))),  # a merge needs two bytes; the library reserves memory
             initial_alphabet=bpe_library.pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
@@ -353,18 +353,23 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
         return WordTokenizer(words, entry(saved, "spelled", str, path))
     merges = saved.get("library", saved)
     if isinstance(merges, dict) and isinstance(merges.get("model"), dict) and merges["model"].get("type") == "BPE":
-        return _load_bpe(path, merges, saved.get("start"), saved.get("ends", ()))
+        special = [saved.get("start"), *entry({"ends": [], **saved}, "ends", list, path)]
+        return _load_bpe(path, merges, [i if i is None else checked(i, int, "start and ends", path) for i in special])
     raise ValueError(f"{path} holds no tokenizer that autotx knows (characters, bytes, words or byte-level BPE)")
 
 
-def _load_bpe(path, saved, start, ends):
+def _load_bpe(path, saved, special):
     need_library()
     try:
         merges = bpe_library.Tokenizer.from_str(json.dumps(saved))
     except Exception as error:  # the library raises nothing more specific
         raise ValueError(f"{path} is not a file of the library tokenizers ({error})") from error
+    size = merges.get_vocab_size()
+    ids = {*merges.get_vocab().values(), *(i for i in special if i is not None)}
+    if ids - set(range(size)):
+        raise ValueError(f"{path}: an id is not below {size}, the number of tokens; restore the file")
     try:
-        return BPETokenizer(merges, start, ends)
+        return BPETokenizer(merges, special[0], special[1:])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

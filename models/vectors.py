@@ -25,8 +25,9 @@ from autotx.files import write_atomically
 from autotx.models.tokenizers import Tokenizer
 from autotx.types import ArrayLike, Generator, PathLike
 
-LONGEST_LINE = 1 << 20  # bytes; a file with a longer first line is not accepted
+LONGEST_LINE = 1 << 20  # bytes; a file with a longer line is not accepted
 LONGEST_WORD = 1000  # bytes of a word in a binary file
+LARGEST_DIM = 1 << 16  # numbers of a vector
 
 
 class WordVectors:
@@ -234,9 +235,11 @@ def _format(path, file) -> tuple[int | None, int, Callable]:
     first = file.readline(LONGEST_LINE)
     fields = first.split()
     if len(fields) == 2 and all(field.isdigit() for field in fields):
+        if max(map(len, fields)) > 18:
+            raise ValueError(f"{path}: line 1 has a number of {max(map(len, fields))} digits; is the file damaged?")
         count, dim = map(int, fields)
-        if not dim:
-            raise ValueError(f"{path}: line 1 says that vectors have 0 numbers")
+        if not 0 < dim <= LARGEST_DIM:
+            raise ValueError(f"{path}: line 1 says that vectors have {dim} numbers; 1 to {LARGEST_DIM} are read")
         row = file.read(LONGEST_WORD + 2 * dim)
         file.seek(start + len(first))
         if _is_text(row, dim):
@@ -257,7 +260,9 @@ def _is_text(start, dim):
 
 
 def _text_rows(path, file, dim, first, keep):
-    for number, line in enumerate(file, first):
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), first):
+        if len(line) == LONGEST_LINE:
+            raise ValueError(f"{path}: line {number} is too long; at most {LONGEST_LINE:,} bytes are read")
         key = line.split(None, 1)[:1]
         if key and not keep(key[0]):
             yield None, key[0], None

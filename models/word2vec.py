@@ -71,10 +71,14 @@ class Word2VecArchitecture(Architecture):
     learns: ClassVar[str] = "words"
     model: ClassVar[type] = SkipGram
 
-    dim: int = setting(100, "numbers in a word's vector", at_least=1, fixed=True)
+    dim: int = setting(100, "numbers in a word's vector", at_least=1, at_most=10_000, fixed=True)
 
     def build(self, vocab_size, rng):
         return SkipGram(vocab_size, self.dim, rng)
+
+    @staticmethod
+    def fewest_weights(shape, vocab_size):
+        return 2 * vocab_size * shape.dim
 
 
 class PairSampler:

@@ -15,6 +15,12 @@ hypothesis.settings.register_profile("repeatable", deadline=None, max_examples=4
 hypothesis.settings.load_profile("repeatable")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out what only `-m fuzz` runs."""
+    if "fuzz" not in config.option.markexpr:
+        items[:] = [item for item in items if not item.get_closest_marker("fuzz")]
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20261123)

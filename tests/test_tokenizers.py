@@ -220,7 +220,7 @@ def test_the_byte_alphabet_is_gpt2s():
     ("content", "error"),
     [
         ('{"type": "char"', "truncated or not JSON"),
-        ('{"type": "char"}', "holds no tokenizer that autotx knows"),
+        ('{"type": "char"}', "characters should be a text, it is 'None'"),
         ('{"type": "morse"}', "holds no tokenizer that autotx knows"),
         ('{"model": {"type": "WordPiece"}}', "holds no tokenizer that autotx knows"),
         ('{"model": {"type": "BPE"}}', "is not a file of the library tokenizers"),

@@ -8,6 +8,7 @@ from autotx.files import checked_path, to_json, write_atomically
 from autotx.models.bench import picture, results, startup
 from autotx.models.bench.cases import SECTIONS
 from autotx.models.bench.turns import FULL, QUICK, Arena, Contestant, Effort, race
+from autotx.models.config import check_limits
 from autotx.text import counted
 from autotx.viz import save, style
 
@@ -29,8 +30,7 @@ def outputs(args):
 
 def run(args):
     """Run the benchmark. Returns 0, or 1 when a case failed or results differed. ValueError for bad arguments."""
-    if args.threads < 1:
-        raise ValueError(f"--threads {args.threads} is no number of threads; give 1 or more")
+    check_limits("--threads", args.threads, at_least=1, at_most=1024)
     facts = results.machine(args.threads)
     _print_machine(facts)
     rows, limit, sound = [], None, True

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from autotx.files import write_atomically
+from autotx.models.config import LARGEST, check_limits
 from autotx.models.fewshot import ENTRIES, Tasks, is_told, right_answers
 from autotx.models.formats import open_model
 from autotx.models.inference.sampling import stream_text
@@ -33,9 +34,8 @@ def add_arguments(parser):
 
 def run(args):
     """Train and measure. Returns the exit status."""
-    for name, value, least in (("--seed", args.seed, 0), ("--prompts", args.prompts, 1)):
-        if value < least:
-            raise ValueError(f"{name} {value} should be at least {least}")
+    check_limits("--seed", args.seed, at_least=0, at_most=LARGEST)
+    check_limits("--prompts", args.prompts, at_least=1, at_most=100_000)
     tasks = Tasks(args.seed)
     folder = args.model or args.out
     if args.model is None:

@@ -10,6 +10,7 @@ from autotx import cross_entropy, viz
 from autotx.checkpoint import STATE
 from autotx.files import entry, read_json
 from autotx.models.commands import maps
+from autotx.models.config import LARGEST, check_limits
 from autotx.models.data import load_data, random_blocks
 from autotx.models.formats import open_model
 from autotx.models.inference.pieces import Int8Matrix
@@ -152,17 +153,12 @@ def perplexity(model, ids, batches=8):
 
 def _check(args):
     """ValueError for a flag outside its limits, and for flags that exclude each other."""
-    wrong = {
-        "--max-new-tokens": args.max_new_tokens is not None and args.max_new_tokens < 1 and "be at least 1",
-        "--min-new-tokens": args.min_new_tokens < 0 and "be at least 0",
-        "--repetition-penalty": not 0 < args.repetition_penalty < math.inf and "be a positive number",
-        "--temperature": not 0 <= args.temperature < math.inf and "be 0 or a positive number",
-        "--top-k": args.top_k is not None and args.top_k < 1 and "be at least 1",
-        "--top-p": args.top_p is not None and not 0 < args.top_p <= 1 and "be above 0 and at most 1",
-        "--seed": args.seed is not None and args.seed < 0 and "be at least 0",
-    }
+    check_limits("--max-new-tokens", args.max_new_tokens, at_least=1, at_most=10**9)
+    check_limits("--min-new-tokens", args.min_new_tokens, at_least=0, at_most=10**9)
+    check_limits("--repetition-penalty", args.repetition_penalty, above=0, at_most=1e30)
+    check_limits("--temperature", args.temperature, at_least=0, at_most=1e30)
+    check_limits("--top-k", args.top_k, at_least=1, at_most=10**9)
+    check_limits("--top-p", args.top_p, above=0, at_most=1)
+    check_limits("--seed", args.seed, at_least=0, at_most=LARGEST)
     if args.attention and args.int8:
         raise ValueError("--attention draws the model in float32; leave --int8 out")
-    for name, rule in wrong.items():
-        if rule:
-            raise ValueError(f"{name} {getattr(args, name[2:].replace('-', '_'))} should {rule}")

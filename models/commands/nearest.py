@@ -2,6 +2,7 @@
 
 import sys
 
+from autotx.models.config import check_limits
 from autotx.models.formats import open_model
 from autotx.models.vectors import load_vectors
 from autotx.text import counted
@@ -17,8 +18,7 @@ def add_arguments(parser):
 
 def run(args):
     """Print each word, and below it the nearest words with their cosines. Returns the exit status."""
-    if args.n < 1:
-        raise ValueError(f"--n {args.n} should be at least 1")
+    check_limits("--n", args.n, at_least=1, at_most=10**9)
     if args.vectors:
         vectors = load_vectors(args.vectors)
     else:

@@ -1,10 +1,10 @@
 """`autotx translate`: translate sentences with a trained Transformer, or score it on a file of pairs."""
 
-import math
 import sys
 import time
 
 from autotx.models.commands import maps
+from autotx.models.config import check_limits
 from autotx.models.data import read_columns
 from autotx.models.formats import open_model
 from autotx.models.inference.beams import translations
@@ -138,14 +138,11 @@ def _check_length(place, sentence, tokenizer, block_size):
 
 def _check(args):
     """ValueError for a flag outside its limits, and for flags that exclude each other."""
-    wrong = {
-        "--beam": args.beam < 1 and "be at least 1",
-        "--n-best": not 1 <= args.n_best <= args.beam and f"be from 1 to --beam {args.beam}",
-        "--length-penalty": not 0 <= args.length_penalty < math.inf and "be 0 or a positive number",
-    }
-    for name, rule in wrong.items():
-        if rule:
-            raise ValueError(f"{name} {getattr(args, name[2:].replace('-', '_'))} should {rule}")
+    check_limits("--beam", args.beam, at_least=1, at_most=1000)
+    check_limits("--n-best", args.n_best, at_least=1)
+    if args.n_best > args.beam:
+        raise ValueError(f"--n-best {args.n_best} is above --beam {args.beam}; make that as large")
+    check_limits("--length-penalty", args.length_penalty, at_least=0, at_most=10)
     if bool(args.sentences) == bool(args.pairs):
         raise ValueError("give sentences to translate, in quotes, or a file of pairs to score by --pairs")
     if args.pairs and args.n_best > 1:

@@ -15,8 +15,8 @@ from autotx.models.architecture import Opened
 from autotx.models.classifier import Classifier, check_known, padded, predict
 from autotx.models.config import TrainConfig, setting
 from autotx.models.data import read_columns
-from autotx.models.run import LABELS
-from autotx.models.tasks.task import Task
+from autotx.models.run import LABELS, check_size
+from autotx.models.tasks.task import Task, check_product
 from autotx.models.tokenizers import load_tokenizer
 from autotx.text import counted
 
@@ -44,10 +44,14 @@ class LabelsSettings(TrainConfig):
     held_out: str = setting("", "labelled texts to measure on (default: a share of --labels)", metavar="FILE")
     held_out_share: float = setting(0.2, "that share, the same of every label", above=0, below=1, fixed=True)
     from_scratch: bool = setting(False, "begin with random weights: is the pre-training worth anything?", fixed=True)
-    lm_weight: float = setting(0.5, "the weight of the language model's loss beside the labels'", at_least=0)
+    lm_weight: float = setting(
+        0.5, "the weight of the language model's loss beside the labels'", at_least=0, at_most=1e6
+    )
     dropout: float = setting(0.1, "share of activations dropped in training", at_least=0, below=1)
-    batch_size: int = setting(32, "texts in a batch", at_least=1)
-    eval_batches: int = setting(40, "batches for the validation loss; the accuracy is of all", at_least=1)
+    batch_size: int = setting(32, "texts in a batch", at_least=1, at_most=1 << 16)
+    eval_batches: int = setting(
+        40, "batches for the validation loss; the accuracy is of all", at_least=1, at_most=10_000
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -72,6 +76,7 @@ class LabelsTask(Task):
 
     def __init__(self, config, rng, begin):
         super().__init__(config)
+        check_product("texts in a step", config, "batch_size", "grad_accum")
         self.texts, self.held_out_texts = read_parts(config)
         self.labels = sorted({line.label for line in self.texts})
         content = repr([[line[:2] for line in part] for part in (self.texts, self.held_out_texts)])
@@ -109,6 +114,7 @@ class LabelsTask(Task):
             raise ValueError(f"{path} should hold the labels and the shape of the model: {error}") from error
         if shape.vocab_size != tokenizer.vocab_size:
             raise ValueError(f"{path} is for {shape.vocab_size} tokens, the tokenizer has {tokenizer.vocab_size}")
+        check_size(folder, architecture, shape, shape.vocab_size)
         model = Classifier(architecture.model(shape, None), len(labels), None)
         return Opened(folder, architecture, cls, model, tokenizer, config, {"labels": labels})
 

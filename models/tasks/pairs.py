@@ -11,7 +11,7 @@ from autotx import viz
 from autotx.models import pairs
 from autotx.models.config import TrainConfig, setting
 from autotx.models.inference.beams import translate, translations
-from autotx.models.tasks.task import Task, checked_text
+from autotx.models.tasks.task import MOST_TIMED, Task, check_product, checked_text
 from autotx.models.tokenizers import KINDS, make_tokenizer
 from autotx.models.transformer import END, PAD, SPECIALS, START
 from autotx.models.vectors import load_embedding, words_of
@@ -32,10 +32,12 @@ class PairsSettings(TrainConfig):
     )
     val_pairs: str = setting("", "pairs to validate on (default: a tenth of those to learn from)", metavar="FILE")
     tokenizer: str = setting("word", "what a token is: a character, a byte, ...", choices=KINDS, fixed=True)
-    vocab_size: int = setting(10_000, "how many tokens bpe and word may have", at_least=257, fixed=True)
+    vocab_size: int = setting(10_000, "how many tokens bpe and word may have", at_least=257, at_most=10**6, fixed=True)
     embeddings: str = setting("", "vectors to begin with: word2vec, GloVe, FastText", metavar="FILE", fixed=True)
     freeze_embeddings: bool = setting(False, "leave those vectors as they are", fixed=True)
-    batch_tokens: int = setting(1000, "tokens in a batch, on the longer side, padding included", at_least=1, fixed=True)
+    batch_tokens: int = setting(
+        1000, "tokens in a batch, on the longer side, padding included", at_least=1, at_most=1 << 22, fixed=True
+    )
     label_smoothing: float = setting(0.1, "share of the truth that is spread over all words", at_least=0, below=1)
 
     def __post_init__(self):
@@ -59,6 +61,7 @@ class PairsTask(Task):
 
     def __init__(self, config, rng, begin=None):
         super().__init__(config)
+        check_product("tokens in a step", config, "batch_tokens", "grad_accum")
         self.texts = self._read()
         self.digest = pairs.digest(*self.texts)
         if begin:
@@ -84,7 +87,7 @@ class PairsTask(Task):
     @staticmethod
     def timed_loss(model, config):
         columns = min(16, model.config.block_size - 1)
-        rows = max(1, config.batch_tokens // columns)
+        rows = max(1, min(config.batch_tokens, MOST_TIMED) // columns)
         ids = np.random.default_rng(0).integers(SPECIALS, model.config.vocab_size, (rows, columns + 1))
         return lambda: model.loss(ids, ids), rows, columns
 

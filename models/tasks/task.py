@@ -1,9 +1,16 @@
 """The base class of tasks: what the training loop and the commands call."""
 
+import math
+
 from autotx.models.architecture import Opened
+from autotx.models.config import flag
+from autotx.models.run import check_size
 from autotx.models.tokenizers import load_tokenizer
 from autotx.models.vectors import WordVectors, words_of
 from autotx.modes import no_grad
+
+LARGEST_STEP = 1 << 24  # tokens, texts or scores in a step; such a step takes hours
+MOST_TIMED = 1 << 14  # tokens in a batch whose parts are timed; with more, the shares of the parts are the same
 
 
 class Task:
@@ -36,7 +43,9 @@ class Task:
     def rebuild(cls, config, folder):
         """The model of a run's folder as an Opened, its weights zero. ValueError or OSError for a bad folder."""
         tokenizer = load_tokenizer(folder)
-        model = config.build(cls.specials + tokenizer.vocab_size, None)
+        vocab_size = cls.specials + tokenizer.vocab_size
+        check_size(folder, config.architecture, config, vocab_size)
+        model = config.build(vocab_size, None)
         return Opened(folder, config.architecture, cls, model, tokenizer, config)
 
     @classmethod
@@ -112,6 +121,14 @@ class Task:
     def next_commands(self, out):
         """Command lines that use the trained model. out: the run folder, quoted for a shell."""
         return []
+
+
+def check_product(what, config, *names):
+    """ValueError if the product of settings, which is the size of a step, is above LARGEST_STEP. what: its unit."""
+    values = [getattr(config, name) for name in names]
+    if math.prod(values) > LARGEST_STEP:
+        given = " × ".join(f"{flag(name)} {value}" for name, value in zip(names, values))
+        raise ValueError(f"{given} are {math.prod(values):,} {what}, more than {LARGEST_STEP:,}; make one smaller")
 
 
 def checked_text(flag, ids, unknown, most):

@@ -12,7 +12,7 @@ from autotx.models.config import TrainConfig, setting
 from autotx.models.data import TextSource, load_data, random_blocks, read_text
 from autotx.models.inference.sampling import stream_text
 from autotx.models.prepare import PrepareSettings, prepare
-from autotx.models.tasks.task import Task, checked_text
+from autotx.models.tasks.task import MOST_TIMED, Task, check_product, checked_text
 from autotx.models.token_files import FILE as DATA
 from autotx.models.token_files import TokenFiles
 from autotx.models.tokenizers import END_OF_TEXT, KINDS, make_tokenizer
@@ -38,12 +38,12 @@ class TextSettings(TrainConfig):
         "char", "what a token is: a character, a byte, ...", choices=KINDS, fixed=True, replaced_by="data"
     )
     vocab_size: int = setting(
-        1024, "how many tokens bpe and word may have", at_least=257, fixed=True, replaced_by="data"
+        1024, "how many tokens bpe and word may have", at_least=257, at_most=10**6, fixed=True, replaced_by="data"
     )
     end_of_text: bool = setting(
         False, "end each --text with a token of its own, so that the model can end", fixed=True, replaced_by="data"
     )
-    batch_size: int = setting(12, "blocks of text in a batch", at_least=1)
+    batch_size: int = setting(12, "blocks of text in a batch", at_least=1, at_most=1 << 16)
 
 
 def text_source(config, tokenizer=None):
@@ -92,6 +92,7 @@ class TextTask(Task):
 
     def __init__(self, config, rng, begin=None):
         super().__init__(config)
+        check_product("tokens in a step", config, "batch_size", "grad_accum", "block_size")
 
         self.data = load_data(text_source(config, begin.tokenizer if begin else None), config.block_size)
         self.digest, self.tokenizer = self.data.digest, self.data.tokenizer
@@ -120,7 +121,8 @@ class TextTask(Task):
 
     @staticmethod
     def timed_loss(model, config):
-        rows, columns = config.batch_size, model.config.block_size
+        columns = model.config.block_size
+        rows = min(config.batch_size, max(1, MOST_TIMED // columns))
         ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (rows, columns + 1))
         return lambda: model(ids[:, :-1], ids[:, 1:])[1], rows, columns
 

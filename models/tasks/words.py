@@ -11,8 +11,8 @@ import numpy as np
 from autotx.models.architecture import Opened
 from autotx.models.config import TrainConfig, setting
 from autotx.models.data import TRAINING_SHARE, random_blocks, read_text
-from autotx.models.run import VECTORS
-from autotx.models.tasks.task import Task
+from autotx.models.run import VECTORS, check_size
+from autotx.models.tasks.task import Task, check_product
 from autotx.models.tokenizers import WordTokenizer
 from autotx.models.vectors import WordVectors, load_vectors
 from autotx.models.word2vec import PairSampler
@@ -29,11 +29,11 @@ class WordsSettings(TrainConfig):
     defaults: ClassVar[dict] = {"steps": 1500, "lr": 7e-3, "min_lr": 7e-4, "weight_decay": 0.0}
 
     text: tuple = setting((), "UTF-8 text to learn from, repeat for more (default: Python's manual)", metavar="FILE")
-    min_count: int = setting(5, "how often a word must occur to have a vector", at_least=1, fixed=True)
-    window: int = setting(5, "how many words away a neighbour may be", at_least=1)
-    negatives: int = setting(5, "words drawn at random for each pair of neighbours", at_least=1)
-    subsample: float = setting(1e-4, "words with a larger share of the text are thinned out", at_least=1e-6)
-    batch_words: int = setting(4096, "words of text in a batch", at_least=1)
+    min_count: int = setting(5, "how often a word must occur to have a vector", at_least=1, at_most=10**9, fixed=True)
+    window: int = setting(5, "how many words away a neighbour may be", at_least=1, at_most=BLOCK - 1)
+    negatives: int = setting(5, "words drawn at random for each pair of neighbours", at_least=1, at_most=1000)
+    subsample: float = setting(1e-4, "words of a larger share of the text are thinned out", at_least=1e-6, at_most=1)
+    batch_words: int = setting(4096, "words of text in a batch", at_least=1, at_most=1 << 22)
 
 
 class WordsTask(Task):
@@ -49,6 +49,7 @@ class WordsTask(Task):
 
     def __init__(self, config, rng, begin=None):
         super().__init__(config)
+        check_product("scores in a batch", config, "batch_words", "window", "negatives")
         text = read_text(config.text)
         self.digest = hashlib.sha256(text.encode()).hexdigest()
         cut = int(len(text) * TRAINING_SHARE)
@@ -72,6 +73,7 @@ class WordsTask(Task):
     @classmethod
     def rebuild(cls, config, folder):
         vectors = load_vectors(Path(folder) / VECTORS)
+        check_size(folder, config.architecture, config, len(vectors))
         model = config.build(len(vectors), None)
         return Opened(folder, config.architecture, cls, model, config=config, known={"vectors": vectors})
 
