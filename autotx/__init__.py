@@ -7,11 +7,11 @@ from autotx.composed import (
     argmax, argmin, astype, chunk, flatten, hstack, one_hot, outer, ravel, repeat, take, tile, vstack,
 )  # fmt: skip
 from autotx.functional import (
-    abs, add, arccos, arccosh, arcsin, arcsinh, arctan, arctanh, binary_cross_entropy_with_logits, clip, clone,
-    concat, cos, cosh, cross_entropy, cumsum, diagonal, div, dropout, einsum, elu, embedding, exp, exp2, expand,
-    expm1, flip, floor_divide, gather, gelu, getitem, layer_norm, leaky_relu, linear, log, log1p, log2, log10,
-    log_softmax, logsigmoid, logsumexp, masked_fill, matmul, max, maximum, mean, min, minimum, mse_loss, mul,
-    multi_head_attention, neg, nll_loss, norm, pad, permute, pow, prod, relu, remainder, reshape, roll,
+    abs, add, arccos, arccosh, arcsin, arcsinh, arctan, arctanh, binary_cross_entropy_with_logits, clip, clone, concat,
+    cos, cosh, cross_entropy, cumsum, diagonal, div, dropout, einsum, elu, embedding, exp, exp2, expand, expm1, flip,
+    floor_divide, gather, gelu, getitem, gru, layer_norm, leaky_relu, linear, log, log1p, log2, log10, log_softmax,
+    logsigmoid, logsumexp, lstm, masked_fill, matmul, max, maximum, mean, min, minimum, mse_loss, mul,
+    multi_head_attention, neg, nll_loss, norm, pad, permute, pow, prod, relu, remainder, reshape, rnn, roll,
     scaled_dot_product_attention, sigmoid, silu, sin, sinh, softmax, softplus, sort, split, sqrt, square, squeeze,
     stack, std, sub, sum, tan, tanh, topk, transpose, tril, triu, unsqueeze, var, where,
 )  # fmt: skip
@@ -26,14 +26,14 @@ __all__ = [
     "GradcheckError", "Tensor", "abs", "add", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctanh", "argmax",
     "argmin", "astype", "batches", "binary_cross_entropy_with_logits", "chunk", "clip", "clone", "concat", "cos",
     "cosh", "cross_entropy", "cumsum", "detect_anomaly", "diagonal", "div", "dropout", "einsum", "elu", "embedding",
-    "exp", "exp2", "expand", "expm1", "flatten", "flip", "floor_divide", "gather", "gelu", "get_num_threads", "getitem",
-    "gradcheck", "hstack", "init", "layer_norm", "leaky_relu", "lift", "linear", "log", "log1p", "log2", "log10",
-    "log_softmax", "logsigmoid", "logsumexp", "masked_fill", "matmul", "max", "maximum", "mean", "min", "minimum",
-    "mse_loss", "mul", "multi_head_attention", "neg", "nll_loss", "nn", "no_grad", "norm", "one_hot", "optim", "outer",
-    "pad", "permute", "pow", "prod", "ravel", "relu", "remainder", "repeat", "reshape", "roll",
-    "scaled_dot_product_attention", "set_num_threads", "sigmoid", "silu", "sin", "sinh", "softmax", "softplus", "sort",
-    "split", "sqrt", "square", "squeeze", "stack", "std", "sub", "sum", "take", "tan", "tanh", "tile", "topk",
-    "transpose", "tril", "triu", "unsqueeze", "var", "vstack", "where",
+    "exp", "exp2", "expand", "expm1", "flatten", "flip", "floor_divide", "gather", "gelu", "get_num_threads",
+    "getitem", "gradcheck", "gru", "hstack", "init", "layer_norm", "leaky_relu", "lift", "linear", "log", "log1p",
+    "log2", "log10", "log_softmax", "logsigmoid", "logsumexp", "lstm", "masked_fill", "matmul", "max", "maximum",
+    "mean", "min", "minimum", "mse_loss", "mul", "multi_head_attention", "neg", "nll_loss", "nn", "no_grad", "norm",
+    "one_hot", "optim", "outer", "pad", "permute", "pow", "prod", "ravel", "relu", "remainder", "repeat", "reshape",
+    "rnn", "roll", "scaled_dot_product_attention", "set_num_threads", "sigmoid", "silu", "sin", "sinh", "softmax",
+    "softplus", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "sub", "sum", "take", "tan", "tanh",
+    "tile", "topk", "transpose", "tril", "triu", "unsqueeze", "var", "vstack", "where",
 ]  # fmt: skip
 
 

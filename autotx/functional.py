@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from autotx.lift import lift
-from autotx.ops import arithmetic, attention, elementary, layers, losses, products, reductions, shaping
+from autotx.ops import arithmetic, attention, elementary, layers, losses, products, recurrent, reductions, shaping
 from autotx.tensor import Tensor
 from autotx.types import Array, ArrayLike
 
@@ -97,6 +97,10 @@ dropout = lift(layers.dropout)
 embedding = lift(layers.embedding)
 scaled_dot_product_attention = lift(attention.scaled_dot_product_attention)
 multi_head_attention = lift(attention.multi_head_attention)
+
+rnn = lift(recurrent.rnn)
+lstm = lift(recurrent.lstm)
+gru = lift(recurrent.gru)
 
 cross_entropy = lift(losses.cross_entropy)
 nll_loss = lift(losses.nll_loss)

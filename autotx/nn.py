@@ -10,6 +10,7 @@ that set or load them. It computes in the type of its weights, which float64 inp
 Shapes: B batch, T tokens, S source tokens, C channels, H heads, D = C / H channels a head.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar
 
@@ -22,8 +23,8 @@ from autotx.tensor import Tensor, next_tick
 from autotx.types import Array, ArrayLike, DTypeLike, Mask, Rng
 
 __all__ = [
-    "GELU", "Dropout", "Embedding", "LayerNorm", "Linear", "Module", "MultiHeadAttention", "ReLU", "Sequential",
-    "Sigmoid", "Tanh",
+    "GELU", "GRU", "LSTM", "RNN", "Dropout", "Embedding", "LayerNorm", "Linear", "Module", "MultiHeadAttention", "ReLU",
+    "Sequential", "Sigmoid", "Tanh",
 ]  # fmt: skip
 
 
@@ -303,6 +304,105 @@ class MultiHeadAttention(Module):
         """The part of `qkv` that these rows of its weight are."""
         weight, bias = self.qkv.weight, self.qkv.bias
         return functional.linear(x, weight[rows], None if bias is None else bias[rows])
+
+
+class _Recurrent(Module):
+    """What RNN, LSTM and GRU share: num_layers layers one on another, each reading the states of the one below.
+
+    The names, layout and initial values of the weights are PyTorch's: all are uniform within +-1 / sqrt(hidden_size).
+    """
+
+    gates = 1  # blocks of hidden_size rows in a weight
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, *, bias: bool = True, dropout: float = 0.0,
+        batch_first: bool = True, rng: Rng
+    ):  # fmt: skip
+        name = type(self).__name__
+        _check_sizes(name, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        if not batch_first:  # PyTorch's default
+            raise ValueError(f"{name}: batch_first is False; give x as (batch, steps, inputs), and leave it out")
+        self.hidden_size, self.num_layers, self.dropout = hidden_size, num_layers, Dropout(dropout)
+        rows, bound = self.gates * hidden_size, hidden_size**-0.5
+        for layer in range(num_layers):
+            shapes = (rows, hidden_size if layer else input_size), (rows, hidden_size), (rows,), (rows,)
+            for kind, shape in zip(_WEIGHTS, shapes):
+                p = _zeros(*shape) if bias or len(shape) == 2 else None
+                if p is not None and rng is not None:
+                    p.data = init.uniform(shape, rng, -bound, bound)
+                setattr(self, f"{kind}_l{layer}", p)
+
+    def _layers(self, run: Callable[..., Tensor], x: Array, states: Any, rng: Rng) -> tuple[Tensor, list[Tensor]]:
+        """The result of `run`, a recurrent op, for the last layer, and the states after the last step of all layers.
+
+        states: arrays (num_layers, B, H), None for zeros.
+        """
+        if np.ndim(x) != 3 or not np.shape(x)[1]:
+            raise ValueError(f"{type(self).__name__}: x of shape {np.shape(x)}; give (batch, steps, inputs)")
+        steps, wanted = np.shape(x)[1], (self.num_layers, len(x), self.hidden_size)
+        for s in states:
+            if s is not None and np.shape(s) != wanted:
+                raise ValueError(f"{type(self).__name__}: a state of shape {np.shape(s)}; give {wanted}")
+        states = [np.zeros(wanted, np.float32) if s is None else s for s in states]
+        last = []
+        for layer in range(self.num_layers):
+            x = self.dropout(x, rng) if layer else x
+            out = run(x, *(s[layer] for s in states), *(getattr(self, f"{kind}_l{layer}") for kind in _WEIGHTS))
+            x = out if out.shape[1] == steps else out[:, :steps]  # an LSTM's result ends with c
+            last.append([out[:, t] for t in range(steps - 1, out.shape[1])])
+        return x, [functional.stack(parts) for parts in zip(*last)]
+
+
+_WEIGHTS = "weight_ih", "weight_hh", "bias_ih", "bias_hh"
+
+
+class RNN(_Recurrent):
+    """h_t = tanh(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh), or max(..., 0) with nonlinearity="relu"; see `autotx.rnn`.
+
+    Called with x (B, T, input_size) and the first h (num_layers, B, hidden_size), or None for zeros, it returns y, the
+    states of the last layer at each step, (B, T, hidden_size), and the h after the last step. The batch is the first
+    axis, always. num_layers: how many layers lie one on another. dropout: the probability with which a number is
+    dropped between layers when an rng is given. The weights are PyTorch's: weight_ih_l0, (gates hidden_size,
+    input_size), weight_hh_l0, bias_ih_l0, bias_hh_l0, and so on; uniform within +-1 / sqrt(hidden_size) at first.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, *, nonlinearity: Literal["tanh", "relu"] = "tanh",
+        bias: bool = True, dropout: float = 0.0, batch_first: bool = True, rng: Rng
+    ):  # fmt: skip
+        settings: Any = {"bias": bias, "dropout": dropout, "batch_first": batch_first, "rng": rng}
+        super().__init__(input_size, hidden_size, num_layers, **settings)
+        self.nonlinearity: Literal["tanh", "relu"] = nonlinearity
+
+    def forward(self, x: Array, h: Array | None = None, rng: Rng = None) -> tuple[Tensor, Tensor]:
+        run = functools.partial(functional.rnn, nonlinearity=self.nonlinearity)
+        y, (h,) = self._layers(run, x, (h,), rng)
+        return y, h
+
+
+class GRU(_Recurrent):
+    """h_t = (1 - z) * n + z * h_(t-1), with three gates of hidden_size rows; see `autotx.gru`. Otherwise as RNN."""
+
+    gates = 3
+
+    def forward(self, x: Array, h: Array | None = None, rng: Rng = None) -> tuple[Tensor, Tensor]:
+        y, (h,) = self._layers(functional.gru, x, (h,), rng)
+        return y, h
+
+
+class LSTM(_Recurrent):
+    """h_t = o * tanh(c_t), c_t = f * c_(t-1) + i * n, with four gates of hidden_size rows; see `autotx.lstm`.
+
+    As RNN, but the state is a pair, (h, c): y, (h, c) = lstm(x, (h, c)), or lstm(x) to begin with zeros.
+    """
+
+    gates = 4
+
+    def forward(
+        self, x: Array, state: tuple[Array, Array] | None = None, rng: Rng = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        y, (h, c) = self._layers(functional.lstm, x, state or (None, None), rng)
+        return y, (h, c)
 
 
 class Sequential(Module):

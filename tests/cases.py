@@ -645,6 +645,38 @@ CASES = {
 CASES["triu"] = CASES["tril"]
 
 
+def recurrent(gates, states, biases=True):
+    """Cases of a recurrent layer with so many gates and states: x, the first states, the weights, the biases."""
+
+    def arrays(B, T, I, H):
+        first, weights = [r(B, H) for _ in range(states)], [r(gates * H, n) / n**0.5 for n in (I, H)]
+        return [r(B, T, I), *first, *weights, r(gates * H), r(gates * H)]
+
+    def viewed(view, x, *rest):
+        return on(view(x), *rest)
+
+    return [
+        on(*arrays(2, 3, 2, 3)),
+        on(*arrays(1, 1, 1, 1)),
+        on(*arrays(3, 2, 1, 2)),
+        on(*arrays(2, 4, 3, 2)[:-2]),
+        on(*arrays(2, 2, 3, 2)[:-2], None, None),
+        on(*arrays(2, 3, 2, 3)[:-1]),
+        on(*arrays(0, 3, 2, 2), torch=False),
+        viewed(transposed, r(2, 3, 2), *arrays(2, 3, 2, 2)[1:]),
+        viewed(reversed_, *arrays(2, 3, 2, 2)),
+        big(*arrays(33, 7, 20, 40), length=10),
+        big(*arrays(3, 4, 30, 400), length=10),
+    ]
+
+
+CASES |= {"rnn": recurrent(1, 1), "lstm": recurrent(4, 2), "gru": recurrent(3, 1)}
+CASES["rnn"] += [
+    on(*CASES["rnn"][0].leaves(np.array), nonlinearity="relu"),
+    big(*CASES["rnn"][-2].leaves(np.array), nonlinearity="relu", length=10),
+]
+
+
 def inside(*shape):
     """Between -0.9 and 0.9."""
     return np.asarray(_rng.uniform(-0.9, 0.9, size=shape))

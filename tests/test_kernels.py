@@ -11,7 +11,7 @@ import pytest
 
 import autotx
 from autotx import kernels
-from autotx.kernels import cross_entropy, embedding, exp, gelu, layernorm, parameters, softmax
+from autotx.kernels import cross_entropy, embedding, exp, gelu, layernorm, parameters, recurrent, softmax
 from autotx.kernels.jit import kernel
 
 SHAPES = [(0, 5), (1, 1), (1, 7), (5, 1), (3, 33), (2, 3, 65), (7, 128), (300, 131)]  # the last: several chunks
@@ -303,6 +303,8 @@ def everything(rng):
     p, m, v = x.copy(), x / 2, x**2
     parameters.adamw([p], [g], [m], [v], 1e-3, 0.9, 0.99, 1e-8, [0.1], [1])
     yield from (buffer, p, m, v, np.array(parameters.sum_of_squares([g])))
+    for kind in recurrent.GATES:
+        yield from both_ways(kind, *sequences(rng, kind, 33, 5, 20, 70))
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread alone")
@@ -315,6 +317,59 @@ def test_the_same_bits_for_any_number_of_threads():
     autotx.set_num_threads(before)
     for a, b in zip(*results):
         np.testing.assert_array_equal(a, b)
+
+
+# ---- recurrent layers -------------------------------------------------------------------------------------------
+
+
+def sequences(rng, kind, B, T, I, H):
+    """The arguments of a recurrent layer."""
+    N = recurrent.GATES[kind] * H
+    c = normal(rng, B, H) if kind == recurrent.LSTM else None
+    weights = normal(rng, N, I, scale=I**-0.5), normal(rng, N, H, scale=H**-0.5)
+    return normal(rng, B, T, I), normal(rng, B, H), c, *weights, normal(rng, N), normal(rng, N)
+
+
+def both_ways(kind, *arguments):
+    """The states and all gradients, for a fixed gradient of the states."""
+    y, saved = recurrent.recurrent(kind, *arguments)
+    g = np.cos(np.arange(y.size, dtype=np.float64)).astype(y.dtype).reshape(y.shape)
+    return y, *recurrent.recurrent_backward(kind, g, saved, *arguments[3:5])
+
+
+# Fewer and more sequences than a panel, a piece of the depth in which one is left over, and several tasks a thread
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 4, 2, 5), (33, 6, 20, 70), (2, 3, 7, 385), (300, 2, 3, 33)])
+@pytest.mark.parametrize("kind", recurrent.GATES)
+def test_recurrent_layers(rng, kind, shape):
+    check(lambda *arguments: both_ways(kind, *arguments), *sequences(rng, kind, *shape), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_recurrent_layers_in_any_layout(rng, index):
+    arguments = sequences(rng, recurrent.LSTM, 5, 3, 8, 40)
+    expected = both_ways(recurrent.LSTM, *arguments)
+    for a, b in zip(both_ways(recurrent.LSTM, *(layouts(x)[index] for x in arguments)), expected):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@kernel(from_python=True)
+def of_states(x, s, t):
+    for i in range(x.size):
+        s[i], t[i] = recurrent.sigmoid(x[i]), recurrent.tanh(x[i])
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="these functions exist in compiled code alone")
+def test_sigmoid_and_tanh_to_the_last_digits():
+    x = np.concatenate([np.linspace(-87, 87, 100_001), np.geomspace(1e-30, 1, 1000), -np.geomspace(1e-30, 1, 1000)])
+    x = x.astype(np.float32)
+    s, t = np.empty_like(x), np.empty_like(x)
+    of_states(x, s, t)
+    np.testing.assert_allclose(s, 1 / (1 + np.exp(-x.astype(np.float64))), rtol=3e-7)
+    np.testing.assert_allclose(t, np.tanh(x.astype(np.float64)), rtol=5e-7)
+    ends = np.array([-np.inf, np.inf, np.nan, 0], np.float32)
+    s, t = np.empty_like(ends), np.empty_like(ends)
+    of_states(ends, s, t)
+    np.testing.assert_array_equal([s, t], [[0, 1, np.nan, 0.5], [-1, 1, np.nan, 0]])
 
 
 # ---- sums -------------------------------------------------------------------------------------------------------

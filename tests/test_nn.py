@@ -1,6 +1,7 @@
 """Layers against plain NumPy, finite differences and PyTorch; how a Module finds, saves and loads its parameters."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -175,6 +176,9 @@ SMALL = {  # every Module with weights: how one is made, for a rng
     "Linear": lambda rng: nn.Linear(2, 3, rng=rng),
     "Embedding": lambda rng: nn.Embedding(2, 3, rng=rng),
     "MultiHeadAttention": lambda rng: nn.MultiHeadAttention(4, 2, rng=rng),
+    "RNN": lambda rng: nn.RNN(2, 3, rng=rng),
+    "GRU": lambda rng: nn.GRU(2, 3, num_layers=2, rng=rng),
+    "LSTM": lambda rng: nn.LSTM(2, 3, rng=rng),
     "MLP": lambda rng: MLP((2, 3, 1), rng=rng),
     "Classifier": lambda rng: classifier.Classifier(gpt.GPT(GPT_SHAPE, rng), 2, rng),
     "SkipGram": lambda rng: word2vec.SkipGram(3, 2, rng=rng),
@@ -206,7 +210,14 @@ def test_every_module_with_weights_is_tried_above(rng):
     modules = {
         c for c in found if isinstance(c, type) and issubclass(c, nn.Module) and c.__init__ is not object.__init__
     }
-    assert {c.__name__ for c in modules - tried} == {"LayerNorm", "Dropout", "Sequential", "GELU", "Block"}
+    assert {c.__name__ for c in modules - tried} == {
+        "LayerNorm",
+        "Dropout",
+        "Sequential",
+        "GELU",
+        "Block",
+        "_Recurrent",
+    }
 
 
 FLOATS_IN = {"Linear": 2, "MultiHeadAttention": 4, "MLP": 2, "gpt.FeedForward": 4, "transformer.FeedForward": 4}
@@ -265,6 +276,95 @@ def test_activations_and_sequential(layer, function, rng):
 def test_sizes_that_cannot_be(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# Recurrent layers
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
+def test_recurrent_layers_are_pytorchs_with_its_weights(name, bias, rng):
+    torch = pytest.importorskip("torch")
+    theirs = getattr(torch.nn, name)(3, 4, num_layers=2, bias=bias, batch_first=True).double()
+    ours = getattr(nn, name)(3, 4, num_layers=2, bias=bias, rng=rng).astype(np.float64)
+    ours.load_state_dict({key: value.numpy() for key, value in theirs.state_dict().items()})
+    arrays = [rng.standard_normal(shape) for shape in [(2, 5, 3), (2, 2, 4), (2, 2, 4)][: 2 + (name == "LSTM")]]
+    leaves = [Tensor(a, requires_grad=True) for a in arrays]
+    tensors = [torch.tensor(a, requires_grad=True) for a in arrays]
+    for layer, (x, *state) in ((ours, leaves), (theirs, tensors)):
+        y, last = layer(x, tuple(state) if name == "LSTM" else state[0])
+        loss = (y * y).sum() + sum((3 * s).sum() for s in (last if name == "LSTM" else (last,)))
+        loss.backward()
+        results = (y, *last) if name == "LSTM" else (y, last)
+        if layer is ours:
+            expected = [r.numpy() for r in results]
+    for a, b in zip(expected, results):
+        np.testing.assert_allclose(a, b.detach().numpy(), rtol=1e-9, atol=1e-12)
+    for a, b in zip([*leaves, *ours.parameters()], [*tensors, *theirs.parameters()], strict=True):
+        np.testing.assert_allclose(a.grad, b.grad.numpy(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
+def test_a_sequence_in_two_parts_gives_the_states_of_the_whole(name, rng):
+    layer, x = getattr(nn, name)(3, 4, num_layers=2, rng=rng), rng.standard_normal((2, 5, 3)).astype(np.float32)
+    whole, last = layer(x)
+    first, state = layer(x[:, :2])
+    second, state = layer(x[:, 2:], state)
+    np.testing.assert_allclose(np.concatenate([first.data, second.data], 1), whole.data, rtol=1e-5, atol=1e-6)
+    for a, b in zip(state, last):
+        np.testing.assert_allclose(a.data, b.data, rtol=1e-5, atol=1e-6)
+    assert all(np.abs(p.data).max() <= 0.5 and p.data.any() for p in layer.parameters())
+
+
+def test_dropout_between_recurrent_layers_is_an_rngs_matter(rng):
+    layer, x = nn.GRU(3, 4, num_layers=2, dropout=0.5, rng=rng), rng.standard_normal((2, 5, 3)).astype(np.float32)
+    assert np.array_equal(layer(x)[0].data, layer(x)[0].data)
+    assert not np.allclose(layer(x, rng=rng)[0].data, layer(x)[0].data)
+
+
+def test_recurrent_layers_compute_in_the_type_of_their_weights(rng):
+    y, (h, c) = nn.LSTM(3, 4, rng=rng)(rng.standard_normal((2, 5, 3)))
+    assert (y.dtype, h.dtype, c.dtype) == (np.float32, np.float32, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda rng: nn.LSTM(3, 4, batch_first=False, rng=rng),
+            "LSTM: batch_first is False; give x as (batch, steps, in",
+        ),
+        (lambda rng: nn.GRU(3, 0, rng=rng), "GRU: hidden_size is 0; give a whole number, 1 or more"),
+        (
+            lambda rng: nn.RNN(3, 4, nonlinearity="x", rng=rng)(np.ones((2, 5, 3))),
+            "rnn: nonlinearity is 'x'; give 'tanh' or",
+        ),
+        (lambda rng: nn.GRU(3, 4, rng=rng)(np.ones((5, 3))), "GRU: x of shape (5, 3); give (batch, steps, inputs)"),
+        (
+            lambda rng: nn.GRU(3, 4, rng=rng)(np.ones((2, 0, 3))),
+            "GRU: x of shape (2, 0, 3); give (batch, steps, inputs)",
+        ),
+        (
+            lambda rng: nn.GRU(3, 4, rng=rng)(np.ones((2, 5, 3)), np.ones((2, 4))),
+            "GRU: a state of shape (2, 4); give (1, 2, 4)",
+        ),
+        (
+            lambda rng: nn.GRU(3, 4, rng=rng)(np.ones((2, 5, 2))),
+            "gru: w_ih of shape (12, 3) for x of shape (2, 5, 2) and w_hh of shape (12, 4); give (12, 2)",
+        ),
+        (
+            lambda rng: autotx.rnn(*[np.ones((2, 0, 3))] * 3, np.ones((3, 3))),
+            "rnn: x of shape (2, 0, 3), w_hh of shape (3, 3); give (batch, steps, inputs) and (1 x units, units)",
+        ),
+        (
+            lambda rng: autotx.lstm(*[np.ones((2, 3, 4))] * 5),
+            "lstm: x of shape (2, 3, 4), w_hh of shape (2, 3, 4); give (batch, steps, inputs) and (4 x units, units)",
+        ),
+    ],
+)
+def test_what_recurrent_layers_do_not_take(call, message, rng):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        call(rng)
 
 
 # Attention

@@ -11,6 +11,7 @@ from cases import CASES
 
 import autotx
 from autotx import Tensor, functional, gradcheck
+from autotx.viz import ops as viz_ops
 from autotx.viz.formulas import formulas
 
 # float32 against float64: the tolerances of torch.testing.assert_close, atol times the length of the sums
@@ -439,6 +440,7 @@ COMPOSED = {
     "triu": lambda x, diagonal=0: x * (1 - np.tri(*x.shape[-2:], diagonal - 1)),
     "stack": lambda *xs, axis=0: autotx.concat([x.unsqueeze(axis) for x in xs], axis),
     "var": lambda x, axis=None, keepdims=False, correction=0: _var(x, axis, keepdims, correction),
+    **{name: viz_ops.COMPOSED[name] for name in ("rnn", "lstm", "gru")},
 }
 
 
@@ -509,6 +511,12 @@ def _torch_ops(torch):
 
         return loss
 
+    def recurrent(f, x, state, w_ih, w_hh, b_ih=None, b_hh=None):
+        biases = [torch.zeros(len(w_hh), dtype=x.dtype) if b is None else b for b in (b_ih, b_hh)]
+        state = tuple(s[None] for s in state) if isinstance(state, tuple) else state[None]
+        y, _, *c = f(x, state, [w_ih, w_hh, *biases], True, 1, 0.0, False, False, True)
+        return torch.cat([y, *(last.transpose(0, 1) for last in c)], dim=1)
+
     def clip(x, min=None, max=None):
         return torch.clip(x, min, max)
 
@@ -566,6 +574,9 @@ def _torch_ops(torch):
         "softmax": softmax,
         "log_softmax": log_softmax,
         "layer_norm": lambda x, gamma, beta, eps=1e-5: F.layer_norm(x, x.shape[-1:], gamma, beta, eps),
+        "rnn": lambda *given, nonlinearity="tanh": recurrent(getattr(torch, f"rnn_{nonlinearity}"), *given),
+        "lstm": lambda x, h, c, *given: recurrent(torch.lstm, x, (h, c), *given),
+        "gru": lambda *given: recurrent(torch.gru, *given),
         "embedding": lambda weight, ids: F.embedding(torch.from_numpy(ids.astype(np.int64)), weight),
         "scaled_dot_product_attention": attention,
         "multi_head_attention": multi_head_attention,

@@ -115,6 +115,40 @@ def _binary_cross_entropy(x, y, reduction="mean", pos_weight=None):
     return _reduced((1 - y) * no + pos_weight * y * (no - x), reduction)
 
 
+def _unrolled(x, states, w_ih, w_hh, b_ih, b_hh, step):
+    """The states h of each step, and the further states after the last. step: from the two products and the states
+    before a step to the states after it."""
+    h = []
+    for t in range(x.shape[1]):
+        states = step(_linear(x[:, t], w_ih, b_ih), _linear(states[0], w_hh, b_hh), *states)
+        h.append(states[0])
+    return functional.stack([*h, *states[1:]], axis=1)
+
+
+def _rnn(x, h, w_ih, w_hh, b_ih=None, b_hh=None, nonlinearity="tanh"):
+    f = getattr(functional, nonlinearity)
+    return _unrolled(x, (h,), w_ih, w_hh, b_ih, b_hh, lambda p, q, h: (f(p + q),))
+
+
+def _lstm(x, h, c, w_ih, w_hh, b_ih=None, b_hh=None):
+    def step(p, q, h, c):
+        i, f, n, o = (p + q).split(h.shape[1], axis=1)
+        c = f.sigmoid() * c + i.sigmoid() * n.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+    return _unrolled(x, (h, c), w_ih, w_hh, b_ih, b_hh, step)
+
+
+def _gru(x, h, w_ih, w_hh, b_ih=None, b_hh=None):
+    def step(p, q, h):
+        (p_r, p_z, p_n), (q_r, q_z, q_n) = p.split(h.shape[1], axis=1), q.split(h.shape[1], axis=1)
+        z = (p_z + q_z).sigmoid()
+        n = (p_n + (p_r + q_r).sigmoid() * q_n).tanh()
+        return ((1 - z) * n + z * h,)
+
+    return _unrolled(x, (h,), w_ih, w_hh, b_ih, b_hh, step)
+
+
 # The table
 
 
@@ -211,6 +245,18 @@ ROWS = {
     "multi_head_attention": Row(
         _ATTENTION + ", heads: {n_head}", "multi-head attention", composed=_multi_head_attention, sums_last=True,
         shapes=((1, 2, 6),), settings={"n_head": 2, "causal": True},
+    ),
+    "rnn": Row(
+        "tanh(W x + U h)", "recurrent layer", composed=_rnn, last=(1, -1),
+        shapes=((1, 2, 2), (1, 2), (2, 2), (2, 2), (2,), (2,)),
+    ),
+    "lstm": Row(
+        "o ∗ tanh(f ∗ c + i ∗ n)", "LSTM", composed=_lstm, last=(1, -1),
+        shapes=((1, 2, 2), (1, 1), (1, 1), (4, 2), (4, 1), (4,), (4,)),
+    ),
+    "gru": Row(
+        "(1 − z) ∗ n + z ∗ h", "GRU", composed=_gru, last=(1, -1),
+        shapes=((1, 2, 2), (1, 1), (3, 2), (3, 1), (3,), (3,)),
     ),
     "cross_entropy": Row("−Σ y ln softmax", composed=_cross_entropy, shapes=((3, 4),), settings={"targets": _IDS}),
     "nll_loss": Row("−ln P[target]", shapes=((3, 4),), settings={"targets": _IDS}),

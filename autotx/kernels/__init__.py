@@ -23,6 +23,7 @@ _MODULES = (
     "layernorm",
     "memory",
     "parameters",
+    "recurrent",
     "rows",
     "softmax",
     "sums",

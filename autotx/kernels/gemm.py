@@ -152,20 +152,20 @@ def _stack(x):
 def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False, tile=FLOAT32_TILE):
     """dx = g W, dweight = g^T x, and dbias, the sum of the rows of g: the gradients of y = x W^T + bias.
 
-    g: (N, O), x: (N, I), weight W: (O, I). Results that are not requested are None. The rows of g are summed when they
-    are packed for dweight. Both products are computed in one launch (see `_products`), so a thread that has finished
-    dweight continues with dx without waiting. The tasks of dweight are as large as for half the threads, which packs
-    less; the tasks of dx even out the load.
+    g: (N, O), x: (N, I), weight W: (O, I), which only dx needs. Results that are not requested are None. The rows of g
+    are summed when they are packed for dweight. Both products are computed in one launch (see `_products`), so a thread
+    that has finished dweight continues with dx without waiting. The tasks of dweight are as large as for half the
+    threads, which packs less; the tasks of dx even out the load.
     """
     dx = np.empty(x.shape, np.result_type(g, weight)) if with_x else None
-    dweight = np.empty(weight.shape, np.result_type(g, x)) if with_weight else None
-    large = with_weight and x.size * len(weight) > SMALL and g.strides[1] == tile.itemsize
+    dweight = np.empty((g.shape[1], x.shape[1]), np.result_type(g, x)) if with_weight else None
+    large = with_weight and x.size * g.shape[1] > SMALL and g.strides[1] == tile.itemsize
     large = large and (tile.number == FLOAT32 or not with_bias)  # `_add_row_sums` reads float32 alone
     if not large or not _kernel_takes(tile, g.T, x, dweight) or (with_x and not _kernel_takes(tile, g, weight, dx)):
         dx = matmul(g, weight, dx, tile=tile) if with_x else None
         dweight = matmul(g.T, x, dweight, tile=tile) if with_weight else None
         return dx, dweight, total(g, 0) if with_bias else None
-    sums = np.zeros((-(-len(g) // tile.depth), len(weight) if with_bias else 0), tile.number)
+    sums = np.zeros((-(-len(g) // tile.depth), g.shape[1] if with_bias else 0), tile.number)
     threads = -(-get_num_threads() // 2) if with_x else None
     start = tile.zeros[None, None], (0, 0, 0)
     tasks, of_weight, size = _product(tile, g.T[None], x[None], dweight[None], start, sums=sums, threads=threads)

@@ -17,6 +17,7 @@ from autotx.kernels import (
     jit,
     layernorm,
     parameters,
+    recurrent,
     softmax,
     sums,
 )
@@ -69,6 +70,9 @@ def call_all():
     out, lse = attention.attention(heads, heads, heads, causal=True)
     attention.attention_backward(heads, heads, heads, heads, out, lse, causal=True)
     attend.attend(heads[:, :, :1], heads, heads, 8)
+    steps, state, square = np.ones((8, 1, 8), np.float32), np.ones((8, 8), np.float32), np.ones((8, 8), np.float32)
+    y, saved = recurrent.recurrent(recurrent.TANH, steps, state, None, square, square, None, None)
+    recurrent.recurrent_backward(recurrent.TANH, y, saved, square, square)
 
 
 def _products():

@@ -69,8 +69,8 @@ section.quote(
     649,
     "Recurrent networks build on feed-forward ones",
     printed="many natural language applications",
-    note="Recurrent networks are only named, as what attention replaces; autotx has no such model. At lines 585 and "
-    "876 a recurrence of one line is counted beside attention.",
+    note="Recurrent networks are only named, as what attention replaces; in autotx they are nn.RNN, nn.LSTM and "
+    "nn.GRU. At lines 585 and 876 a recurrence of one line is counted beside attention.",
 )
 
 
