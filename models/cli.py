@@ -39,6 +39,10 @@ COMMANDS = {  # name: (module in autotx.models, summary)
 }
 
 
+# How libraries that cannot be loaded, and threads that cannot be started, say that there is no memory (ulimit -v)
+NO_MEMORY = ("failed to map segment", "Could not find/load shared object file 'libllvmlite", "can't start new thread")
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors take one line, and that tells when its help cannot be written."""
 
@@ -65,10 +69,12 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         except KeyboardInterrupt:
             return _fail(f"\n{name}: stopped", 130)
-        except OSError as error:
-            return _fail(f"{name}: {describe(error)}")
-        except MemoryError as error:
-            return _fail(f"{name}: not enough memory; make the model or the batch smaller ({error})")
+        except (MemoryError, ImportError, RuntimeError, OSError) as error:
+            if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
+                return _fail(f"{name}: not enough memory; make the model or the batch smaller ({error})")
+            if isinstance(error, OSError):
+                return _fail(f"{name}: {describe(error)}")
+            raise
         except ValueError as error:
             message = " ".join(str(error).split()).removeprefix(f"{command}: ")  # an op's error begins with its name
             return _fail(f"{name}: {message}")

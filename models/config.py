@@ -78,6 +78,9 @@ class TrainConfig(Settings):
     eval_interval: int = setting(
         250, "steps between validations; each one saves a checkpoint", at_least=1, at_most=10**9
     )
+    save_minutes: float = setting(
+        10.0, "minutes after which a checkpoint is due, 0: only at validations", at_least=0, at_most=1e6
+    )
     eval_batches: int = setting(40, "batches in a validation", at_least=1, at_most=10_000)
     stats_interval: int = setting(
         0, "steps between notes of every layer's size and gradient, 0: none", at_least=0, at_most=10**9

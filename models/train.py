@@ -234,7 +234,7 @@ def _loop(trainer, run, records, log):
     records: those in the log so far, a list. log: the open file.
     """
     config = trainer.config
-    saved = trainer.step
+    saved, saved_at, seconds = trainer.step, time.monotonic(), 60 * config.save_minutes or math.inf
     try:
         # NaN and Inf are checked after every step, so NumPy's warnings would repeat the error.
         with Progress(trainer.step, config.steps) as progress, Interrupt() as interrupt, np.errstate(all="ignore"):
@@ -246,8 +246,8 @@ def _loop(trainer, run, records, log):
                 log.write(line(record))
                 records.append(record)
                 progress.show_step(record)
-                if validate:
-                    saved = _save(trainer, run, log)
+                if validate or time.monotonic() > saved_at + seconds:
+                    saved, saved_at = _save(trainer, run, log), time.monotonic()
                     run.draw_now_and_then(records)
             if saved < trainer.step:
                 saved = _save(trainer, run, log)

@@ -3,6 +3,7 @@ a browser, and a command line that has to fail.
 """
 
 import re
+import signal
 
 import browsing
 import hypothesis
@@ -10,6 +11,11 @@ import numpy as np
 import pytest
 
 from autotx.models.cli import main
+from autotx.models.train import STOPPING
+
+for number in STOPPING:  # ignored where the tests run in the background, or under nohup; tests send them
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 hypothesis.settings.register_profile("repeatable", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("repeatable")

@@ -216,6 +216,19 @@ def test_the_log_is_on_the_disk_before_the_checkpoint_that_covers_it(config, mon
     assert saved == [0, 3, 6, 8]
 
 
+def test_a_checkpoint_is_saved_when_it_is_due(config, straight, monkeypatch):
+    saved, save = [], Run.save
+
+    def noted(run, model, optimizer, state):
+        saved.append(state["step"])
+        save(run, model, optimizer, state)
+
+    monkeypatch.setattr(Run, "save", noted)
+    assert train(dataclasses.replace(config, save_minutes=1e-9)) == 0
+    assert saved == list(range(9))
+    assert contents(config.out) == straight
+
+
 @pytest.mark.parametrize("number", [1, 2, 4])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_around_a_checkpoint_nothing_is_missing(words, tmp_path, monkeypatch, when, number):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -10,9 +11,10 @@ import unicodedata
 import pytest
 
 from autotx.models import streams
-from autotx.models.cli import main
+from autotx.models.cli import NO_MEMORY, main
 
 posix = pytest.mark.skipif(os.name != "posix", reason="the system has other streams")
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}  # each reserves memory
 ACTING = "\x1b]0;title\x07\x9b31m\r\x7f"  # sets the title of a terminal, its colour, and the place in the line
 
 
@@ -158,3 +160,23 @@ def test_files_that_their_owner_could_not_use_are_not_made(fails, tmp_path):
         fails(["train", "--out", tmp_path / "run"], "umask 777 makes files that their owner cannot use; set another")
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize("text", NO_MEMORY)
+@pytest.mark.parametrize("kind", [ImportError, OSError, RuntimeError])
+def test_a_library_or_a_thread_without_memory_is_told_in_one_line(fails, monkeypatch, text, kind):
+    def starved(args):
+        raise kind(f"{text}, which takes a long explanation")
+
+    monkeypatch.setattr("autotx.models.commands.graph.run", starved)
+    fails(["graph", "--model", "mlp"], "not enough memory; make the model or the batch smaller")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits differ")
+def test_a_training_without_memory_for_the_compiler_leaves_nothing(tmp_path):
+    limited = 'ulimit -v 300000; exec "$@"'
+    command = ["sh", "-c", limited, "sh", sys.executable, "-m", "autotx", "train", "--n-embd=16", "--out", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **ONE_THREAD})
+    assert done.returncode == 2
+    assert re.fullmatch(r"autotx train: not enough memory; make the model or the batch smaller \(.*\)\n", done.stderr)
+    assert not list(tmp_path.iterdir())
