@@ -235,6 +235,14 @@ def test_a_gradient_that_is_read_only_is_not_written_to(use):
     assert (given == 1).all()
 
 
+@pytest.mark.parametrize("limit", [0.1, np.float64(0.1), np.float32(0.1)])
+def test_an_element_at_the_limit_of_clip_has_its_gradient_whatever_type_the_limit_has(limit):
+    for values in (np.float32(0.1), np.full(3, 0.1, np.float32)):
+        x = Tensor(values, requires_grad=True)
+        x.clip(max=limit).sum().backward()
+        np.testing.assert_array_equal(x.grad, np.ones(x.shape))
+
+
 def test_tensors_in_a_list_would_get_no_gradient():
     a, b = leaf(2.0), leaf(3.0)
     text = "Tensor: Tensors in a list get no gradient; join them by autotx.stack, or give .detach()"

@@ -116,11 +116,23 @@ def test_softmax_of_extreme_rows():
         np.testing.assert_allclose(softmax.softmax(values), expected)
 
 
+def _normed(x, gamma, beta, tolerance=2e-6):
+    """The mean and rstd of layer norm, after a check of all its results."""
+
+    def results(*arguments):
+        y, mean, rstd = layernorm.layer_norm(*arguments)
+        assert mean.dtype == np.float64
+        return y, mean.astype(y.dtype), rstd
+
+    check(results, x, gamma, beta, tolerance=tolerance)
+    return layernorm.layer_norm(x, gamma, beta)[1:]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_layer_norm(rng, shape):
     C = shape[-1]
     x, g, gamma, beta = normal(rng, *shape), normal(rng, *shape), normal(rng, C), normal(rng, C)
-    _, mean, rstd = check(layernorm.layer_norm, x, gamma, beta, 1e-5, tolerance=4e-6)
+    mean, rstd = _normed(x, gamma, beta, tolerance=4e-6)
     assert mean.shape == rstd.shape == shape[:-1]
     check(layernorm.layer_norm_backward, g, x, gamma, mean, rstd, tolerance=4e-6 * max(1, rstd.max(initial=1)))
 
@@ -130,8 +142,40 @@ def test_layer_norm_of_a_mean_far_from_zero(rng):
     one = np.ones(256, np.float32)
     y, _, rstd = layernorm.layer_norm(x, one, 0 * one, 1e-5)
     expected, _, expected_rstd = layernorm.layer_norm(*precise((x, one, 0 * one)), 1e-5)
-    np.testing.assert_allclose(rstd, expected_rstd, rtol=1e-4)
-    np.testing.assert_allclose(y, expected, atol=1e-3)
+    np.testing.assert_allclose(rstd, expected_rstd, rtol=1e-6)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [100000.1, 1000.1, 1e15])
+def test_layer_norm_of_a_constant_row_is_zero(value, dtype):
+    """The rounding of the mean is no variance; rstd is that of eps."""
+    x, one = np.full((1, 7), value, dtype), np.ones(7, dtype)
+    y, mean, rstd = layernorm.layer_norm(x, one, 0 * one, 1e-5)
+    np.testing.assert_allclose(y, 0, atol=1e-6)
+    np.testing.assert_allclose(rstd, 1e5**0.5, rtol=1e-6)
+    g = np.arange(7, dtype=dtype)[None]
+    dx, dgamma, _ = layernorm.layer_norm_backward(g, x, one, mean, rstd)
+    np.testing.assert_allclose(dx, 1e5**0.5 * (g - 3), rtol=1e-6, atol=1e-3)
+    np.testing.assert_allclose(dgamma, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("row", "dtype"), [
+    ([1e20, -1e20, 2e20, 0], np.float32), ([3e38, -3e38, -3e38, -3e38], np.float32),
+    ([1e200, -1e200, 2e200, 0], np.float64), ([1e20, -1e20, 2e20, 0], np.float64),
+])  # fmt: skip
+def test_layer_norm_of_numbers_whose_squares_overflow(row, dtype):
+    x, one, g = np.array([row], dtype), np.ones(4, dtype), np.array([[1, 2, -1, 0.5]], dtype)
+    small = x / dtype(abs(np.array(row)).max())  # the same row without overflow, with an eps that does not count
+    y, mean, rstd = layernorm.layer_norm(x, one, 0 * one, 1e-5)
+    expected, of_small, rstd_of_small = layernorm.layer_norm(small, one, 0 * one, 0.0)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    dx, dgamma, _ = layernorm.layer_norm_backward(g, x, one, mean, rstd)
+    dx_of_small, dgamma_of_small, _ = layernorm.layer_norm_backward(g, small, one, of_small, rstd_of_small)
+    np.testing.assert_allclose(dgamma, dgamma_of_small, rtol=1e-5, atol=1e-6)
+    scale = abs(np.array(row)).max()
+    np.testing.assert_allclose(dx * np.float64(scale), dx_of_small, rtol=1e-4, atol=1e-5)
+    assert dx.any()
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
@@ -157,7 +201,7 @@ def test_any_layout(rng, index):
     check(softmax.softmax_backward, p, g)
     check(gelu.gelu, x, "tanh")
     gamma = layouts(normal(rng, 10))[index]
-    _, mean, rstd = check(layernorm.layer_norm, x, gamma, gamma, 1e-5)
+    mean, rstd = _normed(x, gamma, gamma)
     check(layernorm.layer_norm_backward, g, x, gamma, mean, rstd)
     targets = np.arange(12)[::2] % 10
     check(losses_and_normalisers, x, targets, None, 0.1)

@@ -26,7 +26,7 @@ def pca(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     table: (V, C). With the mean row subtracted, table = U S W^T; the coordinates are the first two columns of U S. The
     sign of each column makes its largest absolute value positive, which gives the same picture on every machine.
     """
-    centred = table - table.mean(axis=0)
+    centred = table - table.mean(axis=0, dtype=np.float64)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     places = np.zeros((len(table), 2))
     places[:, : min(2, len(s))] = (u * s)[:, :2]

@@ -68,6 +68,7 @@ import numpy as np
 from numba import types
 from numba.extending import register_jitable
 
+from autotx.kernels import total
 from autotx.kernels.exp import exp, larger, log
 from autotx.kernels.jit import kernel
 from autotx.kernels.rows import FLOAT_BYTES, contiguous, floats, use_numba
@@ -146,9 +147,9 @@ def _weights(q, k, mask, causal):
     m = np.max(a, axis=-1, initial=-np.inf)
     m = np.where(np.isneginf(m), 0, m)
     p = np.exp(a - m[..., None])
-    total = p.sum(axis=-1)
+    s = total(p, -1)
     with np.errstate(divide="ignore"):
-        return p / np.where(total == 0, 1, total)[..., None], np.log(total) + m
+        return p / np.where(s == 0, 1, s)[..., None], np.log(s) + m
 
 
 def _attention_twin(q, k, v, mask, causal, keep):
@@ -163,7 +164,7 @@ def _attention_backward_twin(g, q, k, v, out, mask, causal, keep):
     dp = g @ np.swapaxes(v, -1, -2)
     if keep is not None:
         dp = dp * keep
-    e = (g * out).sum(axis=-1, keepdims=True)
+    e = total(g * out, -1, keepdims=True)
     da = p * (dp - e) * q.dtype.type(q.shape[-1] ** -0.5)
     return da @ k, np.swapaxes(da, -1, -2) @ q, dv
 

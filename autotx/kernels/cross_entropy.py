@@ -8,7 +8,7 @@ the work per row matters more, 1.07 and 1.26 times.
 import numpy as np
 from numba import types
 
-from autotx.kernels import memory
+from autotx.kernels import memory, total
 from autotx.kernels.exp import ONE, ZERO, exp, larger, log
 from autotx.kernels.jit import kernel
 from autotx.kernels.rows import (
@@ -26,6 +26,7 @@ from autotx.kernels.rows import (
     tasks,
     use_numba,
 )
+from autotx.kernels.softmax import row_sum
 from autotx.kernels.threads import shared
 
 NONE_IGNORED = -(2**63)  # stands for ignore_index=None
@@ -79,10 +80,11 @@ def _ids(targets):
 def _cross_entropy_twin(logits, targets, ignore_index, label_smoothing):
     counted, at_target = _targets(logits, targets, ignore_index)
     m = logits.max(axis=-1, initial=-np.inf)
-    log_sum = np.log(np.exp(logits - m[:, None]).sum(axis=-1))
+    with np.errstate(over="ignore"):  # a difference to -inf has exp 0
+        log_sum = np.log(total(np.exp(logits - m[:, None]), -1))
     losses = log_sum + (1 - label_smoothing) * (m - logits[at_target])
     if label_smoothing:
-        losses += label_smoothing * (m - logits.mean(axis=-1))
+        losses += label_smoothing * (m - total(logits / logits.shape[1], -1))  # the sum of logits could overflow
     return np.where(counted, losses, 0).astype(logits.dtype, copy=False), m, log_sum
 
 
@@ -103,14 +105,6 @@ def _targets(logits, targets, ignore_index):
 
 SMALLEST = np.float32(np.finfo(np.float32).min)
 FAR = np.float32(60)  # exp(60) times the size of any vocabulary is far below the largest float32
-
-
-@kernel(fastmath={"reassoc"})
-def _sum(x):
-    s = ZERO
-    for i in range(x.size):
-        s += x[i]
-    return s
 
 
 @kernel(fastmath={"contract", "reassoc"})
@@ -157,7 +151,7 @@ def _forward(logits, targets, ignored, smoothing, losses, m, s, step, worker, ta
         if target != ignored:
             losses[n] = s[n] + (ONE - smoothing) * (m[n] - row[target])
             if smoothing > ZERO:
-                losses[n] += smoothing * (m[n] - _sum(row) / np.float32(row.size))
+                losses[n] += smoothing * (m[n] - row_sum(row, ONE / np.float32(row.size)))
 
 
 @kernel(fastmath={"contract"})

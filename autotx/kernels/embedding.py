@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from autotx.kernels import add_rows_at, often_repeated
 from autotx.kernels.jit import kernel
 from autotx.kernels.rows import (
     CHUNK,
@@ -36,13 +37,14 @@ def take_rows(table, ids):
 def add_rows(buffer, ids, g):
     """buffer[ids[n]] += g[n] for n = 0, 1, ..., in this order. buffer: (V, C), ids: (N,) integers, g: (N, C).
 
-    A task is a range of columns, so only one thread adds to an element, in the order of n.
+    A task is a range of columns, so only one thread adds to an element, in the order of n. Where an id is repeated so
+    often that float32 would be imprecise, the rows of each id are first added in float64.
     """
-    if use_numba(buffer, g) and is_contiguous(buffer):
+    if use_numba(buffer, g) and is_contiguous(buffer) and not often_repeated(ids):
         width = WIDTH if g.size > CHUNK else max(1, g.shape[1])
         _add_rows(tasks(g.shape[1], width), buffer, flat(ids.astype(np.int64, copy=False)), rows(g), width)
     else:
-        np.add.at(buffer, ids, g)
+        add_rows_at(buffer, ids, g)
 
 
 @shared(IN2, IDS, OUT2, INTEGER)

@@ -173,7 +173,7 @@ def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False
     if with_x:
         tasks_x, of_x, size_x = _product(tile, g[None], weight[None], dx[None], start)
     _products(tile, tasks + tasks_x, of_weight, of_x, tasks, tasks_x, *_memory(tile, max(size, size_x)))
-    return dx, dweight, sums.sum(axis=0) if with_bias else None
+    return dx, dweight, total(sums, 0) if with_bias else None
 
 
 def _product(tile, a, b, c, start, finish=0, bias=None, sums=None, threads=None):

@@ -9,12 +9,14 @@ import math
 
 import numpy as np
 
-from autotx.kernels.exp import ZERO, exp, larger
+from autotx.kernels import total
+from autotx.kernels.exp import ONE, ZERO, exp, larger
 from autotx.kernels.jit import kernel
 from autotx.kernels.rows import IN2, INTEGER, OUT2, part, rows, rows_a_chunk, tasks, use_numba
 from autotx.kernels.threads import shared
 
 LOWEST = np.float32(-np.inf)
+BLOCK = 4096  # elements of a row that are added in float32; the sums of blocks are added in float64
 
 
 def softmax(x):
@@ -24,7 +26,7 @@ def softmax(x):
 
 def softmax_backward(p, g):
     """dx_j = p_j (g_j - sum_i g_i p_i)."""
-    return _call(_softmax_backward, p, g) if use_numba(p, g) else p * (g - (g * p).sum(axis=-1, keepdims=True))
+    return _call(_softmax_backward, p, g) if use_numba(p, g) else p * (g - total(g * p, -1, keepdims=True))
 
 
 def log_softmax(x):
@@ -36,7 +38,7 @@ def log_softmax_backward(y, g):
     """dx_j = g_j - exp(y_j) sum_i g_i."""
     if use_numba(y, g):
         return _call(_log_softmax_backward, y, g)
-    return g - np.exp(y) * g.sum(axis=-1, keepdims=True)
+    return g - np.exp(y) * total(g, -1, keepdims=True)
 
 
 def _call(function, *inputs):
@@ -53,14 +55,14 @@ def _call(function, *inputs):
 def _softmax_twin(x):
     m = x.max(axis=-1, keepdims=True, initial=-np.inf)
     e = np.exp(x - np.where(np.isneginf(m), 0, m))
-    s = e.sum(axis=-1, keepdims=True)
+    s = total(e, -1, keepdims=True)
     return e / np.where(s == 0, 1, s)
 
 
 def _log_softmax_twin(x):
     shifted = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
     with np.errstate(divide="ignore"):  # rows without elements
-        return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        return shifted - np.log(total(np.exp(shifted), -1, keepdims=True))
 
 
 # ---- kernels ----------------------------------------------------------------------------------------------------
@@ -75,6 +77,28 @@ def row_max(x):
     return m
 
 
+@kernel(fastmath={"contract", "reassoc"})
+def _exp_into(x, m, e):
+    """e_i = exp(x_i - m). Returns the sum, of at most BLOCK."""
+    s = ZERO
+    for i in range(x.size):
+        e[i] = exp(x[i] - m)
+        s += e[i]
+    return s
+
+
+@kernel(fastmath={"contract", "reassoc"})
+def _dot(x, y):
+    """The sum of x_i y_i."""
+    total = 0.0
+    for start in range(0, x.size, BLOCK):
+        s = ZERO
+        for i in range(start, min(start + BLOCK, x.size)):
+            s += x[i] * y[i]
+        total += s
+    return np.float32(total)
+
+
 @shared(IN2, OUT2, INTEGER)
 @kernel(fastmath={"contract", "reassoc"})
 def _softmax(x, p, step, worker, task):
@@ -84,12 +108,10 @@ def _softmax(x, p, step, worker, task):
         x_row, p_row = x[n], p[n]
         m = row_max(x_row)
         m = ZERO if m == LOWEST else m
-        s = ZERO
-        for i in range(x_row.size):
-            e = exp(x_row[i] - m)
-            p_row[i] = e
-            s += e
-        factor = ZERO if s == ZERO else np.float32(1) / s
+        s = 0.0
+        for start in range(0, x_row.size, BLOCK):
+            s += _exp_into(x_row[start : start + BLOCK], m, p_row[start : start + BLOCK])
+        factor = ZERO if s == 0 else np.float32(1 / s)
         for i in range(p_row.size):
             p_row[i] *= factor
 
@@ -101,20 +123,33 @@ def _softmax_backward(p, g, dx, step, worker, task):
     p, g, dx = p[rows], g[rows], dx[rows]
     for n in range(len(p)):
         p_row, g_row, dx_row = p[n], g[n], dx[n]
-        s = ZERO
-        for i in range(p_row.size):
-            s += p_row[i] * g_row[i]
+        s = _dot(p_row, g_row)
         for i in range(p_row.size):
             dx_row[i] = p_row[i] * (g_row[i] - s)
 
 
 @kernel(fastmath={"contract", "reassoc"})
+def row_sum(x, factor):
+    """The sum of x_i times a factor, which the terms are multiplied by: for a mean, the sum itself could overflow."""
+    total = 0.0
+    for start in range(0, x.size, BLOCK):
+        s = ZERO
+        for i in range(start, min(start + BLOCK, x.size)):
+            s += x[i] * factor
+        total += s
+    return np.float32(total)
+
+
+@kernel(fastmath={"contract", "reassoc"})
 def exp_sum(x, m):
-    """The sum of exp(x_i - m)."""
-    s = ZERO
-    for i in range(x.size):
-        s += exp(x[i] - m)
-    return s
+    """The sum of exp(x_i - m), in float64."""
+    total = 0.0
+    for start in range(0, x.size, BLOCK):
+        s = ZERO
+        for i in range(start, min(start + BLOCK, x.size)):
+            s += exp(x[i] - m)
+        total += s
+    return total
 
 
 @shared(IN2, OUT2, INTEGER)
@@ -137,8 +172,6 @@ def _log_softmax_backward(y, g, dx, step, worker, task):
     y, g, dx = y[rows], g[rows], dx[rows]
     for n in range(len(y)):
         y_row, g_row, dx_row = y[n], g[n], dx[n]
-        s = ZERO
-        for i in range(g_row.size):
-            s += g_row[i]
+        s = row_sum(g_row, ONE)
         for i in range(y_row.size):
             dx_row[i] = g_row[i] - exp(y_row[i]) * s

@@ -69,14 +69,14 @@ def _of_distributions(logits, targets, ignore_index, label_smoothing, reduction,
     q = ((1 - label_smoothing) * y + (label_smoothing / V * counted)[..., None]).astype(logits.dtype) * weight
     log_p = kernels.softmax.log_softmax(logits)
     with np.errstate(invalid="ignore"):
-        losses = -np.where(q == 0, 0, q * log_p).sum(axis=-1, dtype=logits.dtype)
+        losses = -kernels.total(np.where(q == 0, 0, q * log_p), -1).astype(logits.dtype, copy=False)
     total = parts.sum() if reduction == "mean" else 1
     if total == 0:
         raise ValueError(f"{name}: every target has weight 0; there is no mean of nothing")
     factor = logits.dtype.type(1 / total)
 
     def dlogits(g):
-        return (g * factor)[..., None] * (np.exp(log_p) * q.sum(axis=-1, keepdims=True) - q)
+        return (g * factor)[..., None] * (np.exp(log_p) * kernels.total(q, -1, keepdims=True) - q)
 
     loss = losses if reduction == "none" else losses.sum(dtype=np.float64).astype(losses.dtype) * factor
     return loss, (dlogits,)

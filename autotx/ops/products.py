@@ -96,7 +96,7 @@ def einsum(*xs: Array, subscripts: str):
     it, and the gradient is repeated along its axis. If it occurs twice in the argument, only the diagonal gets one.
     """
     terms, result = _letters(subscripts, [np.ndim(x) for x in xs])
-    z = np.einsum(",".join(terms) + "->" + result, *xs, optimize=True)
+    z = _sum_of_products(terms, result, xs)
 
     def gradient(i):
         others = [j for j in range(len(xs)) if j != i]
@@ -105,17 +105,35 @@ def einsum(*xs: Array, subscripts: str):
         known = "".join(c for c in own if any(c in term for term in given))
 
         def dx(g):
-            d = np.einsum(",".join(given) + "->" + known, g, *(xs[j] for j in others), optimize=True)
+            d = _sum_of_products(given, known, [g, *(xs[j] for j in others)])
             d = np.reshape(d, [np.shape(d)[known.index(c)] if c in known else 1 for c in own])
             full = np.zeros(xs[i].shape, xs[i].dtype)
             place = np.einsum(f"{terms[i]}->{own}", full) if own else full  # a view: of the diagonal for "ii"
             stretched = tuple(k for k, n in enumerate(place.shape) if n == 1)  # a size of 1 may have been broadcast
-            place[...] = d.sum(axis=stretched, keepdims=True)
+            place[...] = kernels.total(d, stretched, keepdims=True)
             return full
 
         return dx
 
     return z, tuple(gradient(i) for i in range(len(xs)))
+
+
+def _sum_of_products(terms, result, xs):
+    """np.einsum. It adds one after another, except for a product of two matrices: in float64 where terms are many."""
+    sizes = {c: n for term, x in zip(terms, xs) for c, n in zip(term, np.shape(x)) if n != 1}
+    count = math.prod(n for c, n in sizes.items() if c not in result)
+    kind = np.result_type(*xs)
+    wide = kind == np.float32 and count > kernels.FLOAT32_TERMS and not _is_matrix_product(terms, result)
+    if wide:
+        xs = [np.asarray(x, np.float64) for x in xs]
+    z = np.einsum(",".join(terms) + "->" + result, *xs, optimize=True)
+    return z.astype(kind, copy=False) if wide else z
+
+
+def _is_matrix_product(terms, result):
+    """Whether these are two arrays, of axes that both have and sum over and of axes that one has and keeps."""
+    both = [set(term) for term in terms]
+    return len(both) == 2 and set(result) == both[0] ^ both[1] and both[0] - both[1] and both[1] - both[0]
 
 
 def _letters(subscripts, ndims):

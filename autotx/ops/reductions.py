@@ -164,7 +164,7 @@ def logsumexp(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: 
     m = np.max(x, axis=axis, keepdims=True)
     m = np.where(np.isfinite(m), m, 0).astype(x.dtype, copy=False)
     e = np.exp(x - m)
-    s = np.sum(e, axis=axis, keepdims=True)
+    s = kernels.total(e, axis, keepdims=True)
     with np.errstate(divide="ignore"):
         y = np.log(s) + m
 
@@ -178,5 +178,5 @@ def logsumexp(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: 
 @one_element
 def cumsum(x: Array, /, axis: int):
     """y_i = x_1 + ... + x_i along axis.   x_i is a term of y_i and all later y: dx_i = g_i + g_(i+1) + ... + g_n."""
-    y = np.cumsum(x, axis=axis, dtype=kernels.sum_type(x))
-    return y, (lambda g: np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis),)
+    y = kernels.running_total(x, axis)
+    return y, (lambda g: np.flip(kernels.running_total(np.flip(g, axis), axis), axis),)

@@ -62,7 +62,7 @@ def getitem(x: Array, /, index: Any):
 
     def add_into(dx, g):
         if not view:  # dx[index] is a copy, which may have an element of dx several times
-            np.add.at(dx, index, g)
+            kernels.add_at(dx, index, g)
         elif g.size > kernels.THREADED_SIZE:
             part = dx[index]
             kernels.add(part, g, part)
@@ -95,7 +95,7 @@ def gather(x: Array, /, index: ArrayLike, axis: int):
     def add_into(dx, g):
         places = list(np.indices(x.shape, sparse=True))
         places[axis] = index
-        np.add.at(dx, tuple(places), g)
+        kernels.add_at(dx, tuple(places), g)
 
     return np.take_along_axis(x, index, axis), (lambda g: lambda dx: add_into(dx, g),)
 
