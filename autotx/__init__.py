@@ -11,9 +11,10 @@ from autotx.functional import (
     cos, cosh, cross_entropy, cumsum, diagonal, div, dropout, einsum, elu, embedding, exp, exp2, expand, expm1, flip,
     floor_divide, gather, gelu, getitem, gru, layer_norm, leaky_relu, linear, log, log1p, log2, log10, log_softmax,
     logsigmoid, logsumexp, lstm, masked_fill, matmul, max, maximum, mean, min, minimum, mse_loss, mul,
-    multi_head_attention, neg, nll_loss, norm, pad, permute, pow, prod, relu, remainder, reshape, rnn, roll,
+    multi_head_attention, neg, nll_loss, norm, pad, permute, pow, prod, relu, remainder, reshape, rms_norm, rnn,
+    roll, rope,
     scaled_dot_product_attention, sigmoid, silu, sin, sinh, softmax, softplus, sort, split, sqrt, square, squeeze,
-    stack, std, sub, sum, tan, tanh, topk, transpose, tril, triu, unsqueeze, var, where,
+    stack, std, sub, sum, swiglu, tan, tanh, topk, transpose, tril, triu, unsqueeze, var, where,
 )  # fmt: skip
 from autotx.gradcheck import GradcheckError, gradcheck
 from autotx.lift import lift
@@ -31,9 +32,9 @@ __all__ = [
     "log2", "log10", "log_softmax", "logsigmoid", "logsumexp", "lstm", "masked_fill", "matmul", "max", "maximum",
     "mean", "min", "minimum", "mse_loss", "mul", "multi_head_attention", "neg", "nll_loss", "nn", "no_grad", "norm",
     "one_hot", "optim", "outer", "pad", "permute", "pow", "prod", "ravel", "relu", "remainder", "repeat", "reshape",
-    "rnn", "roll", "scaled_dot_product_attention", "set_num_threads", "sigmoid", "silu", "sin", "sinh", "softmax",
-    "softplus", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "sub", "sum", "take", "tan", "tanh",
-    "tile", "topk", "transpose", "tril", "triu", "unsqueeze", "var", "vstack", "where",
+    "rms_norm", "rnn", "roll", "rope", "scaled_dot_product_attention", "set_num_threads", "sigmoid", "silu", "sin", "sinh",
+    "softmax", "softplus", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "sub", "sum", "swiglu", "take",
+    "tan", "tanh", "tile", "topk", "transpose", "tril", "triu", "unsqueeze", "var", "vstack", "where",
 ]  # fmt: skip
 
 

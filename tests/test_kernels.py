@@ -11,7 +11,19 @@ import pytest
 
 import autotx
 from autotx import kernels
-from autotx.kernels import cross_entropy, embedding, exp, gelu, layernorm, parameters, recurrent, softmax
+from autotx.kernels import (
+    cross_entropy,
+    embedding,
+    exp,
+    gelu,
+    layernorm,
+    parameters,
+    recurrent,
+    rmsnorm,
+    rope,
+    silu,
+    softmax,
+)
 from autotx.kernels.jit import kernel
 
 SHAPES = [(0, 5), (1, 1), (1, 7), (5, 1), (3, 33), (2, 3, 65), (7, 128), (300, 131)]  # the last: several chunks
@@ -178,6 +190,47 @@ def test_layer_norm_of_numbers_whose_squares_overflow(row, dtype):
     assert dx.any()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rms_norm(rng, shape):
+    x, g, gamma = normal(rng, *shape), normal(rng, *shape), normal(rng, shape[-1])
+    _, r = check(rmsnorm.rms_norm, x, gamma, 1e-5, tolerance=4e-6)
+    assert r.shape == shape[:-1]
+    check(rmsnorm.rms_norm_backward, g, x, gamma, r, tolerance=4e-6 * max(1, r.max(initial=1)))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 8), (3, 1, 2), (700, 64), (2, 4, 300, 16), (2, 1, 2, 3, 4)])
+def test_rope(rng, shape):
+    x = normal(rng, *shape)
+    for start in (0, 77):
+        y = check(rope.rope, x, 1e4, start)
+        np.testing.assert_allclose(rope.rope(y, 1e4, start, back=True), x, atol=1e-5)  # rotated back
+        np.testing.assert_allclose(np.linalg.norm(y, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5)
+
+
+def test_rope_into_a_view_of_a_view(rng):
+    wide, out = normal(rng, 2, 30, 3, 40), np.zeros((2, 30, 3, 40), np.float32)
+    x, to = wide[..., 4:20].swapaxes(1, 2), out[..., 4:20].swapaxes(1, 2)
+    assert rope.rope(x, 1e4, out=to) is to
+    np.testing.assert_allclose(to, rope.rope(x.astype(np.float64), 1e4), atol=1e-5)
+    assert not out[..., :4].any()
+    assert not out[..., 20:].any()
+
+
+@pytest.mark.parametrize("shape", [(), *SHAPES])
+def test_swiglu(rng, shape):
+    gate, up, g = (np.asarray(normal(rng, *shape, scale=s)) for s in (3, 1, 1))
+    check(silu.swiglu, gate, up)
+    check(silu.swiglu_backward, g, gate, up)
+
+
+def test_swiglu_far_out():
+    gate, one = np.array([-1e10, -1e4, -100, 0, 100, 1e4, 1e10], np.float32), np.ones(7, np.float32)
+    np.testing.assert_allclose(silu.swiglu(gate, one), np.maximum(gate, 0), atol=1e-30)
+    dgate, dup = silu.swiglu_backward(one, gate, one)
+    np.testing.assert_allclose(dgate, [0, 0, 0, 0.5, 1, 1, 1], atol=1e-30)
+    np.testing.assert_allclose(dup, np.maximum(gate, 0), atol=1e-30)
+
+
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 @pytest.mark.parametrize("shape", [(), *SHAPES])
 def test_gelu(rng, shape, approximate):
@@ -203,6 +256,10 @@ def test_any_layout(rng, index):
     gamma = layouts(normal(rng, 10))[index]
     mean, rstd = _normed(x, gamma, gamma)
     check(layernorm.layer_norm_backward, g, x, gamma, mean, rstd)
+    _, r = check(rmsnorm.rms_norm, x, gamma, 1e-5)
+    check(rmsnorm.rms_norm_backward, g, x, gamma, r)
+    check(rope.rope, x, 1e4)
+    check(silu.swiglu_backward, g, x, check(silu.swiglu, x, g))
     targets = np.arange(12)[::2] % 10
     check(losses_and_normalisers, x, targets, None, 0.1)
     _, m, s = cross_entropy.cross_entropy(x, targets, None, 0.1)
@@ -337,6 +394,9 @@ def everything(rng):
     yield from (p, softmax.softmax_backward(p, g), y, softmax.log_softmax_backward(y, g))
     normed, mean, rstd = layernorm.layer_norm(x, gamma, gamma)
     yield from (normed, mean, rstd, *layernorm.layer_norm_backward(g, x, gamma, mean, rstd))
+    normed, r = rmsnorm.rms_norm(x, gamma)
+    yield from (normed, r, *rmsnorm.rms_norm_backward(g, x, gamma, r), rope.rope(x[:, 1:], 1e4))
+    yield from (silu.swiglu(x, g), *silu.swiglu_backward(g, x, y))
     for approximate in ("none", "tanh"):
         yield from (gelu.gelu(x, approximate), gelu.gelu_backward(g, x, approximate))
     targets = rng.integers(0, C, N)

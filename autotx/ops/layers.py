@@ -81,6 +81,56 @@ def layer_norm(x: Array, gamma: Array, beta: Array, /, eps: float = 1e-5):
     return y, lambda g, wanted: kernels.layernorm.layer_norm_backward(g, x, gamma, mean, rstd)
 
 
+def rms_norm(x: Array, gamma: Array, /, eps: float = 1e-5):
+    """y = gamma xhat with xhat = x r, r = 1 / sqrt(m + eps), m the mean of x^2 over each row.
+
+    x: (..., C), gamma: (C,), eps inside the root. x is converted to gamma's type.
+    gamma: dgamma = sum of g xhat over the rows.
+    x: let h = g gamma be the gradient of xhat. Through r: dr = sum_c h_c x_c, and dr/dm = -r^3 / 2, dm/dx_c =
+    2 x_c / C, which gives -xhat_c r mean(h xhat). Directly: h r. Together
+    dx = r (h - xhat mean(h xhat)), h = g gamma, the mean over the row.
+    Source: Zhang and Sennrich, 2019, "Root Mean Square Layer Normalization".
+    """
+    need_floats("rms_norm", x)
+    C = x.shape[-1] if x.ndim else 0
+    if np.shape(gamma) != (C,):
+        raise ValueError(f"rms_norm: gamma of shape {np.shape(gamma)} for x of shape {x.shape}: give ({C},)")
+    x = x.astype(gamma.dtype, copy=False)
+    y, r = kernels.rmsnorm.rms_norm(x, gamma, eps)
+    return y, lambda g, wanted: kernels.rmsnorm.rms_norm_backward(g, x, gamma, r)
+
+
+def rope(x: Array, /, base: float = 10000.0, start: int = 0):
+    """y_t = R_t x_t: channels i and i + D / 2 of token t are rotated by the angle a = (start + t) base^(-2 i / D).
+
+    x: (..., T, D), D even, y: alike. (y_i, y_j) = (x_i cos a - x_j sin a, x_j cos a + x_i sin a), j = i + D / 2.
+    The product of a rotated query and a rotated key depends on the distance of their tokens alone, since
+    (R_t q)^T (R_s k) = q^T R_(s-t) k. The inverse of a rotation is its transpose, the rotation by -a, so for each token
+    dx = R_t^T g. ValueError: an odd D.
+    Source: Su et al., 2021, "RoFormer"; the pairs are those of Hugging Face (in the paper, neighbours are paired).
+    """
+    need_floats("rope", x)
+    if x.ndim < 2 or x.shape[-1] % 2 or not x.shape[-1]:
+        raise ValueError(f"rope: x of shape {x.shape}; give (..., tokens, channels) with an even number of channels")
+    if start < 0:
+        raise ValueError(f"rope: start is {start}; give the position of the first token, 0 or more")
+    return kernels.rope.rope(x, base, start), (lambda g: kernels.rope.rope(g, base, start, back=True),)
+
+
+def swiglu(gate: Array, up: Array, /):
+    """y = silu(gate) up, silu(x) = x s(x), s the sigmoid. gate, up and y: one shape.
+
+    By the product rule dup = g silu(gate), and with silu' = s + x s (1 - s), x = gate,
+    dgate = g up (s(x) + x s(x) (1 - s(x))).
+    Source: Shazeer, 2020, "GLU Variants Improve Transformer".
+    """
+    for x in (gate, up):
+        need_floats("swiglu", x)
+    if gate.shape != up.shape:
+        raise ValueError(f"swiglu: gate of shape {gate.shape}, up of shape {up.shape}; give two of one shape")
+    return kernels.silu.swiglu(gate, up), lambda g, wanted: kernels.silu.swiglu_backward(g, gate, up)
+
+
 def dropout(x: Array, /, p: float, rng: Rng = None):
     """y = x m / (1 - p), m = 0 with probability p, else 1, drawn from rng.   dx = g m / (1 - p).
 

@@ -18,6 +18,9 @@ from autotx.kernels import (
     layernorm,
     parameters,
     recurrent,
+    rmsnorm,
+    rope,
+    silu,
     softmax,
     sums,
 )
@@ -49,6 +52,10 @@ def call_all():
     row, ids = np.ones(65, np.float32), np.zeros(65, np.int64)
     y, mean, rstd = layernorm.layer_norm(x, row, row)
     layernorm.layer_norm_backward(x, y, row, mean, rstd)
+    normed, r = rmsnorm.rms_norm(x, row)
+    rmsnorm.rms_norm_backward(x, normed, row, r)
+    silu.swiglu_backward(x, x, silu.swiglu(x, x))
+    rope.rope(x[:, :64], 1e4)
     for function, backward in (
         (softmax.softmax, softmax.softmax_backward),
         (softmax.log_softmax, softmax.log_softmax_backward),

@@ -1,0 +1,82 @@
+"""Rotary positions: each pair of channels of a token is rotated by an angle that grows with the token's position."""
+
+import functools
+
+import numpy as np
+
+from autotx.kernels.attention import IN4, OUT4
+from autotx.kernels.jit import kernel
+from autotx.kernels.rows import CHUNK, FLOAT_BYTES, IN2, INTEGER, floats, tasks, use_numba
+from autotx.kernels.threads import shared
+
+
+def rope(x, base, start=0, out=None, back=False):
+    """Rotate channels i and i + D / 2 of token t by the angle (start + t) base^(-2 i / D).
+
+    x: (..., T, D), D even. out: an array of x's shape that does not overlap x, None for a new one with the memory order
+    of x. back: rotate by the opposite angles, which is the gradient. Returns out.
+    """
+    T, D = x.shape[-2:]
+    out = np.empty_like(x) if out is None else out
+    cos, sin = angles(start + T, D, base, x.dtype)
+    cos, sin = cos[start : start + T], sin[start : start + T]
+    sin = -sin if back else sin
+    if x.ndim > 4 or not use_numba(x, out) or not (_rows_are_contiguous(x) and _rows_are_contiguous(out)):
+        return _rope_twin(x, cos, sin, out)
+    x4, out4 = (a.reshape((1,) * (4 - a.ndim) + a.shape) for a in (x, out))
+    B, H = x4.shape[:2]
+    step = max(1, CHUNK // max(1, H * D))
+    if out.size:
+        _rope(tasks(B * T, step), x4, cos, sin, out4, step)
+    return out
+
+
+def _rows_are_contiguous(x):
+    return x.strides[-1] == FLOAT_BYTES and x.flags.aligned
+
+
+def angles(T, D, base, dtype):
+    """The cosines and sines of the angles of positions 0 to T - 1: two arrays (T, D / 2). They are kept."""
+    cos, sin = _angles(max(64, 1 << (T - 1).bit_length()), D, float(base), np.dtype(dtype))
+    return cos[:T], sin[:T]
+
+
+@functools.lru_cache(maxsize=16)
+def _angles(T, D, base, dtype):
+    angle = np.arange(T)[:, None] * base ** (np.arange(D // 2) * (-2 / D))  # in float64: positions may be large
+    return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
+
+
+# ---- NumPy twin -------------------------------------------------------------------------------------------------
+
+
+def _rope_twin(x, cos, sin, out):
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    out[..., :half] = first * cos - second * sin
+    out[..., half:] = second * cos + first * sin
+    return out
+
+
+# ---- kernel -----------------------------------------------------------------------------------------------------
+
+
+@shared(IN4, IN2, IN2, OUT4, INTEGER)
+@kernel(fastmath={"contract"})
+def _rope(x, cos, sin, out, step, worker, task):
+    """A task: `step` tokens, counted through the batch, with all their heads."""
+    (B, H, T), half = x.shape[:3], x.shape[3] // 2
+    for token in range(task * step, min(task * step + step, B * T)):
+        b, t = token // T, token % T
+        c, s = cos[t], sin[t]
+        for h in range(H):
+            row, to = _row(x, b, h, t), _row(out, b, h, t)
+            first, second, to_first, to_second = row[:half], row[half:], to[:half], to[half:]
+            for i in range(half):
+                to_first[i] = first[i] * c[i] - second[i] * s[i]
+                to_second[i] = second[i] * c[i] + first[i] * s[i]
+
+
+@kernel
+def _row(x, b, h, t):
+    return floats(x.ctypes.data + b * x.strides[0] + h * x.strides[1] + t * x.strides[2], x.shape[3])
