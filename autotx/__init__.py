@@ -32,9 +32,9 @@ __all__ = [
     "log2", "log10", "log_softmax", "logsigmoid", "logsumexp", "lstm", "masked_fill", "matmul", "max", "maximum",
     "mean", "min", "minimum", "mse_loss", "mul", "multi_head_attention", "neg", "nll_loss", "nn", "no_grad", "norm",
     "one_hot", "optim", "outer", "pad", "permute", "pow", "prod", "ravel", "relu", "remainder", "repeat", "reshape",
-    "rms_norm", "rnn", "roll", "rope", "scaled_dot_product_attention", "set_num_threads", "sigmoid", "silu", "sin", "sinh",
-    "softmax", "softplus", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "sub", "sum", "swiglu", "take",
-    "tan", "tanh", "tile", "topk", "transpose", "tril", "triu", "unsqueeze", "var", "vstack", "where",
+    "rms_norm", "rnn", "roll", "rope", "scaled_dot_product_attention", "set_num_threads", "sigmoid", "silu", "sin",
+    "sinh", "softmax", "softplus", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "sub", "sum", "swiglu",
+    "take", "tan", "tanh", "tile", "topk", "transpose", "tril", "triu", "unsqueeze", "var", "vstack", "where",
 ]  # fmt: skip
 
 

@@ -23,8 +23,8 @@ from autotx.tensor import Tensor, next_tick
 from autotx.types import Array, ArrayLike, DTypeLike, Mask, Rng
 
 __all__ = [
-    "GELU", "GRU", "LSTM", "RNN", "Dropout", "Embedding", "LayerNorm", "Linear", "Module", "MultiHeadAttention", "ReLU",
-    "Sequential", "Sigmoid", "Tanh",
+    "GELU", "GRU", "LSTM", "RNN", "Dropout", "Embedding", "LayerNorm", "Linear", "Module", "MultiHeadAttention",
+    "RMSNorm", "ReLU", "Sequential", "Sigmoid", "Tanh",
 ]  # fmt: skip
 
 
@@ -252,6 +252,18 @@ class LayerNorm(Module):
         return functional.layer_norm(x, self.weight, bias, eps=self.eps)
 
 
+class RMSNorm(Module):
+    """y = weight x / sqrt(mean of x^2 + eps), the mean over the last axis. x, y: (..., dim), weight: (dim,), ones."""
+
+    def __init__(self, dim: int, eps: float = 1e-5):
+        _check_sizes("RMSNorm", dim=dim)
+        self.weight = Tensor(np.ones(dim, np.float32), requires_grad=True)
+        self.eps = eps
+
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
+        return functional.rms_norm(x, self.weight, eps=self.eps)
+
+
 class Dropout(Module):
     """Each number is 0 with probability p, else divided by 1 - p, when an rng is given; else x itself. Any shape."""
 
@@ -267,17 +279,25 @@ class Dropout(Module):
 class MultiHeadAttention(Module):
     """n_head attentions side by side, each on its own D = dim / n_head channels, then joined by a linear layer.
 
-    The weights of Q, K and V are one matrix, qkv: (3 dim, dim), so that self-attention is one product.
+    The weights of Q, K and V are one matrix, qkv, so that self-attention is one product: (3 dim, dim), or
+    (dim + 2 n_kv_head D, dim) with n_kv_head heads of keys and values, a divisor of n_head.
     dropout: the probability with which attention weights are dropped when an rng is given.
+    n_kv_head, rope_base: as in autotx.multi_head_attention; None for as many as n_head, and for no rotation.
     Source: Vaswani et al., 2017, 3.2.2.
     """
 
-    def __init__(self, dim: int, n_head: int, dropout: float = 0.0, bias: bool = True, *, rng: Rng):
-        _check_sizes("MultiHeadAttention", dim=dim, n_head=n_head)
+    def __init__(
+        self, dim: int, n_head: int, dropout: float = 0.0, bias: bool = True, *, n_kv_head: int | None = None,
+        rope_base: float | None = None, rng: Rng
+    ):  # fmt: skip
+        n_kv_head = n_head if n_kv_head is None else n_kv_head
+        _check_sizes("MultiHeadAttention", dim=dim, n_head=n_head, n_kv_head=n_kv_head)
         if dim % n_head:
             raise ValueError(f"MultiHeadAttention: {n_head} heads do not divide {dim} channels; give a multiple")
-        self.n_head, self.dropout = n_head, Dropout(dropout)
-        self.qkv = Linear(dim, 3 * dim, bias, rng=rng)
+        if n_head % n_kv_head:
+            raise ValueError(f"MultiHeadAttention: n_kv_head {n_kv_head} does not divide n_head {n_head}")
+        self.n_head, self.n_kv_head, self.rope_base, self.dropout = n_head, n_kv_head, rope_base, Dropout(dropout)
+        self.qkv = Linear(dim, dim + 2 * n_kv_head * (dim // n_head), bias, rng=rng)
         self.proj = Linear(dim, dim, bias, rng=rng)
 
     def forward(
@@ -296,8 +316,12 @@ class MultiHeadAttention(Module):
         if kv_input is None:
             packed = (self.qkv(q_input),)
         else:
-            packed = self._linear(q_input, slice(C)), self._linear(kv_input, slice(C, 3 * C))
+            packed = self._linear(q_input, slice(C)), self._linear(kv_input, slice(C, None))
         settings: Any = {"n_head": self.n_head, "mask": mask, "causal": causal, "dropout_p": self.dropout.p, "rng": rng}
+        if self.n_kv_head != self.n_head:
+            settings["n_kv_head"] = self.n_kv_head
+        if self.rope_base is not None:
+            settings["rope_base"] = self.rope_base
         return self.proj(functional.multi_head_attention(*packed, **settings))
 
     def _linear(self, x: Array, rows: slice) -> Tensor:

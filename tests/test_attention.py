@@ -82,6 +82,25 @@ def test_leading_axes(lead):
     compare(g, q, k, v, rng.random((20, 20)) > 0.2, causal=True)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("shape", [(2, 6, 2, 150, 150, 16), (1, 9, 3, 260, 300, 24), (2, 4, 1, 5, 40, 8)], ids=str)
+def test_heads_that_share_keys_and_values(shape, causal):
+    """As if each had a copy of them, and the gradients of the copies were added."""
+    B, H, G, T, S, D = shape
+    rng = np.random.default_rng(0)
+    (g, q, _, _), (_, _, k, v) = inputs(rng, B, H, T, S, D), inputs(rng, B, G, T, S, D)
+    mask = rng.random((H, T, S)) > 0.2
+    out, _, dq, dk, dv = compare(g, q, k, v, mask, causal)
+    copies = [np.repeat(x, H // G, axis=1) for x in (k, v)]
+    other_out, other_lse = attention(q, *copies, mask, causal)
+    other = attention_backward(g, q, *copies, other_out, other_lse, mask, causal)
+    np.testing.assert_array_equal(out, other_out)
+    np.testing.assert_array_equal(dq, other[0])
+    for found, parts in zip((dk, dv), other[1:]):
+        expected = parts.reshape(B, G, H // G, S, D).sum(2)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
 def test_any_strides():
     rng = np.random.default_rng(0)
     wide = rng.standard_normal((2, 3, 40, 30), dtype=np.float32)

@@ -79,6 +79,8 @@ NUMPY = {
     "stack": lambda *xs, axis=0: np.stack(xs, axis),
     "einsum": lambda *xs, subscripts: np.einsum(subscripts, *xs),
     "linear": lambda x, weight, bias=None: x @ weight.T + (0 if bias is None else bias),
+    "rms_norm": lambda x, gamma, eps=1e-5: x / np.sqrt(np.mean(x**2, -1, keepdims=True) + eps) * gamma,
+    "swiglu": lambda gate, up: gate / (1 + np.exp(-gate)) * up,
     "embedding": lambda weight, ids: weight[ids],
     "mse_loss": lambda x, y, reduction="mean": {"none": lambda d: d, "sum": np.sum, "mean": np.mean}[reduction](
         (x - y) ** 2
@@ -370,11 +372,28 @@ def _attention(q, k, v, mask=None, causal=False, dropout_p=0.0, rng=None):
     return _dropout(weights, dropout_p, rng) @ v
 
 
-def _multi_head_attention(x, kv=None, *, n_head, **settings):
+def _rms_norm(x, gamma, eps=1e-5):
+    return gamma * x / ((x * x).sum(-1, True) / x.shape[-1] + eps).sqrt()
+
+
+def _rope(x, base=10000.0, start=0):
+    """By complex numbers: channels i and i + D / 2 are the two parts of one, which is multiplied by e^(i angle)."""
+    T, half = x.shape[-2], x.shape[-1] // 2
+    turn = np.exp(1j * np.outer(np.arange(start, start + T), [base ** (-i / half) for i in range(half)]))
+    turn = {part: f.astype(x.dtype) for part, f in (("re", turn.real), ("im", turn.imag))}
+    re, im = x[..., :half], x[..., half:]
+    return autotx.concat([re * turn["re"] - im * turn["im"], re * turn["im"] + im * turn["re"]], axis=-1)
+
+
+def _multi_head_attention(x, kv=None, *, n_head, n_kv_head=None, rope_base=None, **settings):
     """The heads' results side by side, each head cut out of x, or of x and kv."""
-    C = x.shape[2] // (3 if kv is None else 1)
-    parts = x.split(C, axis=2) if kv is None else [x, *kv.split(C, axis=2)]
-    q, k, v = (autotx.stack(part.split(C // n_head, axis=2), axis=1) for part in parts)
+    G = n_kv_head or n_head
+    D = x.shape[2] // (n_head + 2 * G if kv is None else n_head)
+    parts = x.split([n_head * D, G * D, G * D], axis=2) if kv is None else [x, *kv.split(G * D, axis=2)]
+    q, k, v = (autotx.stack(part.split(D, axis=2), axis=1) for part in parts)
+    if rope_base:
+        q, k = _rope(q, rope_base), _rope(k, rope_base)
+    k, v = (autotx.stack([part[:, h * G // n_head] for h in range(n_head)], axis=1) for part in (k, v))
     out = _attention(q, k, v, **settings)
     return autotx.concat([out[:, h] for h in range(n_head)], axis=2)
 
@@ -419,6 +438,9 @@ COMPOSED = {
     "log_softmax": lambda x, axis=-1: x - x.logsumexp(axis, True) if x.size else x + 0,
     "gelu": _gelu,
     "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "rope": _rope,
+    "swiglu": lambda gate, up: gate * autotx.sigmoid(gate) * up,
     "dropout": _dropout,
     "linear": lambda x, weight, bias=None: x @ weight.T + (0 if bias is None else bias),
     "embedding": lambda weight, ids: autotx.getitem(weight, ids),
@@ -495,9 +517,21 @@ def _torch_ops(torch):
             mask = past if mask is None else mask & past
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
-    def multi_head_attention(x, kv=None, *, n_head, **settings):
-        parts = x.chunk(3, dim=2) if kv is None else (x, *kv.chunk(2, dim=2))
-        q, k, v = (part.unflatten(2, (n_head, part.shape[2] // n_head)).transpose(1, 2) for part in parts)
+    def rope(x, base=10000.0, start=0):
+        half = x.shape[-1] // 2
+        angle = torch.arange(start, start + x.shape[-2]).double()[:, None] * base ** (
+            -torch.arange(half).double() / half
+        )
+        cos, sin = (torch.cat([f(angle)] * 2, dim=-1) for f in (torch.cos, torch.sin))
+        return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
+
+    def multi_head_attention(x, kv=None, *, n_head, n_kv_head=None, rope_base=None, **settings):
+        G = n_kv_head or n_head
+        D = x.shape[2] // (n_head + 2 * G if kv is None else n_head)
+        parts = x.split([n_head * D, G * D, G * D], dim=2) if kv is None else (x, *kv.chunk(2, dim=2))
+        q, k, v = (part.unflatten(2, (part.shape[2] // D, D)).transpose(1, 2) for part in parts)
+        q, k = (rope(part, rope_base) if rope_base else part for part in (q, k))
+        k, v = (part.repeat_interleave(n_head // G, dim=1) for part in (k, v))
         return attention(q, k, v, **settings).transpose(1, 2).flatten(2)
 
     def classes(f):
@@ -577,6 +611,9 @@ def _torch_ops(torch):
         "rnn": lambda *given, nonlinearity="tanh": recurrent(getattr(torch, f"rnn_{nonlinearity}"), *given),
         "lstm": lambda x, h, c, *given: recurrent(torch.lstm, x, (h, c), *given),
         "gru": lambda *given: recurrent(torch.gru, *given),
+        "rms_norm": lambda x, gamma, eps=1e-5: F.rms_norm(x, x.shape[-1:], gamma, eps),
+        "rope": rope,
+        "swiglu": lambda gate, up: F.silu(gate) * up,
         "embedding": lambda weight, ids: F.embedding(torch.from_numpy(ids.astype(np.int64)), weight),
         "scaled_dot_product_attention": attention,
         "multi_head_attention": multi_head_attention,

@@ -16,7 +16,7 @@ import numpy as np
 
 from autotx import functional, nn
 from autotx.modes import Watcher, no_grad, unwatch, watch
-from autotx.ops.attention import heads
+from autotx.ops import attention as ops
 from autotx.viz import style
 from autotx.viz.backend import matplotlib
 from autotx.viz.modules import wrapped
@@ -90,7 +90,7 @@ class _Recorder(Watcher):
 def queries_keys_values(op, arguments, settings):
     """Q, K and V, each (..., tokens, D), from the arguments of an attention op (arrays); None for another op."""
     if op == "multi_head_attention":
-        return heads(settings["n_head"], *arguments)
+        return ops.queries_keys_values(*arguments, **settings)
     return tuple(arguments) if op == "scaled_dot_product_attention" else None
 
 

@@ -71,10 +71,17 @@ def _attention(q, k, v, mask=None, causal=False, dropout_p=0.0, rng=None):
     return scores.softmax() @ v
 
 
-def _multi_head_attention(x, kv=None, n_head=1, mask=None, causal=False, dropout_p=0.0, rng=None):
+def _multi_head_attention(
+    x, kv=None, n_head=1, mask=None, causal=False, dropout_p=0.0, rng=None, n_kv_head=None, rope_base=None
+):
     if rng is not None and dropout_p:
         return None
-    q, k, v = _heads(x, 3, n_head) if kv is None else (*_heads(x, 1, n_head), *_heads(kv, 2, n_head))
+    if n_kv_head in (None, n_head):
+        q, k, v = _heads(x, 3, n_head) if kv is None else (*_heads(x, 1, n_head), *_heads(kv, 2, n_head))
+    else:
+        q, k, v = _grouped_heads(x, kv, n_head, n_kv_head)
+    if rope_base is not None:
+        q, k = functional.rope(q, rope_base), functional.rope(k, rope_base)
     out = functional.scaled_dot_product_attention(q, k, v, mask, causal)
     return out.transpose(1, 2).reshape(*x.shape[:2], n_head * q.shape[-1])
 
@@ -84,6 +91,31 @@ def _heads(x, count, n_head):
     B, T, channels = x.shape
     packed = x.reshape(B, T, count, n_head, channels // (count * n_head))
     return [packed[:, :, i].transpose(1, 2) for i in range(count)]
+
+
+def _grouped_heads(x, kv, n_head, n_kv_head):
+    """Queries (B, n_head, T, D), and keys and values of that shape, each of whose heads stands there several times."""
+    D = x.shape[2] // (n_head + (2 * n_kv_head if kv is None else 0))
+    parts = functional.split(x, [n_head * D, 2 * n_kv_head * D], axis=2) if kv is None else (x, kv)
+    (q,), (k, v) = _heads(parts[0], 1, n_head), _heads(parts[1], 2, n_kv_head)
+    of_query = np.arange(n_head) // (n_head // n_kv_head)
+    return q, k[:, of_query], v[:, of_query]
+
+
+def _rms_norm(x, gamma, eps=1e-5):
+    return gamma * (x / ((x**2).mean(axis=-1, keepdims=True) + eps).sqrt())
+
+
+def _rope(x, base=10000.0, start=0):
+    T, D = x.shape[-2:]
+    angles = np.arange(start, start + T)[:, None] * base ** (np.arange(D // 2) * (-2 / D))
+    cos, sin = (Tensor(f(angles).astype(x.dtype), name=f.__name__) for f in (np.cos, np.sin))
+    first, second = x[..., : D // 2], x[..., D // 2 :]
+    return functional.concat([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _swiglu(gate, up):
+    return gate * gate.sigmoid() * up
 
 
 def _cross_entropy(logits, targets, ignore_index=None, label_smoothing=0.0, reduction="mean", weight=None):
@@ -237,6 +269,9 @@ ROWS = {
     "arccosh": Row(divisor=1),
     "gelu": Row(composed=_gelu),
     "layer_norm": Row("γ (x − m) / σ + β", composed=_layer_norm, shapes=((2, 3), (3,), (3,))),
+    "rms_norm": Row("γ x / √(mean of x²)", "RMS norm", composed=_rms_norm, shapes=((2, 3), (3,))),
+    "rope": Row("x, rotated by position", "rotary positions", composed=_rope, shapes=((3, 4),)),
+    "swiglu": Row("silu({x}) × {y}", "SwiGLU", composed=_swiglu),
     "dropout": Row(settings={"p": 0.5, "rng": np.random.default_rng(0)}),
     "scaled_dot_product_attention": Row(
         _ATTENTION, "attention", composed=_attention, sums_last=True, last=(2, -1),

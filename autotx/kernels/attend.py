@@ -34,10 +34,7 @@ def attend(q, keys, values, seen):
     if T > FEW_QUERIES or not use_numba(q, keys, values):
         most = seen + T - 1 if causal else seen.max()
         mask = None if causal else np.arange(most) < seen[:, None, None, None]
-        k, v = keys[..., :most].swapaxes(2, 3), values[:, :, :most]
-        if k.shape[1] < H:
-            k, v = (np.repeat(x, H // x.shape[1], axis=1) for x in (k, v))
-        y, _ = attention(q, k, v, mask, causal)
+        y, _ = attention(q, keys[..., :most].swapaxes(2, 3), values[:, :, :most], mask, causal)
         return y.transpose(0, 2, 1, 3)
     out, seen = np.empty((B, T, H, D), np.float32), np.full(B, seen) if causal else seen
     step = B * H if T * keys.size <= ONE_TASK_FLOATS else 1

@@ -28,8 +28,8 @@ add, 0 or -inf, and are read through their strides, so a broadcast mask is store
 key has sum 0 and O = 0.
 
 A task is one head; in the forward, 512 queries of a head where there are fewer than 16 heads. In the backward it is
-always a whole head, so only one thread adds to its dK and dV. The order of all sums depends on the shape alone, so
-results are the same with any number of threads.
+always a whole head of K and V with all heads of Q that use it, so only one thread adds to its dK and dV. The order of
+all sums depends on the shape alone, so results are the same with any number of threads.
 
 q, k, v and g may be views with any strides, such as parts of one (B, T, 3C) projection. Results have the memory order
 of the corresponding inputs: (B, T, H, D) when heads are nearer than tokens, so that merging the heads is a view.
@@ -86,7 +86,8 @@ def attention(q, k, v, mask=None, causal=False, keep=None, tile=FLOAT32_TILE):
     """O = softmax(Q K^T / sqrt(D) masked) V and lse, the logarithm of each row's normaliser.
 
     q: (..., T, D), k: (..., S, D), v: (..., S, Dv); mask: booleans (True: may attend) or floats (added), broadcasting
-    to (..., T, S), or None; keep: (..., T, S) factors on the weights (dropout) or None.
+    to (..., T, S), or None; keep: (..., T, S) factors on the weights (dropout) or None. The axis before T, of heads,
+    may be a multiple of that of k and v: each of their heads serves that many successive heads of q.
     Returns O (..., T, Dv) and lse (..., T). For a query that may attend to no key, O is 0 and lse is -inf.
     """
     if keep is not None or q.shape[-2] <= FEW_QUERIES or not _use_kernel(q, k, v):
@@ -120,7 +121,7 @@ def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None,
     dq, dk, dv = map(_four_axes, into) if into else (_empty_like(x) for x in (q4, k4, v4))
     block = _key_block(tile, S)
     at = _places(tile, Backward, S, D, block)
-    tasks = g4.shape[0] * g4.shape[1]
+    tasks = k4.shape[0] * k4.shape[1]
     lse, added, memory = contiguous(lse).reshape(q4.shape[:3]), _added(mask, q, k), _memory(tile, at.end)
     _backward(
         tile, tasks, g4, q4, k4, v4, out4, lse, added, mask is not None, causal, dq, dk, dv, block, at, *memory
@@ -137,7 +138,7 @@ def _weights(q, k, mask, causal):
     A row of P sums to 1 up to rounding, even when all its scores are large: P = e^(score - lse) would have the rounding
     error of lse, which for scores near 80 is a hundred times that of P.
     """
-    a = q @ np.swapaxes(k, -1, -2) * q.dtype.type(q.shape[-1] ** -0.5)
+    a = q @ np.swapaxes(_for_each_query(k, q), -1, -2) * q.dtype.type(q.shape[-1] ** -0.5)
     if mask is not None:
         a = np.where(mask, a, -np.inf) if mask.dtype == bool else a + mask
     if causal:
@@ -154,19 +155,31 @@ def _weights(q, k, mask, causal):
 
 def _attention_twin(q, k, v, mask, causal, keep):
     p, lse = _weights(q, k, mask, causal)
-    return (p if keep is None else p * keep) @ v, lse
+    return (p if keep is None else p * keep) @ _for_each_query(v, q), lse
 
 
 def _attention_backward_twin(g, q, k, v, out, mask, causal, keep):
     p, _ = _weights(q, k, mask, causal)
     dropped = p if keep is None else p * keep
     dv = np.swapaxes(dropped, -1, -2) @ g
-    dp = g @ np.swapaxes(v, -1, -2)
+    dp = g @ np.swapaxes(_for_each_query(v, q), -1, -2)
     if keep is not None:
         dp = dp * keep
     e = total(g * out, -1, keepdims=True)
     da = p * (dp - e) * q.dtype.type(q.shape[-1] ** -0.5)
-    return da @ k, np.swapaxes(da, -1, -2) @ q, dv
+    return da @ _for_each_query(k, q), _over_queries(np.swapaxes(da, -1, -2) @ q, k), _over_queries(dv, v)
+
+
+def _for_each_query(x, q):
+    """Keys or values x with each head repeated for the heads of q that use it."""
+    return x if x.ndim < 3 or x.shape[-3] == q.shape[-3] else np.repeat(x, q.shape[-3] // x.shape[-3], axis=-3)
+
+
+def _over_queries(dx, x):
+    """The gradient of what `_for_each_query` repeated: the sum over the heads of q that use a head of x."""
+    if x.ndim < 3 or dx.shape[-3] == x.shape[-3]:
+        return dx
+    return dx.reshape(*x.shape[:-2], -1, *x.shape[-2:]).sum(axis=-3)
 
 
 # ---- arguments of the kernels -----------------------------------------------------------------------------------
@@ -294,7 +307,8 @@ def _forward(tile, q, k, v, mask, masked, causal, out, lse, block, piece, at, sc
     pieces = (T + piece - 1) // piece
     b, h, first = task // pieces // H, task // pieces % H, task % pieces * piece
     last, (out, step) = min(first + piece, T), _tokens(out, b, h)
-    q, k, v, mask, lse = q[b, h], k[b, h], v[b, h], mask[b, h], lse[b, h]
+    kv = h // (H // k.shape[1])  # the head of keys and values that head h uses
+    q, k, v, mask, lse = q[b, h], k[b, kv], v[b, kv], mask[b, h], lse[b, h]
     scratch, lines = scratch[worker], lines[worker]
     ahead = S - T if causal else S  # query t may attend to keys 0 to t + ahead
     _pack_keys(tile, k, v, min(S, last + ahead), block, at, scratch)
@@ -468,47 +482,48 @@ def _write(tile, x, D, count, at, scratch, lines, factor, out, place, step):
 def _backward(
     tile, g, q, k, v, out, lse, mask, masked, causal, dq, dk, dv, block, at, scratch, lines, worker, task
 ):  # fmt: skip
-    """A task: one head, so that only one thread adds to its dk and dv."""
-    (H, T, D), S = q.shape[1:], k.shape[2]
-    b, h = task // H, task % H
-    g, q, k, v, out, lse, mask = g[b, h], q[b, h], k[b, h], v[b, h], out[b, h], lse[b, h], mask[b, h]
-    scratch, lines = scratch[worker], lines[worker]
-    (dq, dq_step), (dk, dk_step), (dv, dv_step) = _tokens(dq, b, h), _tokens(dk, b, h), _tokens(dv, b, h)
+    """A task: one head of k and v, with the heads of q that use it, so that only one thread adds to its dk and dv."""
+    (H, T, D), (G, S) = q.shape[1:], k.shape[1:3]
+    b, kv = task // G, task % G
+    k, v, scratch, lines = k[b, kv], v[b, kv], scratch[worker], lines[worker]
+    (dk, dk_step), (dv, dv_step) = _tokens(dk, b, kv), _tokens(dv, b, kv)
     ahead = S - T if causal else S  # query t may attend to keys 0 to t + ahead
     _pack_both(tile, k, v, block, at, scratch)
     for s in range(S):
         dk[s * dk_step : s * dk_step + D] = ZERO
         dv[s * dv_step : s * dv_step + D] = ZERO
-    for q0 in range(0, T, tile.queries):
-        q1 = min(q0 + tile.queries, T)
-        _pack_queries(tile, g[q0:q1], q[q0:q1], out[q0:q1], lse[q0:q1], at, scratch)
-        for s in range(0, min(S, q1 + ahead), block):
-            keys, keys_at = min(block, S - s), s // tile.rows * tile.panel_size(tile, tile.rows, D)
-            channels = at.k_channels + s // block * _panels(tile, D, tile.rows, block)
+    for h in range(kv * (H // G), (kv + 1) * (H // G)):
+        to, step = _tokens(dq, b, h)
+        for q0 in range(0, T, tile.queries):
+            q1 = min(q0 + tile.queries, T)
+            _pack_queries(tile, g[b, h, q0:q1], q[b, h, q0:q1], out[b, h, q0:q1], lse[b, h, q0:q1], at, scratch)
+            for s in range(0, min(S, q1 + ahead), block):
+                keys, keys_at = min(block, S - s), s // tile.rows * tile.panel_size(tile, tile.rows, D)
+                channels = at.k_channels + s // block * _panels(tile, D, tile.rows, block)
+                for t in range(q0, q1, tile.cols):
+                    n = min(keys, t + tile.cols + ahead - s)
+                    if n > 0:
+                        panel = (t - q0) // tile.cols
+                        panel_at, dq_at = panel * tile.panel_size(tile, tile.cols, D), panel * _up(D, 4) * tile.cols
+                        _scores(tile, scratch, at.q + panel_at, at.k + keys_at, D, n, at.weights)
+                        if masked:
+                            _add_mask(tile, mask[b, h, t : min(t + tile.cols, T), s : s + n], at, scratch, at.weights)
+                        _cut_future(tile, scratch, at.weights, n, t + ahead - s)
+                        _scores(tile, scratch, at.g + panel_at, at.v + keys_at, D, n, at.grads)
+                        _differentiate(tile, scratch, at.weights, at.grads, n, at.lse + t - q0, at.e + t - q0)
+                        _add_weighted(tile, scratch, at.grads, n, channels, keys, D, at.dq + dq_at)
+                        _repack(tile, lines, at.weights, n, at, scratch, at.weights_repacked + (t - q0) * tile.rows)
+                        _repack(tile, lines, at.grads, n, at, scratch, at.grads_repacked + (t - q0) * tile.rows)
+                n = min(keys, q1 + ahead - s)
+                hidden = s - ahead - q0  # the number of queries in this block that may not attend to key s
+                seen = n, keys, hidden, q1 - q0, D
+                _add_over_queries(tile, scratch, at.weights_repacked, at.g_channels, *seen, dv, s * dv_step, dv_step)
+                _add_over_queries(tile, scratch, at.grads_repacked, at.q_channels, *seen, dk, s * dk_step, dk_step)
+            for j in range(tile.cols):
+                scratch[at.mask + j] = scale_of(D)
             for t in range(q0, q1, tile.cols):
-                n = min(keys, t + tile.cols + ahead - s)
-                if n > 0:
-                    panel = (t - q0) // tile.cols
-                    panel_at = panel * tile.panel_size(tile, tile.cols, D)
-                    _scores(tile, scratch, at.q + panel_at, at.k + keys_at, D, n, at.weights)
-                    if masked:
-                        _add_mask(tile, mask[t : min(t + tile.cols, T), s : s + n], at, scratch, at.weights)
-                    _cut_future(tile, scratch, at.weights, n, t + ahead - s)
-                    _scores(tile, scratch, at.g + panel_at, at.v + keys_at, D, n, at.grads)
-                    _differentiate(tile, scratch, at.weights, at.grads, n, at.lse + t - q0, at.e + t - q0)
-                    _add_weighted(tile, scratch, at.grads, n, channels, keys, D, at.dq + panel * _up(D, 4) * tile.cols)
-                    _repack(tile, lines, at.weights, n, at, scratch, at.weights_repacked + (t - q0) * tile.rows)
-                    _repack(tile, lines, at.grads, n, at, scratch, at.grads_repacked + (t - q0) * tile.rows)
-            n = min(keys, q1 + ahead - s)
-            hidden = s - ahead - q0  # the number of queries in this block that may not attend to key s
-            seen = n, keys, hidden, q1 - q0, D
-            _add_over_queries(tile, scratch, at.weights_repacked, at.g_channels, *seen, dv, s * dv_step, dv_step)
-            _add_over_queries(tile, scratch, at.grads_repacked, at.q_channels, *seen, dk, s * dk_step, dk_step)
-        for j in range(tile.cols):
-            scratch[at.mask + j] = scale_of(D)
-        for t in range(q0, q1, tile.cols):
-            x, count = at.dq + (t - q0) // tile.cols * _up(D, 4) * tile.cols, min(tile.cols, q1 - t)
-            _write(tile, x, D, count, at, scratch, lines, at.mask, dq, t * dq_step, dq_step)
+                x, count = at.dq + (t - q0) // tile.cols * _up(D, 4) * tile.cols, min(tile.cols, q1 - t)
+                _write(tile, x, D, count, at, scratch, lines, at.mask, to, t * step, step)
 
 
 @kernel

@@ -44,7 +44,7 @@ def scaled_dot_product_attention(
 
 def multi_head_attention(
     x: Array, kv: Array | None = None, /, *, n_head: int, mask: Mask = None, causal: bool = False,
-    dropout_p: float = 0.0, rng: Rng = None
+    dropout_p: float = 0.0, rng: Rng = None, n_kv_head: int | None = None, rope_base: float | None = None
 ):  # fmt: skip
     """O_h = P_h V_h, P_h = softmax(Q_h K_h^T / sqrt(D)) row by row, for each head h: attentions side by side.
 
@@ -52,51 +52,76 @@ def multi_head_attention(
     kv: (B, S, 2 C), the keys and values of another sequence. O: (B, T, C). Head h has the D = C / n_head channels from
     h D to (h + 1) D of the queries, the keys, the values and O.
     mask: as in scaled_dot_product_attention, for scores (B, n_head, T, S); causal, dropout_p, rng: as there.
+    n_kv_head: G heads of keys and values, a divisor of n_head: each serves n_head / G successive heads of queries
+    ("grouped-query attention"). x is then (B, T, C + 2 G D), or kv (B, S, 2 G D). None: as many as n_head.
+    rope_base: queries and keys are first rotated by their positions, as `rope` does. None: they are not.
 
     A head is a view of x, and its gradients dQ, dK and dV are written into the same parts of dx. Heads do not overlap,
-    so nothing is summed or copied. With dA_h as in scaled_dot_product_attention, for each head:
+    so nothing is summed or copied, but dK and dV over the heads of queries that share them. With dA_h as in
+    scaled_dot_product_attention, for each head:
         dx = dA_h K_h / sqrt(D) at Q_h, and without kv dA_h^T Q_h / sqrt(D) at K_h, P_h^T g_h at V_h
         dkv = dA_h^T Q_h / sqrt(D) at K_h, P_h^T g_h at V_h
-    Source: Vaswani et al., 2017, "Attention Is All You Need", 3.2.2; the whitepaper's "Multi-Head Attention".
+    With rope_base, dQ and dK are rotated back.
+    Source: Vaswani et al., 2017, "Attention Is All You Need", 3.2.2; the whitepaper's "Multi-Head Attention"; Ainslie
+    et al., 2023, "GQA".
     """
-    q, k, v = heads(n_head, x, kv)
+    shape = n_head, n_kv_head or n_head
+    q, k, v = _heads(x, kv, *shape)
     mask, keep = _checked("multi_head_attention", q, k, v, mask, dropout_p, rng)
+    q, k = _rotated(q, k, rope_base)
     out, lse = kernels.attention.attention(q, k, v, mask, causal, keep)
     y = out.swapaxes(1, 2).reshape(*x.shape[:2], n_head * q.shape[-1])
 
     def gradients(g, wanted):
         dx, dkv = (None if a is None else np.empty(a.shape, a.dtype) for a in (x, kv))
-        (g_heads,) = _heads(g, 1, n_head)
-        kernels.attention.attention_backward(
-            g_heads, q, k, v, out, lse, mask, causal, keep, into=heads(n_head, dx, dkv)
-        )
+        dq, dk, dv = _heads(dx, dkv, *shape)
+        to = (dq, dk) if rope_base is None else (np.empty_like(q), np.empty_like(k))
+        kernels.attention.attention_backward(_split(g, n_head), q, k, v, out, lse, mask, causal, keep, into=(*to, dv))
+        if rope_base is not None:
+            for d, rotated in zip((dq, dk), to):
+                kernels.rope.rope(rotated, rope_base, out=d, back=True)
         return dx, dkv
 
     return y, gradients
 
 
-def heads(n_head, x, kv=None):
-    """The queries, keys and values in x and kv, as views (B, n_head, T, D). ValueError: shapes that do not fit."""
-    parts = 3 if kv is None else 1  # parts of x with C channels each
-    C = x.shape[-1] // parts if np.ndim(x) == 3 else 0
-    if not C or n_head < 1 or C % n_head or x.shape[2] != parts * C:
+def queries_keys_values(x, kv=None, *, n_head, n_kv_head=None, rope_base=None, **others):
+    """Q, K and V, each (B, n_head, T, D), as multi_head_attention compares and adds them, for its arguments."""
+    q, k, v = _heads(x, kv, n_head, n_kv_head or n_head)
+    q, k = _rotated(q, k, rope_base)
+    return q, *(np.repeat(a, n_head // a.shape[1], axis=1) if a.shape[1] < n_head else a for a in (k, v))
+
+
+def _rotated(q, k, rope_base):
+    return (q, k) if rope_base is None else (kernels.rope.rope(q, rope_base), kernels.rope.rope(k, rope_base))
+
+
+def _heads(x, kv, n_head, n_kv_head):
+    """The queries, keys and values in x and kv, as views (B, heads, T, D). ValueError: shapes that do not fit."""
+    H, G = n_head, n_kv_head
+    channels = x.shape[-1] if np.ndim(x) == 3 else 0
+    if H < 1 or G < 1 or H % G:
+        raise ValueError(f"multi_head_attention: {G} heads of keys and values do not divide the {H} heads of queries")
+    parts = H + 2 * G if kv is None else H
+    D = channels // parts
+    if not D or channels != parts * D:
+        packed = "C" if kv is not None else "3 C" if G == H else f"C + 2 * {G} C / {H}"
         raise ValueError(
-            f"multi_head_attention: x {np.shape(x)}; give (batch, tokens, {'3 C' if parts == 3 else 'C'}), C a "
-            f"multiple of the {n_head} heads"
+            f"multi_head_attention: x {np.shape(x)}; give (batch, tokens, {packed}), C a multiple of the {H} heads"
         )
     if kv is None:
-        return tuple(_heads(x, 3, n_head))
-    if np.ndim(kv) != 3 or kv.shape[0] != x.shape[0] or kv.shape[2] != 2 * C:
+        return (_split(part, n) for part, n in zip(np.split(x, (H * D, (H + G) * D), axis=2), (H, G, G)))
+    if np.ndim(kv) != 3 or kv.shape[0] != x.shape[0] or kv.shape[2] != 2 * G * D:
         raise ValueError(
-            f"multi_head_attention: kv {np.shape(kv)} for x {x.shape}; give ({x.shape[0]}, tokens, {2 * C})"
+            f"multi_head_attention: kv {np.shape(kv)} for x {x.shape}; give ({x.shape[0]}, tokens, {2 * G * D})"
         )
-    return (*_heads(x, 1, n_head), *_heads(kv, 2, n_head))
+    return (_split(x, H), *(_split(part, G) for part in np.split(kv, 2, axis=2)))
 
 
-def _heads(x, count, n_head):
-    """x (B, T, count C) as (count, B, n_head, T, D)."""
+def _split(x, heads):
+    """x (B, T, heads D) as a view (B, heads, T, D)."""
     B, T, channels = x.shape
-    return x.reshape(B, T, count, n_head, channels // (count * n_head)).transpose(2, 0, 3, 1, 4)
+    return x.reshape(B, T, heads, channels // heads).transpose(0, 2, 1, 3)
 
 
 def _checked(name, q, k, v, mask, dropout_p, rng):
