@@ -21,7 +21,7 @@ from autotx.files import describe
 from autotx.models import streams
 
 COMMANDS = {  # name: (module in autotx.models, summary)
-    "train": ("commands.train", "train a GPT on text, a transformer on pairs of sentences, or word vectors"),
+    "train": ("commands.train", "train a GPT or a Llama on text, a transformer on pairs of sentences, or word vectors"),
     "prepare": ("commands.prepare", "make token files of a text of any size, to train on"),
     "generate": ("commands.generate", "let a trained GPT go on with a text"),
     "translate": ("commands.translate", "translate sentences with a trained transformer"),

@@ -12,6 +12,7 @@ from autotx.files import read_json
 from autotx.models.architecture import kind_of
 from autotx.models.config import FILE, flag
 from autotx.models.gpt import GPTArchitecture
+from autotx.models.llama import LlamaArchitecture
 from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
 from autotx.models.tasks.labels import LabelsTask
 from autotx.models.tasks.pairs import PairsTask
@@ -21,7 +22,9 @@ from autotx.models.transformer import TransformerArchitecture
 from autotx.models.word2vec import Word2VecArchitecture
 from autotx.types import PathLike
 
-ARCHITECTURES: dict[str, Any] = {a.name: a for a in (GPTArchitecture, TransformerArchitecture, Word2VecArchitecture)}
+ARCHITECTURES: dict[str, Any] = {
+    a.name: a for a in (GPTArchitecture, LlamaArchitecture, TransformerArchitecture, Word2VecArchitecture)
+}
 TASKS: dict[str, Any] = {t.name: t for t in (TextTask, PairsTask, WordsTask, LabelsTask)}
 
 

@@ -40,7 +40,7 @@ def test_its_settings_are_flags_and_are_kept(folder, capsys):
         main(["train", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "runs/bigram for bigram" in shown
-    assert "channels, a multiple of --n-head; only for gpt and transformer and bigram" in shown
+    assert "channels, a multiple of --n-head; only for gpt and llama and transformer and bigram" in shown
 
 
 def test_it_learns_and_goes_on(folder, capsys):
@@ -88,7 +88,10 @@ def test_every_command_takes_it(folder, monkeypatch, capsys):
         ("classify --model run the", "run holds a bigram, not a classifier; autotx finetune makes one"),
         ("plot run --what positions", "run holds a bigram, which has no positions; give a gpt or a transformer"),
         ("generate --model run --attention a.png", "--attention: this model has no attention; leave it out"),
-        ("graph --model bigram", "--model bigram: there is no such folder; give gpt, transformer, mlp or the folder"),
+        (
+            "graph --model bigram",
+            "--model bigram: there is no such folder; give gpt, llama, transformer, mlp or",
+        ),
         ("replay --model run --prompt the --target a", "--target is for a translator; a Bigram is asked for the next"),
         ("train --model bigram --n-layer 2", "--n-layer is no setting of a bigram; leave it out, or give another"),
     ],

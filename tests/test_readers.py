@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import autotx
-from autotx.models import GPT, GPTConfig, Transformer, TransformerConfig
+from autotx.models import GPT, GPTConfig, Llama, LlamaConfig, Transformer, TransformerConfig
 from autotx.models.inference.pieces import Int8Matrix, Matrix, attend, new_cache
 from autotx.models.transformer import PAD
 
@@ -32,6 +32,8 @@ def near(found, expected):
 ARCHITECTURES = {
     "gpt": lambda rng: GPT(GPTConfig(T, V, n_layer=2, n_head=4, n_embd=200), rng),
     "gpt without biases": lambda rng: GPT(GPTConfig(T, V, n_layer=1, n_head=2, n_embd=24, bias=False), rng),
+    "llama": lambda rng: Llama(LlamaConfig(T, V, 2, 6, 2, 192, 520), rng),
+    "qwen2": lambda rng: Llama(LlamaConfig(T, V, 1, 2, 2, 24, 36, bias=True, tied=False), rng),
     "transformer": lambda rng: Transformer(TransformerConfig(V, T, n_layer=2, n_head=4, n_embd=200), rng),
     "pre-norm": lambda rng: Transformer(TransformerConfig(V, T, 1, 2, 24, pre_norm=True, tied=False), rng),
 }
@@ -97,8 +99,10 @@ def test_a_reader_is_near_its_model(name, matrix):
 
 @pytest.mark.parametrize("matrix", [Matrix, Int8Matrix])
 @pytest.mark.parametrize("prompt", [1, 7, 20, 30])
-def test_beyond_the_context_the_last_tokens_are_read_at_once(matrix, prompt):
-    model, found = GPT(GPTConfig(20, V, n_layer=2, n_head=2, n_embd=24), np.random.default_rng(2)), []
+@pytest.mark.parametrize("make", [GPT, Llama])
+def test_beyond_the_context_the_last_tokens_are_read_at_once(make, matrix, prompt):
+    config = GPTConfig(20, V, 2, 2, 24) if make is GPT else LlamaConfig(20, V, 2, 2, 1, 24, 40)
+    model, found = make(config, np.random.default_rng(2)), []
     ids = ROWS[:2, :prompt]
     list(model.reader(matrix=matrix)._stream(ids, 30, lambda logits: found.append(logits) or logits.argmax(-1)))
     for logits in found:

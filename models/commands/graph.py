@@ -19,8 +19,8 @@ def add_arguments(parser):
         "--model",
         metavar="WHAT",
         default="gpt",
-        help="gpt (GPT-2 small), transformer (the paper's base model), mlp (the XOR network), or the folder of a run "
-        "(default: %(default)s)",
+        help="gpt (GPT-2 small), llama (SmolLM2-135M), transformer (the paper's base model), mlp (the XOR network), or "
+        "the folder of a run (default: %(default)s)",
     )
     parser.add_argument("--op", metavar="NAME", help="draw a single op instead, with its formulas and a small example")
     parser.add_argument("--out", metavar="FILE", default="graph.svg", help=".svg, .png, .dot or .pdf (%(default)s)")

@@ -120,6 +120,16 @@ class Norm:
         return kernels.layernorm.layer_norm(x, self.gamma, self.beta, self.eps)[0]
 
 
+class RMSNorm:
+    """An nn.RMSNorm on NumPy arrays."""
+
+    def __init__(self, layer: nn.RMSNorm):
+        self.gamma, self.eps = layer.weight.data, layer.eps
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return kernels.rmsnorm.rms_norm(x, self.gamma, self.eps)[0]
+
+
 def split(x: np.ndarray, B: int, parts: int, D: int) -> np.ndarray:
     """Split channels into heads: (B T, parts H D) -> (parts, B, H, T, D), a view. 3 parts: queries, keys, values."""
     return x.reshape(B, -1, parts, x.shape[1] // (parts * D), D).transpose(2, 0, 3, 1, 4)

@@ -1,0 +1,262 @@
+"""Llama: the decoder that most open language models are today, among them SmolLM2 and (with biases) Qwen2.
+
+Top to bottom: the configuration, one block (attention, then a gated feed-forward net), the model with its loss, and its
+reader, which computes the same formulas on NumPy arrays with a cache, to generate text. Unlike GPT-2 (gpt.py) it has
+
+    RMSNorm              a layer norm without means and biases
+    rotary positions     queries and keys are rotated by their positions; there is no position table
+    SwiGLU               a feed-forward net of three matrices, silu(x W_gate) (x W_up) W_down
+    grouped queries      each head of keys and values serves several heads of queries, so that the cache is smaller
+
+    ids (B, T) -> token table -> n_layer blocks -> RMSNorm -> scores (B, T, V)
+
+Letters: B batch, T tokens, C channels (n_embd), H heads of queries, G heads of keys and values, D = C / H channels a
+head, F hidden channels (n_hidden), V vocabulary, L layers.
+Source: Touvron et al., 2023, "LLaMA" and "Llama 2"; Yang et al., 2024, "Qwen2 Technical Report".
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+import autotx
+from autotx import Tensor, init, kernels, nn
+from autotx.checks import checked_size
+from autotx.models.architecture import Blocks
+from autotx.models.config import setting
+from autotx.models.inference.pieces import Matrix, Reader, RMSNorm, attend, new_cache
+from autotx.models.inference.sampling import LanguageModel
+from autotx.text import counted
+from autotx.types import Array, ArrayLike, Rng
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The sizes of a Llama. ValueError for a size that is not a positive int or does not fit the other sizes."""
+
+    block_size: int  # the longest context, in tokens
+    vocab_size: int  # V
+    n_layer: int  # L
+    n_head: int  # H, a divisor of n_embd
+    n_kv_head: int  # G, a divisor of n_head
+    n_embd: int  # C
+    n_hidden: int  # F
+    rope_base: float = 10000.0  # token t rotates pair i of a head's channels by the angle t rope_base^(-2 i / D)
+    norm_eps: float = 1e-5  # in the root of each RMSNorm
+    bias: bool = False  # biases of queries, keys and values, as in Qwen2
+    tied: bool = True  # the head, which scores tokens, is the token table
+    dropout: float = 0.0  # probability, from 0 to below 1; used only when forward is given an rng
+
+    def __post_init__(self):
+        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden"):
+            object.__setattr__(self, name, checked_size("LlamaConfig", name, getattr(self, name)))
+        for part, of in (("n_head", "n_embd"), ("n_kv_head", "n_head")):
+            if getattr(self, of) % getattr(self, part):
+                raise ValueError(
+                    f"LlamaConfig: {part} {getattr(self, part)} does not divide {of} {getattr(self, of)}; choose one "
+                    "that does"
+                )
+        if self.n_embd // self.n_head % 2:
+            raise ValueError(
+                f"LlamaConfig: n_embd / n_head is {self.n_embd // self.n_head}, an odd number of channels, which are "
+                "rotated in pairs; choose sizes that make it even"
+            )
+        if not self.rope_base > 0 or not self.norm_eps > 0:
+            raise ValueError(
+                f"LlamaConfig: rope_base is {self.rope_base}, norm_eps {self.norm_eps}; give positive numbers"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"LlamaConfig: dropout is {self.dropout}; give a probability from 0 to below 1")
+
+
+def _draw_weights(module: nn.Module, config: LlamaConfig, rng: Rng) -> None:
+    """Matrices and tables: normal, standard deviation 0.02. Biases stay zero and norms one. rng: None draws none.
+
+    The 2 L matrices whose results are added to x get 0.02 / sqrt(2 L); otherwise the sum grows with the depth.
+    """
+    for name, p in module.named_parameters():
+        if rng is not None and p.ndim == 2:
+            residual = name.endswith(("proj.weight", "down.weight"))
+            p.data = init.normal(p.shape, rng, std=0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02)
+
+
+class Attention(nn.MultiHeadAttention):
+    """Grouped-query attention with rotary positions, for every token to itself and those before. x, result: (B, T, C).
+
+    Queries, keys and values come from one matrix, qkv (C + 2 G D, C), in this order: one product is faster than three.
+    The biases are theirs alone.
+    """
+
+    def __init__(self, config: LlamaConfig):
+        C, H = config.n_embd, config.n_head
+        shared = {"n_kv_head": config.n_kv_head, "rope_base": config.rope_base}
+        super().__init__(C, H, config.dropout, config.bias, **shared, rng=None)
+        self.proj = nn.Linear(C, C, bias=False, rng=None)
+
+
+class FeedForward(nn.Module):
+    """silu(x W_gate^T) (x W_up^T) W_down^T: C -> F -> C, for every token separately. x and result: (B, T, C)."""
+
+    def __init__(self, config: LlamaConfig):
+        C, F = config.n_embd, config.n_hidden
+        self.gate = nn.Linear(C, F, bias=False, rng=None)
+        self.up = nn.Linear(C, F, bias=False, rng=None)
+        self.down = nn.Linear(F, C, bias=False, rng=None)
+
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
+        return self.down(autotx.swiglu(self.gate(x), self.up(x)))
+
+
+class Block(nn.Module):
+    """Attention between the tokens, then a feed-forward net on each token. x and result: (B, T, C).
+
+    Both sublayers are applied to a norm of x, and their result is added to x ("pre-norm"), as in gpt.py.
+    """
+
+    def __init__(self, config: LlamaConfig):
+        self.norm1 = nn.RMSNorm(config.n_embd, config.norm_eps)
+        self.attention = Attention(config)
+        self.norm2 = nn.RMSNorm(config.n_embd, config.norm_eps)
+        self.mlp = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Array, rng: Rng = None) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm1(x), causal=True, rng=rng), rng)
+        return x + self.dropout(self.mlp(self.norm2(x)), rng)
+
+
+class Llama(LanguageModel, nn.Module):
+    """The model. If tied, the token table has two uses: to embed the ids, and as the weight of the head.
+
+    config: LlamaConfig. rng: numpy.random.Generator that draws the weights; None leaves them zero, to be loaded.
+    Parameters, matrices as (out, in): wte.weight (V, C); in blocks.i: norm1.weight (C,), attention.qkv.weight
+    (C + 2 G D, C) and .bias, attention.proj.weight (C, C), norm2.weight (C,), mlp.gate.weight and mlp.up.weight (F, C),
+    mlp.down.weight (C, F); norm.weight (C,); head.weight (V, C) if not tied.
+    """
+
+    def __init__(self, config: LlamaConfig, rng: Rng):
+        self.config: LlamaConfig = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd, rng=None)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = [Block(config) for _ in range(config.n_layer)]
+        self.norm = nn.RMSNorm(config.n_embd, config.norm_eps)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False, rng=None)  # (..., C) -> (..., V)
+        if config.tied:
+            self.head.weight = self.wte.weight
+        _draw_weights(self, config, rng)
+
+    def forward(self, ids: ArrayLike, targets: ArrayLike | None = None, rng: Rng = None) -> tuple[Tensor, Any]:
+        """Scores for the next token at every position, and the loss.
+
+        ids: integers (B, T) below vocab_size, T at most block_size; targets: the tokens that do come next, (B, T).
+        rng: draws the dropout; None for no dropout. Returns logits (B, T, V) and the mean cross entropy in nats (None
+        without targets). ValueError for ids of another shape or out of range, and for T beyond block_size.
+        """
+        logits = self.head(self.hidden(ids, rng))
+        return logits, None if targets is None else autotx.cross_entropy(logits, targets)
+
+    def hidden(self, ids: ArrayLike, rng: Rng = None) -> Tensor:
+        """The states of the tokens after the last block and its norm: ids (B, T) -> (B, T, C)."""
+        ids = np.asarray(ids)
+        if ids.ndim != 2:
+            raise ValueError(f"Llama: ids have shape {ids.shape}; give (B, T), one row of tokens for each text")
+        if ids.shape[1] > self.config.block_size:
+            raise ValueError(
+                f"Llama: {ids.shape[1]} tokens exceed block_size {self.config.block_size}; give the last ones"
+            )
+        x = self.dropout(self.wte(ids), rng)
+        for block in self.blocks:
+            x = block(x, rng)
+        return self.norm(x)
+
+    def reader(self, rows: int = 1, size: int | None = None, matrix: type[Matrix] = Matrix) -> "LlamaReader":
+        """A LlamaReader of the current weights, for `rows` texts of at most `size` tokens (None: block_size)."""
+        return LlamaReader(self, matrix).reader(rows, size)
+
+
+class LlamaReader(Reader, LanguageModel):
+    """The model on NumPy arrays, with a cache (see inference/pieces.py). matrix: the class of the weight matrices."""
+
+    def __init__(self, model: Llama, matrix: type[Matrix]):
+        self.config: LlamaConfig = model.config
+        self.table = matrix(model.wte.weight.data)
+        self.head = self.table if model.config.tied else matrix.of(model.head)
+        self.blocks = [_BlockReader(block, matrix) for block in model.blocks]
+        self.norm = RMSNorm(model.norm)
+
+    def reader(self, rows: int = 1, size: int | None = None) -> "LlamaReader":
+        """Another reader with the same weights and an empty cache. Arguments: those of Llama.reader."""
+        c, other = self.config, copy.copy(self)
+        other.length, other.size = 0, min(size or c.block_size, c.block_size)
+        dtype = self.norm.gamma.dtype
+        other.cache = new_cache(c.n_layer, rows, c.n_kv_head, other.size, c.n_embd // c.n_head, dtype)
+        return other
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        """Read the next tokens of each row: ids (B, T) -> their states, (B, T, C)."""
+        start = self.begin(ids)
+        x = self.table.rows(ids).reshape(-1, self.config.n_embd)
+        for block, keys, values in zip(self.blocks, *self.cache):
+            block.add_to(x, keys, values, start)
+        return self.norm(x).reshape(*ids.shape, -1)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all matrices that are read for each token. Biases and norms are a thousandth of it."""
+        return self.head.nbytes + sum(m.nbytes for b in self.blocks for m in (b.qkv, b.proj, b.gate, b.up, b.down))
+
+
+class _BlockReader:
+    def __init__(self, block, matrix):
+        layers = block.attention.qkv, block.attention.proj, block.mlp.gate, block.mlp.up, block.mlp.down
+        self.qkv, self.proj, self.gate, self.up, self.down = map(matrix.of, layers)
+        self.norm1, self.norm2 = RMSNorm(block.norm1), RMSNorm(block.norm2)
+        self.rope_base = block.attention.rope_base
+
+    def add_to(self, x, keys, values, start):
+        """Add the results of both sublayers to x (B T, C), in place. keys: (B, G, D, size), values: (B, G, size, D)."""
+        (B, G, _, D), C = values.shape, x.shape[1]
+        heads = self.qkv(self.norm1(x)).reshape(B, -1, C // D + 2 * G, D).transpose(0, 2, 1, 3)
+        q, k, v = np.split(heads, (C // D, C // D + G), axis=1)
+        q, k = (kernels.rope.rope(part, self.rope_base, start) for part in (q, k))
+        self.proj(attend(q, k, v, keys, values, start), onto=x)
+        y = self.norm2(x)
+        self.down(kernels.silu.swiglu(self.gate(y), self.up(y)), onto=x)
+
+
+@dataclass(frozen=True)
+class LlamaArchitecture(Blocks):
+    """The settings of a Llama that is trained. The defaults make one of about the size of the small GPT."""
+
+    name: ClassVar[str] = "llama"
+    model: ClassVar[type] = Llama
+    shape: ClassVar[type] = LlamaConfig
+    published: ClassVar[LlamaConfig] = LlamaConfig(8192, 49152, 30, 9, 3, 576, 1536, 100000.0)  # SmolLM2-135M
+
+    n_kv_head: int = setting(0, "heads of keys and values, a divisor of --n-head; 0: --n-head", at_least=0, fixed=True)
+    n_hidden: int = setting(0, "hidden channels of a feed-forward net; 0: about 8/3 --n-embd", at_least=0, fixed=True)
+    rope_base: float = setting(10000.0, "base of the rotary positions' angles", above=0, fixed=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.n_kv_head and self.n_head % self.n_kv_head:
+            raise ValueError(
+                f"--n-kv-head {self.n_kv_head} does not divide --n-head {self.n_head}; choose one that does"
+            )
+        if self.n_embd // self.n_head % 2:
+            raise ValueError(
+                f"--n-embd {self.n_embd} is {self.n_embd // self.n_head} times --n-head {self.n_head}; choose an even "
+                "multiple, for channels are rotated in pairs"
+            )
+
+    def build(self, vocab_size: int, rng: Rng) -> Llama:
+        hidden = self.n_hidden or math.ceil(self.n_embd * 8 / 3 / 32) * 32
+        sizes = self.n_layer, self.n_head, self.n_kv_head or self.n_head, self.n_embd, hidden
+        return Llama(LlamaConfig(self.block_size, vocab_size, *sizes, self.rope_base, dropout=self.dropout), rng)
+
+    def describe(self) -> str:
+        sizes = (self.n_layer, "layer"), (self.n_head, "head"), (self.n_embd, "channel"), (self.block_size, "token")
+        return "{}, {}, {}, blocks of {}".format(*(counted(*size) for size in sizes))
