@@ -316,7 +316,7 @@ class MultiHeadAttention(Module):
         if kv_input is None:
             packed = (self.qkv(q_input),)
         else:
-            packed = self._linear(q_input, slice(C)), self._linear(kv_input, slice(C, None))
+            packed = self._linear(q_input, slice(C)), self._linear(kv_input, slice(C, self.qkv.weight.shape[0]))
         settings: Any = {"n_head": self.n_head, "mask": mask, "causal": causal, "dropout_p": self.dropout.p, "rng": rng}
         if self.n_kv_head != self.n_head:
             settings["n_kv_head"] = self.n_kv_head

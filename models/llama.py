@@ -90,21 +90,23 @@ class Attention(nn.MultiHeadAttention):
     The biases are theirs alone.
     """
 
-    def __init__(self, config: LlamaConfig):
+    def __init__(self, config: LlamaConfig, *, rng: Rng):
         C, H = config.n_embd, config.n_head
         shared = {"n_kv_head": config.n_kv_head, "rope_base": config.rope_base}
         super().__init__(C, H, config.dropout, config.bias, **shared, rng=None)
         self.proj = nn.Linear(C, C, bias=False, rng=None)
+        _draw_weights(self, config, rng)
 
 
 class FeedForward(nn.Module):
     """silu(x W_gate^T) (x W_up^T) W_down^T: C -> F -> C, for every token separately. x and result: (B, T, C)."""
 
-    def __init__(self, config: LlamaConfig):
+    def __init__(self, config: LlamaConfig, *, rng: Rng):
         C, F = config.n_embd, config.n_hidden
         self.gate = nn.Linear(C, F, bias=False, rng=None)
         self.up = nn.Linear(C, F, bias=False, rng=None)
         self.down = nn.Linear(F, C, bias=False, rng=None)
+        _draw_weights(self, config, rng)
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
         return self.down(autotx.swiglu(self.gate(x), self.up(x)))
@@ -116,11 +118,11 @@ class Block(nn.Module):
     Both sublayers are applied to a norm of x, and their result is added to x ("pre-norm"), as in gpt.py.
     """
 
-    def __init__(self, config: LlamaConfig):
+    def __init__(self, config: LlamaConfig, *, rng: Rng):
         self.norm1 = nn.RMSNorm(config.n_embd, config.norm_eps)
-        self.attention = Attention(config)
+        self.attention = Attention(config, rng=rng)
         self.norm2 = nn.RMSNorm(config.n_embd, config.norm_eps)
-        self.mlp = FeedForward(config)
+        self.mlp = FeedForward(config, rng=rng)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
@@ -140,13 +142,13 @@ class Llama(LanguageModel, nn.Module):
     def __init__(self, config: LlamaConfig, rng: Rng):
         self.config: LlamaConfig = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, rng=None)
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = [Block(config) for _ in range(config.n_layer)]
-        self.norm = nn.RMSNorm(config.n_embd, config.norm_eps)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False, rng=None)  # (..., C) -> (..., V)
         if config.tied:
             self.head.weight = self.wte.weight
         _draw_weights(self, config, rng)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = [Block(config, rng=rng) for _ in range(config.n_layer)]
+        self.norm = nn.RMSNorm(config.n_embd, config.norm_eps)
 
     def forward(self, ids: ArrayLike, targets: ArrayLike | None = None, rng: Rng = None) -> tuple[Tensor, Any]:
         """Scores for the next token at every position, and the loss.

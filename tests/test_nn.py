@@ -8,7 +8,7 @@ import pytest
 
 import autotx
 from autotx import Tensor, gradcheck, init, nn, optim
-from autotx.models import MLP, classifier, gpt, transformer, word2vec
+from autotx.models import MLP, classifier, gpt, llama, transformer, word2vec
 
 
 class Net(nn.Module):
@@ -136,6 +136,15 @@ def test_layer_norm(rng):
     assert gradcheck(plain.astype(np.float64), Tensor(x.astype(np.float64), requires_grad=True))
 
 
+def test_rms_norm(rng):
+    x = rng.standard_normal((2, 3, 8)).astype(np.float32)
+    layer = nn.RMSNorm(8, eps=0.1)
+    layer.weight.data = rng.standard_normal(8)
+    expected = x / np.sqrt((x * x).mean(-1, keepdims=True) + 0.1) * layer.weight.data
+    np.testing.assert_allclose(layer(x).data, expected, rtol=1e-5, atol=1e-6)
+    assert gradcheck(layer.astype(np.float64), Tensor(x.astype(np.float64), requires_grad=True))
+
+
 def test_dropout_happens_exactly_when_an_rng_is_given(rng):
     x = Tensor(np.ones((100, 100), np.float32))
     layer = nn.Dropout(0.25)
@@ -185,12 +194,17 @@ SMALL = {  # every Module with weights: how one is made, for a rng
     "gpt.FeedForward": lambda rng: gpt.FeedForward(GPT_SHAPE, rng=rng),
     "gpt.Block": lambda rng: gpt.Block(GPT_SHAPE, rng=rng),
     "GPT": lambda rng: gpt.GPT(GPT_SHAPE, rng=rng),
+    "llama.Attention": lambda rng: llama.Attention(LLAMA_SHAPE, rng=rng),
+    "llama.FeedForward": lambda rng: llama.FeedForward(LLAMA_SHAPE, rng=rng),
+    "llama.Block": lambda rng: llama.Block(LLAMA_SHAPE, rng=rng),
+    "Llama": lambda rng: llama.Llama(LLAMA_SHAPE, rng=rng),
     "transformer.FeedForward": lambda rng: transformer.FeedForward(PAIR_SHAPE, rng=rng),
     "EncoderBlock": lambda rng: transformer.EncoderBlock(PAIR_SHAPE, rng=rng),
     "DecoderBlock": lambda rng: transformer.DecoderBlock(PAIR_SHAPE, rng=rng),
     "Transformer": lambda rng: transformer.Transformer(PAIR_SHAPE, rng=rng),
 }
 GPT_SHAPE = gpt.GPTConfig(block_size=4, vocab_size=5, n_layer=1, n_head=2, n_embd=4)
+LLAMA_SHAPE = llama.LlamaConfig(block_size=4, vocab_size=5, n_layer=1, n_head=2, n_kv_head=1, n_embd=4, n_hidden=6)
 PAIR_SHAPE = transformer.TransformerConfig(vocab_size=7, block_size=4, n_layer=1, n_head=2, n_embd=4, tied=False)
 BEGINS_AT_ZERO = {"contexts.weight"}  # as in Mikolov's program
 
@@ -206,12 +220,13 @@ def test_no_weights_are_left_at_zero_because_the_rng_was_left_out(make, rng):
 
 def test_every_module_with_weights_is_tried_above(rng):
     tried = {type(make(rng)) for make in SMALL.values()}
-    found = [c for door in (nn, gpt, transformer, classifier, word2vec) for c in vars(door).values()]
+    found = [c for door in (nn, gpt, llama, transformer, classifier, word2vec) for c in vars(door).values()]
     modules = {
         c for c in found if isinstance(c, type) and issubclass(c, nn.Module) and c.__init__ is not object.__init__
     }
     assert {c.__name__ for c in modules - tried} == {
         "LayerNorm",
+        "RMSNorm",
         "Dropout",
         "Sequential",
         "GELU",
