@@ -6,8 +6,12 @@ What a browser makes of it is tested in test_browser.py.
 import base64
 import html
 import json
+import math
 import re
+import shutil
+import subprocess
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +25,7 @@ from autotx.viz.page import EXACT
 TEXT = "".join(f"{i} times {i} is {i * i}.\n" for i in range(300))
 SETTINGS = {"steps": 1, "n-layer": 1, "n-head": 2, "n-embd": 16, "block-size": 16}
 TINY = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
-TYPES = {"f2": "<f2", "f4": "<f4", "f8": "<f8", "i4": "<i4"}
+TYPES = {"f2": "<f2", "f4": "<f4", "f8": "<f8", "i4": "<i4", "i8": "<f8"}
 
 
 def opened(file):
@@ -70,6 +74,38 @@ def test_small_arrays_are_exact_and_gradients_are_those_of_backward(small, tmp_p
         assert np.array_equal(array(use["total"])[0], x.grad)
     parts = [array(use["grad"])[0] for use in (matmul["inputs"][0], mul["inputs"][1])]
     assert np.array_equal(sum(parts), x.grad)
+
+
+@pytest.mark.parametrize("numbers", [[2**40 + 7, 0], [-(2**31) - 1, 5], [2**31 - 1, -(2**31)], [2**53 - 1], [True]])
+def test_whole_numbers_are_exact(numbers, tmp_path):
+    x, w = np.array(numbers), Tensor(1.0, requires_grad=True, dtype=np.float64)
+    viz.page((autotx.where(x == x[0], w, 0.0) * x).sum(), tmp_path / "page.html")
+    data, array = opened(tmp_path / "page.html")
+    kept = [array(i) for i in range(len(data["arrays"]))]
+    assert [values.tolist() for values, record in kept if record["dtype"] == str(x.dtype)][-1] == numbers
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="Node.js is not installed")
+def test_numbers_are_written_with_their_digits():
+    script = (Path(viz.__file__).parent / "web" / "page_numbers.js").read_text(encoding="utf-8")
+    wanted = {"2**40 + 7, 16": "1099511627783", "2**40 + 7": "1.1e12", "-(2**40), 10": "\N{MINUS SIGN}1099511627776"}
+    wanted |= {"1e300, 16": "1e300", "1234567, 4": "1234567", "0.125, 5": "0.125", "1e-7, 5": "1e\N{MINUS SIGN}7"}
+    calls = ", ".join(f"formatNumber({call})" for call in wanted)
+    done = subprocess.run(
+        ["node", "-"], input=f"{script}\nconsole.log([{calls}].join('\\n'))", capture_output=True, text=True
+    )
+    assert done.stdout.split() == list(wanted.values()), done.stderr
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_near_the_largest_have_finite_statistics(dtype, tmp_path):
+    most = float(np.finfo(dtype).max) / 2
+    x = Tensor(np.full((10, 10), most, dtype), requires_grad=True)
+    viz.page((x * 1.0).max(), tmp_path / "page.html")
+    records = opened(tmp_path / "page.html")[0]["arrays"]
+    assert all(math.isfinite(value) for r in records for value in (r["mean"], r["std"], r["min"], r["max"]))
+    value = viz.graph_json((x * 1.0).max())["nodes"][0]["value"]
+    assert value == pytest.approx({"mean": most, "std": 0, "min": most, "max": most})
 
 
 def test_large_arrays_are_kept_to_three_digits_with_exact_statistics(rng, tmp_path):

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from unittest import mock
 
@@ -294,7 +295,17 @@ def test_a_lost_step_leaves_a_gap_and_a_lost_run_says_so():
     values = [4.0, 2.0, math.nan, 6.0, math.inf, 2.0]
     np.testing.assert_equal(_running_mean(np.array(values), 3), [4, 3, np.nan, 4, np.nan, 4])
     _, axes = viz.curves({"lost": [{"step": s, "loss": math.nan, "lr": 1.0} for s in range(1, 9)]})
-    assert [[t.get_text() for t in a.texts] for a in axes] == [["every value is NaN or Inf"], []]
+    assert [[t.get_text() for t in a.texts] for a in axes] == [["every value is NaN, Inf or above 1e300"], []]
+
+
+@pytest.mark.parametrize("huge", [1e308, -1e308, 1.7e308])
+@pytest.mark.parametrize("values", [[1.0, "huge"], ["huge"], [1.0, "huge", "-huge", 2.0]])
+def test_a_loss_near_the_largest_number_is_a_gap_as_infinity_is(huge, values, tmp_path):
+    numbers = [{"huge": huge, "-huge": -huge}.get(v, v) for v in values]
+    records = [{"step": i, "loss": v, "val_loss": v, "other": v} for i, v in enumerate(numbers, 1)]
+    picture = viz.curves({"a": records})
+    viz.save(picture, tmp_path / "a.png")
+    assert ("every value" in "".join(t.get_text() for t in picture.axes[0].texts)) == (len(values) == 1)
 
 
 def test_a_single_step_is_seen():
@@ -404,6 +415,14 @@ def test_layer_statistics_show_zeros_and_nans():
         viz.layer_statistics([])
 
 
+def test_statistics_of_steps_without_a_layer_are_told(rng):
+    statistics = viz.LayerStatistics(nn.Linear(2, 3, rng=rng))
+    with statistics.step(0):
+        pass
+    with pytest.raises(ValueError, match="layer_statistics: no layer was called in these steps; call the model inside"):
+        viz.layer_statistics(statistics.records)
+
+
 def test_a_run_notes_its_layers_and_goes_on_with_that(run, tmp_path, capsys, fails):
     out = tmp_path / "run"
     text = ["--text", run.parent / "text.txt", "--n-layer", "1", "--n-embd", "8", "--block-size", "8"]
@@ -495,6 +514,28 @@ def test_a_title_may_hold_any_characters(tmp_path):
     for figure in drawn:
         viz.save(figure, tmp_path / "a.svg")
         assert r"q\$_\$ \x %" in "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
+@pytest.mark.parametrize("text", ["a\x01b", "\0", "\ud800", "\ufffe", "\x1b[31m", "<&>", "a\nb", "$_$"])
+def test_every_text_makes_a_picture_that_programs_read(text, tmp_path):
+    """Names of parameters, runs, words, tokens and files come from users; XML holds few control characters."""
+    one, eye = [{"step": i, "loss": 1.0, f"x{text}": 1.0} for i in (1, 2)], np.eye(3)
+    x = Tensor([1.0, 2.0], requires_grad=True, name=text)
+    sizes = [{"step": 0, "activations": {text: 1.0}, "gradients": {text: 1.0}}]
+    drawn = [
+        viz.curves({text: one, f"{text}2": one}, text),
+        viz.embeddings(eye, [text, "b", "c"], [text], 1),
+        viz.attention({text: eye[None]}, [text, "b", "c"], title=text, note=text),
+        viz.layer_statistics(sizes, text),
+        viz.positions({text: eye}),
+        viz.graph((x * x).sum()),
+    ]
+    for picture in drawn:
+        viz.save(picture, tmp_path / "a.svg")
+        ET.parse(tmp_path / "a.svg")
+    page = viz.page((x * x).sum(), tmp_path / "a.html", title=text, about=text)
+    assert page.file.read_text(encoding="utf-8").startswith("<!")
+    viz.write_json((x * x).sum(), tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("look", [style.LIGHT, style.DARK])

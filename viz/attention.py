@@ -138,7 +138,8 @@ def attention(
     small weights visible. ValueError: the numbers of tokens and weights differ, or there are too many tokens to read.
     """
     maps = {name: m if isinstance(m, AttentionMap) else _bare(m) for name, m in maps.items()}
-    plan = _Plan(maps, rows, rows if columns is None else columns, f"{_EXPLAINED}\n{note}" if note else _EXPLAINED)
+    explained = f"{_EXPLAINED}\n{style.label(note, 200, plain=True)}" if note else _EXPLAINED
+    plan = _Plan(maps, rows, rows if columns is None else columns, explained)
     with style.look(dark) as look:
         heading = textwrap.wrap(style.label(title, 300, plain=True) if title else "", int(plan.width * 11))
         height = plan.height + (0.22 * len(heading) + 0.2 if heading else 0.1)

@@ -20,6 +20,7 @@ _LABELS = {
     "tokens_per_second": "tokens a second",
 }
 _SMOOTHED = ("loss", "grad_norm", "tokens_per_second")
+_LARGEST = 1e300  # of what is drawn
 
 
 def curves(
@@ -97,7 +98,7 @@ def _panel(axes, key, runs, look):
         everything += [values, val]
     everything = np.concatenate(everything)
     if len(everything) and not np.isfinite(everything).any():
-        axes.text(0.5, 0.5, "every value is NaN or Inf", transform=axes.transAxes, ha="center")
+        axes.text(0.5, 0.5, "every value is NaN, Inf or above 1e300", transform=axes.transAxes, ha="center")
     axes.set_ylim(*_limits(everything, key))
     axes.set(xlabel="step", ylabel=_LABELS.get(key, style.label(key.replace("_", " "), 30, plain=True)))
     axes.grid(True)
@@ -105,10 +106,13 @@ def _panel(axes, key, runs, look):
 
 
 def _series(records, key):
-    """The steps and values of the records that have a number under this key. NaN, as from a diverged run, is a gap."""
+    """The steps and values of the records that have a number under this key. NaN, Inf and what is nearly Inf, as from a
+    diverged run, are gaps."""
     pairs = [(r["step"], r[key]) for r in records if isinstance(r.get(key), int | float)]
     steps, values = zip(*pairs) if pairs else ((), ())
-    return np.array(steps), np.array(values, dtype=float)
+    values = np.array(values, dtype=float)
+    values[np.abs(values) > _LARGEST] = np.inf
+    return np.array(steps), values
 
 
 def _covers(over, under):

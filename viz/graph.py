@@ -154,8 +154,7 @@ def _array_json(array):
 
     if array.size <= 64:
         return {"numbers": plain(array.tolist())}
-    facts = {"mean": array.mean(), "std": array.std(), "min": array.min(), "max": array.max()}
-    return {name: plain(float(value)) for name, value in facts.items()}
+    return {name: plain(value) for name, value in labels.statistics(array).items()}
 
 
 class _Drawing:

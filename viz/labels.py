@@ -104,10 +104,20 @@ def numbers(array):
         if array.ndim <= 2 and (array.ndim < 2 or len(array) == 1):
             return [shortened(" ".join(number(v) for v in array.reshape(-1)[:20]))]
         return [f"from {number(array.min())} to {number(array.max())}"]
+    mean, std, least, most = (number(value) for value in statistics(array).values())
+    return [f"mean {mean}, std {std}", f"from {least} to {most}"]
+
+
+def statistics(array):
+    """The mean, std (standard deviation), min and max of an array, as a dict of floats. Finite numbers, however large,
+    have finite ones: where their squares would overflow, the largest is divided by first."""
+    numbers = array.astype(np.float64)
     with np.errstate(all="ignore"):
-        mean, std = array.mean(dtype=np.float64), array.std(dtype=np.float64)
-    extent = f"from {number(array.min())} to {number(array.max())}"
-    return [f"mean {number(mean)}, std {number(std)}", extent]
+        largest = np.abs(numbers).max()
+        scale = largest if 1e150 < largest < np.inf else 1.0
+        numbers /= scale
+        facts = {"mean": numbers.mean(), "std": numbers.std(), "min": numbers.min(), "max": numbers.max()}
+        return {name: float(value * scale) for name, value in facts.items()}
 
 
 def memory(nbytes):

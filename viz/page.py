@@ -75,9 +75,9 @@ def page(
     arrays, groups = _Arrays(), _groups(recorded)
     names = axes.named(recorded, rows or {}, lambda node: _source(node, recorded))
     data = {"title": title, "about": about, "groups": groups, **_steps(recorded, groups, names, grad, arrays)}
-    rest = len(_document(title, data, b"").encode()) + 200 * len(arrays.records)
+    rest = len(_document(title, data, b"")) + 200 * len(arrays.records)
     data["arrays"], numbers = arrays.packed((MAX_BYTES - rest) * 3 // 4)  # base64 takes a third more bytes
-    files.write_atomically(file, _document(title, data, numbers).encode())
+    files.write_atomically(file, _document(title, data, numbers))
     return Page(file)
 
 
@@ -87,7 +87,7 @@ def checked_path(file: PathLike) -> Path:
 
 
 def _document(title, data, numbers):
-    """The whole page as a str. "<" in the data is escaped, as "</script>" would end the script that holds it."""
+    """The whole page, encoded. "<" in the data is escaped, as "</script>" would end the script that holds it."""
     parts = {
         "title": html.escape(title),
         "about": html.escape(data["about"]),
@@ -97,7 +97,8 @@ def _document(title, data, numbers):
         "numbers": base64.b64encode(numbers).decode(),
     }
     pieces = (WEB / "page.html").read_text(encoding="utf-8").split("@@")  # @@name@@ stands for a part
-    return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+    page = "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+    return page.encode(errors="backslashreplace")  # a name may hold half of a surrogate pair
 
 
 def _joined(names):
@@ -371,7 +372,8 @@ def _encoded(values, exact):
     """The number format, the factor that the page multiplies by, and the bytes, padded to a multiple of 8."""
     scale = 1.0
     if values.dtype.kind in "iub":
-        kind, values = "i4", values.astype("<i4")
+        large = values.size and max(values.max(), -1 - int(values.min())) > np.iinfo(np.int32).max
+        kind, values = ("i8", values.astype("<f8")) if large else ("i4", values.astype("<i4"))
     elif exact:
         kind = "f8" if values.dtype == np.float64 else "f4"
         values = values.astype(f"<{kind}")
@@ -385,10 +387,10 @@ def _encoded(values, exact):
 
 def _statistics(array):
     """Mean, standard deviation, minimum and maximum of the finite elements; "bad": the number of other elements."""
-    numbers = array[np.isfinite(array)].astype(np.float64)
+    numbers = array[np.isfinite(array)]
     if not numbers.size:
         return {"mean": None, "std": None, "min": None, "max": None, "bad": array.size}
-    found = {name: float(f"{getattr(numbers, name)():.7g}") for name in ("mean", "std", "min", "max")}
+    found = {name: float(f"{value:.7g}") for name, value in labels.statistics(numbers).items()}
     if abs(found["mean"]) < 1e-15 * max(-found["min"], found["max"]):  # a rounding error
         found["mean"] = 0.0
     return found | {"bad": array.size - numbers.size}

@@ -84,11 +84,14 @@ def layer_statistics(records: list[dict], title: str = "Activations and gradient
 
     The background colour is the median of all layers and steps; blue is smaller, orange larger, on a log scale. Exact
     zeros, NaN and Inf are hatched; grey is a layer without a number, such as one whose parameters another layer uses.
-    Returns a Picture, (Figure, array (2,) of Axes). ValueError: no records, or more than MOST_LAYERS layers.
+    Returns a Picture, (Figure, array (2,) of Axes). ValueError: no records, no layer was called, or there are more than
+    MOST_LAYERS layers.
     """
     if not records:
         raise ValueError("layer_statistics: there are no records; run some steps inside LayerStatistics.step first")
     layers = list(dict.fromkeys(name for r in records for name in (*r["gradients"], *r["activations"])))
+    if not layers:
+        raise ValueError("layer_statistics: no layer was called in these steps; call the model inside `with step(i):`")
     if len(layers) > MOST_LAYERS:
         raise ValueError(f"layer_statistics: {len(layers)} layers are too many for a picture, at most {MOST_LAYERS}")
     with style.look(dark) as look:

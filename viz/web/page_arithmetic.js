@@ -180,7 +180,7 @@ const BACKWARD = {};
 // The lines for one element, and what they were read from
 function arithmetic(step, direction, index, argument, target) {
   const arrays = [target, step.out, step.incoming, ...step.inputs.map((input) => input.array)];
-  figures = Math.min(...arrays.filter((array) => array && array.kind !== "i4").map((array) => array.digits));
+  figures = Math.min(...arrays.filter((array) => array && array.kind[0] !== "i").map((array) => array.digits));
   const c = new Context(step, index, argument, target);
   const rule = (direction === "forward" ? FORWARD : BACKWARD)[step.op];
   const lines = rule ? rule(c) : null;

@@ -42,7 +42,7 @@ class ArrayView {
   pick(index, tell = true) {
     this.picked = index = this.snapped(index);
     const value = this.array.at(index);
-    const digits = { f2: 3, f4: 8, f8: 12, i4: 10 }[this.array.kind];
+    const digits = { f2: 3, f4: 8, f8: 12, i4: 10, i8: 16 }[this.array.kind];
     const called = index.map((i, axis) => this.names[axis] && ` ${quoted(this.names[axis][i])}`).filter(Boolean);
     const place = formatIndex(index) + called.join("");
     this.reading.textContent = this.array.size > 1 ? `${place} = ${formatNumber(value, digits)}` : "";
@@ -279,7 +279,7 @@ function panelsOf(array, names) {
   const columns = kept.length ? kept[kept.length - 1] : 1;
   const all = product(kept);
   const isTable =
-    array.whole && all <= TABLE.cells && (columns <= TABLE.columns || (columns === all && array.kind === "i4"));
+    array.whole && all <= TABLE.cells && (columns <= TABLE.columns || (columns === all && array.kind[0] === "i"));
   let rows = kept.length > 1 ? kept[kept.length - 2] : 1;
   let count = columns && rows ? all / (rows * columns) : 0;
   const merged = count > (isTable ? TABLE.panels : HEAT.panels); // all rows in one

@@ -3,8 +3,8 @@
 // A large array is kept in part: along an axis, every keep[axis]-th place. Its numbers then have half precision
 // (3 digits). Its statistics were computed from all of it, in full precision.
 
-const BYTES = { f2: 2, f4: 4, f8: 8, i4: 4 };
-const DIGITS = { f2: 3, f4: 5, f8: 6, i4: 10 }; // significant digits that are shown
+const BYTES = { f2: 2, f4: 4, f8: 8, i4: 4, i8: 8 }; // i8: whole numbers as float64, exact up to 2^53
+const DIGITS = { f2: 3, f4: 5, f8: 6, i4: 10, i8: 16 }; // significant digits that are shown
 const MINUS = "\u2212";
 
 class Kept {
@@ -21,7 +21,7 @@ class Kept {
   get values() {
     const count = product(this.keptShape);
     const bytes = this.numbers.slice(this.offset, this.offset + count * BYTES[this.kind]);
-    const read = { f4: Float32Array, f8: Float64Array, i4: Int32Array, f2: Uint16Array }[this.kind];
+    const read = { f4: Float32Array, f8: Float64Array, i4: Int32Array, i8: Float64Array, f2: Uint16Array }[this.kind];
     let values = new read(bytes);
     if (this.kind === "f2") values = Float32Array.from(values, (bits) => fromHalf(bits) * this.scale);
     Object.defineProperty(this, "values", { value: values }); // decoded once
@@ -92,7 +92,7 @@ function formatNumber(value, digits = 4) {
   if (!Number.isFinite(value)) return Number.isNaN(value) ? "NaN" : value > 0 ? "∞" : MINUS + "∞";
   const size = Math.abs(value);
   let text;
-  if (Number.isInteger(value) && size < 1e7) text = String(size);
+  if (Number.isInteger(value) && size < (digits < 10 ? 1e7 : 2 ** 53)) text = String(size);
   else if (size < 1e-4 || size >= 1e7) text = size.toExponential(Math.min(digits, 5) - 1).replace(/\.?0+e/, "e");
   else
     text = size
