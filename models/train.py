@@ -211,6 +211,7 @@ def _train(config, run):
         trainer.rehearse()
     if go_on:
         run.write_config(config)
+        trainer.task.export(run.folder)  # made again, if it is older than the checkpoint or has been lost
     else:
         with run.beginning():
             run.write_config(config)

@@ -257,6 +257,15 @@ def test_killed_around_a_checkpoint_nothing_is_missing(words, tmp_path, monkeypa
     assert contents(config.out) == contents(words.out)
 
 
+@pytest.mark.parametrize("old", [b"old", None])
+def test_vectors_that_are_older_than_the_checkpoint_or_lost_are_made_again(words, tmp_path, old):
+    config = dataclasses.replace(words, out=str(shutil.copytree(words.out, tmp_path / "run")))
+    vectors = tmp_path / "run" / "vectors.txt"
+    vectors.write_bytes(old) if old else vectors.unlink()
+    assert resume(config) == 0
+    assert vectors.read_bytes() == Path(words.out, "vectors.txt").read_bytes()
+
+
 def test_what_a_kill_left_half_written_is_removed(done, tmp_path):
     for name in ("loss.png.tmp", "statistics.jsonl.tmp"):
         (tmp_path / "run" / name).write_bytes(b"half")

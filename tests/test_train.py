@@ -443,6 +443,12 @@ def start(config):
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
+def logged(config):
+    """The number of bytes in the log."""
+    path = f"{config.out}/log.jsonl"
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_it_resumes_and_ends_the_same(config, tmp_path):
     straight = dataclasses.replace(config, out=str(tmp_path / "straight"), steps=60, eval_interval=1)
@@ -453,8 +459,8 @@ def test_killed_at_any_moment_it_resumes_and_ends_the_same(config, tmp_path):
         while process.poll() is None and not os.path.exists(f"{config.out}/config.json"):
             time.sleep(0.01)  # before that there is nothing to resume
         if kills < 6:
-            size = os.path.getsize(f"{config.out}/log.jsonl") if os.path.exists(f"{config.out}/log.jsonl") else 0
-            while process.poll() is None and kills and size == os.path.getsize(f"{config.out}/log.jsonl"):
+            size = logged(config)
+            while process.poll() is None and kills and size == logged(config):
                 time.sleep(0.01)  # until it has got somewhere, so that kills fall among the saves
             time.sleep(chance.random() * 0.4)
             process.kill()
