@@ -68,16 +68,21 @@ def main(argv: list[str] | None = None) -> int:
             streams.silence(sys.stdout)
             return 0
         except KeyboardInterrupt:
-            return _fail(f"\n{name}: stopped", 130)
-        except (MemoryError, ImportError, RuntimeError, OSError) as error:
-            if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
-                return _fail(f"{name}: not enough memory; make the model or the batch smaller ({error})")
-            if isinstance(error, OSError):
-                return _fail(f"{name}: {describe(error)}")
-            raise
-        except ValueError as error:
-            message = " ".join(str(error).split()).removeprefix(f"{command}: ")  # an op's error begins with its name
-            return _fail(f"{name}: {message}")
+            return _fail(f"\n{name}: ", "stopped", 130)
+        except (ValueError, OSError, MemoryError, ImportError, RuntimeError) as error:
+            told = _told(error)
+            if told is None:
+                raise
+            return _fail(f"{name}: ", told.removeprefix(f"{command}: "))  # an op's error begins with its name
+
+
+def _told(error):
+    """What to tell the user of an error that is not a mistake in the code, else None."""
+    if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
+        return f"not enough memory; make the model or the batch smaller ({error})"
+    if isinstance(error, OSError):
+        return describe(error)
+    return str(error) if isinstance(error, ValueError) else None
 
 
 def _run(argv):
@@ -145,10 +150,10 @@ def _top_parser():
     return parser
 
 
-def _fail(message, status=2):
+def _fail(name, message, status=2):
     """Print an error in one line. Returns the exit status."""
     with contextlib.suppress(OSError):  # nobody is left to read it
-        print(message, file=sys.stderr)
+        print(name + " ".join(message.split()), file=sys.stderr)
     return status
 
 
