@@ -1,0 +1,49 @@
+"""The commands, called from a real notebook: its kernel sets MPLBACKEND for all that it starts."""
+
+import sys
+
+import pytest
+
+nbclient = pytest.importorskip("nbclient")
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("ipykernel")
+
+SETTINGS = "--n-layer 1 --n-head 1 --n-embd 8 --block-size 8 --batch-size 2 --steps 2 --eval-batches 1"
+
+
+def run(cells, folder):
+    """Run the cells of a notebook in a folder. Returns the text that each one printed."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}
+    ).execute()
+    return ["".join(output.get("text", "") for output in cell.outputs).strip() for cell in notebook.cells]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # of the notebook's own libraries
+def test_commands_from_a_notebook(tmp_path):
+    """With the backend that the kernel sets, and with one that the commands' environment does not have."""
+    (tmp_path / "text.txt").write_text("the quick brown fox\n" * 50)
+    autotx = f"!{sys.executable} -m autotx"
+    _, backend, train, plot, generate, _, again, other = run(
+        [
+            f"import os; os.environ['PYTHONPATH'] = {':'.join(filter(None, sys.path))!r}",
+            "print(os.environ['MPLBACKEND'])",
+            f"{autotx} train --text text.txt --out run {SETTINGS}",
+            f"{autotx} plot run",
+            f"{autotx} generate --model run --max-new-tokens 5",
+            "%env MPLBACKEND=module://nowhere.backend_inline",
+            f"{autotx} plot run --out other.png",
+            f"{autotx} generate --model run --max-new-tokens 5",
+        ],
+        tmp_path,
+    )
+    assert backend.startswith("module://")
+    assert "Done: 2 steps." in train
+    assert plot == "curves.png shows run"
+    assert again == "other.png shows run"
+    assert (tmp_path / "other.png").read_bytes() == (tmp_path / "curves.png").read_bytes()
+    for shown in (train, plot, generate, again, other):
+        assert "Error" not in shown
+        assert "Traceback" not in shown
