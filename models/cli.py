@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import importlib
 import os
+import re
 import sys
 
 import numpy as np
@@ -19,6 +20,8 @@ import numpy as np
 import autotx
 from autotx.files import describe
 from autotx.models import streams
+
+MOST_THREADS = 1024
 
 COMMANDS = {  # name: (module in autotx.models, summary)
     "train": ("commands.train", "train a GPT or a Llama on text, a transformer on pairs of sentences, or word vectors"),
@@ -95,6 +98,7 @@ def _run(argv):
         top.print_help()
         return 0
     name = top.parse_args(argv[:1]).command
+    _check_threads()
     command, parser = load(name)
     args = parser.parse_args(argv[1:])
     _check_umask()
@@ -117,6 +121,13 @@ def _check_outputs(outputs):
         other = taken.setdefault(os.path.realpath(path), flag)
         if other != flag and (os.path.isfile(path) or not os.path.exists(path)):  # a device can be written to twice
             raise ValueError(f"{other} and {flag} are the same file, {path}; give each its own")
+
+
+def _check_threads():
+    """ValueError for a number of threads that Numba, which the commands import, cannot read."""
+    threads = os.environ.get("NUMBA_NUM_THREADS", "1")
+    if not re.fullmatch("[0-9]{1,4}", threads) or not 1 <= int(threads) <= MOST_THREADS:
+        raise ValueError(f"NUMBA_NUM_THREADS={threads} should be a whole number from 1 to {MOST_THREADS}; change it")
 
 
 def _check_umask():

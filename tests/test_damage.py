@@ -362,6 +362,12 @@ def test_numbers_of_commands_that_are_too_large(kind, argv, message, run, fails)
     fails([*argv.split(), "--model", run(kind)], message)
 
 
+@pytest.mark.parametrize("threads", ["x", "", "0", "-1", "100000", "٣"])
+def test_a_number_of_threads_that_numba_cannot_read(threads, fails, monkeypatch):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    fails(["generate"], f"NUMBA_NUM_THREADS={threads} should be a whole number from 1 to 1024; change it")
+
+
 def test_a_vocabulary_is_no_larger_than_the_text_allows():
     assert BPETokenizer.train("ab ab ab", 10**6).vocab_size < 264
 

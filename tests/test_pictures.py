@@ -493,6 +493,8 @@ def test_labels_are_fit_to_be_drawn():
     assert style.label("a b", plain=True) == "a b"
     assert style.label("\U0010ffff") == "U+10FFFF"
     assert style.label("\U0010ffff" * 5) == "U+10FFFF…"
+    for character in style.label("a\r\n\t $", 20).replace("\\", ""):
+        assert style._fonts()[1][0].get_char_index(ord(character)), character
     assert style.label("$" * 14) == r"\$" * 14
     assert style.label("a/long/path/to/a/run", ending=True) == "…path/to/a/run"
 

@@ -123,7 +123,7 @@ def drawn(figure: "Figure", kind: str = "png", dpi: int = DPI) -> bytes:
     return content.getvalue()
 
 
-_VISIBLE = {" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥", "$": r"\$"}  # Matplotlib takes "$" as the start of a formula
+_VISIBLE = {" ": "␣", "\n": "↵", "\r": "⇤", "\t": "⇥", "$": r"\$"}  # Matplotlib takes "$" as the start of a formula
 
 
 def label(text: str, most: int = 14, plain: bool = False, ending: bool = False) -> str:
