@@ -52,6 +52,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
+    def _print_message(self, message, file=None):
+        (file or sys.stderr).write(message or "")  # the base class ignores an OSError, which a long text raises here
+
     def exit(self, status=0, message=None):
         sys.stdout.flush()
         super().exit(status, message)
