@@ -205,8 +205,9 @@ def _check_sizes(layer: str, **sizes: int) -> None:
 
 
 class Linear(Module):
-    """y = x W^T + b. x: (..., in_features), y: (..., out_features), weight W: (out_features, in_features), beginning
-    uniform within +-1 / sqrt(in_features), bias b: (out_features,), beginning at zero; bias=False leaves it out."""
+    """y = x W^T + b. x: (..., in_features), y: (..., out_features), weight W: (out_features, in_features), bias b:
+    (out_features,); bias=False leaves it out. Both begin uniform within +-1 / sqrt(in_features), as PyTorch's: with
+    biases of zero, the kinks of all units of a first ReLU layer begin at x = 0, and a curve is learned more slowly."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, rng: Rng):
         _check_sizes("Linear", in_features=in_features, out_features=out_features)
@@ -214,6 +215,8 @@ class Linear(Module):
         if rng is not None:
             self.weight.data = init.kaiming_uniform(self.weight.shape, rng, gain=3**-0.5)
         self.bias = _zeros(out_features) if bias else None
+        if self.bias is not None and rng is not None:
+            self.bias.data = init.uniform(self.bias.shape, rng, -(in_features**-0.5), in_features**-0.5)
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
         return functional.linear(x, self.weight, self.bias)

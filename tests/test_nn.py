@@ -108,6 +108,9 @@ def test_astype_and_zero_grad(rng):
 def test_linear(rng):
     x = rng.standard_normal((2, 5, 3)).astype(np.float32)
     layer = nn.Linear(3, 4, rng=rng)
+    for p in layer.parameters():
+        assert p.data.all()
+        assert np.abs(p.data).max() <= 3**-0.5, "uniform within 1 / sqrt(in_features), as PyTorch's"
     layer.bias.data = rng.standard_normal(4)
     np.testing.assert_allclose(layer(x).data, x @ layer.weight.data.T + layer.bias.data, rtol=1e-5, atol=1e-6)
     assert np.abs(layer.weight.data).max() <= 3**-0.5

@@ -96,7 +96,7 @@ def trained_apart():
     "and V are here what is put in; in the example above they are already multiplied by the matrices.",
 )
 def layer_is_formula():
-    layer = nn.MultiHeadAttention(4, 2, rng=np.random.default_rng(0)).astype(np.float64)
+    layer = nn.MultiHeadAttention(4, 2, bias=False, rng=np.random.default_rng(0)).astype(np.float64)
     x, rows = tensor(X_PE), layer.qkv.weight
     heads = []
     for i in (0, 2):
