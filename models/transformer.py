@@ -126,7 +126,7 @@ class EncoderBlock(Block):
         self.mlp = FeedForward(config, rng=rng)
         self.ln_2 = nn.LayerNorm(config.n_embd)
 
-    def forward(self, x: Array, mask: Mask, rng: Rng = None) -> Tensor:
+    def forward(self, x: Array, mask: Mask = None, rng: Rng = None) -> Tensor:
         x = self.around(self.ln_1, x, lambda x: self.attn(x, mask=mask), rng)
         return self.around(self.ln_2, x, self.mlp, rng)
 
