@@ -196,7 +196,9 @@ for _name, _cure in INSTEAD.items():
 
 
 def _zeros(*shape: int) -> Tensor:
-    return Tensor(np.zeros(shape, np.float32), requires_grad=True)
+    t = Tensor(0.0, requires_grad=True)
+    t._data = np.zeros(shape, np.float32)  # not copied: until it is written to, the system gives it no memory
+    return t
 
 
 def _check_sizes(layer: str, **sizes: int) -> None:

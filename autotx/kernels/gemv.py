@@ -24,6 +24,7 @@ from autotx.kernels.rows import FLOAT_BYTES, IN1, IN2, INTEGER, OUT2, contiguous
 from autotx.kernels.threads import shared
 
 TASK_BYTES = 2**17  # bytes of weights in a task: some 8 microseconds. A single task wakes no worker.
+QUANTIZED = 2**16  # weights that are rounded at a time
 TASK_COLUMNS = 64  # columns of y in a task, for more than HEIGHT rows
 
 
@@ -43,8 +44,14 @@ def linear_int8(x, weight, scale, bias=None):
 
 def quantize(weight):
     """A float matrix (N, K) as int8 of the same shape, and scales (N,) of the matrix's type. Zeros stay zeros."""
-    scale = np.abs(weight).max(axis=1, initial=0) / weight.dtype.type(127)
-    return np.rint(weight / np.where(scale == 0, 1, scale)[:, None]).astype(np.int8), scale
+    rounded, scale = np.empty(weight.shape, np.int8), np.empty(len(weight), weight.dtype)
+    step = max(1, QUANTIZED // max(1, weight.shape[1]))
+    for i in range(0, len(weight), step):  # a piece at a time: the intermediate arrays are as large as the weights
+        part = weight[i : i + step]
+        scale[i : i + step] = np.abs(part).max(axis=1, initial=0) / weight.dtype.type(127)
+        divisor = np.where(scale[i : i + step] == 0, 1, scale[i : i + step])
+        rounded[i : i + step] = np.rint(part / divisor[:, None])
+    return rounded, scale
 
 
 def _call(function, x, weight, scale, bias):
