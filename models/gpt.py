@@ -150,7 +150,7 @@ class GPTReader(Reader, LanguageModel):
 
     def __init__(self, model: GPT, matrix: type[Matrix]):
         self.config: GPTConfig = model.config
-        self.head, self.wpe = matrix(model.wte.weight.data), model.wpe.weight.data
+        self.head, self.wpe = matrix.of(model.wte), model.wpe.weight.data
         self.blocks = [_BlockReader(block, matrix) for block in model.blocks]
         self.ln_f = Norm(model.ln_f)
 

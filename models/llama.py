@@ -184,7 +184,7 @@ class LlamaReader(Reader, LanguageModel):
 
     def __init__(self, model: Llama, matrix: type[Matrix]):
         self.config: LlamaConfig = model.config
-        self.table = matrix(model.wte.weight.data)
+        self.table = matrix.of(model.wte)
         self.head = self.table if model.config.tied else matrix.of(model.head)
         self.blocks = [_BlockReader(block, matrix) for block in model.blocks]
         self.norm = RMSNorm(model.norm)

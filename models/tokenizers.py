@@ -35,6 +35,7 @@ _BYTES = [bytes([b]) for b in range(256)]
 _VISIBLE = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
 _HIDDEN = [b for b in range(256) if b not in _VISIBLE]
 _BYTE_OF = {b: b if b in _VISIBLE else 0xFFFF for b in range(256)} | {256 + i: b for i, b in enumerate(_HIDDEN)}
+_QUOTE = "\ufdd0"  # no character, and reserved for use inside programs
 _JOIN = b""  # a token that writes nothing and removes the space of the next one
 
 # A word is letters, numbers, marks (accents, and most vowels of Indian scripts) and the joiners inside words of Persian
@@ -301,9 +302,26 @@ class BPETokenizer(Tokenizer):
         unknown = self._missing and self.unknown(text)
         if unknown:
             raise ValueError(f"the tokenizer has no token for {', '.join(map(repr, unknown))}; leave that out")
-        ids = self._merges.encode(_clean(text), add_special_tokens=False).ids
+        return self._begun(self._merges.encode(_clean(text), add_special_tokens=False).ids)
+
+    def _begun(self, ids):
         begun = self.start is None or ids[:1] == [self.start]
         return np.array(ids if begun else [self.start, *ids], np.int32)
+
+    def quote(self, text: str) -> str:
+        """The text with marks around what would be read as special tokens, for `encode_quoted`."""
+        names = [t.content for t in self._merges.get_added_tokens_decoder().values() if t.special]
+        text = _clean(text).replace(_QUOTE, "\ufffd")
+        return re.sub("|".join(map(re.escape, names)), rf"{_QUOTE}\g<0>{_QUOTE}", text) if names else text
+
+    def encode_quoted(self, text: str) -> np.ndarray:
+        """`encode` of a text that has parts that were quoted: in these, the names of special tokens are only text."""
+        ids = []
+        for i, part in enumerate(text.split(_QUOTE)):
+            self._merges.encode_special_tokens = bool(i % 2)
+            ids += self._merges.encode(_clean(part), add_special_tokens=False).ids
+        self._merges.encode_special_tokens = False
+        return self._begun(ids)
 
     def unknown(self, text):
         return sorted(c for c in set(_clean(text)) if not self._missing.isdisjoint(c.encode()))

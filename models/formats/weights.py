@@ -1,8 +1,9 @@
 """Conversion between the tensors of a file and the parameters of a model, by a list of rows.
 
     rows = [row("token_embd", "wte.weight"), row(("q", "k", "v"), "attn.qkv.weight", joined(C, C, C)), ...]
-    fill(model, rows, tensors, path)        reads: sets the parameters, after checking all tensors
-    taken(model, rows)                      writes: the parameters as tensors with the file's names and layouts
+    fill(model, rows, tensors, path)              reads: sets the parameters, after checking all tensors
+    reader(model, rows, tensors, path, matrix)    reads what generates text, one matrix at a time
+    taken(model, rows)                            writes: the parameters as tensors with the file's names and layouts
 
 There is one list for each pair of a format and an architecture. A row names tensors of the file ("theirs"), the
 parameters that they become ("ours"), and how the layouts differ. Every layout is invertible, so a file that is written
@@ -59,18 +60,62 @@ def identity(model):
 
 
 def fill(model, rows, tensors, path, described_by="it"):
-    """Set every parameter of a model to the tensors of a file, converted to the parameter's type.
+    """Set every parameter of a model to the tensors of a file, converted to the parameter's type, one row at a time.
 
-    tensors: {their name: array}. path: the file; described_by: what the model's shape comes from; errors name both.
-    ValueError, which names the tensor, for one that is missing, unexpected, of another shape, without real numbers, or
-    not finite; the model is unchanged then.
+    tensors: {their name: array, or what np.asarray makes one of and has its shape and dtype}. path: the file;
+    described_by: what the model's shape comes from; errors name both. ValueError, which names the tensor, for one that
+    is missing, unexpected, of another shape, or without real numbers; the model is unchanged then. And for one that is
+    not finite; the rows before it are set then.
     """
+    _check(model, rows, tensors, path, described_by)
     own = dict(model.named_parameters())
-    hollow = taken(model, rows, lambda p: np.broadcast_to(p.dtype.type(), p.shape))  # one number each: for the shapes
-    shapes = {name: array.shape for name, array in hollow.items()}
-    for name, array in tensors.items():
+    for found in rows:
+        for name, array in _converted(found, tensors, path):
+            own[name].writable()[...] = array
+
+
+def reader(model, rows, tensors, path, matrix):
+    """The reader of a model whose parameters are those of a file, without a copy of its matrices in float32.
+
+    Each matrix is read when the reader makes one of the class `matrix` of it, and only that is kept. The model is left
+    with its vectors alone. Arguments and errors: those of `fill`; matrix: as in model.reader.
+    """
+    _check(model, rows, tensors, path, "it")
+    own = dict(model.named_parameters())
+    vectors = [found for found in rows if all(own[name].ndim == 1 for name in found[1])]
+    for found in vectors:
+        for name, array in _converted(found, tensors, path):
+            own[name].writable()[...] = array
+    return model.reader(matrix=_OneByOne(matrix, own, rows, tensors, path))
+
+
+class _OneByOne:
+    """In place of a class of matrices: it makes one of the tensors of a file, not of the layer's weight."""
+
+    def __init__(self, matrix, own, rows, tensors, path):
+        self._matrix, self._tensors, self._path = matrix, tensors, path
+        self._row_of = {id(own[name]): (name, found) for found in rows for name in found[1]}
+
+    def of(self, layer):
+        name, found = self._row_of[id(layer.weight)]
+        weight = next(array for other, array in _converted(found, self._tensors, self._path) if other == name)
+        bias = getattr(layer, "bias", None)
+        return self._matrix(weight, None if bias is None else bias.data)
+
+
+def _converted(found, tensors, path):
+    """(our name, our array) of each parameter of a row."""
+    theirs, ours, layout = found
+    arrays = [np.asarray(tensors[name]) for name in theirs]
+    for name, array in zip(theirs, arrays):
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{path}: {name} holds NaN or Inf")
+    return list(zip(ours, layout.read(arrays)))
+
+
+def _check(model, rows, tensors, path, described_by):
+    hollow = taken(model, rows, lambda p: np.broadcast_to(p.dtype.type(), p.shape))  # one number each: for the shapes
+    shapes = {name: array.shape for name, array in hollow.items()}
     faults = [f"missing {name}" for name in shapes if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in shapes]
     for name in shapes.keys() & tensors.keys():
@@ -81,9 +126,6 @@ def fill(model, rows, tensors, path, described_by="it"):
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise ValueError(f"{path} is not of the model that {described_by} describes: {min(faults)}{more}; restore it")
-    for theirs, ours, layout in rows:
-        for name, array in zip(ours, layout.read([tensors[name] for name in theirs])):
-            own[name].writable()[...] = array
 
 
 def taken(model, rows, array_of=lambda p: p.data):

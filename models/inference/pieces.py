@@ -35,9 +35,10 @@ class Matrix:
         self.weight, self.bias = weight, bias
 
     @classmethod
-    def of(cls, layer: nn.Linear):
-        """The matrix of an nn.Linear."""
-        return cls(layer.weight.data, None if layer.bias is None else layer.bias.data)
+    def of(cls, layer: nn.Linear | nn.Embedding):
+        """The matrix of an nn.Linear, or the table of an nn.Embedding."""
+        bias = getattr(layer, "bias", None)
+        return cls(layer.weight.data, None if bias is None else bias.data)
 
     def __call__(self, x: np.ndarray, activation: str | None = None, onto: np.ndarray | None = None) -> np.ndarray:
         """f(x W^T + b) for x (M, in): (M, out). activation: the name of f, as in kernels.gemm.matmul; None for none.
@@ -103,6 +104,10 @@ class Reader:
             raise ValueError(f"reader: {start + ids.shape[1]} tokens are more than the {self.size} it has room for")
         self.length += ids.shape[1]
         return start
+
+    def rewind(self, length: int) -> None:
+        """Forget what was read after the first `length` tokens of each row."""
+        self.length = min(self.length, length)
 
     def scores(self, x: np.ndarray) -> np.ndarray:
         """The scores of all tokens as the next one, from states: (..., C) -> (..., V)."""

@@ -1,7 +1,7 @@
 """Generating text with a language model: the choice of a token, and the loop around it, in ids and in text."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,8 @@ class LanguageModel:
 
     def stream(self: Any, ids: ArrayLike, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
                top_p: float | None = None, rng: Rng = None, *, repetition_penalty: float = 1.0,
-               end: int | Sequence[int] | None = None,
-               min_new_tokens: int = 0) -> Iterator[np.ndarray]:  # fmt: skip
+               end: int | Sequence[int] | None = None, min_new_tokens: int = 0, min_p: float = 0.0,
+               reader: Any = None) -> Iterator[np.ndarray]:  # fmt: skip
         """An iterator of the new tokens, (B,) integers at a time, as they are made.
 
         ids: the prompt, integers (B, T), T at least 1, or (T,) for B = 1.
@@ -38,13 +38,15 @@ class LanguageModel:
         rng: numpy.random.Generator; None for one with a random seed. repetition_penalty: above 1 makes tokens of the
         prompt, and those written so far, less likely (see `penalised`). end: the id of the token that ends a text, or
         several, or None. A row that has ended is filled with the first of them; the iterator stops when all rows have.
-        min_new_tokens: the least number of tokens before `end`.
+        min_new_tokens: the least number of tokens before `end`. min_p: draw among the tokens that are at least this
+        share as likely as the likeliest. reader: one of this model that has read the beginning of ids, or nothing; it
+        is used, and has then read all but the last token; None for a new one.
         The model sees the last block_size tokens. While all tokens fit, a new one costs the work of one token, because
         of the cache. After that the window slides: the position of every token changes, so each step computes them all.
         ValueError: an empty prompt, an id out of range, or a setting outside its range; TypeError: ids not integers.
         """
         ids = _checked_prompt(ids, self.config.vocab_size)
-        _check_settings(max_new_tokens, temperature, top_k, top_p, repetition_penalty, min_new_tokens)
+        _check_settings(max_new_tokens, temperature, top_k, top_p, repetition_penalty, min_new_tokens, min_p)
         rng = np.random.default_rng() if rng is None else checked_rng("generate", rng)
         seen, written = np.zeros((len(ids), self.config.vocab_size), bool), itertools.count()
         np.put_along_axis(seen, ids, True, axis=1)
@@ -53,15 +55,15 @@ class LanguageModel:
             logits = penalised(logits, seen, repetition_penalty)
             if next(written) < min_new_tokens and end is not None:
                 logits[:, np.atleast_1d(end)] = np.finfo(np.float64).min
-            new = sample(logits, temperature, top_k, top_p, rng)
+            new = sample(logits, temperature, top_k, top_p, rng, min_p)
             np.put_along_axis(seen, new[:, None], True, axis=1)
             return new
 
-        new = self._stream(ids, max_new_tokens, choose)
+        new = self._stream(ids, max_new_tokens, choose, reader)
         return new if end is None else _until(np.atleast_1d(end), new)
 
-    def _stream(self: Any, ids, max_new_tokens, choose):
-        size, reader = self.config.block_size, None
+    def _stream(self: Any, ids, max_new_tokens, choose, reader):
+        size = self.config.block_size
         for _ in range(max_new_tokens):
             if reader is None or reader.length == size:  # the first piece, or the window slides
                 ids = ids[:, -size:]
@@ -92,11 +94,13 @@ def _until(ends, tokens):
             return
 
 
-def sample(logits: ArrayLike, temperature: float, top_k: int | None, top_p: float | None, rng: Generator) -> np.ndarray:
+def sample(logits: ArrayLike, temperature: float, top_k: int | None, top_p: float | None, rng: Generator,
+           min_p: float = 0.0) -> np.ndarray:  # fmt: skip
     """Choose one token for each row: logits (B, V) -> integers (B,). Computes in float64.
 
-    Of tokens with equal scores, the one with the lower id counts as likelier. top_k is applied first, and top_p to the
-    probabilities of the tokens that remain. Source: Holtzman et al., 2020 (top_p, "nucleus sampling").
+    Of tokens with equal scores, the one with the lower id counts as likelier. top_k is applied first, and top_p and
+    min_p to the probabilities of the tokens that remain. Sources: Holtzman et al., 2020 (top_p, "nucleus sampling");
+    Nguyen et al., 2024 (min_p).
     """
     logits = np.asarray(logits, np.float64)
     if not np.isfinite(logits).all():
@@ -111,6 +115,7 @@ def sample(logits: ArrayLike, temperature: float, top_k: int | None, top_p: floa
     if top_p is not None and top_p < 1:
         before = np.pad(p.cumsum(axis=-1)[:, :-1], ((0, 0), (1, 0)))
         p *= before < top_p  # keeps a token when the likelier ones together have less than top_p
+    p *= p >= min_p * p[:, :1]
     below = p.cumsum(axis=-1)
     drawn = (below <= rng.random((len(p), 1)) * below[:, -1:]).sum(axis=-1, keepdims=True)
     return np.take_along_axis(order, drawn, axis=-1)[:, 0]
@@ -129,13 +134,14 @@ def _checked_prompt(ids, vocab_size):
     return ids.astype(np.int64)
 
 
-def _check_settings(max_new_tokens, temperature, top_k, top_p, penalty, min_new_tokens):
+def _check_settings(max_new_tokens, temperature, top_k, top_p, penalty, min_new_tokens, min_p):
     whole = int | np.integer
     for name, value, good, wanted in (
         ("max_new_tokens", max_new_tokens, isinstance(max_new_tokens, whole) and max_new_tokens >= 0, "0, 1, 2 ..."),
         ("temperature", temperature, temperature >= 0, "0 (always the likeliest token) or more"),
         ("top_k", top_k, top_k is None or (isinstance(top_k, whole) and top_k >= 1), "1, 2, 3 ..."),
         ("top_p", top_p, top_p is None or 0 < top_p <= 1, "a probability above 0, at most 1"),
+        ("min_p", min_p, 0 <= min_p <= 1, "a probability"),
         ("repetition_penalty", penalty, 0 < penalty < np.inf, "1 for none, more against repetition"),
         ("min_new_tokens", min_new_tokens, isinstance(min_new_tokens, whole) and min_new_tokens >= 0, "0, 1, 2 ..."),
     ):
@@ -160,3 +166,19 @@ def stream_text(model: LanguageModel, tokenizer: Tokenizer, prompt: str, max_new
         if token[0] not in tokenizer.ends:
             yield decoder.push(token[0])
     yield decoder.finish()
+
+
+def until(texts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """The texts up to the first of `stops`, which is left out. A text that may be the beginning of one is held back."""
+    held = ""
+    for text in texts:
+        held += text
+        found = [held.index(stop) for stop in stops if stop in held]
+        if found:
+            yield held[: min(found)]
+            return
+        begun = (n for stop in stops for n in range(1, len(stop)) if held.endswith(stop[:n]))
+        ready = len(held) - max(begun, default=0)
+        yield held[:ready]
+        held = held[ready:]
+    yield held
