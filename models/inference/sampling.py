@@ -62,7 +62,7 @@ class LanguageModel:
         new = self._stream(ids, max_new_tokens, choose, reader)
         return new if end is None else _until(np.atleast_1d(end), new)
 
-    def _stream(self: Any, ids, max_new_tokens, choose, reader):
+    def _stream(self: Any, ids, max_new_tokens, choose, reader=None):
         size = self.config.block_size
         for _ in range(max_new_tokens):
             if reader is None or reader.length == size:  # the first piece, or the window slides
