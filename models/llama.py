@@ -255,10 +255,20 @@ class LlamaArchitecture(Blocks):
             )
 
     def build(self, vocab_size: int, rng: Rng) -> Llama:
-        hidden = self.n_hidden or math.ceil(self.n_embd * 8 / 3 / 32) * 32
-        sizes = self.n_layer, self.n_head, self.n_kv_head or self.n_head, self.n_embd, hidden
+        sizes = self.n_layer, self.n_head, self.n_kv_head or self.n_head, self.n_embd, _hidden(self)
         return Llama(LlamaConfig(self.block_size, vocab_size, *sizes, self.rope_base, dropout=self.dropout), rng)
+
+    @staticmethod
+    def fewest_weights(shape: Any, vocab_size: int) -> int:
+        """The token table, and in each block two matrices C x C in attention and three C x F; keys and values may be
+        small."""
+        return (vocab_size + shape.n_layer * (2 * shape.n_embd + 3 * _hidden(shape))) * shape.n_embd
 
     def describe(self) -> str:
         sizes = (self.n_layer, "layer"), (self.n_head, "head"), (self.n_embd, "channel"), (self.block_size, "token")
         return "{}, {}, {}, blocks of {}".format(*(counted(*size) for size in sizes))
+
+
+def _hidden(shape):
+    """F of a shape, or of settings that leave it to the number of channels."""
+    return shape.n_hidden or math.ceil(shape.n_embd * 8 / 3 / 32) * 32
