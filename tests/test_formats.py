@@ -157,7 +157,7 @@ def test_a_run_is_one_also_without_its_checkpoint_or_without_its_settings(folder
 @pytest.mark.parametrize("key", ["architecture", "task", "model"])
 def test_settings_that_name_no_kind_of_model(folder, key):
     saved = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**saved, key: "llama"}))
+    (folder / "config.json").write_text(json.dumps({**saved, key: "bert"}))
     with pytest.raises(ValueError, match=f"does not say what kind of model it is for: {key} should be "):
         open_model(folder)
 
