@@ -145,6 +145,15 @@ def test_all_lists_names_that_exist(name):
     assert len(set(module.__all__)) == len(module.__all__)
 
 
+@pytest.mark.parametrize("name", DOORS)
+def test_a_front_door_offers_what_it_lists_and_submodules(name):
+    """Editors and notebooks complete `nn.` by all names of the module: not by np, nor by what only layers.py needs."""
+    module = importlib.import_module(name)
+    offered = {n for n in dir(module) if not n.startswith("_")}
+    submodules = {m.rpartition(".")[2] for m in MODULES if m.rpartition(".")[0] == name} | {"models", "viz"}
+    assert offered - submodules == set(module.__all__) - submodules
+
+
 def _names_used(text):
     """(front door, name) for each public name in a text: autotx.exp, nn.Linear, from autotx.models import GPT."""
     doors = {name.rpartition(".")[2]: name for name in DOORS}

@@ -234,7 +234,6 @@ def test_every_module_with_weights_is_tried_above(rng):
         "Sequential",
         "GELU",
         "Block",
-        "_Recurrent",
     }
 
 

@@ -175,7 +175,7 @@ def test_modules_lines_and_settings(rng, tmp_path):
     attention = next(op for op in data["ops"] if op["op"] == "multi_head_attention")
     assert data["groups"][str(attention["group"])]["name"] == "blocks.0.attn"
     (file, number, text), (inner_file, _, inner_text) = attention["lines"]
-    assert (file, inner_file) == ("models/gpt.py", "autotx/nn.py")
+    assert (file, inner_file) == ("models/gpt.py", "nn/layers.py")
     assert number > 0
     assert "self.attn(" in text
     assert "functional.multi_head_attention(*packed" in inner_text

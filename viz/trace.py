@@ -16,7 +16,7 @@ import numpy as np
 from autotx import anomaly
 from autotx.backward import FREED, by_tick, reachable, unbroadcast, walk_back
 from autotx.modes import Watcher, apart, unwatch, watch
-from autotx.nn import Module, walk
+from autotx.nn.layers import Module, walk
 from autotx.notes import notes
 from autotx.tensor import Tensor
 from autotx.types import ArrayLike, Mask

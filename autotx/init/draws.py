@@ -12,8 +12,6 @@ import numpy as np
 from autotx.checks import checked_rng
 from autotx.types import Generator
 
-__all__ = ["kaiming_normal", "kaiming_uniform", "normal", "uniform", "xavier_normal", "xavier_uniform"]
-
 SQRT2 = math.sqrt(2)
 Shape = Sequence[int]
 Float = type[np.float32] | type[np.float64]

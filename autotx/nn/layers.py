@@ -22,12 +22,6 @@ from autotx.notes import note_span
 from autotx.tensor import Tensor, next_tick
 from autotx.types import Array, ArrayLike, DTypeLike, Mask, Rng
 
-__all__ = [
-    "GELU", "GRU", "LSTM", "RNN", "Dropout", "Embedding", "LayerNorm", "Linear", "Module", "MultiHeadAttention",
-    "RMSNorm", "ReLU", "Sequential", "Sigmoid", "Tanh",
-]  # fmt: skip
-
-
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 

@@ -24,11 +24,6 @@ from autotx.tensor import Tensor
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]  # parameters, or groups of them
 Schedule = Callable[[int], float]  # from the step, counted from 0, to the learning rate
 
-__all__ = [
-    "SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "clip_grad_norm", "constant", "decay_groups", "noam",
-    "warmup_cosine",
-]  # fmt: skip
-
 
 class Optimizer:
     """The base of optimizers. A subclass has `buffers`, the names of the arrays that it keeps for each parameter, and
