@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import io
 import json
 import os
 import re
@@ -315,9 +316,9 @@ def test_the_command_that_training_suggests_works(kind, text, tmp_path, capsys):
 
 
 def test_generate_goes_on_with_the_prompt(trained, capsys):
-    argv = ["--model", trained, "--prompt", "the quick", "--max-new-tokens", 30, "--seed", 1]
+    argv = ["--model", trained, "--prompt", "quick", "--max-new-tokens", 30, "--seed", 1]
     shown = generated(capsys, *argv)
-    assert shown.out.startswith("the quick")
+    assert shown.out.startswith("quick")
     assert shown.err == ""
     assert generated(capsys, *argv).out == shown.out
     assert generated(capsys, *argv[:-1], 2).out != shown.out
@@ -332,7 +333,40 @@ def test_unknown_characters_are_named(trained, fails):
 
 def test_an_empty_prompt_and_a_long_one(trained, capsys):
     assert generated(capsys, "--model", trained, "--prompt", "", "--max-new-tokens", 5).out.endswith("\n")
-    assert generated(capsys, "--model", trained, "--prompt", TEXT, "--max-new-tokens", 5).out.startswith(TEXT)
+    long = generated(capsys, "--model", trained, "--prompt", TEXT, "--max-new-tokens", 5)
+    assert long.out.startswith(TEXT)
+    assert re.search(r"the prompt has \d+ tokens; the model reads \d+ at once, so it sees only the last", long.err)
+
+
+def test_a_prompt_comes_from_a_file_or_from_the_input(trained, tmp_path, capsys, monkeypatch, fails):
+    file = tmp_path / "prompt.txt"
+    file.write_text("the quick\n", encoding="utf-8")
+    same = ["--model", trained, "--max-new-tokens", 9, "--seed", 1]
+    expected = generated(capsys, *same, "--prompt", "the quick").out
+    assert generated(capsys, *same, "--prompt-file", file).out == expected
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the quick\n"))
+    assert generated(capsys, *same, "--prompt", "-").out == expected
+    fails(["generate", *same, "--prompt-file", tmp_path / "none"], "--prompt-file .*none: cannot be read")
+    fails(["generate", *same, "--prompt-file", file, "--prompt", "a"], "not allowed with")
+    file.write_text("thé", encoding="utf-8")
+    fails(["generate", *same, "--prompt-file", file], "--prompt-file: the text that the model learned has no 'é'")
+
+
+def test_a_text_ends_before_what_stops_it(trained, capsys, fails):
+    same = ["--model", trained, "--prompt", "the quick", "--max-new-tokens", 40, "--seed", 1]
+    whole = generated(capsys, *same).out
+    new = whole.removeprefix("the quick")
+    for stops in ([new[5:8]], [new[9:12], new[5:8]], [new[5:8], "never"]):
+        flags = [word for stop in stops for word in ("--stop", stop)]
+        assert generated(capsys, *same, *flags).out == "the quick" + new[: new.index(new[5:8])] + "\n"
+    assert generated(capsys, *same, "--stop", "never").out == whole
+    fails(["generate", *same, "--stop", ""], "--stop is empty")
+
+
+def test_min_p_of_one_takes_the_likeliest(trained, capsys, fails):
+    same = ["--model", trained, "--prompt", "the quick", "--max-new-tokens", 20]
+    assert generated(capsys, *same, "--min-p", 1).out == generated(capsys, *same, "--temperature", 0).out
+    fails(["generate", *same, "--min-p", "1.5"], "--min-p 1.5 should be at most 1")
 
 
 @pytest.mark.parametrize("kind", ["byte", "bpe"])

@@ -332,10 +332,16 @@ def test_a_model_that_was_written_is_read_to_the_bit(name, tmp_path):
         np.testing.assert_array_equal(opened.model.state_dict()[key], array, err_msg=key)
 
 
+def _peers():
+    """transformers and PyTorch; to read a GGUF file, transformers needs accelerate."""
+    pytest.importorskip("accelerate")
+    return pytest.importorskip("transformers"), pytest.importorskip("torch")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_of_a_file_are_those_that_transformers_reads_from_it(name, tmp_path):
-    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    transformers, torch = _peers()
     arch, changes = MODELS[name]
     model = small_llama(**changes)
     path = write_model(tmp_path / "a.gguf", model, arch)
@@ -436,7 +442,7 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(tmp_path, fails):
 def test_the_real_model_computes_what_transformers_does_with_its_weights():
     """Logits within 1e-3, which reach 45; the loss of a text within 1e-3; 48 tokens of six prompts, always the
     likeliest; and the loss with int8 weights within 0.5 %."""
-    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    transformers, torch = _peers()
     opened = open_model(SMOLLM2)
     model, tokenizer = opened.model, opened.tokenizer
     theirs = transformers.AutoModelForCausalLM.from_pretrained(

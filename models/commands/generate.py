@@ -11,10 +11,10 @@ from autotx.checkpoint import STATE
 from autotx.files import entry, read_json
 from autotx.models.commands import maps
 from autotx.models.config import LARGEST, check_limits
-from autotx.models.data import load_data, random_blocks
+from autotx.models.data import load_data, random_blocks, read_file
 from autotx.models.formats import open_model
 from autotx.models.inference.pieces import Int8Matrix
-from autotx.models.inference.sampling import stream_text
+from autotx.models.inference.sampling import stream_text, until
 from autotx.models.tasks.text import text_source
 from autotx.models.tokenizers import END_OF_TEXT
 from autotx.text import counted
@@ -24,9 +24,22 @@ NEW_TOKENS = 500  # written without --max-new-tokens
 
 
 def add_arguments(parser):
-    parser.add_argument("--model", metavar="DIR", default="runs/gpt", help="the folder of a run (default: %(default)s)")
     parser.add_argument(
-        "--prompt", metavar="TEXT", default="", help="the text to go on with (default: what a text may begin with)"
+        "--model",
+        metavar="NAME",
+        default="runs/gpt",
+        help="the folder of a run, a GGUF file, or smollm2 (default: %(default)s)",
+    )
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        default="",
+        help="the text to go on with, - for that of the input (default: what a text may begin with)",
+    )
+    given.add_argument("--prompt-file", metavar="FILE", help="a file with the text, without its last line end")
+    parser.add_argument(
+        "--stop", metavar="TEXT", action="append", default=[], help="end before this text; repeat for more"
     )
     parser.add_argument(
         "--max-new-tokens",
@@ -46,6 +59,13 @@ def add_arguments(parser):
     parser.add_argument("--top-k", type=int, metavar="N", help="choose among the N likeliest tokens (default: all)")
     parser.add_argument(
         "--top-p", type=float, metavar="X", help="choose among the likeliest that make up this share (default: all)"
+    )
+    parser.add_argument(
+        "--min-p",
+        type=float,
+        metavar="X",
+        default=0.0,
+        help="choose among the tokens at least this share as likely as the likeliest (default: all)",
     )
     parser.add_argument(
         "--repetition-penalty",
@@ -74,36 +94,50 @@ def run(args):
     _check(args)
     opened = open_model(args.model, needs="text")
     model, tokenizer = opened.model, opened.tokenizer
-    prompt = args.prompt or _opening(opened)
-    unknown = tokenizer.unknown(args.prompt)
-    if unknown:
-        raise ValueError(
-            f"--prompt: the text that the model learned has no {', '.join(map(repr, unknown))}, so it would only make "
-            "noise of it; leave that out, or train with --tokenizer byte or bpe"
-        )
+    prompt = _prompt(args, opened)
+    given = len(tokenizer.encode(prompt))
     if args.attention:
-        args.max_new_tokens = maps.fitting(args.max_new_tokens, len(tokenizer.encode(prompt)), model.config)
+        args.max_new_tokens = maps.fitting(args.max_new_tokens, given, model.config)
     elif args.max_new_tokens is None:
         args.max_new_tokens = NEW_TOKENS
     if args.int8:
         rounded = model.reader(matrix=Int8Matrix)
         print(f"autotx generate: int8: {comparison(opened, rounded)}", file=sys.stderr)
         model, opened = rounded, None  # frees the float32 matrices
-    names, ids = ("temperature", "top_k", "top_p", "repetition_penalty", "min_new_tokens"), []
+    if given > model.config.block_size:
+        most = f"the model reads {model.config.block_size} at once, so it sees only the last of them"
+        print(f"autotx generate: the prompt has {given} tokens; {most}", file=sys.stderr)
+    names, ids = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens"), []
     settings = {name: getattr(args, name) for name in names} | {"rng": np.random.default_rng(args.seed)}
     print(prompt.strip(END_OF_TEXT), end="", flush=True)
-    for piece in stream_text(model, tokenizer, prompt, args.max_new_tokens, ids, **settings):
+    for piece in until(stream_text(model, tokenizer, prompt, args.max_new_tokens, ids, **settings), args.stop):
         print(piece, end="", flush=True)
     print()
     if args.attention:
-        _draw_attention(args, model, tokenizer, ids, len(tokenizer.encode(prompt)))
+        _draw_attention(args, model, tokenizer, ids, given)
     return 0
 
 
+def _prompt(args, opened):
+    """The text to go on with. ValueError for one that the model cannot have learned."""
+    flag, text = "--prompt", args.prompt
+    if args.prompt_file:
+        flag, text = "--prompt-file", read_file("--prompt-file", args.prompt_file).removesuffix("\n")
+    elif text == "-":
+        text = sys.stdin.read().removesuffix("\n")
+    unknown = opened.tokenizer.unknown(text)
+    if unknown:
+        raise ValueError(
+            f"{flag}: the text that the model learned has no {', '.join(map(repr, unknown))}, so it would only make "
+            "noise of it; leave that out, or train with --tokenizer byte or bpe"
+        )
+    return text or _opening(opened)
+
+
 def _opening(opened):
-    """The prompt when none is given, as TextTask.state keeps it."""
+    """The prompt when none is given, as TextTask.state keeps it; a text of some models begins with a token for it."""
     if opened.config is None:
-        return "\n"
+        return "" if opened.tokenizer.encode("").size else "\n"
     path = opened.path / STATE
     return entry(read_json(path), "opening", str, path)
 
@@ -159,6 +193,9 @@ def _check(args):
     check_limits("--temperature", args.temperature, at_least=0, at_most=1e30)
     check_limits("--top-k", args.top_k, at_least=1, at_most=10**9)
     check_limits("--top-p", args.top_p, above=0, at_most=1)
+    check_limits("--min-p", args.min_p, at_least=0, at_most=1)
+    if "" in args.stop:
+        raise ValueError("--stop is empty; give the text to end before")
     check_limits("--seed", args.seed, at_least=0, at_most=LARGEST)
     if args.attention and args.int8:
         raise ValueError("--attention draws the model in float32; leave --int8 out")
