@@ -94,6 +94,15 @@ def _op(name, *shape):
     ]
 
 
+def _recurrent(name, batch, steps, inputs, units, quick=False):
+    """A recurrent layer, forward and backward: 6 FLOP for each weight, sequence and step."""
+    gates = {"rnn": 1, "gru": 3, "lstm": 4}[name]
+    flop = 6 * batch * steps * gates * units * (inputs + units)
+    title = f"{name}, {batch} x {steps} steps, {inputs}->{units}"
+    shape = [batch, steps, inputs, units]
+    return Case(title, "op", {"name": name, "shape": shape}, flop, "FLOP", group=name, quick=quick)
+
+
 def _adamw(name, size):
     return Case(f"AdamW, parameters of {name}", "adamw", {"shapes": parameter_shapes(**size)}, quick=name == "S")
 
@@ -154,6 +163,15 @@ SECTIONS = {
             *_op("cross_entropy", 4096, 65),
             *_op("cross_entropy", 1024, 50257),
             *_op("embedding", 50257, 768, 1024),
+        ],
+    ),
+    "recurrent": Section(
+        "Recurrent layers over whole sequences, forward and backward",
+        (AUTOTX, TORCH),
+        [
+            _recurrent(name, *sizes, quick=sizes[1] == 28)
+            for name in ("lstm", "gru", "rnn")
+            for sizes in ((16, 28, 28, 64), (32, 50, 64, 128), (32, 100, 128, 256), (20, 35, 512, 512))
         ],
     ),
     "adamw": Section(

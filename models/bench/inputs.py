@@ -37,7 +37,17 @@ _OPERANDS = {
     "cross_entropy": lambda rng, n, v: ([_normal(rng, n, v)], [rng.integers(v, size=n)]),
     "embedding": lambda rng, v, c, n: ([_normal(rng, v, c)], [rng.integers(v, size=n)]),
     "attention": lambda rng, b, h, t, d: ([_normal(rng, b, h, t, d) for _ in range(3)], []),
+    "rnn": lambda rng, *sizes: (_recurrent(rng, 1, 1, *sizes), []),
+    "gru": lambda rng, *sizes: (_recurrent(rng, 3, 1, *sizes), []),
+    "lstm": lambda rng, *sizes: (_recurrent(rng, 4, 2, *sizes), []),
 }
+
+
+def _recurrent(rng, gates, states, batch, steps, inputs, units):
+    """x, the first states, the two matrices and the two biases of a recurrent layer."""
+    first = [_normal(rng, batch, units) for _ in range(states)]
+    weights = [_normal(rng, gates * units, n) / np.float32(n**0.5) for n in (inputs, units)]
+    return [_normal(rng, batch, steps, inputs), *first, *weights, *(_normal(rng, gates * units) for _ in range(2))]
 
 
 def operands(name, shape):

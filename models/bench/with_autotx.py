@@ -21,6 +21,9 @@ OPS = {
     "cross_entropy": autotx.cross_entropy,
     "embedding": autotx.embedding,
     "attention": functools.partial(autotx.scaled_dot_product_attention, causal=True),
+    "rnn": autotx.rnn,
+    "gru": autotx.gru,
+    "lstm": lambda *arguments: autotx.lstm(*arguments)[:, :-1],  # the last row is c
 }
 
 

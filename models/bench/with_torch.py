@@ -20,7 +20,11 @@ OPS = {
     "cross_entropy": F.cross_entropy,
     "embedding": lambda weight, ids: F.embedding(ids, weight),
     "attention": functools.partial(F.scaled_dot_product_attention, is_causal=True),
+    "rnn": lambda x, h, *weights: torch.rnn_tanh(x, h[None], weights, *RECURRENT)[0],
+    "gru": lambda x, h, *weights: torch.gru(x, h[None], weights, *RECURRENT)[0],
+    "lstm": lambda x, h, c, *weights: torch.lstm(x, (h[None], c[None]), weights, *RECURRENT)[0],
 }
+RECURRENT = True, 1, 0.0, True, False, True  # biases, one layer, no dropout, training, one direction, the batch first
 
 
 class Attention(nn.Module):
