@@ -14,6 +14,19 @@ that what is read in a step is in one place:
     kept     of an LSTM (T + 1, B, H), the states c_(t - 1); of a GRU (T, B, H), W_hn h + b_hn
 
 The formulas are those of ops/recurrent.py.
+
+Measured against torch 2.13 on a Xeon that others were using, CPU time of one thread, in turns: torch's time / ours for
+a training step of a character model (embedding, recurrent layer, linear layer, cross entropy, clipping, Adam).
+
+| B, T, inputs, units | LSTM | GRU  | RNN  |
+|---------------------|------|------|------|
+| 16, 28, 28, 64      | 1.29 | 2.73 | 2.08 |
+| 32, 50, 64, 128     | 1.01 | 1.66 | 1.48 |
+| 32, 100, 128, 256   | 0.96 | 1.56 | 1.35 |
+| 20, 35, 512, 512    | 1.03 | 1.34 | 1.16 |
+
+torch computes an LSTM in one kernel of oneDNN, GRU and RNN as ops of each step. `autotx bench --only recurrent` times
+the layers alone.
 """
 
 import numpy as np
