@@ -286,11 +286,11 @@ ROWS = {
         shapes=((1, 2, 2), (1, 2), (2, 2), (2, 2), (2,), (2,)),
     ),
     "lstm": Row(
-        "o ∗ tanh(f ∗ c + i ∗ n)", "LSTM", composed=_lstm, last=(1, -1),
+        "o × tanh(f × c + i × n)", "LSTM", composed=_lstm, last=(1, -1),
         shapes=((1, 2, 2), (1, 1), (1, 1), (4, 2), (4, 1), (4,), (4,)),
     ),
     "gru": Row(
-        "(1 − z) ∗ n + z ∗ h", "GRU", composed=_gru, last=(1, -1),
+        "(1 − z) × n + z × h", "GRU", composed=_gru, last=(1, -1),
         shapes=((1, 2, 2), (1, 1), (3, 2), (3, 1), (3,), (3,)),
     ),
     "cross_entropy": Row("−Σ y ln softmax", composed=_cross_entropy, shapes=((3, 4),), settings={"targets": _IDS}),
