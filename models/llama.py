@@ -238,9 +238,13 @@ class LlamaArchitecture(Blocks):
     shape: ClassVar[type] = LlamaConfig
     published: ClassVar[LlamaConfig] = LlamaConfig(8192, 49152, 30, 9, 3, 576, 1536, 100000.0)  # SmolLM2-135M
 
-    n_kv_head: int = setting(0, "heads of keys and values, a divisor of --n-head; 0: --n-head", at_least=0, fixed=True)
-    n_hidden: int = setting(0, "hidden channels of a feed-forward net; 0: about 8/3 --n-embd", at_least=0, fixed=True)
-    rope_base: float = setting(10000.0, "base of the rotary positions' angles", above=0, fixed=True)
+    n_kv_head: int = setting(
+        0, "heads of keys and values, a divisor of --n-head; 0: --n-head", at_least=0, at_most=1000, fixed=True
+    )
+    n_hidden: int = setting(
+        0, "hidden channels of a feed-forward net; 0: about 8/3 --n-embd", at_least=0, at_most=1 << 18, fixed=True
+    )
+    rope_base: float = setting(10000.0, "base of the rotary positions' angles", above=0, at_most=1e12, fixed=True)
 
     def __post_init__(self):
         super().__post_init__()

@@ -22,7 +22,7 @@ from autotx.models import corpus
 from autotx.models.config import LARGEST, Settings, setting
 from autotx.models.progress import Meter
 from autotx.models.run import Run
-from autotx.models.token_files import FILE, PARTS
+from autotx.models.token_files import FILE, PARTS, read_facts
 from autotx.models.tokenizers import FILE as TOKENIZER
 from autotx.models.tokenizers import KINDS, Tokenizer, load_tokenizer, make_tokenizer
 from autotx.text import counted
@@ -82,8 +82,9 @@ class _Preparation:
     def run(self):
         done, place = self.folder / FILE, self.folder / PLACE
         if done.is_file():
-            self._check_plan(read_json(done))
-            return read_json(done)
+            facts = read_facts(self.folder)
+            self._check_plan(facts)
+            return facts
         if place.is_file():
             noted = read_json(place)
             self._check_plan(noted)

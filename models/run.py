@@ -142,17 +142,17 @@ class Run:
             raise ValueError(f"{self.folder / STATE} should list {MODEL} and {OPTIMIZER}; it is not of a training run")
         return tensors[MODEL], tensors[OPTIMIZER], state
 
-    def open_log(self, step):
-        """Open the log to append to it. Lines after `step`, which no checkpoint has, are removed.
-
-        Returns (the records up to the step, the open file). The caller writes `line(record)` for each new record.
-        """
+    def read_log(self, step):
+        """The records of the log up to a step; none if there is no log."""
         path = self.folder / LOG
-        records = read_log(path, step) if path.exists() else []
-        content = b"".join(map(line, records))
+        return read_log(path, step) if path.exists() else []
+
+    def open_log(self, records):
+        """Make the log hold these records, as lines, and open it. The caller writes `line(record)` for each new one."""
+        path, content = self.folder / LOG, b"".join(map(line, records))
         if not path.exists() or path.read_bytes() != content:
             write_atomically(path, content)
-        return records, open(path, "ab", buffering=0)
+        return open(path, "ab", buffering=0)
 
     def write_statistics(self, records):
         """Write the records of viz.LayerStatistics, one a line."""

@@ -23,6 +23,17 @@ _LLMC = {(20240520, 1): "<u2", (20240801, 7): "<u4"}  # llm.c: (magic number, ve
 _LLMC_HEADER = 1024  # bytes, 256 integers: magic number, version, number of tokens, zeros
 
 
+def read_facts(folder: PathLike) -> dict:
+    """The content of data.json. ValueError: it is damaged."""
+    path = Path(folder) / FILE
+    facts = read_json(path)
+    if entry(facts, "dtype", str, path) not in ("uint16", "uint32"):
+        raise ValueError(f"{path}: the tokens are of type {facts['dtype']}, not uint16 or uint32; prepare it again")
+    for name in PARTS:
+        entry(entry(facts, name, dict, path), "tokens", int, path)
+    return facts
+
+
 class TokenFiles:
     """A folder of token files as a source of training data, with `tokenizer`, `digest` and `split` (see data.py).
 
@@ -52,12 +63,12 @@ class TokenFiles:
 
     def _prepared(self):
         path, parts = self.folder / FILE, []
-        facts = read_json(path)
+        facts = read_facts(self.folder)
         for name in PARTS:
             file = self.folder / f"{name}.npy"
             try:
                 tokens = np.load(file, mmap_mode="r", allow_pickle=False)
-                expected = entry(entry(facts, name, dict, path), "tokens", int, path), entry(facts, "dtype", str, path)
+                expected = facts[name]["tokens"], facts["dtype"]
             except FileNotFoundError as error:
                 raise ValueError(f"--data {self.folder}: {file.name} is missing; prepare it again") from error
             except (OSError, EOFError, ValueError) as error:

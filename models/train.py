@@ -207,6 +207,7 @@ def _train(config, run):
         trainer.restore(run)
         if trainer.step > config.steps:
             raise ValueError(f"--steps {config.steps}: the run in {config.out} is at step {trainer.step} already")
+    records = run.read_log(trainer.step)  # those of later steps, which no checkpoint has, are removed below
     if trainer.step < config.steps:
         trainer.rehearse()
     if go_on:
@@ -217,8 +218,7 @@ def _train(config, run):
             run.write_config(config)
             trainer.task.save(run.folder)
             trainer.save(run)  # at step 0: a run killed early can be resumed, and a full disk is noticed at once
-    records, log = run.open_log(trainer.step)
-    with log:
+    with run.open_log(records) as log:
         _introduce(trainer, len(records))
         stopped_by = _loop(trainer, run, records, log)
     if trainer.step < config.steps:

@@ -204,7 +204,7 @@ def damaged(out, name, content):
         ("training.npy", lambda old: b"", "training.npy or data.json is damaged"),
         ("training.npy", None, "training.npy is missing; prepare it again"),
         ("validation.npy", lambda old: old + b"\0\0", "opened"),
-        ("data.json", lambda old: b"{}", "data.json is damaged"),
+        ("data.json", lambda old: b"{}", "data.json: dtype should be a text"),
         (
             "data.json",
             lambda old: old.replace(b"uint16", b"uint32"),
