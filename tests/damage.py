@@ -23,15 +23,18 @@ from autotx.models.cli import main
 
 SECONDS = 20  # of the processor that a command may take
 LONGEST = 300  # seconds on the clock, when it waits for something or the machine is busy
-MEMORY = 4 << 30  # bytes that the process may have taken
+MEMORY = 2 << 30  # bytes more than before that the process may take
 TINY = "--n-layer 1 --n-head 2 --n-embd 8 --block-size 8 --steps 4 --eval-interval 2 --eval-batches 1 --warmup-steps 1 "
 TEXT = "The quick brown fox jumps over the lazy dog. It is a dog's life, isn't it?\n" * 8
+PREPARE = "prepare --text text.txt --text words.txt --tokenizer char --validation-share 0.5"
 TRAINED = {  # kind: the settings of its run
     "gpt": f"train {TINY} --text text.txt --batch-size 2 --stats-interval 1",
     "words": f"train {TINY} --text text.txt --batch-size 2 --tokenizer word --vocab-size 270",
     "bpe": f"train {TINY} --text text.txt --batch-size 2 --tokenizer bpe --vocab-size 270",
+    "llama": f"train {TINY} --model llama --text text.txt --batch-size 2",
     "transformer": f"train {TINY} --pairs pairs.txt --batch-tokens 40",
     "word2vec": "train --model word2vec --text words.txt --dim 4 --steps 2 --eval-batches 1 --batch-words 128",
+    "data": PREPARE,
     "classifier": "finetune --model gpt --labels labels.txt --steps 2 --eval-interval 1 --batch-size 4",
 }
 RESUMED = "--resume --steps 5 --eval-batches 1 --grad-accum 1 --out run"
@@ -46,6 +49,8 @@ COMMANDS = {
     "gpt": [*_ANY, *_LANGUAGE, "plot run --out out.svg --what statistics"],
     "words": _ANY + _LANGUAGE,
     "bpe": _ANY + _LANGUAGE,
+    "llama": _ANY + _LANGUAGE,
+    "data": [f"train {TINY} --data run --batch-size 2 --out out", f"{PREPARE} --out run"],
     "transformer": [*_ANY, "translate --model run 'the dog'", "translate --model run 'the dog' --beam 3 --n-best 2",
         "translate --model run dog --attention out.svg", "replay --model run --prompt 'the dog' --out out.html",
         f"train {RESUMED}"],
@@ -218,31 +223,37 @@ def fault_of(seed, runs, folder):
     path.write_bytes(damage(path.read_bytes(), rng))
     if path.name != "state.json" and rng.random() < 0.5:
         _sign(run)
-    command, before = rng.choice(COMMANDS[kind]), snapshot(run)
-    wrong = _wrong_of(shlex.split(command), folder)
-    if wrong is None and "--resume" not in command and snapshot(run) != before:
-        wrong = "a file of the run was changed"
-    elif wrong is None and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > MEMORY:
+    command, before, taken = rng.choice(COMMANDS[kind]), snapshot(run), _memory()
+    status, said = _called(shlex.split(command), folder)
+    *_, last = said.splitlines() or [""]
+    wrong = None
+    if status not in (0, 2) or (status == 2 and not re.match(rf"autotx {command.split()[0]}: \S", last)):
+        wrong = f"{status}, {said}"
+    elif snapshot(run) != before and not ("--resume" in command and (status == 0 or "checkpoint of step" in last)):
+        wrong = f"a file of the run was changed: {said}"
+    elif _memory() > taken + MEMORY:
         wrong = "it took too much memory"
     return wrong and f"seed {seed}: {kind}: {damage.__name__} of {path.name}: autotx {command}: {wrong}"
 
 
-def _wrong_of(argv, folder):
-    out, errors = io.StringIO(), io.StringIO()
+def _memory():
+    """The most memory that this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _called(argv, folder):
+    """Call a command in a folder. Returns (its exit status, or "raised"; what it wrote to stderr, or the traceback)."""
+    errors = io.StringIO()
     for clock, number, seconds in _CLOCKS:
         signal.signal(number, _alarm)
         signal.setitimer(clock, seconds)
     try:
-        with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
-            status = main(argv)
+        with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+            return main(argv), errors.getvalue()
     except SystemExit as end:
-        status = end.code
+        return end.code, errors.getvalue()
     except BaseException:
-        return f"\n{traceback.format_exc()}"
+        return "raised", f"\n{traceback.format_exc()}"
     finally:
         for clock, _, _ in _CLOCKS:
             signal.setitimer(clock, 0)
-    *_, last = errors.getvalue().splitlines() or [""]
-    if status not in (0, 2) or (status == 2 and not re.match(rf"autotx {argv[0]}: \S", last)):
-        return f"exit status {status}, {errors.getvalue()!r}"
-    return None

@@ -403,10 +403,12 @@ def faults(seeds, runs, tmp_path):
     return list(filter(None, found))
 
 
+@pytest.mark.slow
 def test_damaged_files(runs, tmp_path):
     assert faults(range(CASES), runs, tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.fuzz
 def test_many_damaged_files(runs, tmp_path):
     """pytest -m fuzz"""
