@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from autotx.models import cli
@@ -37,6 +38,17 @@ def _blocks():
         else:
             yield language, "\n".join(lines)
             language = None
+
+
+def test_a_run_of_the_command_line_is_loaded_in_python(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text("Once upon a time. " * 50)
+    sizes = "--n-layer 1 --n-head 1 --n-embd 8 --block-size 16 --batch-size 2 --steps 1 --eval-batches 1"
+    assert cli.main(["train", "--text", "book.txt", "--out", "runs/book", *sizes.split()]) == 0
+    capsys.readouterr()
+    (block,) = (block for _, block in _blocks() if "open_model(" in block)
+    exec(block, {"np": np})
+    assert capsys.readouterr().out.startswith("Once upon")
 
 
 def _shell_lines():
@@ -84,6 +96,8 @@ def test_the_tree_exists():
     (tree,) = (block for language, block in _blocks() if block.startswith("autotx/ "))
     folder, named = ROOT, 0
     for line in tree.splitlines():
+        if re.match(r" {10}", line):
+            continue  # more words about the line above
         if not line.startswith(" "):
             folder = ROOT / line.split()[0]
             assert folder.is_dir(), folder
