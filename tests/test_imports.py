@@ -145,6 +145,15 @@ def test_all_lists_names_that_exist(name):
     assert len(set(module.__all__)) == len(module.__all__)
 
 
+def test_help_names_everything_by_subject_on_one_screen():
+    lines = autotx.__doc__.splitlines()
+    assert len(lines) <= 36
+    assert max(map(len, lines[1:])) <= 76  # of 80 columns, of which pydoc uses 4 for the indent
+    named = set(re.findall(r"\w+", autotx.__doc__))
+    assert set(autotx.__all__) <= named
+    assert {"models", "viz"} <= named
+
+
 @pytest.mark.parametrize("name", DOORS)
 def test_a_front_door_offers_what_it_lists_and_submodules(name):
     """Editors and notebooks complete `nn.` by all names of the module: not by np, nor by what only layers.py needs."""

@@ -237,6 +237,26 @@ def test_every_module_with_weights_is_tried_above(rng):
     }
 
 
+def test_a_printed_model_shows_activations_and_dropout(rng):
+    model = nn.Sequential(nn.Linear(3, 4, rng=rng), nn.ReLU(), nn.Dropout(0.1), nn.GELU("tanh"))
+    rows = ["Sequential(num_parameters=16)", "  layers.0.weight (4, 3)", "  layers.0.bias (4,)", "  layers.1 ReLU()"]
+    rows += ["  layers.2 Dropout(p=0.1)", "  layers.3 GELU(approximate='tanh')"]
+    assert str(model).splitlines() == rows
+    assert repr(nn.Dropout(0.5)) == "Dropout(p=0.5)"
+    assert repr(MLP((2, 1), "tanh", rng=rng)).startswith("MLP(activation='tanh', num_parameters=3)\n")
+
+
+def test_a_module_shows_what_calling_it_takes(rng):
+    layer = nn.MultiHeadAttention(4, 2, rng=rng)
+    assert list(inspect.signature(layer).parameters) == ["q_input", "kv_input", "mask", "causal", "rng"]
+    assert list(inspect.signature(nn.Linear).parameters) == ["in_features", "out_features", "bias", "rng"]
+
+
+def test_signatures_are_short_enough_to_read():
+    for function in (autotx.cross_entropy, autotx.where, nn.MultiHeadAttention.forward, Tensor.backward):
+        assert len(str(inspect.signature(function))) < 320
+
+
 FLOATS_IN = {"Linear": 2, "MultiHeadAttention": 4, "MLP": 2, "gpt.FeedForward": 4, "transformer.FeedForward": 4}
 
 

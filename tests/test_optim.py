@@ -243,6 +243,16 @@ def test_a_gradient_that_is_no_array_of_its_parameters_shape_is_refused(grad):
     assert p.data.tolist() == [[1, 2, 3]]
 
 
+def test_an_optimizer_shows_its_settings(rng):
+    layer = nn.Linear(3, 2, rng=rng)
+    sizes = "of 8 numbers in 2 tensors"
+    groups = optim.AdamW(optim.decay_groups(layer, 0.1))
+    assert repr(groups).startswith("AdamW(lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=(0.1, 0.0), amsgrad")
+    sgd = optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    sgd.lr = 0.5
+    assert repr(sgd) == f"SGD(lr=0.5, momentum=0.9, weight_decay=0.0, nesterov=False) {sizes}"
+
+
 def test_clip_grad_norm_equals_pytorch(rng):
     torch = pytest.importorskip("torch")
     _, grads = start(rng, np.float32)

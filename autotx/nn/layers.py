@@ -11,6 +11,7 @@ Shapes: B batch, T tokens, S source tokens, C channels, H heads, D = C / H chann
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar
 
@@ -32,11 +33,21 @@ class _Forward(Protocol[P, R_co]):
     def forward(self, *args: P.args, **settings: P.kwargs) -> R_co: ...
 
 
+class _SignatureOfForward:
+    """Shows `help`, notebooks and inspect.signature what calling a module takes."""
+
+    def __get__(self, module, owner):
+        if module is None:
+            raise AttributeError("__signature__")  # of the class: what __init__ takes
+        return inspect.signature(module.forward)
+
+
 class Module:
     """The base of layers and models: set Tensors and Modules (or lists, tuples, dicts of them) as attributes, and
     define `forward`. A NumPy array is a constant: it is neither trained nor saved."""
 
     forward: Callable[..., Any]
+    __signature__ = _SignatureOfForward()
 
     def __call__(self: _Forward[P, R_co], *args: P.args, **settings: P.kwargs) -> R_co:
         before = next_tick()
@@ -136,8 +147,18 @@ class Module:
         return missing, unexpected
 
     def __repr__(self):
-        rows = [f"  {name} {p.shape}" for name, p in self.named_parameters()]
-        return "\n".join([f"{type(self).__name__}(num_parameters={self.num_parameters():,})", *rows])
+        facts = [f"{k}={v!r}" for k, v in vars(self).items() if isinstance(v, int | float | str)]
+        rows = []
+        for name, value in walk(self):
+            if isinstance(value, Tensor):
+                rows.append(f"  {name} {value.shape}")
+            elif isinstance(value, Module) and not value._holds_something():  # an activation or dropout
+                rows.append(f"  {name} {value}")
+        facts += [f"num_parameters={self.num_parameters():,}"] if self._holds_something() else []
+        return "\n".join([f"{type(self).__name__}({', '.join(facts)})", *rows])
+
+    def _holds_something(self):
+        return any(isinstance(value, Tensor | Module) for _, value in walk(self))
 
 
 def walk(module: Module, prefix: str = "") -> Iterator[tuple[str, Any]]:

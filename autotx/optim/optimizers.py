@@ -11,6 +11,7 @@ Letters: p parameter, g its gradient, t the number of steps counted from 1, lr l
 gradient is not changed, and its t is not increased.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 from autotx import kernels
 from autotx.nn import Module
 from autotx.tensor import Tensor
+from autotx.text import counted
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]  # parameters, or groups of them
 Schedule = Callable[[int], float]  # from the step, counted from 0, to the learning rate
@@ -53,6 +55,20 @@ class Optimizer:
     @lr.setter
     def lr(self, value: float) -> None:
         self._lr = _checked("lr", float(value), value >= 0, "0 or more")
+
+    @property
+    def weight_decay(self) -> float | tuple[float, ...]:
+        """The weight decay of all parameters, or those of the groups."""
+        first, *others = dict.fromkeys(self.decays)
+        return (first, *others) if others else first
+
+    def __repr__(self):
+        settings = [n for n in inspect.signature(type(self)).parameters if n != "params" and hasattr(self, n)]
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in settings)
+        count = sum(p.size for p in self.params)
+        return (
+            f"{type(self).__name__}({settings}) of {counted(count, 'number')} in {counted(len(self.params), 'tensor')}"
+        )
 
     def step(self) -> None:
         """Update every parameter that has a gradient. The gradients stay; `zero_grad` removes them."""
@@ -164,8 +180,8 @@ class AdamW(Optimizer):
 
     def __init__(self, params: Params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 0.01, amsgrad: bool = False):  # fmt: skip
-        self.buffers = ("m", "v", "v_max") if amsgrad else ("m", "v")
-        self.beta1, self.beta2 = _checked(
+        self.amsgrad, self.buffers = amsgrad, ("m", "v", "v_max") if amsgrad else ("m", "v")
+        self.betas = self.beta1, self.beta2 = _checked(
             "betas", betas, np.shape(betas) == (2,) and all(0 <= b < 1 for b in betas), "two from 0 to below 1"
         )
         self.eps = _checked("eps", eps, eps >= 0, "0 or more")
