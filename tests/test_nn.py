@@ -404,6 +404,20 @@ def test_what_recurrent_layers_do_not_take(call, message, rng):
         call(rng)
 
 
+def test_several_results_do_not_go_through_a_sequential(rng):
+    model = nn.Sequential(nn.LSTM(3, 4, rng=rng), nn.Linear(4, 2, rng=rng))
+    with pytest.raises(
+        TypeError, match=r"^Sequential: layer 0, LSTM, returns 2 results; write a Module that takes the"
+    ):
+        model(np.ones((2, 5, 3)))
+
+
+@pytest.mark.parametrize("state", [np.zeros((1, 2, 4)), (np.zeros((1, 2, 4)),)])
+def test_the_state_of_an_lstm_is_a_pair(state, rng):
+    with pytest.raises(TypeError, match=r"^LSTM: the state is a pair of arrays; give \(h, c\)"):
+        nn.LSTM(3, 4, rng=rng)(np.ones((2, 5, 3)), state)
+
+
 # Attention
 
 

@@ -445,7 +445,9 @@ class LSTM(_Recurrent):
     def forward(
         self, x: Array, state: tuple[Array, Array] | None = None, rng: Rng = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        y, (h, c) = self._layers(functional.lstm, x, state or (None, None), rng)
+        if state is not None and not (isinstance(state, tuple | list) and len(state) == 2):
+            raise TypeError("LSTM: the state is a pair of arrays; give (h, c)")
+        y, (h, c) = self._layers(functional.lstm, x, (None, None) if state is None else state, rng)
         return y, (h, c)
 
 
@@ -453,7 +455,7 @@ class Sequential(Module):
     """Layers one after another: x goes through each. An rng is handed to every layer.
 
     model[0] is a layer, model[1:3] a Sequential of those layers themselves; len(model), `for layer in model`.
-    TypeError: a layer is not a Module.
+    TypeError: a layer is not a Module, or returns several results, as nn.LSTM.
     """
 
     def __init__(self, *layers: Module):
@@ -469,8 +471,11 @@ class Sequential(Module):
         return len(self.layers)
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers):
             x = layer(x) if rng is None else layer(x, rng=rng)
+            if isinstance(x, tuple):
+                given = f"layer {i}, {type(layer).__name__}, returns {len(x)} results"
+                raise TypeError(f"Sequential: {given}; write a Module that takes the one that the next layer needs")
         return x
 
 
