@@ -1,8 +1,10 @@
 """Imports run one way, from the commands down to the kernels, and `import autotx` is light."""
 
 import ast
+import configparser
 import graphlib
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -94,8 +96,23 @@ def test_no_two_modules_import_each_other():
     list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
 
 
-def _run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+def _run(code, **settings):
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, **settings)
+
+
+def test_the_folder_that_holds_a_clone_does_not_hide_the_package(tmp_path):
+    """There `autotx` is a folder without __init__.py. An installed package is before it, as an editable install is a
+    plain path (setup.cfg, package_dir); one by a finder would come after it, and nothing could be imported."""
+    root = Path(autotx.__file__).parent.parent
+    (tmp_path / "autotx").symlink_to(root)
+    environment = {**os.environ, "PYTHONPATH": str(root)}  # behind the current folder, as the path of the install is
+    environment.pop("PYTHONSAFEPATH", None)
+    code = "import sys; from autotx import Tensor; import autotx.models; print(repr(sys.path[0]), Tensor(1.0))"
+    assert _run(code, cwd=tmp_path, env=environment).stdout.strip() == "'' Tensor(1.)"
+    setup = configparser.ConfigParser()
+    setup.read(root / "setup.cfg")
+    assert setup["options"]["package_dir"].split() == ["=", "."]
 
 
 def test_import_autotx_is_light():

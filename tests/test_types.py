@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import typed_program
 
-from autotx.methods import Methods
+import autotx
+from autotx import nn, optim
+from autotx.methods import INSTEAD, Methods
 from autotx.tensor import Tensor
 
 PROGRAM = Path(typed_program.__file__)
@@ -34,6 +36,23 @@ def test_a_checker_finds_no_mistake_in_it(tool, option, tmp_path):
     command = [sys.executable, "-m", tool, option, sys.executable, shutil.copy(PROGRAM, tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_notebooks_complete_names_and_show_signatures():
+    """IPython asks jedi, which reads the live objects."""
+    jedi = pytest.importorskip("jedi")
+    names = {"nn": nn, "optim": optim, "autotx": autotx, "x": Tensor(1.0)}
+
+    def offered(text):
+        return {c.name for c in jedi.Interpreter(text, [names]).complete() if not c.name.startswith("_")}
+
+    assert {name for name in dir(Tensor) if not name.startswith("_")} - set(INSTEAD) <= offered("x.")
+    assert offered("nn.") == {*nn.__all__, "layers"}
+    assert offered("optim.") == {*optim.__all__, "optimizers"}
+    first = {"x.sum(": "axis", "autotx.softmax(": "x", "nn.Linear(": "in_features", "optim.SGD(": "params"}
+    for call, name in first.items():
+        (signature,) = jedi.Interpreter(call, [names]).get_signatures()
+        assert signature.params[0].name == name
 
 
 def test_methods_that_a_checker_reads_are_those_that_run():
