@@ -31,6 +31,11 @@ help(autotx.softmax) shows a formula and its gradient, help(autotx.Tensor)
 the methods. The command line is `autotx`, or `python -m autotx`.
 """
 
+from autotx import signals
+
+with signals.uncut():  # after an interrupt in the middle, NumPy could not be imported again
+    import numpy
+
 from autotx import init, kernels, methods, nn, numpy_functions, optim
 from autotx.anomaly import detect_anomaly
 from autotx.batches import batches

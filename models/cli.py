@@ -18,6 +18,7 @@ import sys
 import numpy as np
 
 import autotx
+from autotx import signals
 from autotx.files import describe
 from autotx.models import streams
 
@@ -105,11 +106,14 @@ def _run(argv):
     _check_threads()
     command, parser = load(name)
     args = parser.parse_args(argv[1:])
+    signals.release()
     _check_umask()
     if hasattr(command, "outputs"):
         _check_outputs(command.outputs(args))
     with np.errstate(all="ignore"):  # commands say in their own words where a result is NaN or Inf
-        return command.run(args)
+        status = command.run(args)
+    signals.hold()
+    return status
 
 
 def _check_outputs(outputs):

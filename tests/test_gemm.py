@@ -396,7 +396,7 @@ def test_kept_kernels_are_found_again(tmp_path):
 def test_garbage_is_looked_for_afterwards_as_before(collecting):
     try:
         (gc.enable if collecting else gc.disable)()
-        with contextlib.suppress(RuntimeError), jit._garbage_collector_off():
+        with contextlib.suppress(RuntimeError), jit._compiling():
             assert not gc.isenabled()
             raise RuntimeError
         assert gc.isenabled() == collecting

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from autotx.kernels import blas
+from autotx.signals import uncut
 
 blas.stop_spinning()
 
@@ -36,7 +37,8 @@ _MODULES = (
 
 def __getattr__(name):
     if name in _MODULES:
-        return importlib.import_module(f"autotx.kernels.{name}")
+        with uncut():
+            return importlib.import_module(f"autotx.kernels.{name}")
     raise AttributeError(f"module 'autotx.kernels' has no attribute {name!r}")
 
 

@@ -19,7 +19,6 @@ import os
 import pickle
 import sys
 import tempfile
-import threading
 import uuid
 import warnings
 from pathlib import Path
@@ -30,14 +29,14 @@ from numba import types
 from numba.core.caching import NullCache
 from numba.core.ccallback import CFunc
 from numba.core.compiler import CompileResult
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
 
+from autotx import signals
 from autotx.kernels import memory
+from autotx.signals import uncut
 
 memory.keep_freed_memory()
-
-_compiling = threading.RLock()
-
 
 # Wrappers for callers in C and in Python took a quarter of the compile time, and few kernels need either.
 OPTIONS = {
@@ -82,26 +81,41 @@ def compile_for(compiled, signature):
     Numba would compile a kernel separately for C-ordered, Fortran-ordered, strided and read-only arrays. A signature
     with a read-only strided array accepts all of them, so the kernel is compiled once.
     """
-    with _compiling:  # if several threads get here, one compiles
-        if signature.args not in compiled.overloads:
-            with _garbage_collector_off():
-                compiled.disable_compile(False)  # re-enables compiling, which an earlier signature disabled
-                _link(Path(compiled.py_func.__code__.co_filename))
-                compiled.compile(signature)
+    if signature.args not in compiled.overloads:
+        _link(Path(compiled.py_func.__code__.co_filename))
+        with _compiling():
+            compiled.disable_compile(False)  # re-enables compiling, which an earlier signature disabled
+            compiled.compile(signature)  # returns at once if another thread was here before
             compiled.disable_compile()
     return compiled
 
 
 @contextlib.contextmanager
-def _garbage_collector_off():
-    """Disable the garbage collector: with the many objects of the compiler, it took a tenth of the compile time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
+def _compiling():
+    """In a `with` block, one kernel is compiled, without the garbage collector: with the many objects of the compiler,
+    it took a tenth of the time."""
+    with uncut():
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collecting:
+                gc.enable()
+
+
+def _before_fork():
+    signals.lock.acquire()
+    global_compiler_lock.acquire()  # a user's own kernels may be compiled in another thread
+
+
+def _after_fork():
+    global_compiler_lock.release()
+    signals.lock.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def address(compiled, signature):
@@ -137,19 +151,16 @@ def _link(source):
     """Compile the outlined functions of the modules that this source depends on, before its kernels are linked.
 
     The imports of a source outside this folder are not known: for it, all outlined functions are compiled. A function
-    that was not compiled, for example after Ctrl-C, stays in `_waiting`: a kernel linked without it would crash.
+    that was not compiled stays in `_waiting`: a kernel linked without it would crash.
     """
     for path in _sources(source) if source.parent == Path(__file__).parent else list(_waiting):
-        waiting = _waiting.pop(path, [])
-        try:
-            while waiting:
-                name, compiled = waiting[-1]
-                compiled.compile()
-                llvmlite.binding.add_symbol(name, compiled.address)
-                waiting.pop()
-        finally:
-            if waiting:
-                _waiting[path] = waiting
+        while _waiting.get(path):
+            with _compiling():
+                if waiting := _waiting[path]:  # another thread may have been here before
+                    name, compiled = waiting[-1]
+                    compiled.compile()
+                    llvmlite.binding.add_symbol(name, compiled.address)
+                    waiting.pop()
 
 
 class _Cache(NullCache):

@@ -48,6 +48,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from autotx.kernels.jit import address, compile_for, kernel
+from autotx.signals import uncut
 
 LINE = 8  # integers in a cache line of 64 bytes
 GENERATION, OPEN, INSIDE, TASK, ARGUMENTS, BUSY, WORKERS, ASLEEP = (LINE * i for i in range(8))
@@ -102,11 +103,10 @@ def _new_array():
 _shared = _new_array()
 _seen = memoryview(_shared)  # the same memory; Python reads an element in a third of the time
 _bells = []  # a lock for each worker: a sleeping worker waits to acquire it
-_starting = threading.Lock()
 
 
 def _start():
-    with _starting:
+    with uncut():
         _compiled(_wake), _compiled(_serve)  # not in the workers: a fork could copy a compiler lock that one holds
         _record_caller_core()
         while len(_bells) < _shared[WORKERS]:
