@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 lock = threading.RLock()
 
@@ -41,7 +40,9 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 # in one line, and again when it is done.
 
 _program = sys.argv[0] if sys.argv else ""
-_is_command_line = Path(_program).stem == "autotx" or (_program == "-m" and "autotx" in sys.orig_argv)
+_is_command_line = os.path.basename(_program) in ("autotx", "autotx.exe") or (
+    _program == "-m" and "autotx" in sys.orig_argv
+)
 _held = contextlib.ExitStack()
 
 
