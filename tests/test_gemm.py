@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import pickle
 import subprocess
 import sys
 from itertools import product
@@ -418,6 +419,67 @@ print(len(caught), caught[0].message)
     printed, said = _python(code)
     assert said == ""
     assert printed.startswith("1 autotx: kernels are compiled anew in every process, because no folder")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders have no owner and mode")
+def test_only_what_nobody_else_may_write_is_trusted():
+    me, other = os.geteuid(), os.geteuid() + 1
+    for owner, mode, trusted in (
+        (me, 0o100644, True), (0, 0o40755, True), (me, 0o40700, True), (other, 0o100644, False),
+        (me, 0o100666, False), (me, 0o100664, False), (0, 0o41777, False),
+    ):  # fmt: skip
+        status = os.stat_result((mode, 0, 0, 1, owner, 0, 0, 0, 0, 0))
+        assert jit.is_trusted(status) is trusted, (owner, oct(mode))
+
+
+PLANTED = """
+import pathlib, pickle
+from autotx.kernels import jit
+path = pathlib.Path(FOLDER) / "x.kernel"
+for thing, mode in (("code", 0o666), ("code", 0o664), ("code", 0o644)):
+    jit._write(path, pickle.dumps(thing))
+    assert path.stat().st_mode & 0o777 == 0o644
+    path.chmod(mode)
+    print(jit._read(path) is None)
+path.rename(path.with_name("y.kernel"))
+print(jit._read(path.with_name("y.kernel")) is None)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files have no mode")
+def test_a_file_that_others_may_write_or_of_another_name_is_not_read(tmp_path):
+    old = os.umask(0)
+    try:
+        printed, _ = _python(PLANTED.replace("FOLDER", repr(str(tmp_path))))
+    finally:
+        os.umask(old)
+    assert printed.split() == ["True", "True", "False", "True"]
+
+
+@needs_jit
+def test_what_another_program_stored_is_compiled_again(tmp_path):
+    code = "from autotx.kernels.jit import kernel; print(kernel(lambda x: x + 1, from_python=True)(2))"
+    (tmp_path / "elsewhere.py").write_text(code)
+    first, _ = _python("import elsewhere", PYTHONPATH=str(tmp_path), NUMBA_CACHE_DIR=str(tmp_path))
+    (kept,) = (tmp_path / "autotx").iterdir()
+    whole = kept.read_bytes()
+    jit._write(kept, pickle.dumps([1, 2]))
+    assert _python("import elsewhere", PYTHONPATH=str(tmp_path), NUMBA_CACHE_DIR=str(tmp_path))[0] == first == "3"
+    assert len(kept.read_bytes()) > len(whole) // 2  # stored anew
+
+
+@needs_jit
+@pytest.mark.skipif(os.name != "posix", reason="folders have no mode")
+def test_a_cache_folder_that_others_may_write_is_not_used(tmp_path):
+    folder = tmp_path / "autotx"
+    folder.mkdir()
+    folder.chmod(0o777)
+    printed, said = _python("from autotx.kernels import jit; print(jit.cache_folder())", NUMBA_CACHE_DIR=str(tmp_path))
+    assert printed != str(folder)
+    assert (
+        f"autotx: no kernels are kept in {folder}, because another user owns it or may write there; chmod go-w" in said
+    )
+    assert list(folder.iterdir()) == []
 
 
 def test_the_name_of_a_kept_kernel_depends_on_the_modules_it_imports():

@@ -6,8 +6,9 @@ modules that it imports (their kernels may be inlined, which Numba's own cache d
 and Numba, and the processor. So no file is ever out of date, and concurrent processes write equal content under equal
 names. A file is written completely or not at all; if it is damaged, the kernel is compiled again.
 
-The cache folder is $NUMBA_CACHE_DIR if set, else `__pycache__` beside the kernels, else the user's cache folder. If
-none is writable, every process compiles its kernels anew, and one warning says so.
+The cache folder is $NUMBA_CACHE_DIR if set, else `__pycache__` beside the kernels, else the user's cache folder. What
+is read there is run, so, as with the keys of ssh, folder and files must belong to the user or root, and nobody else may
+write them. If there is no such folder, every process compiles its kernels anew, and one warning says so.
 """
 
 import ast
@@ -185,10 +186,11 @@ class _Cache(NullCache):
             _link(self.source)
         path = self._path(signature, target.codegen())
         data = _read(path) if path else None
-        if data is None:
-            _announce()
-            return None
-        return CompileResult._rebuild(target, *pickle.loads(data))
+        if data is not None:
+            with contextlib.suppress(Exception):  # what another program stored: compiled again
+                return CompileResult._rebuild(target, *pickle.loads(data))
+        _announce()
+        return None
 
     def save_overload(self, signature, result):
         path = self._path(signature, result.codegen)
@@ -233,27 +235,40 @@ def _source_hash(source):
 
 @functools.cache
 def cache_folder():
-    """The first candidate folder that is writable, or None, after a warning."""
+    """The first candidate folder that this user, and nobody else, can write, or None. A warning where it is not the one
+    that was asked for."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     candidates = [Path(__file__).parent / "__pycache__", Path(home, "autotx")]
-    if os.environ.get("NUMBA_CACHE_DIR"):
-        candidates.insert(0, Path(os.environ["NUMBA_CACHE_DIR"], "autotx").absolute())
+    if asked := os.environ.get("NUMBA_CACHE_DIR"):
+        candidates.insert(0, Path(asked, "autotx").absolute())
     for folder in candidates:
         if not folder.is_absolute():  # expanduser leaves "~" for a user without a home folder
             continue
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(0o755, parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
         except OSError:
             continue
-        return folder
+        if is_trusted(folder.stat()):
+            return folder
+        if asked and folder == candidates[0]:
+            warnings.warn(
+                f"autotx: no kernels are kept in {folder}, because another user owns it or may write there; "
+                "chmod go-w, or set NUMBA_CACHE_DIR to a folder of your own",
+                stacklevel=2,
+            )
     tried = ", ".join(str(folder) for folder in candidates)
     warnings.warn(
         "autotx: kernels are compiled anew in every process, because no folder to keep them in can be written "
-        f"(tried {tried}); set NUMBA_CACHE_DIR to one that can",
+        f"by this user alone (tried {tried}); set NUMBA_CACHE_DIR to one that can",
         stacklevel=2,
     )
     return None
+
+
+def is_trusted(status: os.stat_result) -> bool:
+    """Whether a folder or file belongs to this user or root, and nobody else may write it. On Windows always."""
+    return os.name != "posix" or (status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022)
 
 
 @functools.cache
@@ -269,20 +284,27 @@ def has_compiled():
 
 
 def _read(path):
-    """The bytes stored in the file `path`, or None if there is no file or its checksum is wrong."""
+    """The bytes stored in the file `path`, or None if there is no trusted file or its checksum is wrong."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read() if is_trusted(os.fstat(file.fileno())) else b""
     except OSError:
         return None
     checksum, data = content[:32], content[32:]
-    return data if hashlib.sha256(data).digest() == checksum else None
+    return data if _checksum(path, data) == checksum else None
+
+
+def _checksum(path, data):
+    """Of the content and the name, which says for what the content is."""
+    return hashlib.sha256(path.name.encode() + data).digest()
 
 
 def _write(path, data):
     """Store the bytes in the file `path`. Errors, such as a full disk, are ignored: the kernel is just not cached."""
     aside = path.with_suffix(f".{uuid.uuid4().hex[:16]}")
     try:
-        aside.write_bytes(hashlib.sha256(data).digest() + data)
+        with open(aside, "xb", opener=lambda name, flags: os.open(name, flags, 0o644)) as file:
+            file.write(_checksum(path, data) + data)
         os.replace(aside, path)
     except OSError:
         aside.unlink(missing_ok=True)
