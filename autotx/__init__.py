@@ -34,7 +34,7 @@ the methods. The command line is `autotx`, or `python -m autotx`.
 from autotx import signals
 
 with signals.uncut():  # after an interrupt in the middle, NumPy could not be imported again
-    import numpy
+    __import__("numpy")
 
 from autotx import init, kernels, methods, nn, numpy_functions, optim
 from autotx.anomaly import detect_anomaly
