@@ -100,7 +100,10 @@ def damage_bytes(content, rng):
 
 
 def _dump(value):
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except ValueError:  # a value was put into itself
+        text = "{}"
     for name, raw in _RAW.items():
         text = text.replace(f'"{name}"', raw)
     return text.encode()
@@ -135,10 +138,7 @@ def _change_json(value, rng):
 
 
 def damage_json(content, rng):
-    try:
-        return _dump(_change_json(json.loads(content), rng))
-    except RecursionError:  # a value that was put into itself
-        return _dump(rng.choice(_VALUES))
+    return _dump(_change_json(json.loads(content), rng))
 
 
 def damage_json_lines(content, rng):
