@@ -357,7 +357,10 @@ def test_plot_draws_runs(run, tmp_path, monkeypatch, capsys, fails):
     fails(["plot", run, run, "--what", "positions"], "draws one model")
     fails(["plot", run, "--what", "positions", "--live"], "--live follows curves")
     fails(["plot", run, "--mark", "e"], "--mark belongs to --what embeddings")
-    for content, message in (("", "is empty, no step is done yet; --live"), ("hello\n", "is no log of a training")):
+    for content, message in (
+        ("", "is empty, no step is done yet; --live"),
+        ("hello\n", "log.jsonl, line 1 is truncated or not JSON"),
+    ):
         (tmp_path / LOG).write_text(content)
         fails(["plot", tmp_path], message)
 
