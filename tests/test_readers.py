@@ -8,6 +8,7 @@ import pytest
 
 import autotx
 from autotx.models import GPT, GPTConfig, Llama, LlamaConfig, Transformer, TransformerConfig
+from autotx.models.inference import pieces
 from autotx.models.inference.pieces import Int8Matrix, Matrix, attend, new_cache
 from autotx.models.transformer import PAD
 
@@ -77,6 +78,19 @@ def test_a_text_is_read_alike_however_it_is_cut(name, matrix, piece, rows, threa
         same(scores(made(name), matrix, rows, [piece] * (T // piece) + [T % piece] * (T % piece > 0)), expected[:rows])
     finally:
         autotx.set_num_threads(before)
+
+
+@pytest.mark.parametrize("piece", [1, 7])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_cache_grows_with_what_is_read(name, piece, monkeypatch):
+    expected = at_once(name, Matrix)
+    monkeypatch.setattr(pieces, "FIRST", 4)
+    same(scores(made(name), Matrix, 3, [piece] * (T // piece) + [T % piece] * (T % piece > 0)), expected)
+    rows = {"source": SOURCE[:1]} if isinstance(made(name), Transformer) else {"rows": 1}
+    reader = made(name).reader(**rows, size=100)
+    for length, room in ((4, 4), (5, 8), (9, 16), (60, 60), (61, 100)):
+        reader.read(ROWS[:1, reader.length : length])
+        assert reader.cache[0].shape[4] == reader.cache[1].shape[3] == room
 
 
 @pytest.mark.parametrize("matrix", [Matrix, Int8Matrix])

@@ -27,6 +27,8 @@ import numpy as np
 from autotx import kernels, nn
 from autotx.types import DTypeLike
 
+FIRST = 256  # tokens that a cache has room for at first
+
 
 class Matrix:
     """The weight (out, in) and bias (out,) of a linear layer, or a table of embeddings, one a row."""
@@ -88,7 +90,7 @@ class Reader:
     length = 0
     config: Any
     head: Matrix
-    cache: tuple[np.ndarray, np.ndarray]
+    cache: Any = None  # keys and values, see new_cache
     size = math.inf  # how many tokens of each row it has room for
 
     def begin(self, ids):
@@ -103,6 +105,8 @@ class Reader:
         if start + ids.shape[1] > self.size:
             raise ValueError(f"reader: {start + ids.shape[1]} tokens are more than the {self.size} it has room for")
         self.length += ids.shape[1]
+        if self.cache is not None and self.length > (room := self.cache[1].shape[3]):
+            self.cache = _grown(self.cache, start, min(self.size, max(self.length, 2 * room)))
         return start
 
     def rewind(self, length: int) -> None:
@@ -143,10 +147,21 @@ def split(x: np.ndarray, B: int, parts: int, D: int) -> np.ndarray:
 def new_cache(layers: int, rows: int, heads: int, size: int, D: int, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
     """Uninitialised arrays for keys (layers, rows, heads, D, size) and values (layers, rows, heads, size, D).
 
-    Those of a new token are written to its place; nothing is moved. The last axis of the keys is the token, so that
-    the scores of one query read them in order.
+    Those of a new token are written to its place. The last axis of the keys is the token, so that the scores of one
+    query read them in order. A size beyond FIRST is given them when so many tokens come (`Reader.begin`).
     """
+    size = min(size, FIRST)
     return np.empty((layers, rows, heads, D, size), dtype), np.empty((layers, rows, heads, size, D), dtype)
+
+
+def _grown(cache, length, size):
+    """Larger arrays, for `size` tokens, with the same keys and values of the first `length`."""
+    keys, values = cache
+    more = np.empty((*keys.shape[:-1], size), keys.dtype)
+    more[..., :length] = keys[..., :length]
+    keys, more = more, np.empty((*values.shape[:3], size, values.shape[-1]), values.dtype)
+    more[:, :, :, :length] = values[:, :, :, :length]
+    return keys, more
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, keys: np.ndarray, values: np.ndarray, start: int) -> np.ndarray:
