@@ -295,3 +295,70 @@ def test_a_training_step_is_the_same_bits_with_any_number_of_threads(kind, rng):
         results.append(_losses(make[0](make[1](**sizes), np.random.default_rng(0)), ids))
     assert results[0][0][0] > results[0][0][2]
     assert results[1:] == results[:1] * 3
+
+
+# Threads that compute, forks and switches of the number of threads, all at once, in a process of its own.
+STRESS = """
+import os, random, sys, threading, time
+import numpy as np
+import autotx
+from autotx import Tensor
+failed, walks = [], []
+x = np.random.default_rng(0).standard_normal((300, 300)).astype(np.float32)
+shared = Tensor(x, requires_grad=True)
+def gradients(w):
+    loss = ((w @ x).gelu().softmax() * x).sum()
+    loss.backward()
+    return loss.item()
+def own():
+    w = Tensor(x, requires_grad=True)
+    return gradients(w), w.grad.tobytes()
+right = own()
+end = time.monotonic() + float(sys.argv[1])
+def compute():
+    while time.monotonic() < end:
+        if own() != right:
+            failed.append("other bits")
+def share():
+    while time.monotonic() < end:
+        gradients(shared)
+        walks.append(1)
+def start():
+    while time.monotonic() < end:  # threads without scratch memory as yet
+        thread = threading.Thread(target=lambda: own() == right or failed.append("other bits in a short thread"))
+        thread.start()
+        thread.join()
+def switch():
+    most = autotx.get_num_threads()
+    while time.monotonic() < end:
+        autotx.set_num_threads(random.randint(1, most))
+threads = [threading.Thread(target=work) for work in (compute, compute, share, share, start, switch)]
+for thread in threads:
+    thread.start()
+forks = 0
+while time.monotonic() < end:
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if own() == right else 1)
+    if os.waitpid(child, 0)[1] != 0:
+        failed.append("a child")
+    forks += 1
+for thread in threads:
+    thread.join()
+one = np.frombuffer(right[1], np.float32)
+if not np.allclose(shared.grad.reshape(-1), len(walks) * one, rtol=1e-3, atol=1e-3 * len(walks)):
+    failed.append("lost gradients")
+print(sorted(set(failed)), forks > 0 and len(walks) > 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("seconds", [
+    pytest.param(5, marks=pytest.mark.slow), pytest.param(600, marks=pytest.mark.fuzz),
+])  # fmt: skip
+def test_threads_forks_and_switches_at_once(seconds):
+    done = subprocess.run(
+        [sys.executable, "-c", STRESS, str(seconds)], capture_output=True, text=True, timeout=seconds + 300,
+        env={**os.environ, "NUMBA_NUM_THREADS": "4"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "[] True\n"), done.stderr
