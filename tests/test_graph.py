@@ -277,7 +277,7 @@ def test_viewing_a_graph_opens_its_picture(tmp_path, monkeypatch):
 def test_what_is_no_picture_is_not_saved(given, tmp_path):
     with pytest.raises(TypeError, match=r"save: a (Tensor|str) is no picture; give viz.graph\(loss\)"):
         viz.save(given, tmp_path / "g.png")
-    with pytest.raises(ValueError, match=r"g.gif ends in .gif; give a picture a name that ends in .svg, .png, .pdf or"):
+    with pytest.raises(ValueError, match=r"g.gif ends in .gif; give it a name that ends in .svg, .png, .pdf or"):
         viz.save(viz.graph(xor_loss()), tmp_path / "g.gif")
 
 
