@@ -198,6 +198,15 @@ def test_rms_norm(rng, shape):
     check(rmsnorm.rms_norm_backward, g, x, gamma, r, tolerance=4e-6 * max(1, r.max(initial=1)))
 
 
+def test_rms_norm_of_numbers_whose_squares_overflow(rng):
+    x, g, gamma = normal(rng, 3, 64, scale=1e25), normal(rng, 3, 64), normal(rng, 64)
+    _, r = check(rmsnorm.rms_norm, x, gamma, 1e-5)
+    dx, dgamma = rmsnorm.rms_norm_backward(g, x, gamma, r)
+    expected, dgamma_expected = rmsnorm.rms_norm_backward(*precise((g, x, gamma, r)))
+    np.testing.assert_allclose(dx * 1e25, expected * 1e25, atol=1e-5)
+    np.testing.assert_allclose(dgamma, dgamma_expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 5, 8), (3, 1, 2), (700, 64), (2, 4, 300, 16), (2, 1, 2, 3, 4)])
 def test_rope(rng, shape):
     x = normal(rng, *shape)
