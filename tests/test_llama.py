@@ -1,5 +1,6 @@
-"""The Llama: its first weights, and logits, loss, gradients and greedy ids against transformers; its cache."""
+"""The Llama: its first weights, and logits, loss, gradients and greedy ids against transformers; cache, commands."""
 
+import json
 import math
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import autotx
 from autotx import optim
 from autotx.models import GPT, GPTConfig, Llama, LlamaConfig
+from autotx.models.cli import main
+from autotx.models.formats import open_model
 
 TINY = LlamaConfig(block_size=12, vocab_size=11, n_layer=2, n_head=4, n_kv_head=2, n_embd=16, n_hidden=24)
 
@@ -236,3 +239,48 @@ def test_generation_equals_its_definition_beyond_the_context_too(prompt, rng):
             logits = model(expected[:, -12:])[0].data[:, -1]
         expected = np.column_stack([expected, logits.argmax(-1)])
     assert np.array_equal(model.generate(ids, 20, temperature=0), expected)
+
+
+# By the command line
+
+
+def test_it_trains_goes_on_writes_and_is_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("the cat sat on the mat. the dog sat on the log.\n" * 40)
+    (tmp_path / "labels.tsv").write_text("the cat\tcat\nthe dog\tdog\na cat\tcat\na dog\tdog\n" * 3)
+    shape = "--n-layer 2 --n-head 4 --n-kv-head 2 --n-embd 32 --block-size 16 --rope-base 500"
+    training = "--batch-size 4 --steps 60 --lr 0.01 --min-lr 0.001 --warmup-steps 5 --eval-interval 30 --eval-batches 2"
+    for words in (
+        f"train --model llama --text text.txt --out run {shape} {training} --dropout 0.1",
+        "train --resume --out run --steps 64",
+        "generate --model run --prompt the --max-new-tokens 30 --temperature 0",
+        "generate --model run --prompt the --max-new-tokens 4 --attention maps.png",
+        "generate --model run --prompt the --max-new-tokens 4 --int8",
+        "graph --model run --out graph.svg --json graph.json",
+        "replay --model run --prompt the --out replay.html",
+        "plot run --what embeddings --out embeddings.png",
+        "finetune --model run --labels labels.tsv --steps 2 --out fine",
+    ):
+        assert main(words.split()) == 0, words
+    assert "the dog" in capsys.readouterr().out
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0] / 3
+    config = open_model("run").model.config
+    assert config == LlamaConfig(16, config.vocab_size, 2, 4, 2, 32, 96, 500.0, dropout=0.1)
+    drawn = {node["op"] for node in json.loads((tmp_path / "graph.json").read_text())["nodes"]}
+    assert {"rms_norm", "multi_head_attention", "swiglu"} <= drawn
+    assert "A Llama reads “the”" in (tmp_path / "replay.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--n-head 4 --n-kv-head 3", "--n-kv-head 3 does not divide --n-head 4; choose one that does"),
+        ("--n-head 4 --n-embd 12", "--n-embd 12 is 3 times --n-head 4; choose an even multiple"),
+    ],
+)
+def test_settings_that_do_not_fit_are_said_in_one_line(words, message, capsys):
+    assert main(["train", "--model", "llama", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
