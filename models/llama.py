@@ -27,7 +27,7 @@ from autotx import Tensor, init, kernels, nn
 from autotx.checks import checked_size
 from autotx.models.architecture import Blocks
 from autotx.models.config import setting
-from autotx.models.inference.pieces import Matrix, Reader, RMSNorm, attend, new_cache
+from autotx.models.inference.pieces import Matrix, Reader, RMSNorm, new_cache
 from autotx.models.inference.sampling import LanguageModel
 from autotx.text import counted
 from autotx.types import Array, ArrayLike, Rng
@@ -212,21 +212,21 @@ class LlamaReader(Reader, LanguageModel):
 
 
 class _BlockReader:
+    """A block in five launches: norm and q k v, rotation and attention, o and residual, norm and gated half, down and
+    residual. For more than a few rows the norms, and the rotation, have launches of their own."""
+
     def __init__(self, block, matrix):
         layers = block.attention.qkv, block.attention.proj, block.mlp.gate, block.mlp.up, block.mlp.down
         self.qkv, self.proj, self.gate, self.up, self.down = map(matrix.of, layers)
         self.norm1, self.norm2 = RMSNorm(block.norm1), RMSNorm(block.norm2)
-        self.rope_base = block.attention.rope_base
+        self.n_head, self.rope_base = block.attention.n_head, block.attention.rope_base
 
     def add_to(self, x, keys, values, start):
         """Add the results of both sublayers to x (B T, C), in place. keys: (B, G, D, size), values: (B, G, size, D)."""
-        (B, G, _, D), C = values.shape, x.shape[1]
-        heads = self.qkv(self.norm1(x)).reshape(B, -1, C // D + 2 * G, D).transpose(0, 2, 1, 3)
-        q, k, v = np.split(heads, (C // D, C // D + G), axis=1)
-        q, k = (kernels.rope.rope(part, self.rope_base, start) for part in (q, k))
-        self.proj(attend(q, k, v, keys, values, start), onto=x)
-        y = self.norm2(x)
-        self.down(kernels.silu.swiglu(self.gate(y), self.up(y)), onto=x)
+        qkv = self.qkv(x, norm=self.norm1)
+        y = kernels.attend.attend_rotated(qkv, keys, values, start, self.n_head, self.rope_base)
+        self.proj(y, onto=x)
+        self.down(self.gate.gated(self.up, x, self.norm2), onto=x)
 
 
 @dataclass(frozen=True)

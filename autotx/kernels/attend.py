@@ -11,7 +11,8 @@ from numba import types
 from autotx.kernels.attention import FEW_QUERIES, IN4, INFINITY, attention, key_block, scale_of
 from autotx.kernels.exp import ONE, ZERO, exp, larger
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import FLOAT32, IDS, INTEGER, OUT2, contiguous, tasks, use_numba
+from autotx.kernels.rope import angles, rope, rotate_row
+from autotx.kernels.rows import FLOAT32, IDS, IN2, INTEGER, OUT2, contiguous, tasks, use_numba
 from autotx.kernels.simd import FLOAT32_TILE
 from autotx.kernels.softmax import row_max
 from autotx.kernels.threads import shared
@@ -41,6 +42,29 @@ def attend(q, keys, values, seen):
     scratch = thread_memory(2 * D + KEY_BLOCK, FLOAT32)
     _attend(tasks(B * H, step), q, contiguous(keys), contiguous(values), seen, causal, out, scratch, step)
     return out
+
+
+def attend_rotated(qkv, keys, values, start, n_head, base):
+    """Causal attention with rotary positions of T new tokens to themselves and the `start` tokens before them.
+
+    qkv: (B T, (H + 2 G) D), the new queries, keys and values. The keys, rotated, and the values are first written to
+    the cache: keys (B, G, D, size) and values (B, G, size, D), C-contiguous. H = n_head; base: that of `rope`. Result:
+    (B T, H D). For few queries it is one launch.
+    """
+    (B, G, _, D), H = values.shape, n_head
+    T = len(qkv) // B
+    heads = qkv.reshape(B, T, H + 2 * G, D)
+    if T > FEW_QUERIES or not use_numba(qkv, keys, values):
+        q, k, v = np.split(heads.transpose(0, 2, 1, 3), (H, H + G), axis=1)
+        keys[..., start : start + T] = rope(k, base, start).swapaxes(2, 3)
+        values[:, :, start : start + T] = v
+        return attend(rope(q, base, start), keys, values, start + 1).reshape(B * T, H * D)
+    out = np.empty((B, T, H, D), np.float32)
+    cos, sin = (table[start:] for table in angles(start + T, D, base, FLOAT32))
+    step = B * H if B * H * T * D * (start + T) <= ONE_TASK_FLOATS else 1
+    scratch = thread_memory(3 * D + KEY_BLOCK, FLOAT32)
+    _attend_rotated(tasks(B * H, step), contiguous(heads), cos, sin, keys, values, start, out, scratch, step)
+    return out.reshape(B * T, H * D)
 
 
 CACHE = types.Array(types.float32, 4, "C", readonly=True)
@@ -96,3 +120,30 @@ def _attend(q, keys, values, lengths, causal, out, scratch, step, worker, task):
         for t in range(T):
             seen = lengths[b] + t if causal else lengths[b]
             _attend_query(q[b, h, t], k, v, seen, scratch[worker], out[b, t, h])
+
+
+WRITTEN = types.Array(types.float32, 4, "C")
+
+
+@shared(types.Array(types.float32, 4, "C", readonly=True), IN2, IN2, WRITTEN, WRITTEN, INTEGER, WRITTEN, OUT2, INTEGER)
+@kernel
+def _attend_rotated(heads, cos, sin, keys, values, start, out, scratch, step, worker, task):
+    """A task: `step` heads, counted through the batch. Heads that share keys and values write the same numbers."""
+    (B, T, _, D), (H, G) = heads.shape, (out.shape[2], keys.shape[1])
+    rotated, rest = scratch[worker, :D], scratch[worker, D:]
+    for head in range(task * step, min(task * step + step, B * H)):
+        b, h, kv = head // H, head % H, head % H // (H // G)
+        k, v = keys[b, kv], values[b, kv]
+        for t in range(T):
+            _rotate(heads[b, t, H + kv], cos[t], sin[t], rotated)
+            for d in range(D):
+                k[d, start + t] = rotated[d]
+                v[start + t, d] = heads[b, t, H + G + kv, d]
+        for t in range(T):
+            _rotate(heads[b, t, h], cos[t], sin[t], rotated)
+            _attend_query(rotated, k, v, start + t + 1, rest, out[b, t, h])
+
+
+@kernel
+def _rotate(x, cos, sin, y):
+    rotate_row(x.ctypes.data, cos.ctypes.data, sin.ctypes.data, x.size // 2, y.ctypes.data)

@@ -3,9 +3,10 @@
 import functools
 
 import numpy as np
+from numba import types
 
 from autotx.kernels.attention import IN4, OUT4
-from autotx.kernels.jit import kernel
+from autotx.kernels.jit import kernel, outlined
 from autotx.kernels.rows import CHUNK, FLOAT_BYTES, IN2, INTEGER, floats, tasks, use_numba
 from autotx.kernels.threads import shared
 
@@ -62,21 +63,33 @@ def _rope_twin(x, cos, sin, out):
 
 
 @shared(IN4, IN2, IN2, OUT4, INTEGER)
-@kernel(fastmath={"contract"})
+@kernel
 def _rope(x, cos, sin, out, step, worker, task):
     """A task: `step` tokens, counted through the batch, with all their heads."""
     (B, H, T), half = x.shape[:3], x.shape[3] // 2
     for token in range(task * step, min(task * step + step, B * T)):
         b, t = token // T, token % T
-        c, s = cos[t], sin[t]
         for h in range(H):
-            row, to = _row(x, b, h, t), _row(out, b, h, t)
-            first, second, to_first, to_second = row[:half], row[half:], to[:half], to[half:]
-            for i in range(half):
-                to_first[i] = first[i] * c[i] - second[i] * s[i]
-                to_second[i] = second[i] * c[i] + first[i] * s[i]
+            rotate_row(_row(x, b, h, t), cos[t].ctypes.data, sin[t].ctypes.data, half, _row(out, b, h, t))
 
 
 @kernel
 def _row(x, b, h, t):
-    return floats(x.ctypes.data + b * x.strides[0] + h * x.strides[1] + t * x.strides[2], x.shape[3])
+    return x.ctypes.data + b * x.strides[0] + h * x.strides[1] + t * x.strides[2]
+
+
+@kernel(fastmath={"contract"})
+def _rotate_row(first, second, cos, sin, to_first, to_second):
+    for i in range(first.size):
+        to_first[i] = first[i] * cos[i] - second[i] * sin[i]
+        to_second[i] = second[i] * cos[i] + first[i] * sin[i]
+
+
+@outlined(*5 * [types.int64])
+def rotate_row(x, cos, sin, half, y):
+    """One row of `rope`, of 2 `half` channels. x, cos, sin, y: addresses. Compiled once, as rmsnorm.norm_row."""
+    skip = FLOAT_BYTES * half
+    _rotate_row(
+        floats(x, half), floats(x + skip, half), floats(cos, half), floats(sin, half), floats(y, half),
+        floats(y + skip, half),
+    )  # fmt: skip

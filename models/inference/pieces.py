@@ -42,20 +42,33 @@ class Matrix:
         bias = getattr(layer, "bias", None)
         return cls(layer.weight.data, None if bias is None else bias.data)
 
-    def __call__(self, x: np.ndarray, activation: str | None = None, onto: np.ndarray | None = None) -> np.ndarray:
+    def __call__(
+        self,
+        x: np.ndarray,
+        activation: str | None = None,
+        norm: "RMSNorm | None" = None,
+        onto: np.ndarray | None = None,
+    ) -> np.ndarray:
         """f(x W^T + b) for x (M, in): (M, out). activation: the name of f, as in kernels.gemm.matmul; None for none.
 
-        onto: an array (M, out) that x W^T + b is added to, without an activation, and that is returned.
+        norm: applied to x before. onto: an array (M, out) apart from x that the result is added to, without an
+        activation, and that is returned.
         """
-        y = self.product(x)
-        if onto is None:
-            return kernels.gemm.activate(y, activation)
-        onto += y
-        return onto
+        settings = {} if norm is None else {"norm": (norm.gamma, norm.eps)}
+        return kernels.gemm.activate(self.product(x, onto=onto, **settings), activation)
 
-    def product(self, x: np.ndarray) -> np.ndarray:
-        """x W^T + b."""
-        return kernels.gemv.linear(x, self.weight, self.bias)
+    def product(self, x: np.ndarray, **settings: Any) -> np.ndarray:
+        """x W^T + b. settings: norm and onto of kernels.gemv.linear."""
+        return kernels.gemv.linear(x, self.weight, self.bias, **settings)
+
+    def gated(self, up: "Matrix", x: np.ndarray, norm: "RMSNorm") -> np.ndarray:
+        """silu(y W^T) (y W_up^T), y the norm of x: the first half of a SwiGLU layer. This is the gate."""
+        return kernels.gemv.gated(x, self.parts, up.parts, (norm.gamma, norm.eps))
+
+    @property
+    def parts(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The weights, and the scales of their rows, if they have any."""
+        return self.weight, None
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """The rows with the numbers ids: an array of shape ids.shape + (in,)."""
@@ -73,8 +86,12 @@ class Int8Matrix(Matrix):
         self.weight, self.scale = kernels.gemv.quantize(weight)
         self.bias = bias
 
-    def product(self, x):
-        return kernels.gemv.linear_int8(x, self.weight, self.scale, self.bias)
+    def product(self, x, **settings):
+        return kernels.gemv.linear_int8(x, self.weight, self.scale, self.bias, **settings)
+
+    @property
+    def parts(self):
+        return self.weight, self.scale
 
     def rows(self, ids):
         return self.weight[ids] * self.scale[ids][..., None]
