@@ -110,7 +110,7 @@ def _norm_row(x, gamma, eps, y, r):
 
 @outlined(types.int64, types.int64, types.int64, REAL, types.int64, types.int64)
 def norm_row(x, size, gamma, eps, y, r):
-    """One row of `rms_norm`. x, gamma, y, r: addresses. Compiled once, so all kernels that call it get the same bits."""
+    """One row of `rms_norm`. x, gamma, y, r: addresses. Compiled once: all kernels that call it get the same bits."""
     _norm_row(floats(x, size), floats(gamma, size), eps, floats(y, size), floats(r, 1))
 
 
