@@ -1,32 +1,86 @@
 """What is switched on in a thread: whether the graph is recorded, and who observes what is computed."""
 
 import contextlib
+import functools
+import inspect
 import threading
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable)
 
 
 class _Modes(threading.local):
-    recording = True  # whether the graph is recorded; see no_grad
     watch: tuple | None = None  # the observers: an anomaly.Watch inside detect_anomaly, a viz.record
+
+    def __init__(self):
+        self.off = []  # the no_grad blocks that are open; a graph is recorded if there are none
+
+    @property
+    def recording(self) -> bool:
+        return not self.off
 
 
 modes = _Modes()
 
 
-class no_grad(contextlib.ContextDecorator):  # noqa: N801  (a context manager, named as everywhere)
+class no_grad:  # noqa: N801  (a context manager, named as everywhere)
     """`with no_grad():`, or @no_grad() above a function: no graph is recorded inside, in this thread.
 
-    Results do not require gradients.
+    Results do not require gradients. Above a generator or an async function it holds while the function runs, and not
+    while others do, between two values or during an await.
     """
 
-    def __init__(self):
-        self.before = []  # a stack: one object may be entered again before it is left
-
     def __enter__(self):
-        self.before.append(modes.recording)
-        modes.recording = False
+        self.noted = modes.off
+        self.noted.append(self)
 
     def __exit__(self, *error):
-        modes.recording = self.before.pop()
+        noted = modes.off if self in modes.off else self.noted  # a suspended generator may be closed by another thread
+        noted.remove(self)  # and in another order than it was opened
+
+    def __call__(self, function: F) -> F:
+        async def async_values(*args, **settings):
+            values, sent = function(*args, **settings), None
+            with contextlib.suppress(StopAsyncIteration):
+                while True:
+                    sent = yield await _Steps(values.asend(sent))
+
+        async def coroutine(*args, **settings):
+            return await _Steps(function(*args, **settings))
+
+        def values(*args, **settings):
+            return (yield from _Steps(function(*args, **settings)))
+
+        def plain(*args, **settings):
+            with no_grad():
+                return function(*args, **settings)
+
+        kinds = {
+            inspect.isasyncgenfunction: async_values,
+            inspect.iscoroutinefunction: coroutine,
+            inspect.isgeneratorfunction: values,
+        }
+        wrapper = next((wrapper for is_one, wrapper in kinds.items() if is_one(function)), plain)
+        return functools.wraps(function)(wrapper)  # pyright: ignore[reportReturnType]
+
+
+class _Steps(Generator):
+    """A generator or coroutine that records no graph while it runs, and leaves the mode as it was between its steps."""
+
+    def __init__(self, inner: Any):
+        self.inner = inner
+
+    def send(self, value):
+        with no_grad():
+            return self.inner.send(value)
+
+    def throw(self, *error):
+        with no_grad():
+            return self.inner.throw(*error)
+
+    def __await__(self):
+        return self
 
 
 def watch(watcher):
@@ -43,12 +97,12 @@ def unwatch(watcher):
 def apart(*watchers):
     """Inside, ops are recorded and only these watchers observe them, whatever is switched on: pictures compute again
     what they show, and that is not part of what the user observes."""
-    before = modes.watch, modes.recording
-    modes.watch, modes.recording = watchers or None, True
+    before = modes.watch, modes.off
+    modes.watch, modes.off = watchers or None, []
     try:
         yield
     finally:
-        modes.watch, modes.recording = before
+        modes.watch, modes.off = before
 
 
 def tell(watchers, event, *facts):

@@ -1,5 +1,6 @@
 """What the engine promises: any graph, any depth, freed as it is walked, and never a silently wrong gradient."""
 
+import asyncio
 import gc
 import os
 import re
@@ -687,6 +688,69 @@ def test_no_grad_records_nothing():
     with pytest.raises(RuntimeError, match="stop"), autotx.no_grad():
         raise RuntimeError("stop")
     assert (x * 2).requires_grad
+
+
+def test_no_grad_above_a_generator_holds_while_it_runs():
+    x = leaf(1.0)
+
+    @autotx.no_grad()
+    def values(n):
+        """Doubled."""
+        for _ in range(n):
+            if (yield (x * 2).requires_grad) == "stop":
+                return "stopped"
+        raise RuntimeError
+
+    it = values(3)
+    assert [next(it), (x * 2).requires_grad, next(it)] == [False, True, False]
+    with pytest.raises(StopIteration, match="stopped"):
+        it.send("stop")
+    with pytest.raises(RuntimeError):
+        list(values(1))
+    assert (x * 2).requires_grad
+    assert values.__doc__ == "Doubled."
+
+
+def test_no_grad_above_async_functions_holds_while_they_run():
+    x = leaf(1.0)
+
+    @autotx.no_grad()
+    async def without():
+        first = (x * 2).requires_grad
+        await asyncio.sleep(0)
+        return first, (x * 2).requires_grad
+
+    async def with_graph():
+        await asyncio.sleep(0)
+        return (x * 2).requires_grad
+
+    @autotx.no_grad()
+    async def values():
+        for _ in range(2):
+            await asyncio.sleep(0)
+            yield (x * 2).requires_grad
+
+    async def all_of_them():
+        return await asyncio.gather(without(), with_graph(), without()), [v async for v in values()]
+
+    assert asyncio.run(all_of_them()) == ([(False, False), True, (False, False)], [False, False])
+    assert (x * 2).requires_grad
+
+
+def test_blocks_of_no_grad_may_be_left_in_any_order():
+    def suspended():
+        with autotx.no_grad():
+            yield
+
+    first, second = suspended(), suspended()
+    next(first)
+    next(second)
+    first.close()
+    assert not (leaf(1.0) * 2).requires_grad
+    thread = threading.Thread(target=second.close)
+    thread.start()
+    thread.join()
+    assert (leaf(1.0) * 2).requires_grad
 
 
 def test_no_grad_is_of_its_own_thread():
