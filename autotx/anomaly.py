@@ -1,18 +1,9 @@
 """`detect_anomaly` finds the op that first makes a NaN or an Inf."""
 
-import linecache
-import sys
-
 import numpy as np
 
+from autotx.frames import calling_line
 from autotx.modes import Watcher, unwatch, watch
-
-_FILES = (
-    "tensor", "lift", "ops", "functional", "composed", "methods", "numpy_functions", "modes", "anomaly", "gradcheck",
-    "viz.trace",
-)  # fmt: skip
-OPS = tuple(f"autotx.{file}" for file in _FILES)
-ENGINE = (*OPS, "autotx.nn", "autotx.notes")
 
 
 class detect_anomaly:  # noqa: N801  (a context manager, named as everywhere)
@@ -63,12 +54,3 @@ def _first_bad(a):
         return None
     index = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
     return f"{a[index]} at index {index}" if index else str(a)
-
-
-def calling_line(engine=ENGINE):
-    """The innermost line outside of the modules `engine`: its file, its number and its text."""
-    frame = sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith(engine):
-        frame = frame.f_back
-    file, number = frame.f_code.co_filename, frame.f_lineno
-    return file, number, linecache.getline(file, number).strip()

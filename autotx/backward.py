@@ -40,17 +40,17 @@ def reachable(root):
         nodes.append(t)
         if t._backward is FREED:
             raise ValueError(
-                f"backward: the graph below this result of {t._op} was freed by an earlier backward; "
-                "call that one with retain_graph=True, or compute the result again"
+                f"backward: the graph below this result of {t._op} was freed by an earlier backward; carry h.detach() "
+                "from step to step, call the earlier one with retain_graph=True, or compute the result again"
             )
         for p in t._parents:
             if p.__class__ is Tensor:
                 if p._parents is None:
                     if p._tick > t._tick:  # constants too: other gradients use their values
                         raise ValueError(_written_after(p, t))
-                    if p.requires_grad:
+                    if p._requires_grad:
                         leaves[id(p)] = p
-                elif p.requires_grad and id(p) not in seen:
+                elif p._requires_grad and id(p) not in seen:
                     seen.add(id(p))
                     stack.append(p)
     nodes.sort(key=by_tick)
@@ -83,15 +83,17 @@ def walk_back(nodes, gradients, retain_graph=False):
         shared = pullback.__class__ is not tuple
         try:
             if shared:
-                wanted = [p.__class__ is Tensor and p.requires_grad for p in parents]
+                wanted = [p.__class__ is Tensor and p._requires_grad for p in parents]
                 pullback = _unaliased(pullback(g, wanted))
             if len(pullback) < len(parents):  # zip would leave the last arguments without a gradient
                 given = f"{len(parents)} arguments, its pullback gradients for {len(pullback)}"
                 raise ValueError(f"backward: {node._op} has {given}; give one for each")
             for p, d in zip(parents, pullback):
-                if p.__class__ is Tensor and p.requires_grad:
-                    if not shared:
+                if p.__class__ is Tensor and p._requires_grad:
+                    if not shared and d is not None:
                         d = d(g)
+                    if d is None:
+                        raise ValueError(f"backward: {node._op} has no gradient for an argument that requires one")
                     if watchers:
                         tell(watchers, "gradient", node, p, d, g)
                     have = gradients.get(p)

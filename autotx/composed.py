@@ -89,13 +89,13 @@ def outer(x: Array, y: Array) -> Tensor:
     return functional.mul(functional.reshape(x, (-1, 1)), functional.reshape(y, (1, -1)))
 
 
-def argmax(x: Array, axis: int | None = None, keepdims: bool = False) -> Any:
+def argmax(x: Array, axis: int | None = None, *, keepdims: bool = False) -> Any:
     """The index of the largest element along axis, the first of equal elements: an array of integers. axis None: the
     index in x.ravel(). There is no gradient: the index does not change with small changes of x."""
     return np.argmax(array_of(x), axis=axis, keepdims=keepdims)
 
 
-def argmin(x: Array, axis: int | None = None, keepdims: bool = False) -> Any:
+def argmin(x: Array, axis: int | None = None, *, keepdims: bool = False) -> Any:
     """The index of the smallest element along axis, otherwise as `argmax`."""
     return np.argmin(array_of(x), axis=axis, keepdims=keepdims)
 

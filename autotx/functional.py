@@ -139,8 +139,9 @@ def _check_list(name, axis):
 def einsum(subscripts: Any, *operands: Any) -> Tensor:
     if not isinstance(subscripts, str):  # einsum(x, [0, 1], y, [1, 2], [0, 2]): numbers for letters
         subscripts, operands = _lettered(subscripts, *operands)
-    elif len(operands) == 1 and isinstance(operands[0], tuple | list) and len(operands[0]) == subscripts.count(",") + 1:
-        operands = tuple(operands[0])
+    elif len(operands) == 1 and isinstance(operands[0], tuple | list):
+        one = subscripts.count(",") == 0 and not any(isinstance(x, Tensor) for x in operands[0])  # one array, as a list
+        operands = operands if one else tuple(operands[0])
     return _einsum(*operands, subscripts=subscripts)
 
 

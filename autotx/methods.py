@@ -17,12 +17,23 @@ from autotx.types import Array
 
 def _swapped(function: Callable[[Array, Array], Tensor]) -> Callable[[Any, Array], Tensor]:
     """The operator with its arguments exchanged: for `other - tensor` Python calls tensor.__rsub__(other)."""
-    return lambda x, other: function(other, x)
+    return _named(function, lambda x, other: function(other, x))
 
 
 def _one_by_one(function: Callable[[Array, Any], Tensor]) -> Callable[[Any, *tuple[int | Sequence[int], ...]], Tensor]:
     """A method that takes axes or sizes one by one, or as one tuple or list: x.reshape(2, 3) and x.reshape((2, 3))."""
-    return lambda x, *given: function(x, given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given)
+
+    def method(x, *given):
+        return function(x, given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given)
+
+    return _named(function, method)
+
+
+def _named(function, method):
+    """The method with the name and the docstring of the function that it calls, for `help`."""
+    method.__name__ = method.__qualname__ = function.__name__
+    method.__doc__ = function.__doc__
+    return method
 
 
 class Methods:

@@ -99,11 +99,11 @@ def _norm(x, ord=None, axis=None, keepdims=False):
     axes = np.ndim(x) if axis is None else np.size(axis)
     if ord not in (None, "fro") and axes > 1:
         raise TypeError(f"np.linalg.norm: ord {ord!r} over two axes is a norm of matrices; autotx.norm has vectors'")
-    return f.norm(x, 2 if ord in (None, "fro") else ord, axis, keepdims)
+    return f.norm(x, 2 if ord in (None, "fro") else ord, axis, keepdims=keepdims)
 
 
 def _var(op, a, axis, ddof, keepdims, correction):
-    return op(a, axis, bool(keepdims), ddof if correction is None else correction)
+    return op(a, axis, keepdims=bool(keepdims), correction=ddof if correction is None else correction)
 
 
 def _broadcast_arrays(*args):
@@ -151,13 +151,13 @@ OPS = {
     np.matmul: f.matmul,
     np.floor_divide: f.floor_divide,
     np.remainder: f.remainder,
-    np.sum: lambda a, axis=None, keepdims=False: f.sum(a, axis, keepdims),
-    np.mean: lambda a, axis=None, keepdims=False: f.mean(a, axis, keepdims),
-    np.prod: lambda a, axis=None, keepdims=False: f.prod(a, axis, keepdims),
-    np.max: lambda a, axis=None, keepdims=False: f.max(a, axis, keepdims),
-    np.min: lambda a, axis=None, keepdims=False: f.min(a, axis, keepdims),
-    np.amax: lambda a, axis=None, keepdims=False: f.max(a, axis, keepdims),
-    np.amin: lambda a, axis=None, keepdims=False: f.min(a, axis, keepdims),
+    np.sum: lambda a, axis=None, keepdims=False: f.sum(a, axis, keepdims=keepdims),
+    np.mean: lambda a, axis=None, keepdims=False: f.mean(a, axis, keepdims=keepdims),
+    np.prod: lambda a, axis=None, keepdims=False: f.prod(a, axis, keepdims=keepdims),
+    np.max: lambda a, axis=None, keepdims=False: f.max(a, axis, keepdims=keepdims),
+    np.min: lambda a, axis=None, keepdims=False: f.min(a, axis, keepdims=keepdims),
+    np.amax: lambda a, axis=None, keepdims=False: f.max(a, axis, keepdims=keepdims),
+    np.amin: lambda a, axis=None, keepdims=False: f.min(a, axis, keepdims=keepdims),
     np.var: lambda a, axis=None, ddof=0, keepdims=False, correction=None: _var(
         f.var, a, axis, ddof, keepdims, correction
     ),
@@ -165,7 +165,7 @@ OPS = {
         f.std, a, axis, ddof, keepdims, correction
     ),
     np.linalg.norm: _norm,
-    np.linalg.vector_norm: lambda x, axis=None, keepdims=False, ord=2: f.norm(x, ord, axis, keepdims),
+    np.linalg.vector_norm: lambda x, axis=None, keepdims=False, ord=2: f.norm(x, ord, axis, keepdims=keepdims),
     np.cumsum: _cumsum,
     np.trace: lambda a, offset=0, axis1=0, axis2=1: f.sum(f.diagonal(a, offset, axis1, axis2), -1),
     np.dot: _dot,

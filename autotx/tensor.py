@@ -24,7 +24,9 @@ ops, and so do the errors about the graph.
 import itertools
 import operator
 import os
+import sys
 import threading
+import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,6 +34,7 @@ import numpy as np
 
 from autotx import kernels
 from autotx.backward import SCALARS, reachable, walk_back
+from autotx.frames import hide
 from autotx.modes import modes
 from autotx.types import ArrayLike, DTypeLike
 
@@ -76,10 +79,13 @@ class Tensor(Methods):
     requires_grad: whether `backward` leaves a gradient in `.grad` (an array of the same shape). TypeError for integers.
     dtype: float32 or float64, or an integer type.
     name: what error messages and pictures call it.
+
+    A copy by `copy` or `pickle` has values and a gradient of its own. A result is never written to, so copy.copy gives
+    the result itself; TypeError where it would have to be copied with its graph. TypeError for a subclass of Tensor.
     """
 
     __slots__ = (
-        *("__weakref__", "_data", "_tick", "grad", "name", "requires_grad"),
+        *("__weakref__", "_data", "_tick", "grad", "name", "_requires_grad"),
         # Of a result: its Op; with a graph also the op's settings, its arguments and its pullback
         *("_op", "_settings", "_parents", "_backward"),
     )
@@ -93,13 +99,10 @@ class Tensor(Methods):
         name: str | None = None,
     ):
         data = as_data(data, dtype)
-        if requires_grad and data.dtype.kind != "f":
-            raise TypeError(
-                f"Tensor: {data.dtype} cannot require gradients, only floating-point numbers can; "
-                "pass dtype=numpy.float32"
-            )
-        self._data: Any = data  # an ndarray, or a NumPy scalar where there are no axes
-        self.requires_grad = requires_grad
+        if requires_grad:
+            _need_floats(data)
+        self._data: Any = sealed(data)  # an ndarray, or a NumPy scalar where there are no axes
+        self._requires_grad: bool | None = bool(requires_grad)  # None: it did, and is frozen
         self.grad: np.ndarray | None = None
         self.name = name
         self._tick = next_tick()
@@ -123,7 +126,7 @@ class Tensor(Methods):
         value = as_data(value, self._data.dtype)
         if value.shape != self._data.shape:
             raise ValueError(f"data: the tensor has shape {self._data.shape}, the new values {value.shape}")
-        self._data = value  # graphs that were recorded before keep the old array, so their gradients stay right
+        self._data = sealed(value)  # graphs that were recorded before keep the old array, so their gradients stay right
 
     def writable(self) -> np.ndarray:
         """The values as an array to write into in place, for optimizers. Shape and type as the tensor's.
@@ -133,8 +136,36 @@ class Tensor(Methods):
         if self._op is not None:
             raise ValueError(f"writable: a result of {self._op} is not written to, only tensors made by hand")
         self._tick = next_tick()
-        self._data = np.asarray(self._data)  # a NumPy scalar cannot be written into
-        return self._data
+        if self._data.__class__ is not _ndarray:  # a NumPy scalar cannot be written into
+            self._data = sealed(np.array(self._data))
+        return self._data.base
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether backward finds a gradient of this tensor. It may be set, for tensors made by hand: False freezes a
+        parameter. TypeError: whole numbers have no gradient. ValueError: a result with a graph is set to False."""
+        return self._requires_grad is True
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if self._parents is not None:
+            if not value:
+                raise ValueError(
+                    f"requires_grad: this result of {self._op} has a gradient as its arguments have; x = x.detach() "
+                    "has none, and with autotx.no_grad() no graph is recorded"
+                )
+        elif value:
+            _need_floats(self._data)
+            if self._op is not None:  # a result without a graph becomes a leaf
+                self._op, self._data = None, sealed(np.array(self._data))
+            self._requires_grad = True
+        else:
+            self._requires_grad = None if self._requires_grad else self._requires_grad
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether the tensor was made by hand, to be trained: it requires a gradient, or did until it was frozen."""
+        return self._parents is None and self._requires_grad is not False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -169,6 +200,23 @@ class Tensor(Methods):
     def zero_grad(self) -> None:
         """Forget the gradient."""
         self.grad = None
+
+    def __init_subclass__(cls):
+        raise TypeError(
+            f"{cls.__name__}: Tensor has no subclasses, which ops would take for constants; let a class of your own, "
+            "such as an nn.Module, hold a Tensor"
+        )
+
+    def __copy__(self):
+        return self if self._op else _restored(*self.__reduce__()[1])
+
+    def __reduce__(self):
+        if self._parents is not None:
+            raise TypeError(
+                f"copy: this result of {self._op} belongs to a graph, which is not copied or pickled; give x.detach(), "
+                "or x.clone() for a copy with a gradient"
+            )
+        return _restored, (np.asarray(self._data), self._requires_grad, self.grad, self.name)
 
     def __len__(self) -> int:
         if not self._data.ndim:
@@ -259,14 +307,19 @@ class Tensor(Methods):
         recorded; a `.grad` was set to something that is not an array of its tensor's shape. A pullback that returns
         too few gradients, or one of a wrong shape, is a ValueError in the middle of the walk.
         """
-        if not self.requires_grad:
+        if not self._requires_grad:
             raise ValueError("backward: no tensor that went into this one requires a gradient; pass requires_grad=True")
         grad = self._seed(grad)
         nodes, leaves = reachable(self)
         for leaf in leaves:
             _check_leaf(leaf)
         gradients = {self: grad}
-        walk_back(nodes, gradients, retain_graph)
+        try:
+            walk_back(nodes, gradients, retain_graph)
+        except Exception as error:
+            __tracebackhide__ = True
+            hide(error)
+            raise
         with _adding:
             for t, d in gradients.items():
                 have = t.grad if t._parents is None else None  # a result has no gradient of an earlier walk
@@ -289,6 +342,28 @@ class Tensor(Methods):
         return grad
 
 
+def _restored(data, requires_grad, grad, name):
+    """The copy of a leaf."""
+    t = Tensor(data, name=name)
+    t._requires_grad, t.grad = requires_grad, grad if grad is None else np.array(grad)
+    return t
+
+
+def _need_floats(data):
+    if data.dtype.kind != "f":
+        raise TypeError(
+            f"Tensor: {data.dtype} cannot require gradients, only floating-point numbers can; pass dtype=numpy.float32"
+        )
+
+
+def sealed(array):
+    """A read-only view of an array, whose base `writable` gives out; a NumPy scalar cannot be written into."""
+    if array.__class__ is _ndarray:
+        array = array.view()
+        array.setflags(False)
+    return array
+
+
 def result_of(op, data, settings=None, parents=None, backward=None):
     """A Tensor of the result of an Op. With settings, parents and backward it has a graph and requires a gradient.
 
@@ -301,16 +376,14 @@ def result_of(op, data, settings=None, parents=None, backward=None):
     t._settings = settings
     t._parents = parents
     t._backward = backward
-    t.requires_grad = parents is not None
+    t._requires_grad = parents is not None
     t.grad = t.name = None
     return t
 
 
 def _check_leaf(leaf):
-    """ValueError if a gradient cannot be added to the `.grad` of a leaf, which anyone may set, as requires_grad."""
+    """ValueError if a gradient cannot be added to the `.grad` of a leaf, which anyone may set."""
     grad = leaf.grad
-    if leaf._data.dtype.kind != "f":
-        raise ValueError(f"backward: a tensor of {leaf.dtype} requires a gradient, only floats can")
     if grad is not None and (grad.__class__ is Tensor or getattr(grad, "shape", None) != leaf._data.shape):
         kind = f"a {type(grad).__name__} of shape {np.shape(grad)}"
         text = f"backward: the .grad of a tensor of shape {leaf.shape} was set to {kind}; "
@@ -333,7 +406,7 @@ def refuse_gradients(name, what, data):
     """ValueError if a Tensor inside nested lists requires a gradient: it would silently get none."""
     if modes.recording and data.__class__ in (list, tuple):
         kinds = set(map(type, data))
-        if Tensor in kinds and any(d.__class__ is Tensor and d.requires_grad for d in data):
+        if Tensor in kinds and any(d.__class__ is Tensor and d._requires_grad for d in data):
             raise ValueError(f"{name}: Tensors in {what} get no gradient; join them by autotx.stack, or give .detach()")
         if list in kinds or tuple in kinds:
             for d in data:
@@ -366,3 +439,11 @@ def _has_a_type(data):
         return isinstance(data, np.generic) or not isinstance(data, float | int)
     numbers_only = set(map(type, data)) <= {float, int, bool}  # a million numbers are not looked at one by one
     return not numbers_only and any(map(_has_a_type, data))
+
+
+class _Module(types.ModuleType):
+    def __call__(self, *data, **settings):
+        raise TypeError("tensor: autotx.tensor is a module; autotx.Tensor(data) makes a tensor")
+
+
+sys.modules[__name__].__class__ = _Module

@@ -16,7 +16,7 @@ import autotx
 
 # From the bottom to the top; a module may import from its own line and those before it
 LAYERS = [
-    {"autotx.checks", "autotx.files", "autotx.modes", "autotx.signals", "autotx.text", "autotx.types"},
+    {"autotx.checks", "autotx.files", "autotx.frames", "autotx.modes", "autotx.signals", "autotx.text", "autotx.types"},
     {"autotx.kernels"},
     {"autotx.ops"},
     {"autotx.anomaly", "autotx.backward"},

@@ -276,7 +276,7 @@ def test_a_module_may_have_a_name_that_is_missing_in_others():
 
 
 def test_pytorchs_dim_is_axis_here():
-    refused(TypeError, lambda: leaf([1.0]).sum(dim=0), "sum: no setting 'dim'; there is axis, keepdims")
+    refused(TypeError, lambda: leaf([1.0]).sum(dim=0), "sum: no argument 'dim'; the call is sum(x, axis, keepdims)")
     refused(TypeError, lambda: autotx.concat([leaf([1.0])], dim=0), "unexpected keyword argument 'dim'")
 
 

@@ -336,8 +336,8 @@ def erf(x, /):
 
 
 def _softmax(x, axis=-1):
-    e = (x - (x.detach().max(axis, True) if x.size else 0)).exp()
-    return e / e.sum(axis, True)
+    e = (x - (x.detach().max(axis, keepdims=True) if x.size else 0)).exp()
+    return e / e.sum(axis, keepdims=True)
 
 
 def _gelu(x, approximate="none"):
@@ -347,8 +347,8 @@ def _gelu(x, approximate="none"):
 
 
 def _layer_norm(x, gamma, beta, eps=1e-5):
-    d = x - x.sum(-1, True) / x.shape[-1]
-    return gamma * d / ((d * d).sum(-1, True) / x.shape[-1] + eps).sqrt() + beta
+    d = x - x.sum(-1, keepdims=True) / x.shape[-1]
+    return gamma * d / ((d * d).sum(-1, keepdims=True) / x.shape[-1] + eps).sqrt() + beta
 
 
 def _dropout(x, p, rng=None):
@@ -367,8 +367,8 @@ def _attention(q, k, v, mask=None, causal=False, dropout_p=0.0, rng=None):
         T, S = scores.shape[-2:]
         allowed &= np.arange(S) <= np.arange(T)[:, None] + (S - T)
     scores = scores.masked_fill(~allowed, -1e9)
-    e = (scores - (scores.detach().max(-1, True) if scores.size else 0)).exp() * allowed
-    weights = e / autotx.maximum(e.sum(-1, True), 1e-30)  # a query that may attend to nothing: 0 / 1e-30
+    e = (scores - (scores.detach().max(-1, keepdims=True) if scores.size else 0)).exp() * allowed
+    weights = e / autotx.maximum(e.sum(-1, keepdims=True), 1e-30)  # a query that may attend to nothing: 0 / 1e-30
     return _dropout(weights, dropout_p, rng) @ v
 
 
@@ -435,7 +435,7 @@ def _bce(x, y, reduction="mean", pos_weight=None):
 
 COMPOSED = {
     "softmax": _softmax,
-    "log_softmax": lambda x, axis=-1: x - x.logsumexp(axis, True) if x.size else x + 0,
+    "log_softmax": lambda x, axis=-1: x - x.logsumexp(axis, keepdims=True) if x.size else x + 0,
     "gelu": _gelu,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
@@ -450,7 +450,7 @@ COMPOSED = {
     "nll_loss": _nll_loss,
     "mse_loss": lambda x, y, reduction="mean": _reduced((x - y) ** 2, np.ones(x.shape), reduction),
     "binary_cross_entropy_with_logits": _bce,
-    "logsumexp": lambda x, axis=None, keepdims=False: 700 + (x - 700).exp().sum(axis, keepdims).log(),
+    "logsumexp": lambda x, axis=None, keepdims=False: 700 + (x - 700).exp().sum(axis, keepdims=keepdims).log(),
     "sigmoid": lambda x: 1 / (1 + (-x).exp()),
     "relu": lambda x: autotx.maximum(x, 0),
     "clip": lambda x, min=None, max=None: autotx.minimum(
@@ -467,8 +467,8 @@ COMPOSED = {
 
 
 def _var(x, axis, keepdims, correction):
-    d = x - x.mean(axis, True)
-    out = (d * d).sum(axis, keepdims)
+    d = x - x.mean(axis, keepdims=True)
+    out = (d * d).sum(axis, keepdims=keepdims)
     return out / (x.size / out.size - correction) if out.size else out
 
 

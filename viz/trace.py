@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from autotx import anomaly
+from autotx import frames
 from autotx.backward import FREED, by_tick, reachable, unbroadcast, walk_back
 from autotx.modes import Watcher, apart, unwatch, watch
 from autotx.nn.layers import Module, walk
@@ -119,16 +119,16 @@ class Trace:
         leaves each `.grad` as it is. grad, ValueError: as for Tensor.backward.
         """
         root, steps = self._tensors[self.root], _Steps(self._tensors)
-        before = [(t, t.requires_grad) for t in self._tensors.values()]
+        before = [(t, t._requires_grad) for t in self._tensors.values()]
         for node, t in self._tensors.items():
-            t.requires_grad = self.nodes[node].requires_grad
+            t._requires_grad = self.nodes[node].requires_grad
         try:
             nodes, _ = reachable(root)
             with apart(steps):
                 walk_back(nodes, {root: root._seed(grad)}, retain_graph=True)
         finally:
             for t, requires_grad in before:
-                t.requires_grad = requires_grad
+                t._requires_grad = requires_grad
         return steps.found
 
     def gradients(self, grad: ArrayLike | None = None) -> dict[int, np.ndarray]:
@@ -399,7 +399,7 @@ class record(Watcher):  # noqa: N801  (a context manager, named as no_grad is)
 
     def result(self, op, t, data, settings):
         seconds = time.perf_counter() - self._begun
-        lines = anomaly.calling_line(), anomaly.calling_line(anomaly.OPS)
+        lines = frames.calling_line(), frames.calling_line(frames.OPS)
         seen = Record(op, t.shape, *lines, seconds)
         self.records.append(seen)
         self._by_tick[t._tick] = seen

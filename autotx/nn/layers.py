@@ -20,7 +20,7 @@ import numpy as np
 from autotx import functional, init
 from autotx.checks import Missing, checked_probability, checked_size
 from autotx.notes import note_span
-from autotx.tensor import Tensor, next_tick
+from autotx.tensor import Tensor, next_tick, sealed
 from autotx.types import Array, ArrayLike, DTypeLike, Mask, Rng
 
 P = ParamSpec("P")
@@ -110,7 +110,8 @@ class Module:
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise TypeError(f"astype: parameters are float32 or float64, not {dtype}")
         for p in self.parameters():
-            p._data = p.writable().astype(dtype)
+            p.writable()  # the graphs that were recorded are void
+            p._data = sealed(p._data.astype(dtype))
             p.zero_grad()
         return self
 
@@ -212,7 +213,7 @@ for _name, _cure in INSTEAD.items():
 
 def _zeros(*shape: int) -> Tensor:
     t = Tensor(0.0, requires_grad=True)
-    t._data = np.zeros(shape, np.float32)  # not copied: until it is written to, the system gives it no memory
+    t._data = sealed(np.zeros(shape, np.float32))  # not copied: until it is written to, the system gives it no memory
     return t
 
 

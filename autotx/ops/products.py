@@ -6,6 +6,7 @@ import string
 import numpy as np
 
 from autotx import kernels
+from autotx.text import counted
 from autotx.types import Array
 
 
@@ -142,7 +143,7 @@ def _letters(subscripts, ndims):
     left, arrow, result = subscripts.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != len(ndims):
-        raise ValueError(f"einsum: '{subscripts}' names {len(terms)} arguments, {len(ndims)} were given")
+        raise ValueError(f"einsum: '{subscripts}' names {counted(len(terms), 'argument')}, {len(ndims)} were given")
     spare = [c for c in string.ascii_letters if c not in subscripts]
     widths = [n - len(t.replace("...", "")) for t, n in zip(terms, ndims)]
     dots = "".join(spare[: max([w for t, w in zip(terms, widths) if "..." in t], default=0)])

@@ -19,7 +19,7 @@ def _spread(a, axis, keepdims, ndim):
 
 
 @one_element
-def sum(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+def sum(x: Array, /, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False):
     """y = sum of x along axis.   Every summed element enters with factor 1, so dx = g, repeated along axis."""
 
     def dx(g):
@@ -29,7 +29,7 @@ def sum(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool =
 
 
 @one_element
-def mean(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+def mean(x: Array, /, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False):
     """y = (1/n) sum of x along axis, n elements each.   dx = g / n, repeated along axis. ValueError when n = 0."""
     n = _count("mean", x, axis)
 
@@ -48,7 +48,7 @@ def _count(name, x, axis):
 
 
 @one_element
-def var(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False, correction: float = 0):
+def var(x: Array, /, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False, correction: float = 0):
     """y = sum((x - m)^2) / (n - correction), m the mean along axis.   correction 0: population, 1: sample variance.
 
     dy/dx_i = 2 (x_i - m) / (n - correction): the dependence of m on x_i adds -2/n sum(x - m) = 0.
@@ -59,7 +59,7 @@ def var(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool =
 
 
 @one_element
-def std(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False, correction: int = 0):
+def std(x: Array, /, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False, correction: int = 0):
     """y = sqrt(v) with v = var(x), the standard deviation along axis.   correction as in var.
 
     dy/dv = 1 / (2 y) and dv/dx_i = 2 (x_i - m) / (n - correction), so dx = g (x - m) / ((n - correction) y). Where all
@@ -84,7 +84,7 @@ def _variance(name, x, axis, keepdims, correction):
 
 
 @one_element
-def norm(x: Array, /, ord: float = 2, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+def norm(x: Array, /, ord: float = 2, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False):
     """y = (sum |x|^p)^(1/p) along axis, p = ord, 1 or more: for p = 2 the length of a vector. The powers are those of
     |x| / max |x|, which cannot overflow.
 
@@ -107,7 +107,7 @@ def norm(x: Array, /, ord: float = 2, axis: int | tuple[int, ...] | None = None,
 
 
 @one_element
-def prod(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+def prod(x: Array, /, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False):
     """y = the product of x along axis.
 
     dy/dx_i is the product of the others, so dx = g times the product of the others. It is computed from the products of
@@ -129,13 +129,13 @@ def prod(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool 
 
 
 @one_element
-def max(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+def max(x: Array, /, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False):
     """y = the largest of x along axis.   dx = g for the largest element; equal ones share it in equal parts."""
     return _extreme("max", np.max, x, axis, keepdims)
 
 
 @one_element
-def min(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+def min(x: Array, /, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False):
     """y = the smallest of x along axis.   dx = g for the smallest element; equal ones share it in equal parts."""
     return _extreme("min", np.min, x, axis, keepdims)
 
@@ -153,7 +153,7 @@ def _extreme(name, find, x, axis, keepdims):
 
 
 @one_element
-def logsumexp(x: Array, /, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+def logsumexp(x: Array, /, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False):
     """y = ln sum exp(x) along axis, computed as m + ln sum exp(x - m), m the maximum, which cannot overflow.
 
     dy/dx_i = exp(x_i) / sum exp(x), the softmax, so dx = g exp(x - m) / sum exp(x - m).

@@ -130,7 +130,7 @@ def diagonal(x: Array, /, offset: int = 0, axis1: int = 0, axis2: int = 1):
 
 
 @one_element
-def sort(x: Array, /, axis: int = -1, descending: bool = False):
+def sort(x: Array, /, axis: int = -1, *, descending: bool = False):
     """y = x in ascending order along axis; NaN counts as the largest. np.argsort(x) gives the order.
 
     dx = g, each element back at its place. Equal elements keep their order.
