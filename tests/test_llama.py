@@ -244,15 +244,16 @@ def test_generation_equals_its_definition_beyond_the_context_too(prompt, rng):
 # By the command line
 
 
+@pytest.mark.slow
 def test_it_trains_goes_on_writes_and_is_drawn(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("the cat sat on the mat. the dog sat on the log.\n" * 40)
     (tmp_path / "labels.tsv").write_text("the cat\tcat\nthe dog\tdog\na cat\tcat\na dog\tdog\n" * 3)
     shape = "--n-layer 2 --n-head 4 --n-kv-head 2 --n-embd 32 --block-size 16 --rope-base 500"
-    training = "--batch-size 4 --steps 60 --lr 0.01 --min-lr 0.001 --warmup-steps 5 --eval-interval 30 --eval-batches 2"
+    training = "--batch-size 8 --steps 150 --lr 0.02 --min-lr 0.002 --warmup-steps 5 --eval-interval 75"
     for words in (
-        f"train --model llama --text text.txt --out run {shape} {training} --dropout 0.1",
-        "train --resume --out run --steps 64",
+        f"train --model llama --text text.txt --out run {shape} {training} --eval-batches 2 --dropout 0.02",
+        "train --resume --out run --steps 154",
         "generate --model run --prompt the --max-new-tokens 30 --temperature 0",
         "generate --model run --prompt the --max-new-tokens 4 --attention maps.png",
         "generate --model run --prompt the --max-new-tokens 4 --int8",
@@ -266,7 +267,7 @@ def test_it_trains_goes_on_writes_and_is_drawn(tmp_path, monkeypatch, capsys):
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0] / 3
     config = open_model("run").model.config
-    assert config == LlamaConfig(16, config.vocab_size, 2, 4, 2, 32, 96, 500.0, dropout=0.1)
+    assert config == LlamaConfig(16, config.vocab_size, 2, 4, 2, 32, 96, 500.0, dropout=0.02)
     drawn = {node["op"] for node in json.loads((tmp_path / "graph.json").read_text())["nodes"]}
     assert {"rms_norm", "multi_head_attention", "swiglu"} <= drawn
     assert "A Llama reads “the”" in (tmp_path / "replay.html").read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import autotx
+from autotx import kernels
 from autotx.models import GPT, GPTConfig, Llama, LlamaConfig, Transformer, TransformerConfig
 from autotx.models.inference import pieces
 from autotx.models.inference.pieces import Int8Matrix, Matrix, attend, new_cache
@@ -151,3 +152,21 @@ def test_heads_that_share_keys_and_values(T, rng):
     many = [np.repeat(x, 3, axis=1) for x in (k, v, keys, values)]
     same(attend(q, k, v, keys, values, 3), attend(q, *many, 3))
     same(many[2], np.repeat(keys, 3, axis=1))
+
+
+@pytest.mark.parametrize("rows", [1, 4, 9])
+def test_one_launch_for_norm_product_and_residual_gives_what_several_give(rows, rng):
+    x, weight, up = (rng.standard_normal(s, np.float32) for s in ((rows, 900), (140, 900), (140, 900)))
+    gamma, onto = rng.standard_normal(900, np.float32), rng.standard_normal((rows, 140), np.float32)
+    norm = gamma, 1e-5
+    normed = kernels.rmsnorm.rms_norm(x, *norm)[0]
+    for product, parts in (
+        (kernels.gemv.linear, [(weight,), (up,)]),
+        (kernels.gemv.linear_int8, [kernels.gemv.quantize(w) for w in (weight, up)]),
+    ):
+        expected = [product(normed, *part) for part in parts]
+        to = onto.copy()
+        assert product(x, *parts[0], norm=norm, onto=to) is to
+        same(to, onto + expected[0])
+        found = kernels.gemv.gated(x, *((*part, None)[:2] for part in parts), norm)
+        near(found, kernels.silu.swiglu(*expected))

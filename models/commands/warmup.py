@@ -77,6 +77,7 @@ def call_all():
     out, lse = attention.attention(heads, heads, heads, causal=True)
     attention.attention_backward(heads, heads, heads, heads, out, lse, causal=True)
     attend.attend(heads[:, :, :1], heads, heads, 8)
+    attend.attend_rotated(np.ones((1, 24), np.float32), heads.copy(), heads.copy(), 0, 1, 1e4)
     steps, state, square = np.ones((8, 1, 8), np.float32), np.ones((8, 8), np.float32), np.ones((8, 8), np.float32)
     y, saved = recurrent.recurrent(recurrent.TANH, steps, state, None, square, square, None, None)
     recurrent.recurrent_backward(recurrent.TANH, y, saved, square, square)
@@ -91,3 +92,5 @@ def _products():
     gemm.matmul(few, square.T)
     gemv.linear(few, square)
     gemv.linear_int8(few, *gemv.quantize(square))
+    for part in ((square, None), gemv.quantize(square)):
+        gemv.gated(few, part, part)
