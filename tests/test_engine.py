@@ -1506,7 +1506,7 @@ ERRORS = [
     (
         lambda: heads(z(1, 2, 6), n_head=0),
         ValueError,
-        "multi_head_attention: x (1, 2, 6); give (batch, tokens, 3 C), C a multiple of the 0 heads",
+        "multi_head_attention: 0 heads of keys and values do not divide the 0 heads of queries",
     ),
     (
         lambda: heads(z(1, 2, 3), z(1, 4, 6), n_head=2),

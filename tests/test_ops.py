@@ -373,7 +373,7 @@ def _attention(q, k, v, mask=None, causal=False, dropout_p=0.0, rng=None):
 
 
 def _rms_norm(x, gamma, eps=1e-5):
-    return gamma * x / ((x * x).sum(-1, True) / x.shape[-1] + eps).sqrt()
+    return gamma * x / ((x * x).sum(-1, keepdims=True) / x.shape[-1] + eps).sqrt()
 
 
 def _rope(x, base=10000.0, start=0):
