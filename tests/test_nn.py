@@ -586,3 +586,81 @@ def test_xor_needs_a_hidden_layer(rng):
 def test_a_sine_is_learned(rng):
     x = np.linspace(-np.pi, np.pi, 100, dtype=np.float32)[:, None]
     assert fit(MLP((1, 16, 16, 1), "relu", rng=rng), x, np.sin(x), 500, 0.01) < 0.005
+
+
+class Keeps(nn.Module):
+    """Keeps a result, a buffer and a frozen parameter as attributes."""
+
+    def __init__(self):
+        self.layer = nn.Linear(3, 2, rng=np.random.default_rng(0))
+        self.mean = Tensor(np.zeros(3))
+        self.layer.bias.requires_grad = False
+
+    def forward(self, x):
+        self.hidden = self.layer(x - self.mean)
+        return self.hidden
+
+
+def test_a_result_kept_as_an_attribute_is_no_parameter():
+    model = Keeps()
+    before = model.state_dict().keys(), model.num_parameters()
+    with autotx.no_grad():
+        model(np.ones((1, 3)))
+    for _ in range(2):
+        assert (model.state_dict().keys(), model.num_parameters()) == before
+        model(np.ones((1, 3)))
+    model.load_state_dict(model.state_dict())
+    assert model.astype(np.float64).layer.weight.dtype == np.float64
+
+
+def test_a_tensor_without_gradient_is_a_buffer_saved_and_not_trained():
+    model, other = Keeps(), Keeps()
+    assert [name for name, _ in model.named_buffers()] == ["mean"]
+    assert [name for name, _ in model.named_parameters()] == ["layer.weight", "layer.bias"]  # frozen is no buffer
+    assert model.num_parameters() == 8
+    assert "mean (3,) buffer" in repr(model)
+    model.mean.data = np.array([1.0, 2.0, 3.0], np.float32)
+    other.load_state_dict(model.state_dict())
+    assert other.mean.data.tolist() == [1, 2, 3]
+    assert model.astype(np.float64).mean.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda linear: {"a.b": linear(), "a": {"b": linear()}},
+        lambda linear: {1: linear(), "1": linear()},
+    ],
+)
+def test_two_parameters_of_one_name_are_refused(layers):
+    model = nn.Module()
+    model.d = layers(lambda: nn.Linear(2, 2, rng=np.random.default_rng(0)))
+    for use in (model.parameters, model.state_dict, lambda: model.load_state_dict({})):
+        with pytest.raises(ValueError, match=r"Module: two of its values have the name 'd\.(a\.b|1)'"):
+            use()
+
+
+@pytest.mark.parametrize("value", [np.ones((2, 3)), Tensor(np.ones((2, 3))), 3.0])
+def test_a_parameter_is_not_replaced_by_what_cannot_learn(value):
+    layer = nn.Linear(3, 2, rng=np.random.default_rng(0))
+    with pytest.raises(
+        TypeError, match=r"Linear\.weight is a parameter; .*layer\.weight\.data = array, or freeze it by"
+    ):
+        layer.weight = value
+    assert list(layer.state_dict()) == ["weight", "bias"]
+    layer.weight = Tensor(np.ones((2, 3)), requires_grad=True)
+    layer.bias = None
+    assert list(layer.state_dict()) == ["weight"]
+
+
+def test_a_set_of_layers_is_refused():
+    with pytest.raises(TypeError, match=r"Module\.layers: a set has no order, .*; give a list"):
+        nn.Module().layers = {nn.ReLU(), nn.Linear(2, 2, rng=None)}
+
+
+def test_an_error_inside_sequential_names_the_layer():
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(nn.Linear(2, 3, rng=rng), nn.Sequential(nn.ReLU(), nn.Linear(4, 1, rng=rng)))
+    with pytest.raises(ValueError, match="linear: x of shape") as raised:
+        model(np.ones((1, 2)))
+    assert raised.value.__notes__ == ["in layer 1 of Sequential, Linear", "in layer 1 of Sequential, Sequential"]

@@ -47,3 +47,31 @@ def test_commands_from_a_notebook(tmp_path):
     for shown in (train, plot, generate, again, other):
         assert "Error" not in shown
         assert "Traceback" not in shown
+
+
+MISTAKES = [
+    "x @ x",
+    "x.reshape(4, 5)",
+    "x.sum().backward()",
+    "autotx.embedding(Tensor(np.ones((5, 2))), [9])",
+    "nn.Sequential(nn.Linear(3, 4, rng=rng), nn.ReLU(), nn.Linear(5, 1, rng=rng))(x)",
+    "GPT(GPTConfig(block_size=8, vocab_size=5, n_layer=2, n_head=1, n_embd=8), rng=rng)(np.array([[9]]))",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_an_error_takes_at_most_30_lines_of_a_notebook():
+    setup = f"""import sys; sys.path[:0] = {sys.path!r}
+import numpy as np, autotx
+from autotx import Tensor, nn
+from autotx.models import GPT, GPTConfig
+rng, x = np.random.default_rng(0), Tensor(np.ones((2, 3)), requires_grad=False)"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (setup, *MISTAKES)])
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", allow_errors=True).execute()
+    assert not notebook.cells[0].outputs
+    for cell in notebook.cells[1:]:
+        (error,) = cell.outputs
+        shown = "\n".join(error.traceback).splitlines()
+        assert len(shown) <= 30, f"{cell.source}: {len(shown)} lines"
+        assert sum(f": {error.evalue.splitlines()[0]}" in line for line in shown) == 1  # the message stands there once

@@ -19,6 +19,7 @@ import numpy as np
 
 from autotx import functional, init
 from autotx.checks import Missing, checked_probability, checked_size
+from autotx.frames import hide
 from autotx.notes import note_span
 from autotx.tensor import Tensor, next_tick, sealed
 from autotx.types import Array, ArrayLike, DTypeLike, Mask, Rng
@@ -44,23 +45,51 @@ class _SignatureOfForward:
 
 class Module:
     """The base of layers and models: set Tensors and Modules (or lists, tuples, dicts of them) as attributes, and
-    define `forward`. A NumPy array is a constant: it is neither trained nor saved."""
+    define `forward`. A Tensor with requires_grad=True is a parameter, which is trained and saved, frozen or not;
+    one without is a buffer, such as a running mean, which is saved only. NumPy arrays are constants, and results of ops
+    are passing values: neither is trained or saved.
+
+    TypeError: a parameter is replaced by anything but another parameter or None; a set of layers, which has no order.
+    """
 
     forward: Callable[..., Any]
     __signature__ = _SignatureOfForward()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        old, learns = vars(self).get(name), isinstance(value, Tensor) and value.is_parameter
+        if isinstance(old, Tensor) and old.is_parameter and value is not None and not learns:
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a parameter; a {type(value).__name__} that needs no gradient cannot "
+                f"replace it; give it values by layer.{name}.data = array, or freeze it by "
+                f"layer.{name}.requires_grad = False"
+            )
+        if isinstance(value, set | frozenset) and any(isinstance(v, Tensor | Module) for v in value):
+            raise TypeError(
+                f"{type(self).__name__}.{name}: a set has no order, so its parameters no names; give a list"
+            )
+        object.__setattr__(self, name, value)
+
     def __call__(self: _Forward[P, R_co], *args: P.args, **settings: P.kwargs) -> R_co:
         before = next_tick()
-        out = self.forward(*args, **settings)
+        try:
+            out = self.forward(*args, **settings)
+        except Exception as error:
+            hide(error)
+            raise
         note_span(out, self, before)
         return out
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """An iterator of (dotted name, Tensor), such as ("blocks.0.attn.qkv.weight", ...), in the order of assignment.
 
-        A Tensor that is found at two places (tied weights) comes once, under its first name.
+        A Tensor that is found at two places (tied weights) comes once, under its first name. ValueError: two values
+        have one name.
         """
-        return ((name, value) for name, value in walk(self) if isinstance(value, Tensor))
+        return ((name, value) for name, value in walk(self) if isinstance(value, Tensor) and value.is_parameter)
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """As `named_parameters`, of the buffers: the Tensors that are saved and not trained."""
+        return ((name, value) for name, value in walk(self) if isinstance(value, Tensor) and not value.is_parameter)
 
     def named_modules(self) -> "Iterator[tuple[str, Module]]":
         """An iterator of (dotted name, Module), this module first, as "", in the order of assignment.
@@ -106,28 +135,33 @@ class Module:
             p.zero_grad()
 
     def astype(self, dtype: DTypeLike) -> Self:
-        """Convert every parameter to float32 or float64, in place. Returns the module; gradients are forgotten."""
+        """Convert all parameters, and buffers of floats, to float32 or float64, in place; gradients are forgotten.
+        Returns the module."""
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise TypeError(f"astype: parameters are float32 or float64, not {dtype}")
-        for p in self.parameters():
+        for p in (t for _, t in self._saved() if t.dtype.kind == "f"):
             p.writable()  # the graphs that were recorded are void
             p._data = sealed(p._data.astype(dtype))
             p.zero_grad()
         return self
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """A dict from each parameter's name to a copy of its values."""
-        return {name: p.numpy() for name, p in self.named_parameters()}
+        """A dict from the name of each parameter and buffer to a copy of its values."""
+        return {name: t.numpy() for name, t in self._saved()}
+
+    def _saved(self):
+        return ((name, value) for name, value in walk(self) if isinstance(value, Tensor))
 
     def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> tuple[list[str], list[str]]:
-        """Copy the arrays of `state` (as from `state_dict`) into the parameters, converted to their dtype.
+        """Copy the arrays of `state` (as from `state_dict`) into the parameters and buffers, converted to their
+        dtype.
 
-        strict: whether `state` must have a value for each parameter and no others; if not, names that only one of the
+        strict: whether `state` must have a value for each of them and no others; if not, names that only one of the
         two has are left alone. Returns the names that are missing in `state`, and those that the model does not have.
         ValueError that lists every name that is missing, unexpected, or of another shape, or where no name is the same;
         nothing is changed then.
         """
-        own = dict(self.named_parameters())
+        own = dict(self._saved())
         values = {name: np.asarray(value) for name, value in state.items()}
         missing = [name for name in own if name not in values]
         unexpected = [name for name in values if name not in own]
@@ -152,7 +186,7 @@ class Module:
         rows = []
         for name, value in walk(self):
             if isinstance(value, Tensor):
-                rows.append(f"  {name} {value.shape}")
+                rows.append(f"  {name} {value.shape}{'' if value.is_parameter else ' buffer'}")
             elif isinstance(value, Module) and not value._holds_something():  # an activation or dropout
                 rows.append(f"  {name} {value}")
         facts += [f"num_parameters={self.num_parameters():,}"] if self._holds_something() else []
@@ -166,16 +200,24 @@ def walk(module: Module, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """An iterator of (dotted name, value) for each Tensor, array and Module below a module, in the order of assignment.
 
     Lists, tuples and dicts are looked into. What is found at two places (tied weights) comes once, under its first
-    name. prefix: what every name begins with.
+    name. Results of ops are left out. prefix: what every name begins with. ValueError: two values have one name.
     """
-    return _walk(vars(module), prefix, {id(module)})
+    names = set()
+    for name, value in _walk(vars(module), prefix, {id(module)}):
+        if name in names:
+            raise ValueError(
+                f"{type(module).__name__}: two of its values have the name {name!r}, as the keys 1 and '1' give, or "
+                "'a.b' and 'b' in 'a'; rename one"
+            )
+        names.add(name)
+        yield name, value
 
 
 def _walk(attributes, prefix, seen):
     for key, value in attributes.items():
         if isinstance(value, Tensor | np.ndarray | Module | list | tuple | dict) and id(value) not in seen:
             seen.add(id(value))
-            if isinstance(value, Tensor | np.ndarray | Module):
+            if isinstance(value, np.ndarray | Module) or (isinstance(value, Tensor) and value._op is None):
                 yield f"{prefix}{key}", value
             if isinstance(value, Module):
                 yield from _walk(vars(value), f"{prefix}{key}.", seen)
@@ -203,7 +245,7 @@ INSTEAD = {  # names that PyTorch's users look for -> what to do
     "to": f"model.astype(numpy.float64) changes the type; {_ONE_DEVICE}",
     **dict.fromkeys(["float", "half", "double", "bfloat16"], "use model.astype(numpy.float32) or numpy.float64"),
     **dict.fromkeys(["register_parameter", "register_module", "add_module"], "set it as an attribute: model.name = it"),
-    "register_buffer": "set a NumPy array as an attribute: it is a constant, neither trained nor saved",
+    "register_buffer": "set a Tensor without requires_grad as an attribute: it is saved, and not trained",
     "requires_grad_": "set p.requires_grad for each p of model.parameters()",
     "compile": "kernels are compiled when they are first needed; leave it out",
 }
@@ -473,7 +515,11 @@ class Sequential(Module):
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
         for i, layer in enumerate(self.layers):
-            x = layer(x) if rng is None else layer(x, rng=rng)
+            try:
+                x = layer(x) if rng is None else layer(x, rng=rng)
+            except (TypeError, ValueError) as error:
+                error.add_note(f"in layer {i} of Sequential, {type(layer).__name__}")
+                raise
             if isinstance(x, tuple):
                 given = f"layer {i}, {type(layer).__name__}, returns {len(x)} results"
                 raise TypeError(f"Sequential: {given}; write a Module that takes the one that the next layer needs")
