@@ -664,3 +664,13 @@ def test_an_error_inside_sequential_names_the_layer():
     with pytest.raises(ValueError, match="linear: x of shape") as raised:
         model(np.ones((1, 2)))
     assert raised.value.__notes__ == ["in layer 1 of Sequential, Linear", "in layer 1 of Sequential, Sequential"]
+
+
+def test_a_layer_without_rng_in_sequential_is_told_to_take_one():
+    class Double(nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    with pytest.raises(TypeError) as raised:
+        nn.Sequential(nn.ReLU(), Double())(Tensor([1.0]), rng=np.random.default_rng(0))
+    assert raised.value.__notes__ == ["in layer 1 of Sequential, Double; let its forward take rng=None"]

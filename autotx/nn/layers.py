@@ -518,7 +518,8 @@ class Sequential(Module):
             try:
                 x = layer(x) if rng is None else layer(x, rng=rng)
             except (TypeError, ValueError) as error:
-                error.add_note(f"in layer {i} of Sequential, {type(layer).__name__}")
+                cure = "; let its forward take rng=None" if "keyword argument 'rng'" in str(error) else ""
+                error.add_note(f"in layer {i} of Sequential, {type(layer).__name__}{cure}")
                 raise
             if isinstance(x, tuple):
                 given = f"layer {i}, {type(layer).__name__}, returns {len(x)} results"
