@@ -467,3 +467,14 @@ def test_the_real_model_computes_what_transformers_does_with_its_weights():
     ]
     assert abs(losses[0] - expected) < 1e-3
     assert abs(losses[1] / losses[0] - 1) < 0.005
+
+
+@needs_smollm2
+@pytest.mark.slow
+def test_the_graph_of_the_real_model_folds_its_blocks_into_one(tmp_path, capsys):
+    assert (
+        main(["graph", "--model", "smollm2", "--out", str(tmp_path / "g.svg"), "--json", str(tmp_path / "g.json")]) == 0
+    )
+    picture = (tmp_path / "g.svg").read_text()
+    assert "Block × 30" in picture
+    assert picture.count('class="node"') <= 60

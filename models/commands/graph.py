@@ -7,7 +7,7 @@ import numpy as np
 import autotx
 from autotx import viz
 from autotx.files import checked_path
-from autotx.models.formats import format_of, open_model
+from autotx.models.formats import format_of, located, open_model
 from autotx.models.mlp import MLP
 from autotx.models.registry import ARCHITECTURES, TASKS, that_have
 from autotx.tensor import Tensor
@@ -82,7 +82,7 @@ def loss_of(model, rng):
         x = Tensor([[0, 0], [0, 1], [1, 0], [1, 1]], name="x", dtype=np.float32)
         y = Tensor([[0], [1], [1], [0]], name="y", dtype=np.float32)
         return autotx.mse_loss(MLP((2, 4, 1), "tanh", rng=rng or np.random.default_rng(0))(x), y)
-    if not (Path(model).is_dir() or format_of(model)):
+    if not (Path(model).is_dir() or format_of(located(model))):
         known = ", ".join([*published, "mlp"])
         raise ValueError(f"--model {model}: there is no such folder; give {known} or the folder of a run")
     opened = open_model(model)
