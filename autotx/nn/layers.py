@@ -85,11 +85,11 @@ class Module:
         A Tensor that is found at two places (tied weights) comes once, under its first name. ValueError: two values
         have one name.
         """
-        return ((name, value) for name, value in walk(self) if isinstance(value, Tensor) and value.is_parameter)
+        return ((name, value) for name, value in self._saved() if value.is_parameter)
 
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
         """As `named_parameters`, of the buffers: the Tensors that are saved and not trained."""
-        return ((name, value) for name, value in walk(self) if isinstance(value, Tensor) and not value.is_parameter)
+        return ((name, value) for name, value in self._saved() if not value.is_parameter)
 
     def named_modules(self) -> "Iterator[tuple[str, Module]]":
         """An iterator of (dotted name, Module), this module first, as "", in the order of assignment.
