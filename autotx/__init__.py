@@ -7,9 +7,9 @@ A Tensor remembers how it was computed, and backward() finds the gradients:
 
 Packages     nn (Module, Linear, ...), optim (AdamW, ...), init; beside them
              autotx.models (GPT, ...) and autotx.viz (graph, curves, ...)
-Engine       Tensor no_grad detect_anomaly lift gradcheck GradcheckError
-             set_num_threads get_num_threads
-Losses       cross_entropy nll_loss mse_loss
+Engine       Tensor no_grad recompute detect_anomaly lift gradcheck
+             GradcheckError set_num_threads get_num_threads
+Losses       cross_entropy linear_cross_entropy nll_loss mse_loss
              binary_cross_entropy_with_logits
 Networks     linear embedding layer_norm rms_norm dropout rnn gru lstm
              scaled_dot_product_attention multi_head_attention rope swiglu
@@ -45,16 +45,16 @@ from autotx.composed import (
 from autotx.functional import (
     abs, add, arccos, arccosh, arcsin, arcsinh, arctan, arctanh, binary_cross_entropy_with_logits, clip, clone, concat,
     cos, cosh, cross_entropy, cumsum, diagonal, div, dropout, einsum, elu, embedding, exp, exp2, expand, expm1, flip,
-    floor_divide, gather, gelu, getitem, gru, layer_norm, leaky_relu, linear, log, log1p, log2, log10, log_softmax,
-    logsigmoid, logsumexp, lstm, masked_fill, matmul, max, maximum, mean, min, minimum, mse_loss, mul,
-    multi_head_attention, neg, nll_loss, norm, pad, permute, pow, prod, relu, remainder, reshape, rms_norm, rnn,
-    roll, rope,
-    scaled_dot_product_attention, sigmoid, silu, sin, sinh, softmax, softplus, sort, split, sqrt, square, squeeze,
-    stack, std, sub, sum, swiglu, tan, tanh, topk, transpose, tril, triu, unsqueeze, var, where,
+    floor_divide, gather, gelu, getitem, gru, layer_norm, leaky_relu, linear, linear_cross_entropy, log, log1p, log2,
+    log10, log_softmax, logsigmoid, logsumexp, lstm, masked_fill, matmul, max, maximum, mean, min, minimum, mse_loss,
+    mul, multi_head_attention, neg, nll_loss, norm, pad, permute, pow, prod, relu, remainder, reshape, rms_norm, rnn,
+    roll, rope, scaled_dot_product_attention, sigmoid, silu, sin, sinh, softmax, softplus, sort, split, sqrt, square,
+    squeeze, stack, std, sub, sum, swiglu, tan, tanh, topk, transpose, tril, triu, unsqueeze, var, where,
 )  # fmt: skip
 from autotx.gradcheck import GradcheckError, gradcheck
 from autotx.lift import lift
 from autotx.modes import no_grad
+from autotx.recomputing import recompute
 from autotx.tensor import Tensor
 
 __version__ = "0.1.0"
@@ -64,13 +64,14 @@ __all__ = [
     "argmin", "astype", "batches", "binary_cross_entropy_with_logits", "chunk", "clip", "clone", "concat", "cos",
     "cosh", "cross_entropy", "cumsum", "detect_anomaly", "diagonal", "div", "dropout", "einsum", "elu", "embedding",
     "exp", "exp2", "expand", "expm1", "flatten", "flip", "floor_divide", "gather", "gelu", "get_num_threads",
-    "getitem", "gradcheck", "gru", "hstack", "init", "layer_norm", "leaky_relu", "lift", "linear", "log", "log1p",
-    "log2", "log10", "log_softmax", "logsigmoid", "logsumexp", "lstm", "masked_fill", "matmul", "max", "maximum",
-    "mean", "min", "minimum", "mse_loss", "mul", "multi_head_attention", "neg", "nll_loss", "nn", "no_grad", "norm",
-    "one_hot", "optim", "outer", "pad", "permute", "pow", "prod", "ravel", "relu", "remainder", "repeat", "reshape",
-    "rms_norm", "rnn", "roll", "rope", "scaled_dot_product_attention", "set_num_threads", "sigmoid", "silu", "sin",
-    "sinh", "softmax", "softplus", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "sub", "sum", "swiglu",
-    "take", "tan", "tanh", "tile", "topk", "transpose", "tril", "triu", "unsqueeze", "var", "vstack", "where",
+    "getitem", "gradcheck", "gru", "hstack", "init", "layer_norm", "leaky_relu", "lift", "linear",
+    "linear_cross_entropy", "log", "log1p", "log2", "log10", "log_softmax", "logsigmoid", "logsumexp", "lstm",
+    "masked_fill", "matmul", "max", "maximum", "mean", "min", "minimum", "mse_loss", "mul", "multi_head_attention",
+    "neg", "nll_loss", "nn", "no_grad", "norm", "one_hot", "optim", "outer", "pad", "permute", "pow", "prod", "ravel",
+    "recompute", "relu", "remainder", "repeat", "reshape", "rms_norm", "rnn", "roll", "rope",
+    "scaled_dot_product_attention", "set_num_threads", "sigmoid", "silu", "sin", "sinh", "softmax", "softplus", "sort",
+    "split", "sqrt", "square", "squeeze", "stack", "std", "sub", "sum", "swiglu", "take", "tan", "tanh", "tile",
+    "topk", "transpose", "tril", "triu", "unsqueeze", "var", "vstack", "where",
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from autotx.lift import lift
+from autotx.modes import modes
 from autotx.ops import arithmetic, attention, elementary, layers, losses, products, recurrent, reductions, shaping
 from autotx.tensor import Tensor
 from autotx.types import Array, ArrayLike
@@ -115,6 +116,7 @@ binary_cross_entropy_with_logits = lift(losses.binary_cross_entropy_with_logits)
 _LETTERS = string.ascii_uppercase + string.ascii_lowercase  # in the order of their codes, as NumPy has them
 _where, _einsum = lift(arithmetic.where), lift(products.einsum)
 _concat, _stack = lift(shaping.concat), lift(shaping.stack)
+_linear_cross_entropy = lift(losses.linear_cross_entropy)
 
 
 def where(condition: ArrayLike, x: Array, y: Array) -> Tensor:
@@ -168,6 +170,11 @@ def split(x: Array, size_or_sections: int | Sequence[int], axis: int = 0) -> lis
     return [getitem(x, (*before, piece)) for piece in shaping.split_sizes(np.shape(x)[axis], size_or_sections)]
 
 
-for _function in (where, concat, stack, einsum):
+def linear_cross_entropy(x: Array, weight: Array, targets: ArrayLike, **settings: Any) -> Tensor:
+    of_x, of_weight = (modes.recording and isinstance(a, Tensor) and a.requires_grad for a in (x, weight))
+    return _linear_cross_entropy(x, weight, targets, wanted=(of_x, of_weight), **settings)
+
+
+for _function in (where, concat, stack, einsum, linear_cross_entropy):
     _lifted = globals()[f"_{_function.__name__}"]
     _function.__doc__, _function.op = _lifted.__doc__, _lifted.op

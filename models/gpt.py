@@ -100,6 +100,8 @@ class GPT(LanguageModel, nn.Module):
     config: GPTConfig. rng: numpy.random.Generator that draws the weights; None leaves them zero, to be loaded.
     """
 
+    recompute = False  # whether blocks are called by autotx.recompute, which takes less memory and more time
+
     def __init__(self, config: GPTConfig, rng: Rng):
         self.config: GPTConfig = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, rng=None)
@@ -109,14 +111,21 @@ class GPT(LanguageModel, nn.Module):
         self.blocks = [Block(config, rng=rng) for _ in range(config.n_layer)]
         self.ln_f = nn.LayerNorm(config.n_embd, config.bias)
 
-    def forward(self, ids: ArrayLike, targets: ArrayLike | None = None, rng: Rng = None) -> tuple[Tensor, Any]:
+    def forward(
+        self, ids: ArrayLike, targets: ArrayLike | None = None, rng: Rng = None, *, scores: bool = True
+    ) -> tuple[Tensor, Any]:
         """Scores for the next token at every position, and the loss.
 
         ids: integers (B, T) below vocab_size, T at most block_size; targets: the tokens that do come next, (B, T).
         rng: draws the dropout; None for no dropout. Returns logits (B, T, V) and the mean cross entropy in nats (None
-        without targets). ValueError for ids of another shape or out of range, and for T beyond block_size.
+        without targets). scores: False for None instead of the logits, which then are made a few positions at a time.
+        ValueError for ids of another shape or out of range, and for T beyond block_size.
         """
-        logits = self.head(self.hidden(ids, rng))
+        x = self.hidden(ids, rng)
+        if targets is not None and not scores:
+            nothing: Any = None
+            return nothing, autotx.linear_cross_entropy(x, self.wte.weight, targets)
+        logits = self.head(x)
         return logits, None if targets is None else autotx.cross_entropy(logits, targets)
 
     def hidden(self, ids: ArrayLike, rng: Rng = None) -> Tensor:
@@ -129,7 +138,7 @@ class GPT(LanguageModel, nn.Module):
             raise ValueError(f"GPT: {count} tokens exceed block_size {self.config.block_size}; give the last ones")
         x = self.dropout(self.wte(ids) + self.wpe(np.arange(count)), rng)
         for block in self.blocks:
-            x = block(x, rng)
+            x = autotx.recompute(block, x, rng) if self.recompute else block(x, rng)
         return self.ln_f(x)
 
     def head(self, x: Tensor) -> Tensor:

@@ -139,6 +139,8 @@ class Llama(LanguageModel, nn.Module):
     mlp.down.weight (C, F); norm.weight (C,); head.weight (V, C) if not tied.
     """
 
+    recompute = False  # whether blocks are called by autotx.recompute, which takes less memory and more time
+
     def __init__(self, config: LlamaConfig, rng: Rng):
         self.config: LlamaConfig = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, rng=None)
@@ -150,14 +152,21 @@ class Llama(LanguageModel, nn.Module):
         self.blocks = [Block(config, rng=rng) for _ in range(config.n_layer)]
         self.norm = nn.RMSNorm(config.n_embd, config.norm_eps)
 
-    def forward(self, ids: ArrayLike, targets: ArrayLike | None = None, rng: Rng = None) -> tuple[Tensor, Any]:
+    def forward(
+        self, ids: ArrayLike, targets: ArrayLike | None = None, rng: Rng = None, *, scores: bool = True
+    ) -> tuple[Tensor, Any]:
         """Scores for the next token at every position, and the loss.
 
         ids: integers (B, T) below vocab_size, T at most block_size; targets: the tokens that do come next, (B, T).
         rng: draws the dropout; None for no dropout. Returns logits (B, T, V) and the mean cross entropy in nats (None
-        without targets). ValueError for ids of another shape or out of range, and for T beyond block_size.
+        without targets). scores: False for None instead of the logits, which then are made a few positions at a time.
+        ValueError for ids of another shape or out of range, and for T beyond block_size.
         """
-        logits = self.head(self.hidden(ids, rng))
+        x = self.hidden(ids, rng)
+        if targets is not None and not scores:
+            nothing: Any = None
+            return nothing, autotx.linear_cross_entropy(x, self.head.weight, targets)
+        logits = self.head(x)
         return logits, None if targets is None else autotx.cross_entropy(logits, targets)
 
     def hidden(self, ids: ArrayLike, rng: Rng = None) -> Tensor:
@@ -171,7 +180,7 @@ class Llama(LanguageModel, nn.Module):
             )
         x = self.dropout(self.wte(ids), rng)
         for block in self.blocks:
-            x = block(x, rng)
+            x = autotx.recompute(block, x, rng) if self.recompute else block(x, rng)
         return self.norm(x)
 
     def reader(self, rows: int = 1, size: int | None = None, matrix: type[Matrix] = Matrix) -> "LlamaReader":

@@ -674,6 +674,16 @@ CASES = {
         big(r(3, 40, 200), targets=ints(200, 3, 40)),
         big(r(120, 200), targets=ints(200, 120), ignore_index=3, label_smoothing=0.1),
     ],
+    "linear_cross_entropy": [
+        on(r(4, 3), r(5, 3), targets=ints(5, 4)),
+        on(r(2, 3, 2), r(4, 2), targets=ints(4, 2, 3), reduction="sum", label_smoothing=0.2),
+        on(r(4, 3), r(5, 3), targets=np.array([1, -100, 0, 4]), ignore_index=-100, label_smoothing=0.3),
+        on(r(3), r(4, 3), targets=np.array(2)),
+        on(r(0, 3), r(5, 3), targets=ints(5, 0), reduction="sum"),
+        on(transposed(r(3, 4)), reversed_(r(5, 3)), targets=ints(5, 4)),
+        big(r(3, 40, 50), r(200, 50), targets=ints(200, 3, 40)),
+        big(r(120, 50), r(200, 50), targets=ints(200, 120), ignore_index=3, label_smoothing=0.1),
+    ],
     "nll_loss": [
         *FLAT,
         *LOSS,

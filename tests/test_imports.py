@@ -22,7 +22,7 @@ LAYERS = [
     {"autotx.anomaly", "autotx.backward"},
     {"autotx.tensor"},
     {"autotx.lift", "autotx.notes"},
-    {"autotx.functional"},
+    {"autotx.functional", "autotx.recomputing"},
     {"autotx.composed"},
     {"autotx.methods", "autotx.numpy_functions"},
     {"autotx.batches", "autotx.gradcheck", "autotx.nn", "autotx.optim", "autotx.init", "autotx.checkpoint"},

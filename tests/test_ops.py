@@ -10,7 +10,8 @@ import pytest
 from cases import CASES
 
 import autotx
-from autotx import Tensor, functional, gradcheck
+from autotx import Tensor, functional, gradcheck, kernels
+from autotx.ops import losses
 from autotx.viz import ops as viz_ops
 from autotx.viz.formulas import formulas
 
@@ -314,6 +315,31 @@ def test_the_gradient_equals_p_minus_y_bit_for_bit(rng):
         assert np.array_equal(logits.grad, P - y)
 
 
+def test_linear_cross_entropy_in_pieces_is_cross_entropy_of_linear(rng, monkeypatch):
+    monkeypatch.setattr(losses, "PIECE", 7 * 100)  # seven positions at a time, of 24
+    x, weight, targets = rng.normal(size=(4, 6, 20)), rng.normal(size=(100, 20)), rng.integers(0, 100, (4, 6))
+    ours, theirs = ([Tensor(a, requires_grad=True) for a in (x, weight)] for _ in range(2))
+    loss = autotx.linear_cross_entropy(*ours, targets, ignore_index=targets[0, 0], label_smoothing=0.1)
+    whole = autotx.cross_entropy(autotx.linear(*theirs), targets, ignore_index=targets[0, 0], label_smoothing=0.1)
+    (3 * loss).backward()
+    (3 * whole).backward()
+    assert loss.item() == pytest.approx(whole.item(), rel=1e-12)
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a.grad, b.grad, rtol=1e-9, atol=1e-15)
+
+
+def test_linear_cross_entropy_computes_only_the_gradients_that_are_wanted(rng, monkeypatch):
+    made, matmul = [], kernels.gemm.matmul
+    monkeypatch.setattr(kernels.gemm, "matmul", lambda a, b, *rest, **s: made.append(1) or matmul(a, b, *rest, **s))
+    x, weight = Tensor(rng.normal(size=(4, 3)), requires_grad=True), Tensor(rng.normal(size=(5, 3)))
+    autotx.linear_cross_entropy(x, weight, [0, 1, 2, 3]).backward()
+    assert len(made) == 2  # the logits and dx
+    assert weight.grad is None
+    with autotx.no_grad():
+        autotx.linear_cross_entropy(x, weight, [0, 1, 2, 3])
+    assert len(made) == 3
+
+
 @pytest.mark.parametrize("shape", [(4,), (3, 5), (2, 3, 7), (50, 300)])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_gradient_of_cross_entropy_is_p_minus_y(rng, shape, dtype):
@@ -447,6 +473,7 @@ COMPOSED = {
     "scaled_dot_product_attention": _attention,
     "multi_head_attention": _multi_head_attention,
     "cross_entropy": _cross_entropy,
+    "linear_cross_entropy": lambda x, weight, **settings: _cross_entropy(x @ weight.T, **settings),
     "nll_loss": _nll_loss,
     "mse_loss": lambda x, y, reduction="mean": _reduced((x - y) ** 2, np.ones(x.shape), reduction),
     "binary_cross_entropy_with_logits": _bce,
@@ -618,6 +645,7 @@ def _torch_ops(torch):
         "scaled_dot_product_attention": attention,
         "multi_head_attention": multi_head_attention,
         "cross_entropy": classes(F.cross_entropy),
+        "linear_cross_entropy": lambda x, weight, **settings: classes(F.cross_entropy)(x @ weight.T, **settings),
         "nll_loss": classes(F.nll_loss),
         "mse_loss": F.mse_loss,
         "binary_cross_entropy_with_logits": lambda x, y, reduction="mean", pos_weight=None: (

@@ -39,10 +39,10 @@ class Bigram(LanguageModel, nn.Module):
         if rng is not None:
             self.out.weight.data = init.normal(self.out.weight.shape, rng, std=0.02)
 
-    def forward(self, ids, targets=None, rng=None):
-        """ids (B, T) -> (scores (B, T, V), the mean loss, or None without targets)."""
-        scores = self.head(self.hidden(ids, rng))
-        return scores, None if targets is None else autotx.cross_entropy(scores, targets)
+    def forward(self, ids, targets=None, rng=None, scores=True):
+        """ids (B, T) -> (scores (B, T, V), or None if they are not wanted, the mean loss, or None without targets)."""
+        z = self.head(self.hidden(ids, rng))
+        return z if scores else None, None if targets is None else autotx.cross_entropy(z, targets)
 
     def hidden(self, ids, rng=None):
         """ids (B, T) -> (B, T, C)."""

@@ -140,6 +140,10 @@ def _mse_loss(x, y, reduction="mean"):
     return _reduced((x - y) ** 2, reduction)
 
 
+def _linear_cross_entropy(x, weight, targets, ignore_index=None, label_smoothing=0.0, reduction="mean", wanted=None):
+    return _cross_entropy(_linear(x, weight), targets, ignore_index, label_smoothing, reduction)
+
+
 def _binary_cross_entropy(x, y, reduction="mean", pos_weight=None):
     no = x.maximum(0.0) + (1 + (-x.abs()).exp()).log()  # -ln(1 - s), s the sigmoid of x; -ln s is x less
     if pos_weight is None:
@@ -294,6 +298,9 @@ ROWS = {
         shapes=((1, 2, 2), (1, 1), (3, 2), (3, 1), (3,), (3,)),
     ),
     "cross_entropy": Row("−Σ y ln softmax", composed=_cross_entropy, shapes=((3, 4),), settings={"targets": _IDS}),
+    "linear_cross_entropy": Row(
+        "−Σ y ln softmax x Wᵀ", composed=_linear_cross_entropy, shapes=((3, 2), (4, 2)), settings={"targets": _IDS},
+    ),
     "nll_loss": Row("−ln P[target]", shapes=((3, 4),), settings={"targets": _IDS}),
     "mse_loss": Row("mean (x − y)²", composed=_mse_loss),
     "binary_cross_entropy_with_logits": Row(

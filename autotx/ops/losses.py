@@ -35,8 +35,7 @@ def cross_entropy(
     ValueError: reduction is "mean" and all positions are ignored, or a target is not a class; the error names it.
     """
     V = logits.shape[-1] if logits.ndim else 0
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}; give a number from 0 to below 1")
+    _check_smoothing("cross_entropy", label_smoothing)
     given = np.asarray(targets)
     if weight is not None or (V and given.dtype.kind == "f" and given.shape == logits.shape):
         return _of_distributions(logits, given, ignore_index, label_smoothing, reduction, weight)
@@ -51,6 +50,47 @@ def cross_entropy(
         return d if logits.ndim == 2 else d.reshape(logits.shape)
 
     return loss, (dlogits,)
+
+
+def linear_cross_entropy(
+    x: Array, weight: Array, /, targets: ArrayLike, ignore_index: int | None = None, label_smoothing: float = 0.0,
+    reduction: Reduction = "mean", wanted: tuple[bool, bool] = (True, True)
+):  # fmt: skip
+    """L = cross_entropy(linear(x, weight), targets), without an array of all logits.
+
+    x: (..., I); weight: (V, I); targets: (...) integers below V, or ignore_index. reduction: "mean" or "sum".
+    The logits z = x W^T are made for a few positions at a time, and so is their gradient. With dz = (P - y) / n of
+    cross_entropy, dx = g dz W and dweight = g dz^T x. As they need no other value from later in the forward pass than
+    the number g, both are computed while the logits of a piece are there, and multiplied by g in the backward pass.
+    wanted: which of dx and dweight are computed. Source: Hsu et al., 2024, "Liger Kernel".
+    ValueError as for cross_entropy.
+    """
+    name = "linear_cross_entropy"
+    if weight.ndim != 2 or not np.ndim(x) or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"{name}: x of shape {np.shape(x)}, weight {weight.shape}; give (..., in) and (out, in)")
+    _check_smoothing(name, label_smoothing)
+    if reduction == "none":
+        raise ValueError(f"{name}: reduction is 'none'; give 'mean' or 'sum', or use linear and cross_entropy")
+    scores = np.broadcast_to(weight.dtype.type(0), (*x.shape[:-1], len(weight)))  # the shape and type that they have
+    targets, counted = _checked_targets(name, scores, targets, ignore_index, reduction)
+    rows, flat = x.astype(weight.dtype, copy=False).reshape(-1, x.shape[-1]), targets.reshape(-1)
+    losses, factor = np.empty(len(rows), weight.dtype), _factor(counted, reduction, weight.dtype)
+    dx = np.empty(rows.shape if wanted[0] else 0, weight.dtype)
+    dweight = np.zeros(weight.shape if wanted[1] else 0, weight.dtype)
+    step = max(1, PIECE // max(1, len(weight)))
+    for i in range(0, len(rows), step):
+        piece, ids = rows[i : i + step], flat[i : i + step]
+        z = kernels.gemm.matmul(piece, weight.T, kernels.memory.empty((len(piece), len(weight)), weight.dtype))
+        losses[i : i + step], m, s = kernels.cross_entropy.cross_entropy(z, ids, _IGNORED, label_smoothing)
+        if any(wanted):
+            scale = np.full(len(ids), factor, weight.dtype)
+            dz = kernels.cross_entropy.cross_entropy_backward(z, m, s, ids, scale, _IGNORED, label_smoothing, out=z)
+        if wanted[0]:
+            kernels.gemm.matmul(dz, weight, dx[i : i + step])
+        if wanted[1]:
+            kernels.gemm.matmul(dz.T, piece, dweight, accumulate=True)
+    loss = losses.sum(dtype=np.float64).astype(losses.dtype) * factor
+    return loss, (lambda g: g * dx.reshape(x.shape), lambda g: g * dweight)
 
 
 def _of_distributions(logits, targets, ignore_index, label_smoothing, reduction, weight):
@@ -117,6 +157,7 @@ def nll_loss(log_probs: Array, /, targets: ArrayLike, ignore_index: int | None =
     return loss, (dlog_probs,)
 
 
+PIECE = 1 << 25  # logits that linear_cross_entropy makes at a time: 134 MB
 _IGNORED = -1  # stands for ignore_index in checked targets
 
 
@@ -144,6 +185,11 @@ def _check_reduction(name, reduction):
         raise ValueError(f"{name}: reduction is {reduction!r}; give 'mean', 'sum' or 'none'")
 
 
+def _check_smoothing(name, label_smoothing):
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"{name}: label_smoothing is {label_smoothing}; give a number from 0 to below 1")
+
+
 def _check_pair(name, x, y, reduction):
     _check_reduction(name, reduction)
     if np.shape(x) != np.shape(y):
@@ -165,8 +211,13 @@ def _reduced(losses, counted, reduction):
     """The loss, and the factor of each position in it."""
     if reduction == "none":
         return losses, losses.dtype.type(1)
-    factor = losses.dtype.type(1 / np.count_nonzero(counted) if reduction == "mean" else 1)
+    factor = _factor(counted, reduction, losses.dtype)
     return losses.sum(dtype=np.float64).astype(losses.dtype) * factor, factor
+
+
+def _factor(counted, reduction, dtype):
+    """The factor of each counted position in the mean or the sum."""
+    return dtype.type(1 / np.count_nonzero(counted) if reduction == "mean" else 1)
 
 
 def mse_loss(x: Array, y: Array, /, reduction: Reduction = "mean"):

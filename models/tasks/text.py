@@ -79,6 +79,7 @@ class TextTask(Task):
     The model is a language model:
 
         model(ids, targets=None, rng=None)   ids (B, T) -> (scores (B, T, V), the mean loss or None)
+        model(ids, targets, rng, scores=False)   (None, the loss), without an array of all scores
         model.hidden(ids, rng=None)          the states that `head` scores: (B, T, C); for LabelsTask
         model.head(x)                        the scores of states: (..., C) -> (..., V); for LabelsTask
         model.reader(rows, size, matrix)     see inference/pieces.py; its base LanguageModel generates text with it
@@ -124,7 +125,7 @@ class TextTask(Task):
         columns = model.config.block_size
         rows = min(config.batch_size, max(1, MOST_TIMED // columns))
         ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (rows, columns + 1))
-        return lambda: model(ids[:, :-1], ids[:, 1:])[1], rows, columns
+        return lambda: model(ids[:, :-1], ids[:, 1:], scores=False)[1], rows, columns
 
     @staticmethod
     def replay(model, tokenizer, prompt, target=None):
@@ -153,7 +154,7 @@ class TextTask(Task):
         return batch[1].size
 
     def loss(self, batch, rng=None):
-        return self.model(*batch, rng=rng)[1]
+        return self.model(*batch, rng=rng, scores=False)[1]
 
     def validation(self):
         config, rng = self.config, np.random.default_rng([self.config.seed, 3])
