@@ -74,6 +74,8 @@ class TrainConfig(Settings):
     momentum: float = setting(0.0, "memory of the gradient, for sgd", at_least=0, below=1, fixed=True)
     grad_clip: float = setting(1.0, "largest norm of the gradient, 0 for no limit", at_least=0, at_most=1e30)
 
+    recompute: bool = setting(False, "compute each block again for backward: less memory, a quarter more time")
+
     # Validation and statistics
     eval_interval: int = setting(
         250, "steps between validations; each one saves a checkpoint", at_least=1, at_most=10**9

@@ -47,6 +47,8 @@ class Trainer:
         self.model = self.task.model
         for name, p in self.model.named_parameters():
             p.name = name  # for error messages
+        if config.recompute:
+            _recompute_blocks(self.model, config.kind)
         self.optimizer = OPTIMIZERS[config.optimizer].make(self.model, config)
         self.schedule = SCHEDULES[config.schedule].make(config)
         self.statistics = LayerStatistics(self.model, config.stats_interval) if config.stats_interval else None
@@ -158,6 +160,15 @@ def _begin(config, folder):
     if folder:
         return config.task.resumed(config, folder)
     return open_model(config.pretrained, needs="text") if config.pretrained else None
+
+
+def _recompute_blocks(model, kind):
+    """Let a model compute its blocks again in the backward pass. ValueError for one without blocks."""
+    found = [module for module in model.modules() if hasattr(module, "recompute")]
+    if not found:
+        raise ValueError(f"--recompute: a {kind} has no blocks to compute again; leave it out")
+    for module in found:
+        module.recompute = True
 
 
 class Interrupt:

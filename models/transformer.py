@@ -158,6 +158,8 @@ class Transformer(nn.Module):
     config: TransformerConfig. rng: numpy.random.Generator that draws the weights; None leaves them zero, to be loaded.
     """
 
+    recompute = False  # whether blocks are called by autotx.recompute, which takes less memory and more time
+
     def __init__(self, config: TransformerConfig, rng: Rng):
         self.config = config
         V, C = config.vocab_size, config.n_embd
@@ -192,14 +194,15 @@ class Transformer(nn.Module):
         """The memory, which is the encoder's states of the source: ids (B, S) -> (B, S, C)."""
         x, mask = self._embed(self.wte, source, rng), seen(source)
         for block in self.encoder:
-            x = block(x, mask, rng)
+            x = autotx.recompute(block, x, mask, rng) if self.recompute else block(x, mask, rng)
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def decode(self, memory: Tensor, source: ArrayLike, target: ArrayLike, rng: Rng = None) -> Tensor:
         """The decoder's states (B, T, C) of target, ids (B, T), given the memory (B, S, C) of source, ids (B, S)."""
         x, target_mask, source_mask = self._embed(self.target_wte, target, rng), seen(target), seen(source)
         for block in self.decoder:
-            x = block(x, memory, target_mask, source_mask, rng)
+            given = x, memory, target_mask, source_mask, rng
+            x = autotx.recompute(block, *given) if self.recompute else block(*given)
         return x if self.decoder_norm is None else self.decoder_norm(x)
 
     def scores(self, x: Tensor) -> Tensor:
