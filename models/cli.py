@@ -81,7 +81,8 @@ def main(argv: list[str] | None = None) -> int:
             told = _told(error)
             if told is None:
                 raise
-            return _fail(f"{name}: ", told.removeprefix(f"{command}: "))  # an op's error begins with its name
+            told = told.removeprefix(f"{command}: ")  # an op's error begins with its name
+            return _fail(f"{name}: ", ": ".join([*getattr(error, "__notes__", ()), told]))  # a note: which process
 
 
 def _told(error):

@@ -62,8 +62,11 @@ def prepare(settings: PrepareSettings, tokenizer: Tokenizer | None = None) -> di
     sources = corpus.find(settings.text)
     if not sources:
         raise ValueError("--text: give what to read: files, folders or patterns")
+    preparation = _Preparation(settings, sources, tokenizer)
+    if facts := preparation.finished():  # without the lock, which only one of several processes could take
+        return facts
     with Run(settings.out).locked():
-        return _Preparation(settings, sources, tokenizer).run()
+        return preparation.finished() or preparation.run()
 
 
 class _Preparation:
@@ -79,12 +82,16 @@ class _Preparation:
             "sources": [{"path": str(s.path), "bytes": s.size, "sha256": s.sha256()} for s in sources],
         }
 
+    def finished(self):
+        """The content of data.json, None when there is none yet. ValueError: it is of other texts or settings."""
+        if not (self.folder / FILE).is_file():
+            return None
+        facts = read_facts(self.folder)
+        self._check_plan(facts)
+        return facts
+
     def run(self):
-        done, place = self.folder / FILE, self.folder / PLACE
-        if done.is_file():
-            facts = read_facts(self.folder)
-            self._check_plan(facts)
-            return facts
+        place = self.folder / PLACE
         if place.is_file():
             noted = read_json(place)
             self._check_plan(noted)

@@ -5,10 +5,14 @@
 
 All random numbers come from generators whose states are in the checkpoint, so a run that was stopped or killed and is
 resumed gives the same bits as one that was not. The models' data and losses are in tasks/.
+
+Several processes (comm.py) run this code in step: each draws the whole batch of every step, from generators of the same
+seed, and computes the gradients of its rows of it.
 """
 
 import contextlib
 import copy
+import hashlib
 import math
 import os
 import shlex
@@ -18,11 +22,14 @@ import time
 
 import numpy as np
 
+import autotx
 from autotx.files import describe
+from autotx.models.comm import ALONE, Comm, started
 from autotx.models.formats import open_model
 from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
 from autotx.models.progress import Progress
 from autotx.models.run import LOG, Run, line
+from autotx.models.shares import share
 from autotx.models.streams import lasting
 from autotx.optim import clip_grad_norm
 from autotx.text import counted
@@ -38,10 +45,17 @@ class DivergedError(ValueError):
 
 
 class Trainer:
-    """A model in training. config: the settings of the run. folder: the run to resume, None for a new one."""
+    """A model in training. config: the settings of the run. folder: the run to resume, None for a new one.
 
-    def __init__(self, config, folder: PathLike | None = None):
-        self.config = config
+    comm: the processes that train it together. ValueError: what several processes cannot do.
+    """
+
+    def __init__(self, config, folder: PathLike | None = None, comm: Comm = ALONE):
+        self.config, self.comm = config, comm
+        if comm.size > getattr(config, "batch_size", comm.size):
+            raise ValueError(f"{comm.size} processes cannot share out --batch-size {config.batch_size}; make it larger")
+        if comm.size > 1 and config.stats_interval:
+            raise ValueError("--stats-interval measures what one process computes; leave it out, or mpiexec")
         init_rng, self.data_rng, self.dropout_rng = (np.random.default_rng([config.seed, i]) for i in range(3))
         self.task = config.task(config, init_rng, _begin(config, folder))
         self.model = self.task.model
@@ -61,7 +75,9 @@ class Trainer:
         """
         before = copy.deepcopy((self.data_rng, self.dropout_rng))
         with np.errstate(all="ignore"):
-            self.task.loss(self.task.batches(self.place, self.data_rng)[0], rng=self.dropout_rng).backward()
+            batch = self.task.batches(self.place, self.data_rng)[0]
+            own, _, rng = share(self.task, batch, self.comm, self.dropout_rng)
+            self.task.loss(own, rng=rng).backward()
         self.optimizer.zero_grad()
         self.data_rng, self.dropout_rng = before
 
@@ -70,28 +86,28 @@ class Trainer:
         begun = time.perf_counter()
         batches = self.task.batches(self.place, self.data_rng)
         self.place += self.task.stride
-        loss, _ = self.accumulate(batches)
+        loss = self.accumulate(batches)
         norm = self.update(loss)
         tokens = sum(map(self.task.tokens, batches))
         record = {"step": self.step, "loss": loss, "val_loss": None, "lr": self.optimizer.lr, "grad_norm": norm}
         return record | {"tokens_per_second": round(tokens / (time.perf_counter() - begun), 1)}
 
-    def accumulate(self, batches: list) -> tuple[float, int]:
-        """Add the gradients of the mean loss over all targets of the batches to those of the parameters.
+    def accumulate(self, batches: list) -> float:
+        """Add the gradients of the mean loss over all targets of the batches to those of the parameters. Returns it.
 
-        Returns (that mean, the number of targets). Every target has the same weight, however the targets are spread
-        over batches: with n_b targets in batch b and n in all, the mean is the sum of (n_b / n) mean_b.
-        Several processes, each with batches of its own, combine by the same rule: sum the counts to N, multiply the
-        loss and gradients of a process with n targets by n / N, and sum them. Then each process calls `update`.
+        Every target has the same weight, however the targets are spread over batches and processes: with n_b targets in
+        the rows of batch b that a process computes and n in all, the mean is the sum of (n_b / n) mean_b.
         """
-        counts = [self.task.count(batch) for batch in batches]
-        total, mean = sum(counts), 0.0
+        total, mean = sum(map(self.task.count, batches)), np.zeros(1)
         with self.statistics.step(self.step + 1) if self.statistics else contextlib.nullcontext():
-            for batch, count in zip(batches, counts):
-                loss = self.task.loss(batch, rng=self.dropout_rng)
+            for batch in batches:
+                own, count, rng = share(self.task, batch, self.comm, self.dropout_rng)
+                loss = self.task.loss(own, rng=rng)
                 mean += loss.item() * (count / total)
                 (loss if count == total else loss * (count / total)).backward()
-        return mean, total
+        self.comm.sum(mean)
+        self.comm.sum_gradients(self.model.parameters())
+        return mean.item()
 
     def update(self, loss: float) -> float:
         """Clip the gradients, step the optimizer, clear the gradients. Returns their norm before clipping.
@@ -111,11 +127,24 @@ class Trainer:
         return norm
 
     def validate(self) -> dict[str, float]:
-        """The task's metrics on its validation data, a dict. DivergedError when the loss is not finite."""
-        figures = self.task.validate()
+        """The task's metrics on its validation data, a dict. DivergedError when the loss is not finite, ValueError when
+        the processes no longer have the same parameters."""
+        self.check_same()
+        figures = self.task.validate(self.comm)
         if not math.isfinite(figures["val_loss"]):
             raise DivergedError(f"the validation loss became {figures['val_loss']} at step {self.step}")
         return figures
+
+    def check_same(self) -> None:
+        """ValueError when the processes do not have the same parameters, to the bit."""
+
+        def digest():
+            found = hashlib.sha256()
+            for p in self.model.parameters():
+                found.update(p.data.tobytes())
+            return found.hexdigest()
+
+        self.comm.check_same("the parameters", digest)
 
     def save(self, run: Run) -> None:
         """Write a checkpoint into a Run, last of all: what it stands for is then on the disk, whenever the process is
@@ -173,9 +202,10 @@ def _recompute_blocks(model, kind):
 
 class Interrupt:
     """In a `with` block, Ctrl-C and the signals of STOPPING only set `asked` to their number. A second Ctrl-C raises
-    KeyboardInterrupt. A signal that is ignored, as SIGHUP is under nohup, stays ignored."""
+    KeyboardInterrupt. A signal that is ignored, as SIGHUP is under nohup, stays ignored. tells: it says so."""
 
-    asked = 0
+    def __init__(self, tells=True):
+        self.asked, self.tells = 0, tells
 
     def __enter__(self):
         self.before = {}
@@ -189,7 +219,8 @@ class Interrupt:
             raise KeyboardInterrupt
         self.asked = self.asked or number
         with contextlib.suppress(OSError):  # the terminal may be what has gone
-            os.write(2, b"\nstopping after this step (Ctrl-C again: at once, without saving)\n")
+            if self.tells:
+                os.write(2, b"\nstopping after this step (Ctrl-C again: at once, without saving)\n")
 
     def __exit__(self, *error):
         for number, handler in self.before.items():
@@ -203,17 +234,25 @@ def train(config) -> int:
     run, after saving a checkpoint. ValueError for settings, data and checkpoints that cannot be used, MemoryError when
     a batch is too large: then nothing has been written. DivergedError (a ValueError) when a loss or gradient is not
     finite, OSError when writing fails, such as on a full disk; the last checkpoint is kept in both cases. An error
-    while printing stops nothing.
+    while printing stops nothing. mpiexec starts several processes that do this together.
     """
     run = Run(config.out)
-    with lasting(), run.locked():
-        run.check_there() if config.resume else run.check_free()
-        return _train(config, run)
+    with started() as comm, lasting(), contextlib.ExitStack() as held:
+        comm.check_same("the settings or the versions", lambda: (config.to_bytes(), autotx.__version__, np.__version__))
+        go_on = comm.first(lambda: _claim(config, run, held))
+        return _train(config, run, go_on, comm)
 
 
-def _train(config, run):
-    go_on = config.resume and run.recovered()
-    trainer = Trainer(config, run.folder if go_on else None)
+def _claim(config, run, held):
+    """Lock the run's folder until `held`, an ExitStack, ends. Returns whether there is a checkpoint to go on from."""
+    held.enter_context(run.locked())
+    run.check_there() if config.resume else run.check_free()
+    return config.resume and run.recovered()
+
+
+def _train(config, run, go_on, comm):
+    trainer = comm.ahead(lambda: Trainer(config, run.folder if go_on else None, comm))
+    comm.check_same("the data", lambda: trainer.task.digest)
     if go_on:
         trainer.restore(run)
         if trainer.step > config.steps:
@@ -221,15 +260,9 @@ def _train(config, run):
     records = run.read_log(trainer.step)  # those of later steps, which no checkpoint has, are removed below
     if trainer.step < config.steps:
         trainer.rehearse()
-    if go_on:
-        run.write_config(config)
-        trainer.task.export(run.folder)  # made again, if it is older than the checkpoint or has been lost
-    else:
-        with run.beginning():
-            run.write_config(config)
-            trainer.task.save(run.folder)
-            trainer.save(run)  # at step 0: a run killed early can be resumed, and a full disk is noticed at once
-    with run.open_log(records) as log:
+    trainer.check_same()  # and nobody is still reading
+    comm.first(lambda: _write_beginning(trainer, run, go_on))
+    with run.open_log(records) if comm.rank == 0 else open(os.devnull, "ab", buffering=0) as log:
         _introduce(trainer, len(records))
         stopped_by = _loop(trainer, run, records, log)
     if trainer.step < config.steps:
@@ -240,17 +273,30 @@ def _train(config, run):
     return 0
 
 
+def _write_beginning(trainer, run, go_on):
+    """Write what a new run begins with, or what may have changed where one goes on."""
+    if go_on:
+        run.write_config(trainer.config)
+        trainer.task.export(run.folder)  # made again, if it is older than the checkpoint or has been lost
+        return
+    with run.beginning():
+        run.write_config(trainer.config)
+        trainer.task.save(run.folder)
+        trainer.save(run)  # at step 0: a run killed early can be resumed, and a full disk is noticed at once
+
+
 def _loop(trainer, run, records, log):
     """Train to the last step and save. Returns 0, or the number of the signal that stopped it, after saving, before.
 
     records: those in the log so far, a list. log: the open file.
     """
-    config = trainer.config
-    saved, saved_at, seconds = trainer.step, time.monotonic(), 60 * config.save_minutes or math.inf
+    config, comm = trainer.config, trainer.comm
+    saved, saved_at, seconds, asked = trainer.step, time.monotonic(), 60 * config.save_minutes or math.inf, 0
+    interrupt = Interrupt(tells=comm.rank == 0)
     try:
         # NaN and Inf are checked after every step, so NumPy's warnings would repeat the error.
-        with Progress(trainer.step, config.steps) as progress, Interrupt() as interrupt, np.errstate(all="ignore"):
-            while trainer.step < config.steps and not interrupt.asked:
+        with Progress(trainer.step, config.steps) as progress, interrupt, np.errstate(all="ignore"):
+            while trainer.step < config.steps and not asked:
                 record = trainer.train_step()
                 validate = trainer.step % config.eval_interval == 0 or trainer.step == config.steps
                 if validate:
@@ -258,12 +304,13 @@ def _loop(trainer, run, records, log):
                 log.write(line(record))
                 records.append(record)
                 progress.show_step(record)
-                if validate or time.monotonic() > saved_at + seconds:
+                asked, due = comm.largest([interrupt.asked, time.monotonic() > saved_at + seconds])
+                if validate or due:
                     saved, saved_at = _save(trainer, run, log), time.monotonic()
-                    run.draw_now_and_then(records)
+                    comm.first(lambda: run.draw_now_and_then(records))
             if saved < trainer.step:
                 saved = _save(trainer, run, log)
-            run.draw_if_older(records)
+            comm.first(lambda: run.draw_if_older(records))
     except DivergedError as error:
         raise DivergedError(
             f"{error}; stopped. The checkpoint of step {saved} in {run.folder} is good: go on from it with --resume "
@@ -274,13 +321,17 @@ def _loop(trainer, run, records, log):
         if not run.holds_checkpoint():
             kept = f"{run.folder} holds no checkpoint any more"
         raise OSError(f"{describe(error)}; {kept}") from error
-    return interrupt.asked
+    return int(asked)
 
 
 def _save(trainer, run, log):
     """Save a checkpoint, after the lines of the log for the steps that it covers. Returns its step."""
-    os.fsync(log.fileno())
-    trainer.save(run)
+
+    def save():
+        os.fsync(log.fileno())
+        trainer.save(run)
+
+    trainer.comm.first(save)
     return trainer.step
 
 
@@ -289,6 +340,8 @@ def _introduce(trainer, logged):
     config = trainer.config
     for heading, text in trainer.task.introduction():
         print(f"{heading:8}{text}")
+    if trainer.comm.size > 1:
+        print(f"mpi     {trainer.comm.describe()}")
     if 1 < config.steps <= config.warmup_steps:
         print(f"        the learning rate only rises: --steps {config.steps}, --warmup-steps {config.warmup_steps}")
     if logged < trainer.step:

@@ -282,27 +282,6 @@ def test_accumulated_batches_are_one_large_batch(config):
             np.testing.assert_allclose(array, weights[0][name], atol=2e-4)
 
 
-def test_gradients_of_several_processes_can_be_summed(config):
-    whole, *processes = (Trainer(dataclasses.replace(config, dropout=0.0, grad_accum=4)) for _ in range(3))
-    for _ in range(2):
-        batches = whole.task.batches(whole.place, whole.data_rng)
-        loss, count = whole.accumulate(batches)
-        whole.update(loss)
-        shares = [p.accumulate(part) for p, part in zip(processes, (batches[:1], batches[1:]))]
-        assert sum(n for _, n in shares) == count
-        for p, (_, n) in zip(processes, shares):
-            for parameter in p.model.parameters():
-                parameter.grad = parameter.grad * np.float32(n / count)
-        for both in zip(*(p.model.parameters() for p in processes)):
-            both[0].grad = both[1].grad = both[0].grad + both[1].grad
-        assert sum(mean * n / count for mean, n in shares) == pytest.approx(loss, rel=1e-6)
-        for p in processes:
-            p.update(loss)
-    for process in processes:
-        for name, array in process.model.state_dict().items():
-            np.testing.assert_allclose(array, whole.model.state_dict()[name], atol=2e-4)
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_goes_on_bit_for_bit(config, at_step, tmp_path, optimizer):
     settings = {"optimizer": optimizer, "momentum": 0.9 if optimizer == "sgd" else 0.0}

@@ -13,6 +13,7 @@ import numpy as np
 from autotx.files import checked, entry, read_json, to_json, write_atomically
 from autotx.models.architecture import Opened
 from autotx.models.classifier import Classifier, check_known, padded, predict
+from autotx.models.comm import ALONE
 from autotx.models.config import TrainConfig, setting
 from autotx.models.data import read_columns
 from autotx.models.run import LABELS, check_size
@@ -166,9 +167,9 @@ class LabelsTask(Task):
         for first in range(0, len(order), size)[: self.config.eval_batches]:
             yield self._batch([self.held_out[i] for i in order[first : first + size]])
 
-    def validate(self):
+    def validate(self, comm=ALONE):
         right = sum(self._right())
-        return super().validate() | {"val_accuracy": right / len(self.held_out)}
+        return super().validate(comm) | {"val_accuracy": right / len(self.held_out)}
 
     def _right(self):
         """For each held-out text, whether its label is the likeliest one: booleans (N,)."""

@@ -1,8 +1,12 @@
 """The base class of tasks: what the training loop and the commands call."""
 
+import itertools
 import math
 
+import numpy as np
+
 from autotx.models.architecture import Opened
+from autotx.models.comm import ALONE
 from autotx.models.config import flag
 from autotx.models.run import check_size
 from autotx.models.tokenizers import load_tokenizer
@@ -89,15 +93,18 @@ class Task:
         """An iterator of batches of the validation data, the same ones at every call."""
         raise NotImplementedError
 
-    def validate(self):
-        """Metrics of the model, a dict: "val_loss", the mean loss over all targets of `validation`."""
-        total = targets = 0
+    def validate(self, comm=ALONE):
+        """Metrics of the model, a dict: "val_loss", the mean loss over all targets of `validation`.
+
+        comm: the processes that share out the batches.
+        """
+        sums = np.zeros(2)  # of the losses, and of the targets
         with no_grad():
-            for batch in self.validation():
+            for batch in itertools.islice(self.validation(), comm.rank, None, comm.size):
                 count = self.count(batch)
-                total += self.loss(batch).item() * count
-                targets += count
-        return {"val_loss": total / targets}
+                sums += self.loss(batch).item() * count, count
+        comm.sum(sums)
+        return {"val_loss": float(sums[0] / sums[1])}
 
     def save(self, folder):
         """Write the files that the model needs besides its weights: the tokenizer."""
