@@ -33,16 +33,8 @@ class Conversation:
     """
 
     def __init__(self, opened: Opened, size: int | None = None, system: str | None = None):
-        source = opened.known.get("template")
-        if not isinstance(source, str):
-            raise ValueError(
-                f"{opened.path} has no chat template, so it has not learned to converse; try autotx generate"
-            )
         self.tokenizer: Any = opened.tokenizer
-        start, end = (
-            "" if i is None else self.tokenizer.pieces[i].decode() for i in (self.tokenizer.start, self.tokenizer.end)
-        )
-        self.template = ChatTemplate(source, start, end)
+        self.template = self.template_of(opened)
         self.reader = opened.model.reader(1, size)
         self.size, self.system = int(self.reader.size), system
         self.turns: list[Turn] = []
@@ -51,6 +43,17 @@ class Conversation:
         self._read: list[int] = []  # the tokens that the reader has read
         self._ids: list[int] = []  # the prompt of the last question
         self._check(self._prompt(0, [Turn("")]))
+
+    @staticmethod
+    def template_of(opened: Opened) -> ChatTemplate:
+        """The chat template of a model. ValueError for one that has none."""
+        source, tokenizer = opened.known.get("template"), opened.tokenizer
+        if not isinstance(source, str):
+            raise ValueError(
+                f"{opened.path} has no chat template, so it has not learned to converse; try autotx generate"
+            )
+        start, end = ("" if i is None else tokenizer.pieces[i].decode() for i in (tokenizer.start, tokenizer.end))
+        return ChatTemplate(source, start, end)
 
     def reset(self) -> None:
         """Forget all turns."""

@@ -50,8 +50,9 @@ class TrainConfig(Settings):
     architecture: ClassVar[Any]
     task: ClassVar[Any]
     kind: ClassVar[str]  # the name of the trained model, see architecture.kind_of
+    label: ClassVar[str]  # what help texts call these settings: the kind, or the flag that asks for them
 
-    pretrained: ClassVar[str] = ""  # the path of the pre-trained model; a field in tasks that need one
+    init: ClassVar[str] = ""  # the trained model to begin with; a field in tasks that need one
 
     # Where the run goes
     out: str = setting("", "the folder of the run", metavar="DIR")
@@ -111,7 +112,7 @@ def add_flags(parser: argparse.ArgumentParser, *kinds: type[Any]) -> None:
     fields = {}
     for kind in kinds:
         for f in dataclasses.fields(kind):
-            fields.setdefault(f.name, {})[kind.kind] = f
+            fields.setdefault(f.name, {})[kind.label] = f
     for name, found in fields.items():
         f = next(iter(found.values()))
         if f.metadata["help"] is None:  # the command adds this flag itself
@@ -123,7 +124,7 @@ def add_flags(parser: argparse.ArgumentParser, *kinds: type[Any]) -> None:
             how["action"] = "append"
         else:
             how |= types[f.type]
-        if len(found) < len(kinds):
+        if len(found) < len(kinds) and flag(name) not in found:
             how["help"] += f"; only for {' and '.join(found)}"
         how["help"] += _default(found)
         if "choices" in f.metadata:

@@ -37,7 +37,17 @@ class TextSource:
 
     def split(self) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of the training and of the validation part: integers, (number of tokens,) each."""
-        return self.tokenizer.encode(self.parts[0]), self.tokenizer.encode(self.parts[1])
+        return self._encoded(self.parts[0]), self._encoded(self.parts[1])
+
+    def _encoded(self, text):
+        """The tokens of a text; END_OF_TEXT becomes the token that ends a text for the tokenizer of any model."""
+        tokenizer, texts = self.tokenizer, text.split(END_OF_TEXT)
+        if len(texts) == 1 or tokenizer.encode(END_OF_TEXT).tolist() == [tokenizer.end]:
+            return tokenizer.encode(text)
+        parts = [tokenizer.encode(texts[0])]
+        for text in texts[1:]:
+            parts += [np.array([tokenizer.end]), tokenizer.encode(text)] if text else [np.array([tokenizer.end])]
+        return np.concatenate(parts)
 
 
 def read_text(paths: Sequence[PathLike], end_of_text: bool = False) -> str:
@@ -96,14 +106,17 @@ def read_columns(flag: str, path: PathLike, names: Sequence[str]) -> list[tuple[
     return rows
 
 
-def load_data(source: Any, block_size: int) -> Data:
-    """The Data of a source, such as a TextSource. ValueError when a part has fewer than block_size + 1 tokens."""
+def load_data(source: Any, block_size: int, flag: str = "--block-size") -> Data:
+    """The Data of a source, such as a TextSource. ValueError when a part has fewer than block_size + 1 tokens.
+
+    flag: what gave the block_size, for the error.
+    """
     data = Data(*source.split(), tokenizer=source.tokenizer, digest=source.digest)
     for name, ids in (("training", data.training), ("validation", data.validation)):
         if len(ids) <= block_size:
             raise ValueError(
-                f"the text is too short: its {name} part has {len(ids)} tokens and must have more than --block-size "
-                f"{block_size}; give more text or a smaller --block-size"
+                f"the text is too short: its {name} part has {len(ids)} tokens and must have more than {flag} "
+                f"{block_size}; give more text or a smaller {flag}"
             )
     return data
 

@@ -71,7 +71,7 @@ class FeedForward(nn.Module):
         _draw_weights(self, config, rng)
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
-        return self.proj(autotx.gelu(self.fc(x), approximate="tanh"))
+        return self.proj(autotx.gelu(self.fc(x, rng), approximate="tanh"), rng)
 
 
 class Block(nn.Module):
@@ -91,7 +91,7 @@ class Block(nn.Module):
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
         x = x + self.dropout(self.attn(self.ln_1(x), causal=True, rng=rng), rng)
-        return x + self.dropout(self.mlp(self.ln_2(x)), rng)
+        return x + self.dropout(self.mlp(self.ln_2(x), rng), rng)
 
 
 class GPT(LanguageModel, nn.Module):

@@ -109,7 +109,7 @@ class FeedForward(nn.Module):
         _draw_weights(self, config, rng)
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
-        return self.down(autotx.swiglu(self.gate(x), self.up(x)))
+        return self.down(autotx.swiglu(self.gate(x, rng), self.up(x, rng)), rng)
 
 
 class Block(nn.Module):
@@ -127,7 +127,7 @@ class Block(nn.Module):
 
     def forward(self, x: Array, rng: Rng = None) -> Tensor:
         x = x + self.dropout(self.attention(self.norm1(x), causal=True, rng=rng), rng)
-        return x + self.dropout(self.mlp(self.norm2(x)), rng)
+        return x + self.dropout(self.mlp(self.norm2(x), rng), rng)
 
 
 class Llama(LanguageModel, nn.Module):

@@ -37,7 +37,7 @@ NOTED = 1 << 25  # characters between two notes of the place
 class PrepareSettings(Settings):
     """The settings of `autotx prepare`."""
 
-    kind: ClassVar[str] = "prepare"
+    label: ClassVar[str] = "prepare"
 
     text: tuple = setting((), "what to read: a file, a folder, or a pattern; repeat for more", metavar="PATH")
     out: str = setting("data", "the folder for the token files", metavar="DIR")

@@ -14,9 +14,11 @@ from autotx.models.config import FILE, flag
 from autotx.models.gpt import GPTArchitecture
 from autotx.models.llama import LlamaArchitecture
 from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
+from autotx.models.tasks.chats import ChatsTask
 from autotx.models.tasks.labels import LabelsTask
 from autotx.models.tasks.pairs import PairsTask
 from autotx.models.tasks.text import TextTask
+from autotx.models.tasks.tune import TuneTask
 from autotx.models.tasks.words import WordsTask
 from autotx.models.transformer import TransformerArchitecture
 from autotx.models.word2vec import Word2VecArchitecture
@@ -25,7 +27,7 @@ from autotx.types import PathLike
 ARCHITECTURES: dict[str, Any] = {
     a.name: a for a in (GPTArchitecture, LlamaArchitecture, TransformerArchitecture, Word2VecArchitecture)
 }
-TASKS: dict[str, Any] = {t.name: t for t in (TextTask, PairsTask, WordsTask, LabelsTask)}
+TASKS: dict[str, Any] = {t.name: t for t in (TextTask, PairsTask, WordsTask, LabelsTask, TuneTask, ChatsTask)}
 
 
 def that_have(capable) -> str:
@@ -47,11 +49,12 @@ def settings_of(architecture: str, task: str | None = None) -> type[Any]:
 def _composed(architecture, task):
     kind = kind_of(architecture, task)
     # A task that begins with a trained model takes the shape from that model, not from settings.
-    bases = (task.settings,) if task.makes else (architecture, task.settings)
+    bases = (task.settings,) if task.begins else (architecture, task.settings)
     known = {f.name: f for base in bases for f in dataclasses.fields(base)}
     defaults = {"out": f"runs/{kind}"} | {name: value for base in bases for name, value in base.defaults.items()}
     fields = [(n, known[n].type, dataclasses.field(default=v, metadata=known[n].metadata)) for n, v in defaults.items()]
-    facts = {"architecture": architecture, "task": task, "kind": kind, "__module__": __name__}
+    facts = {"architecture": architecture, "task": task, "kind": kind, "label": task.flag or kind}
+    facts["__module__"] = __name__
     return dataclasses.make_dataclass("RunConfig", fields, bases=bases, namespace=facts, frozen=True)
 
 
@@ -62,8 +65,11 @@ def make_config(kind: type, given: dict, saved: dict | None = None) -> Any:
     """
     names = {f.name for f in dataclasses.fields(kind)}
     wrong = [flag(name) for name in given if name not in names]
+    if wrong and kind.task.begins:
+        raise ValueError(f"{wrong[0]} is no setting beside --init, whose shape and tokens stay; leave it out")
     if wrong:
-        raise ValueError(f"{wrong[0]} is no setting of a {kind.kind}; leave it out, or give another --model")
+        instead = f"give {instead}" if (instead := _asked_by(wrong[0])) else "leave it out, or give another --model"
+        raise ValueError(f"{wrong[0]} is no setting of a {kind.kind}; {instead}")
     config = kind(**{**(saved or {}), **given})
     for f in dataclasses.fields(kind):
         instead = f.metadata.get("replaced_by")
@@ -76,6 +82,12 @@ def make_config(kind: type, given: dict, saved: dict | None = None) -> Any:
             if name in unused:
                 raise ValueError(f"{flag(name)} is not used by {flag(field_name)} {chosen}; leave it out")
     return config
+
+
+def _asked_by(name):
+    """The flag that asks for the task with the setting of this flag, None if there is none."""
+    found = (t for t in TASKS.values() if t.flag and name in {flag(f.name) for f in dataclasses.fields(t.settings)})
+    return next((task.flag for task in found), None)
 
 
 def read_config(folder: PathLike) -> Any:

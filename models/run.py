@@ -3,6 +3,9 @@
     config.json             all settings                        tokenizer.json    the tokenizer
     model.safetensors       the weights                         log.jsonl         one line a step
     optimizer.safetensors   the optimizer's state               loss.png          the curves of the log
+    shape.json              of a run that began with another model: the sizes of the network
+    chat_template.jinja     of one that began with a model that has it
+    adapter_config.json, adapter_model.safetensors   with --lora-rank, in place of the weights, as peft writes them
     classifier.json         of a classifier only: the labels, and the shape of its language model
     vectors.txt             of word2vec only: the words and their vectors, in word2vec's text format
     statistics.jsonl        with --stats-interval only: statistics of every layer's results and gradients
@@ -33,6 +36,9 @@ except ImportError:  # Windows has other locks
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+SHAPE = "shape.json"
+TEMPLATE = "chat_template.jinja"
 LABELS = "classifier.json"
 LOG = "log.jsonl"
 PICTURE = "loss.png"
@@ -40,7 +46,10 @@ STATISTICS = "statistics.jsonl"
 VECTORS = "vectors.txt"
 SECONDS_BETWEEN_PICTURES = 10
 LAST_STEP = 1 << 53  # the whole numbers below it are exact as floats
-_FILES = (configs.FILE, tokenizers.FILE, LABELS, MODEL, OPTIMIZER, STATE, LOG, PICTURE, STATISTICS, VECTORS)
+_FILES = (
+    *(configs.FILE, tokenizers.FILE, LABELS, SHAPE, TEMPLATE, ADAPTER_CONFIG, MODEL, ADAPTER, OPTIMIZER, STATE, LOG),
+    *(PICTURE, STATISTICS, VECTORS),
+)
 
 
 class Run:
@@ -73,7 +82,7 @@ class Run:
             folder = path.name in (NEW, READY)
             if path.exists() and path.is_dir() != folder:
                 raise ValueError(f"--resume: {path} should be a {'folder' if folder else 'file'}; move it away")
-        begun = [name for name in (MODEL, OPTIMIZER, LOG) if name in found]
+        begun = [name for name in (MODEL, ADAPTER, OPTIMIZER, LOG) if name in found]
         if begun and not self.holds_checkpoint():
             raise ValueError(
                 f"--resume: {self.folder} has {begun[0]} but no {STATE}, so how far the run was is not known; put that "
@@ -131,16 +140,17 @@ class Run:
     def write_config(self, config):
         write_atomically(self.folder / configs.FILE, config.to_bytes())
 
-    def save(self, model, optimizer, state):
-        """Replace the checkpoint. model: a dict of arrays. optimizer: of arrays and numbers. state: of JSON values."""
-        save_checkpoint(self.folder, {MODEL: model, OPTIMIZER: optimizer}, state)
+    def save(self, model, optimizer, state, file=MODEL):
+        """Replace the checkpoint. model: a dict of arrays, for `file`, MODEL or ADAPTER. optimizer: of arrays and
+        numbers. state: of JSON values."""
+        save_checkpoint(self.folder, {file: model, OPTIMIZER: optimizer}, state)
 
-    def load(self):
+    def load(self, file=MODEL):
         """The dicts (model, optimizer, state) of the checkpoint. ValueError when a file is missing or damaged."""
         tensors, state = load_checkpoint(self.folder)
-        if tensors.keys() != {MODEL, OPTIMIZER}:
-            raise ValueError(f"{self.folder / STATE} should list {MODEL} and {OPTIMIZER}; it is not of a training run")
-        return tensors[MODEL], tensors[OPTIMIZER], state
+        if tensors.keys() != {file, OPTIMIZER}:
+            raise ValueError(f"{self.folder / STATE} should list {file} and {OPTIMIZER}; it is not of a training run")
+        return tensors[file], tensors[OPTIMIZER], state
 
     def read_log(self, step):
         """The records of the log up to a step; none if there is no log."""
@@ -208,6 +218,21 @@ def check_size(folder, architecture, shape, vocab_size):
     if found < needed:
         sizes = f"it has {found:,} weights, the model {needed:,} or more"
         raise ValueError(f"{path} is not of the model that {folder} describes: {sizes}; restore it")
+
+
+def read_shape(sizes, path, architecture, vocab_size):
+    """The shape of the network of a run, from the sizes that a file of the run holds, a dict.
+
+    ValueError: they are no sizes, not those of a network of so many tokens, or not of the run's weights.
+    """
+    try:
+        shape = architecture.shape(**sizes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} should hold the shape of the model: {error}") from error
+    if shape.vocab_size != vocab_size:
+        raise ValueError(f"{path} is for {shape.vocab_size} tokens, the tokenizer has {vocab_size}")
+    check_size(path.parent, architecture, shape, vocab_size)
+    return shape
 
 
 def read_log(path, last_step):

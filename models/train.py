@@ -159,15 +159,15 @@ class Trainer:
         if self.statistics:
             run.write_statistics(self.statistics.records)
         self.task.export(run.folder)
-        run.save(self.model.state_dict(), self.optimizer.state_dict(), state)
+        run.save(self.task.weights(), self.optimizer.state_dict(), state, self.task.file)
 
     def restore(self, run: Run) -> None:
         """Load the checkpoint of a Run. ValueError when it is incomplete or does not fit the settings."""
-        weights, optimizer, state = run.load()
+        weights, optimizer, state = run.load(self.task.file)
         if state.get("data_sha256") != self.task.digest:
             raise ValueError(f"--resume: the data are not those that the run in {run.folder} began with; restore them")
         try:
-            self.model.load_state_dict(weights)
+            self.task.load(weights, state)
             self.optimizer.load_state_dict(optimizer)
             self.data_rng.bit_generator.state = state["data_rng"]
             self.dropout_rng.bit_generator.state = state["dropout_rng"]
@@ -185,10 +185,9 @@ def _counted(state, name):
 
 
 def _begin(config, folder):
-    """The Opened model to begin with: that of the resumed run in `folder`, a pre-trained model, or None."""
-    if folder:
-        return config.task.resumed(config, folder)
-    return open_model(config.pretrained, needs="text") if config.pretrained else None
+    """The Opened model to begin with: that of the resumed run in `folder`, a trained model, or None."""
+    begin = config.task.resumed(config, folder) if folder else None
+    return begin or (open_model(config.init, needs="text") if config.init else None)
 
 
 def _recompute_blocks(model, kind):
@@ -361,7 +360,7 @@ def _finish(trainer):
     print(f"\nDone: {counted(trainer.step, 'step')}.", end=" ")
     trainer.task.show()
     out = as_argument(config.out)
-    print(f"\n{config.out} holds the model (model.safetensors), the log (log.jsonl, loss.png), all to go on from.")
+    print(f"\n{config.out} holds the model ({trainer.task.file}), the log (log.jsonl, loss.png), all to go on from.")
     print("Next:")
     for command in trainer.task.next_commands(out):
         print(f"  {command}")

@@ -71,11 +71,12 @@ def test_help_names_every_command_and_loads_nothing_heavy():
 
 
 def test_help_shows_every_setting_with_its_default(capsys):
-    for kind in (*map(settings_of, ARCHITECTURES), settings_of("gpt", "labels")):
-        assert call("finetune" if kind.kind == "classifier" else "train", "--help") == 0
+    for kind in (*map(settings_of, ARCHITECTURES), *(settings_of("gpt", name) for name in ("labels", "tune", "chats"))):
+        finetune = kind.kind == "classifier"
+        assert call("finetune" if finetune else "train", "--help") == 0
         shown = " ".join(capsys.readouterr().out.split())
         for f in dataclasses.fields(kind):
-            assert f"{'--model' if f.name == 'pretrained' else flag(f.name)} " in shown
+            assert f"{'--model' if finetune and f.name == 'init' else flag(f.name)} " in shown
             if f.type in (int, float):
                 assert re.search(rf"{flag(f.name)} [^()]+\(default: [^()]*{f.default}", shown), f.name
 

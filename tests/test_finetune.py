@@ -167,7 +167,7 @@ def folder(tmp_path_factory):
 def config(folder, tmp_path):
     (tmp_path / "labels.tsv").write_text(lines(1, 60))
     return settings_of("gpt", "labels")(
-        pretrained=str(folder / "pre"),
+        init=str(folder / "pre"),
         labels=str(tmp_path / "labels.tsv"),
         out=str(tmp_path / "run"),
         steps=8,
@@ -259,7 +259,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(config, tmp_path, stop, monkeypatch, 
         patch.setattr(Trainer, "train_step", step)
         assert train(config) == INTERRUPTED
     assert f"autotx train --out {config.out} --resume" in capsys.readouterr().out
-    moved = dataclasses.replace(config, pretrained="no longer there")
+    moved = dataclasses.replace(config, init="no longer there")
     Path(config.out, "config.json").write_bytes(moved.to_bytes())
     assert call("train", "--out", config.out, "--resume") == 0
     assert contents(config.out) == contents(straight.out)
@@ -415,7 +415,7 @@ def test_a_classifier_file_that_was_changed(fails, folder, tmp_path):
     copy = shutil.copytree(folder / "fine", tmp_path / "fine")
     saved = read_json(copy / "classifier.json")
     for change, message in (
-        ({"labels": None}, "classifier.json should hold the labels and the shape"),
+        ({"labels": None}, "classifier.json: labels should be a list, it is .None"),
         ({"shape": {**saved["shape"], "n_head": 3}}, "n_head 3 does not divide n_embd 16"),
         ({"shape": {**saved["shape"], "vocab_size": 7}}, "is for 7 tokens, the tokenizer has"),
         ({"labels": ["a", "b", "c"]}, "head.weight has shape"),
@@ -429,6 +429,6 @@ def test_resume_with_other_labels(fails, folder, tmp_path):
     (tmp_path / "other.tsv").write_text(lines(3, 60))
     argv = ["finetune", "--out", copy, "--resume"]
     fails([*argv, "--labels", tmp_path / "other.tsv"], "the data are not those")
-    fails([*argv, "--model", tmp_path], r"the run in .* has --pretrained .*pre, which cannot become")
+    fails([*argv, "--model", tmp_path], r"the run in .* has --init .*pre, which cannot become")
     (tmp_path / "other.tsv").write_text(lines(3, 60).replace("colour", "shade"))
     fails([*argv, "--labels", tmp_path / "other.tsv"], "the labels are not those that the run in .* began with")

@@ -377,7 +377,7 @@ class MultiHeadAttention(Module):
             if x.ndim != 3 or x.shape[2] != C:
                 raise ValueError(f"MultiHeadAttention: an input of shape {x.shape}; give (batch, tokens, {C})")
         if kv_input is None:
-            packed = (self.qkv(q_input),)
+            packed = (self.qkv(q_input, rng),)
         else:
             packed = self._linear(q_input, slice(C)), self._linear(kv_input, slice(C, self.qkv.weight.shape[0]))
         settings: Any = {"n_head": self.n_head, "mask": mask, "causal": causal, "dropout_p": self.dropout.p, "rng": rng}
@@ -385,7 +385,7 @@ class MultiHeadAttention(Module):
             settings["n_kv_head"] = self.n_kv_head
         if self.rope_base is not None:
             settings["rope_base"] = self.rope_base
-        return self.proj(functional.multi_head_attention(*packed, **settings))
+        return self.proj(functional.multi_head_attention(*packed, **settings), rng)
 
     def _linear(self, x: Array, rows: slice) -> Tensor:
         """The part of `qkv` that these rows of its weight are."""

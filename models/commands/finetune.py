@@ -1,7 +1,6 @@
 """`autotx finetune`: train a pre-trained language model to label texts."""
 
 import argparse
-import os
 
 from autotx.models.commands.train import absolute, resumed
 from autotx.models.config import add_flags
@@ -12,7 +11,7 @@ from autotx.models.train import train
 
 def add_arguments(parser):
     parser.add_argument(
-        "--model", dest="pretrained", metavar="DIR", default=argparse.SUPPRESS, help="the run of the GPT to start from"
+        "--model", dest="init", metavar="DIR", default=argparse.SUPPRESS, help="the language model to start from"
     )
     add_flags(parser, settings_of("gpt", "labels"))  # the settings are the same for every architecture
 
@@ -20,11 +19,9 @@ def add_arguments(parser):
 def run(args):
     """Fine-tune with the settings of the command line. Returns the exit status."""
     given, architecture = vars(args), "gpt"
-    if "pretrained" in given:
-        given["pretrained"] = os.path.abspath(given["pretrained"])
     if given.get("resume"):
         return train(resumed(given, "classifier"))
-    if "pretrained" in given:
-        architecture = identify(given["pretrained"], needs="text")[1].name
+    if "init" in given:
+        architecture = identify(given["init"], needs="text")[1].name
     kind = settings_of(architecture, "labels")
     return train(make_config(kind, absolute(kind, given)))

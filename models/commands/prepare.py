@@ -3,7 +3,7 @@
 import os
 
 from autotx.models.config import add_flags
-from autotx.models.formats import open_model
+from autotx.models.formats import format_of, located, open_model
 from autotx.models.prepare import PrepareSettings, prepare
 from autotx.text import counted
 
@@ -15,7 +15,9 @@ def add_arguments(parser):
 def run(args):
     """Make the files, and say what they hold and what to do with them. Returns the exit status."""
     settings = PrepareSettings(**vars(args))
-    tokenizer = open_model(settings.tokenizer_file).tokenizer if os.path.isdir(settings.tokenizer_file) else None
+    given = settings.tokenizer_file
+    of_model = given and (os.path.isdir(given) or format_of(located(given)))
+    tokenizer = open_model(given).tokenizer if of_model else None
     facts = prepare(settings, tokenizer)
     training, validation = (facts[part]["tokens"] for part in ("training", "validation"))
     print(f"{settings.out} holds {counted(training, 'token')} to learn from and {validation:,} to validate on.")

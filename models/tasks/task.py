@@ -2,13 +2,14 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
 from autotx.models.architecture import Opened
 from autotx.models.comm import ALONE
 from autotx.models.config import flag
-from autotx.models.run import check_size
+from autotx.models.run import MODEL, check_size
 from autotx.models.tokenizers import load_tokenizer
 from autotx.models.vectors import WordVectors, words_of
 from autotx.modes import no_grad
@@ -23,7 +24,7 @@ class Task:
     A subclass sets in __init__(config, rng, begin): `model`, a Module, its weights drawn from rng; `digest`, a str that
     changes when the data change, which a resumed run compares; `tokenizer`, if it has one.
     config: the settings of the run. begin: the Opened model to begin with, which is the one of the resumed run or of
-    config.pretrained; None for a new model.
+    config.init; None for a new model.
     """
 
     name = None  # in config.json
@@ -31,8 +32,12 @@ class Task:
     makes = None  # what it makes of a trained model, such as a classifier; None when it trains a new one
     made_by = "autotx train"  # the command that trains it
     stride = 0  # how far the place in the data advances in a step; 0 when batches are drawn at random
+    flag = None  # of autotx train, that asks for it; None when --model does
+    begins = False  # whether it begins with a trained model, config.init, whose shape it takes
     specials = 0  # the number of special tokens, whose ids come before those of the tokenizer
     tokenizer = None
+    file = MODEL  # of the checkpoint, with the weights
+    model: Any
     digest: str
 
     # What commands do with a trained model: static methods, None for those that its task does not offer.
@@ -54,7 +59,8 @@ class Task:
 
     @classmethod
     def resumed(cls, config, folder):
-        """The Opened model that a resumed run begins with, or None. Its weights are loaded later."""
+        """The Opened model that a resumed run begins with; None for that of config.init, or a new one. Its weights are
+        loaded later."""
         return cls.rebuild(config, folder)
 
     @classmethod
@@ -110,6 +116,14 @@ class Task:
         """Write the files that the model needs besides its weights: the tokenizer."""
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
+
+    def weights(self):
+        """The weights for the checkpoint, a dict of arrays."""
+        return self.model.state_dict()
+
+    def load(self, weights, state):
+        """Set the weights to those of a checkpoint. state: its state.json. ValueError: it does not fit."""
+        self.model.load_state_dict(weights)
 
     def state(self):
         """What state.json keeps about the data, a dict of JSON values."""

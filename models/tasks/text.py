@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from autotx import viz
-from autotx.models.config import TrainConfig, setting
+from autotx.models.config import TrainConfig, flag, setting
 from autotx.models.data import TextSource, load_data, random_blocks, read_text
 from autotx.models.inference.sampling import stream_text
 from autotx.models.prepare import PrepareSettings, prepare
@@ -25,25 +25,31 @@ SEARCHED = 1 << 24  # tokens that are searched for what a text may begin with
 
 
 @dataclass(frozen=True)
-class TextSettings(TrainConfig):
-    """The defaults are nanoGPT's for a small GPT on a CPU, but with fewer steps (nanoGPT: 2,000), to keep a first run,
-    which also compiles the kernels, short."""
+class TextData(TrainConfig):
+    """Where the text comes from, and how much of it is read at once."""
 
     text: tuple = setting(
         (), "UTF-8 text to learn from, repeat for more (default: Python's manual)", metavar="FILE", replaced_by="data"
     )
     data: str = setting("", "learn from token files instead, as autotx prepare makes them", metavar="FOLDER")
     tokenizer_file: str = setting("", "the tokenizer.json of token files that have none of their own", metavar="FILE")
+    end_of_text: bool = setting(
+        False, "end each --text with a token of its own, so that the model can end", fixed=True, replaced_by="data"
+    )
+    batch_size: int = setting(12, "blocks of text in a batch", at_least=1, at_most=1 << 16)
+
+
+@dataclass(frozen=True)
+class TextSettings(TextData):
+    """The defaults are nanoGPT's for a small GPT on a CPU, but with fewer steps (nanoGPT: 2,000), to keep a first run,
+    which also compiles the kernels, short."""
+
     tokenizer: str = setting(
         "char", "what a token is: a character, a byte, ...", choices=KINDS, fixed=True, replaced_by="data"
     )
     vocab_size: int = setting(
         1024, "how many tokens bpe and word may have", at_least=257, at_most=10**6, fixed=True, replaced_by="data"
     )
-    end_of_text: bool = setting(
-        False, "end each --text with a token of its own, so that the model can end", fixed=True, replaced_by="data"
-    )
-    batch_size: int = setting(12, "blocks of text in a batch", at_least=1, at_most=1 << 16)
 
 
 def text_source(config, tokenizer=None):
@@ -59,7 +65,8 @@ def text_source(config, tokenizer=None):
         return TextSource(text, lambda text: tokenizer or make_tokenizer(config.tokenizer, text, config.vocab_size))
     elif not config.data:
         print(f"text    more than {LARGE // 1_000_000} MB: its tokens are kept in {kept}", flush=True)
-        same = {name: getattr(config, name) for name in ("text", "tokenizer", "vocab_size", "seed")}
+        names = ("text", "tokenizer", "vocab_size", "seed")  # without a tokenizer, where a model has one
+        same = {name: getattr(config, name) for name in names if hasattr(config, name)}
         prepare(PrepareSettings(out=str(kept), **same), tokenizer)
         folder = kept
     source = TokenFiles(folder, config.tokenizer_file)
@@ -90,17 +97,23 @@ class TextTask(Task):
 
     name = "text"
     settings = TextSettings
+    length = "block_size"  # the setting of how many tokens a row of a batch has
 
     def __init__(self, config, rng, begin=None):
         super().__init__(config)
-        check_product("tokens in a step", config, "batch_size", "grad_accum", "block_size")
+        check_product("tokens in a step", config, "batch_size", "grad_accum", self.length)
+        self.take_data(begin)
+        self.model = begin.model if begin else config.build(self.tokenizer.vocab_size, rng)
 
-        self.data = load_data(text_source(config, begin.tokenizer if begin else None), config.block_size)
+    def take_data(self, begin):
+        """Read what is learned from: set `digest`, `tokenizer` and `opening`, what a text begins with."""
+        config, size = self.config, getattr(self.config, self.length)
+        source = text_source(config, begin.tokenizer if begin else None)
+        self.data = load_data(source, size, flag(self.length))
         self.digest, self.tokenizer = self.data.digest, self.data.tokenizer
         if config.end_of_text and self.tokenizer.end not in self.data.training[:SEARCHED]:
             raise ValueError("--end-of-text: no text ends in the part to learn from; give more texts, each by --text")
         self.opening = self._opening()
-        self.model = begin.model if begin else config.build(self.tokenizer.vocab_size, rng)
 
     def _opening(self):
         """The prompt when none is given: the end of a text or a line end, if the training part has them, or else the
@@ -147,7 +160,8 @@ class TextTask(Task):
 
     def batches(self, place, rng):
         config = self.config
-        blocks = random_blocks(self.data.training, config.grad_accum * config.batch_size, config.block_size, rng)
+        size = getattr(config, self.length)
+        blocks = random_blocks(self.data.training, config.grad_accum * config.batch_size, size, rng)
         return list(zip(*(np.split(part, config.grad_accum) for part in blocks)))
 
     def count(self, batch):
@@ -159,22 +173,32 @@ class TextTask(Task):
     def validation(self):
         config, rng = self.config, np.random.default_rng([self.config.seed, 3])
         for _ in range(config.eval_batches):
-            yield random_blocks(self.data.validation, config.batch_size, config.block_size, rng)
+            yield random_blocks(self.data.validation, config.batch_size, getattr(config, self.length), rng)
 
     def introduction(self):
-        config, data, model = self.config, self.data, self.model
+        config, data = self.config, self.data
         sizes = f"{counted(len(data.training), 'token')} to learn from, {len(data.validation):,} to validate on"
         return [
             ("text", config.data or ", ".join(config.text) or "Python's own manual (give your own with --text FILE)"),
             ("", f"{sizes}; {data.tokenizer.describe()}"),
-            ("model", f"{type(model).__name__} of {model.num_parameters():,} parameters: {config.describe()}"),
+            *self.about_model(),
         ]
+
+    def about_model(self):
+        """The lines of the introduction about the model."""
+        what = f"{type(self.model).__name__} of {self.model.num_parameters():,} parameters"
+        return [("model", f"{what}: {self.config.describe()}")]
+
+    @property
+    def trained(self):
+        """The model to be used, after training."""
+        return self.model
 
     def show(self):
         print("A sample of what the model writes:\n")
         rng = np.random.default_rng([self.config.seed, 4])
         print(self.opening.strip(f"\n{END_OF_TEXT}"), end="")
-        for piece in stream_text(self.model, self.tokenizer, self.opening, SAMPLE_TOKENS, temperature=0.8, rng=rng):
+        for piece in stream_text(self.trained, self.tokenizer, self.opening, SAMPLE_TOKENS, temperature=0.8, rng=rng):
             print(piece, end="", flush=True)
         print()
 
