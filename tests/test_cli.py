@@ -20,7 +20,7 @@ from autotx.checkpoint import load_checkpoint, load_tensors, save_tensors
 from autotx.models import progress, tokenizers
 from autotx.models.cli import COMMANDS, main
 from autotx.models.config import flag
-from autotx.models.inference.sampling import stream_text
+from autotx.models.inference.continuations import stream_text
 from autotx.models.progress import Progress
 from autotx.models.registry import ARCHITECTURES, read_config, settings_of
 from autotx.viz.curves import loss_curve

@@ -26,8 +26,8 @@ from autotx.models.data import Data, TextSource, load_data, random_blocks
 from autotx.models.formats import open_model
 from autotx.models.gpt import GPTReader
 from autotx.models.inference.beams import Translation, translate
+from autotx.models.inference.continuations import stream_text
 from autotx.models.inference.pieces import Int8Matrix
-from autotx.models.inference.sampling import stream_text
 from autotx.models.registry import settings_of
 from autotx.models.tokenizers import CharTokenizer, Tokenizer
 from autotx.models.train import train as train_run

@@ -1,6 +1,7 @@
 """Pictures of recorded graphs, training runs, attention weights and embeddings."""
 
 from autotx.viz.attention import AttentionMap, attention, attention_maps
+from autotx.viz.choices import choices
 from autotx.viz.curves import curves
 from autotx.viz.embeddings import embeddings
 from autotx.viz.graph import graph, graph_json, render, show_graphs, write_json
@@ -13,7 +14,7 @@ from autotx.viz.style import Picture
 from autotx.viz.trace import Trace, record, trace
 
 __all__ = [
-    "AttentionMap", "LayerStatistics", "Page", "Picture", "Trace", "attention", "attention_maps", "curves",
-    "embeddings", "graph", "graph_json", "layer_statistics", "page", "positions", "record", "render", "save",
+    "AttentionMap", "LayerStatistics", "Page", "Picture", "Trace", "attention", "attention_maps", "choices",
+    "curves", "embeddings", "graph", "graph_json", "layer_statistics", "page", "positions", "record", "render", "save",
     "show_graphs", "step_times", "trace", "write_json",
 ]  # fmt: skip

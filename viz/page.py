@@ -28,7 +28,7 @@ from autotx.viz.ops import OPS, row
 from autotx.viz.trace import trace
 
 WEB = Path(__file__).parent / "web"
-STYLES = ("page_graph.css", "page_detail.css", "page.css")  # the last has the rules for small screens
+STYLES = ("look.css", "page_graph.css", "page_detail.css", "page.css")  # the last has the rules for small screens
 _PARTS = ("numbers", "arrays", "arithmetic", "ops", "layers", "layout", "graph")
 SCRIPTS = (*(f"page_{part}.js" for part in _PARTS), "page.js")
 MAX_OPS = 2000
@@ -87,16 +87,17 @@ def checked_path(file: PathLike) -> Path:
 
 
 def _document(title, data, numbers):
-    """The whole page, encoded. "<" in the data is escaped, as "</script>" would end the script that holds it."""
-    parts = {
-        "title": html.escape(title),
-        "about": html.escape(data["about"]),
-        "style": _joined(STYLES),
-        "script": _joined(SCRIPTS),
-        "data": json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"),
-        "numbers": base64.b64encode(numbers).decode(),
-    }
-    pieces = (WEB / "page.html").read_text(encoding="utf-8").split("@@")  # @@name@@ stands for a part
+    texts = {"title": title, "about": data["about"], "numbers": base64.b64encode(numbers).decode()}
+    return document("page.html", STYLES, SCRIPTS, data, **texts)
+
+
+def document(template: str, styles: Sequence[str], scripts: Sequence[str], data: object, **texts: str) -> bytes:
+    """A whole page, encoded: a file of WEB in which @@name@@ stands for one of `texts`, or for the styles, the scripts
+    or the data, which the scripts read as JSON. "<" in the data is escaped, as "</script>" would end its element."""
+    parts = {name: html.escape(text) for name, text in texts.items()}
+    parts |= {"style": _joined(styles), "script": _joined(scripts)}
+    parts["data"] = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    pieces = (WEB / template).read_text(encoding="utf-8").split("@@")
     page = "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
     return page.encode(errors="backslashreplace")  # a name may hold half of a surrogate pair
 

@@ -9,7 +9,7 @@ from autotx.files import write_atomically
 from autotx.models.config import LARGEST, check_limits
 from autotx.models.fewshot import ENTRIES, Tasks, is_told, right_answers
 from autotx.models.formats import open_model
-from autotx.models.inference.sampling import stream_text
+from autotx.models.inference.continuations import stream_text
 from autotx.models.registry import settings_of
 from autotx.models.run import Run
 from autotx.models.train import as_argument, train

@@ -1,6 +1,8 @@
 """`autotx generate`: continue a text with a trained language model."""
 
+import json
 import math
+import secrets
 import sys
 from pathlib import Path
 
@@ -9,18 +11,20 @@ import numpy as np
 from autotx import cross_entropy, viz
 from autotx.checkpoint import STATE
 from autotx.files import entry, read_json
-from autotx.models.commands import maps
+from autotx.models.commands import choices, maps
 from autotx.models.config import LARGEST, check_limits
 from autotx.models.data import load_data, random_blocks, read_file
 from autotx.models.formats import open_model
+from autotx.models.inference.continuations import Continuation, continue_text
 from autotx.models.inference.pieces import Int8Matrix
-from autotx.models.inference.sampling import stream_text, until
 from autotx.models.tasks.text import text_source
 from autotx.models.tokenizers import END_OF_TEXT
 from autotx.text import counted
-from autotx.viz.style import checked_path
+from autotx.viz import style
+from autotx.viz.page import checked_path
 
 NEW_TOKENS = 500  # written without --max-new-tokens
+LIKELIEST = 5  # tokens that --show-choices lists
 
 
 def add_arguments(parser):
@@ -76,6 +80,25 @@ def add_arguments(parser):
     )
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new one)")
     parser.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        default=1,
+        help="write N texts at once; each has a seed of its own, made of --seed and its number, so it is the same "
+        "however many there are (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--show-choices",
+        type=int,
+        metavar="N",
+        nargs="?",
+        const=LIKELIEST,
+        help="list each token with its probability and the N likeliest (default: 5). The probabilities are the model's "
+        "own: before --temperature, --top-k and other settings",
+    )
+    parser.add_argument("--html", metavar="FILE", help="write a page of the text that shows them for each token")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with all of this, instead of text")
+    parser.add_argument(
         "--int8",
         action="store_true",
         help="keep the weights as int8: faster for large models, a little less exact; it says by how much",
@@ -86,36 +109,88 @@ def add_arguments(parser):
 
 
 def outputs(args):
-    return {"--attention": (args.attention, checked_path)}
+    return {"--attention": (args.attention, style.checked_path), "--html": (args.html, checked_path)}
 
 
 def run(args):
-    """Print the prompt and its continuation, token by token. Returns the exit status."""
+    """Print the prompt and its continuations, the first of them token by token. Returns the exit status."""
     _check(args)
     opened = open_model(args.model, needs="text")
     model, tokenizer = opened.model, opened.tokenizer
     prompt = _prompt(args, opened)
-    given = len(tokenizer.encode(prompt))
+    ids = tokenizer.encode(prompt)
     if args.attention:
-        args.max_new_tokens = maps.fitting(args.max_new_tokens, given, model.config)
+        args.max_new_tokens = maps.fitting(args.max_new_tokens, len(ids), model.config)
     elif args.max_new_tokens is None:
         args.max_new_tokens = NEW_TOKENS
     if args.int8:
         rounded = model.reader(matrix=Int8Matrix)
-        print(f"autotx generate: int8: {comparison(opened, rounded)}", file=sys.stderr)
+        _say(f"int8: {comparison(opened, rounded)}")
         model, opened = rounded, None  # frees the float32 matrices
-    if given > model.config.block_size:
+    if len(ids) > model.config.block_size:
         most = f"the model reads {model.config.block_size} at once, so it sees only the last of them"
-        print(f"autotx generate: the prompt has {given} tokens; {most}", file=sys.stderr)
-    names, ids = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens"), []
-    settings = {name: getattr(args, name) for name in names} | {"rng": np.random.default_rng(args.seed)}
-    print(prompt.strip(END_OF_TEXT), end="", flush=True)
-    for piece in until(stream_text(model, tokenizer, prompt, args.max_new_tokens, ids, **settings), args.stop):
-        print(piece, end="", flush=True)
-    print()
+        _say(f"the prompt has {len(ids)} tokens; {most}")
+    args.seed = secrets.randbits(32) if args.seed is None else args.seed
+    rows = _written(args, model, tokenizer, prompt, ids)
+    _tell_unseen(len(ids), max(len(row.ids) for row in rows), model.config.block_size)
+    if args.json:
+        print(json.dumps(_data(args, prompt, ids, rows, tokenizer), ensure_ascii=False))
+    if args.html:
+        name = Path(args.model).name
+        viz.choices([choices.listed(row, tokenizer) for row in rows], args.html, f"What {name} wrote", prompt=prompt)
+        _say(f"{args.html} shows each token beside the likeliest ones")
     if args.attention:
-        _draw_attention(args, model, tokenizer, ids, given)
+        _draw_attention(args, model, tokenizer, [*ids, *rows[0].ids], len(ids))
     return 0
+
+
+def _written(args, model, tokenizer, prompt, ids):
+    """The Continuations, one for each of --samples. Prints them, unless they are to be printed as JSON."""
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens")
+    settings = {name: getattr(args, name) for name in names}
+    settings["rng"] = [np.random.default_rng([args.seed, i]) for i in range(args.samples)]  # [n, 0] is the same as n
+    likeliest = args.show_choices or (LIKELIEST if args.html else 0)
+    rows = [Continuation(tokenizer, args.stop, likeliest) for _ in range(args.samples)]
+    pieces = continue_text(model, ids, args.max_new_tokens, rows, tokenizer.ends, **settings)
+    if args.json:
+        for _ in pieces:
+            pass
+        return rows
+    beginning = prompt.strip(END_OF_TEXT)
+    for i, row in enumerate(rows):
+        if len(rows) > 1:
+            print(f"{'' if i == 0 else chr(10)}--- sample {i + 1} of {len(rows)} ---")
+        print(beginning, end="", flush=True)
+        if i == 0:
+            for first, *_ in pieces:
+                print(first, end="", flush=True)
+            print()
+        else:
+            print(row.text)
+        if args.show_choices:
+            print(f"\n{choices.table(row, tokenizer)}")
+    return rows
+
+
+def _data(args, prompt, ids, rows, tokenizer):
+    """What --json prints."""
+    names = ("model", "seed", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    samples = [choices.data(row, tokenizer) for row in rows]
+    return {name: getattr(args, name) for name in names} | {
+        "prompt": prompt, "prompt_ids": ids.tolist(), "samples": samples
+    }  # fmt: skip
+
+
+def _tell_unseen(given, written, size):
+    """Say how many tokens the model no longer saw when it chose the last one, if it saw them when it began."""
+    unseen = given + written - 1 - size
+    if unseen > 0 and given <= size:
+        _say(f"the text has {given + written:,} tokens, and the model reads {size:,} at once: at the end it no longer "
+             f"saw the first {unseen:,}")  # fmt: skip
+
+
+def _say(text):
+    print(f"autotx generate: {text}", file=sys.stderr)
 
 
 def _prompt(args, opened):
@@ -148,7 +223,7 @@ def _draw_attention(args, model, tokenizer, ids, given):
     title = f"Attention of {name}: a prompt of {counted(given, 'token')}, and the {len(ids) - given} that it wrote"
     figure, _ = maps.of_text(model, tokenizer, ids, given, title)
     viz.save(figure, args.attention)
-    print(f"autotx generate: {args.attention} shows what every head looked at", file=sys.stderr)
+    _say(f"{args.attention} shows what every head looked at")
 
 
 def comparison(opened, rounded):
@@ -197,5 +272,9 @@ def _check(args):
     if "" in args.stop:
         raise ValueError("--stop is empty; give the text to end before")
     check_limits("--seed", args.seed, at_least=0, at_most=LARGEST)
+    check_limits("--samples", args.samples, at_least=1, at_most=1000)
+    check_limits("--show-choices", args.show_choices, at_least=1, at_most=100)
     if args.attention and args.int8:
         raise ValueError("--attention draws the model in float32; leave --int8 out")
+    if args.attention and args.samples > 1:
+        raise ValueError("--attention draws one text; leave --samples out")

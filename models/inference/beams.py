@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from autotx.models.inference.sampling import largest
 from autotx.models.pairs import decode, encode, pad
 from autotx.models.tokenizers import Tokenizer
 from autotx.models.transformer import END, PAD, START
@@ -101,9 +102,7 @@ class _Beam:
         """
         scores = scores[: len(self.live)] + np.array([[log_p] for log_p, _ in self.live])
         flat = scores.ravel()
-        count = min(2 * self.size, flat.size)  # at most `size` of these end with END, so `size` others remain
-        top = np.flatnonzero(flat >= np.partition(flat, -count)[-count])
-        top = top[np.argsort(-flat[top], kind="stable")][:count]  # the best first; of equals, the one with the lower id
+        top = largest(flat, 2 * self.size)  # at most `size` of these end with END, so `size` others remain
         before, live, origins = self.live, [], []
         for rank, (origin, token) in enumerate(zip(*np.divmod(top, scores.shape[1]))):
             ids, log_p = before[origin][1], float(flat[top[rank]])

@@ -130,6 +130,11 @@ class Reader:
         """Forget what was read after the first `length` tokens of each row."""
         self.length = min(self.length, length)
 
+    def repeat(self, rows: int) -> None:
+        """Go on as a reader of so many texts, which have all begun as the only one of this reader."""
+        if self.cache is not None:
+            self.cache = tuple(np.repeat(part, rows, axis=1) for part in self.cache)
+
     def scores(self, x: np.ndarray) -> np.ndarray:
         """The scores of all tokens as the next one, from states: (..., C) -> (..., V)."""
         return self.head(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)

@@ -1,12 +1,11 @@
-"""Generating text with a language model: the choice of a token, and the loop around it, in ids and in text."""
+"""Generating tokens with a language model: the choice of a token, and the loop around it."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from autotx.models.tokenizers import Tokenizer
 from autotx.ops.layers import checked_rng
 from autotx.types import ArrayLike, Generator, Rng
 
@@ -27,36 +26,41 @@ class LanguageModel:
         return np.column_stack([_checked_prompt(ids, self.config.vocab_size), *new])
 
     def stream(self: Any, ids: ArrayLike, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
-               top_p: float | None = None, rng: Rng = None, *, repetition_penalty: float = 1.0,
+               top_p: float | None = None, rng: "Rng | Sequence[Generator]" = None, *, repetition_penalty: float = 1.0,
                end: int | Sequence[int] | None = None, min_new_tokens: int = 0, min_p: float = 0.0,
-               reader: Any = None) -> Iterator[np.ndarray]:  # fmt: skip
+               reader: Any = None, watch: Callable | None = None) -> Iterator[np.ndarray]:  # fmt: skip
         """An iterator of the new tokens, (B,) integers at a time, as they are made.
 
         ids: the prompt, integers (B, T), T at least 1, or (T,) for B = 1.
         temperature: 0 takes the likeliest token, 1 draws by the model's probabilities, above 1 makes them more equal.
         top_k: draw among the k likeliest. top_p: draw among the fewest likeliest that together have this probability.
-        rng: numpy.random.Generator; None for one with a random seed. repetition_penalty: above 1 makes tokens of the
-        prompt, and those written so far, less likely (see `penalised`). end: the id of the token that ends a text, or
-        several, or None. A row that has ended is filled with the first of them; the iterator stops when all rows have.
+        rng: numpy.random.Generator, or one for each row, with which a row is the same whatever rows are beside it; None
+        for one with a random seed. repetition_penalty: above 1 makes tokens of the prompt, and those written so far,
+        less likely (see `penalised`). end: the id of the token that ends a text, or several, or None. A row that has
+        ended is filled with the first of them; the iterator stops when all rows have.
         min_new_tokens: the least number of tokens before `end`. min_p: draw among the tokens that are at least this
         share as likely as the likeliest. reader: one of this model that has read the beginning of ids, or nothing; it
-        is used, and has then read all but the last token; None for a new one.
+        is used, and has then read all but the last token; None for a new one. watch: called with the model's scores
+        (B, V), as they are before all of these settings, and the tokens (B,) that were chosen.
         The model sees the last block_size tokens. While all tokens fit, a new one costs the work of one token, because
         of the cache. After that the window slides: the position of every token changes, so each step computes them all.
+        A prompt that all rows share is read once.
         ValueError: an empty prompt, an id out of range, or a setting outside its range; TypeError: ids not integers.
         """
         ids = _checked_prompt(ids, self.config.vocab_size)
         _check_settings(max_new_tokens, temperature, top_k, top_p, repetition_penalty, min_new_tokens, min_p)
-        rng = np.random.default_rng() if rng is None else checked_rng("generate", rng)
+        rng = np.random.default_rng() if rng is None else _checked_rng(rng, len(ids))
         seen, written = np.zeros((len(ids), self.config.vocab_size), bool), itertools.count()
         np.put_along_axis(seen, ids, True, axis=1)
 
-        def choose(logits):
-            logits = penalised(logits, seen, repetition_penalty)
+        def choose(scores):
+            logits = penalised(scores, seen, repetition_penalty)
             if next(written) < min_new_tokens and end is not None:
                 logits[:, np.atleast_1d(end)] = np.finfo(np.float64).min
             new = sample(logits, temperature, top_k, top_p, rng, min_p)
             np.put_along_axis(seen, new[:, None], True, axis=1)
+            if watch is not None:
+                watch(scores, new)
             return new
 
         new = self._stream(ids, max_new_tokens, choose, reader)
@@ -65,11 +69,16 @@ class LanguageModel:
     def _stream(self: Any, ids, max_new_tokens, choose, reader=None):
         size = self.config.block_size
         for _ in range(max_new_tokens):
+            rows = ids
             if reader is None or reader.length == size:  # the first piece, or the window slides
                 ids = ids[:, -size:]
-                reader = (reader or self).reader(len(ids), min(size, ids.shape[1] + max_new_tokens))
-            x = reader.read(ids[:, reader.length :])
-            new = choose(reader.scores(x[:, -1]))
+                rows = ids[:1] if reader is None and (ids == ids[0]).all() else ids
+                reader = (reader or self).reader(len(rows), min(size, ids.shape[1] + max_new_tokens))
+            scores = reader.scores(reader.read(rows[:, reader.length :])[:, -1])
+            if len(rows) < len(ids):
+                reader.repeat(len(ids))
+                scores = np.repeat(scores, len(ids), axis=0)
+            new = choose(scores)
             ids = np.column_stack([ids, new])
             yield new
 
@@ -94,13 +103,13 @@ def _until(ends, tokens):
             return
 
 
-def sample(logits: ArrayLike, temperature: float, top_k: int | None, top_p: float | None, rng: Generator,
-           min_p: float = 0.0) -> np.ndarray:  # fmt: skip
-    """Choose one token for each row: logits (B, V) -> integers (B,). Computes in float64.
+def sample(logits: ArrayLike, temperature: float, top_k: int | None, top_p: float | None,
+           rng: "Generator | Sequence[Generator]", min_p: float = 0.0) -> np.ndarray:  # fmt: skip
+    """Choose one token for each row: logits (B, V) -> integers (B,). rng: one Generator, or one for each row.
 
-    Of tokens with equal scores, the one with the lower id counts as likelier. top_k is applied first, and top_p and
-    min_p to the probabilities of the tokens that remain. Sources: Holtzman et al., 2020 (top_p, "nucleus sampling");
-    Nguyen et al., 2024 (min_p).
+    Computes in float64. Of tokens with equal scores, the one with the lower id counts as likelier. top_k is applied
+    first, and top_p and min_p to the probabilities of the tokens that remain. Sources: Holtzman et al., 2020 (top_p,
+    "nucleus sampling"); Nguyen et al., 2024 (min_p).
     """
     logits = np.asarray(logits, np.float64)
     if not np.isfinite(logits).all():
@@ -117,8 +126,16 @@ def sample(logits: ArrayLike, temperature: float, top_k: int | None, top_p: floa
         p *= before < top_p  # keeps a token when the likelier ones together have less than top_p
     p *= p >= min_p * p[:, :1]
     below = p.cumsum(axis=-1)
-    drawn = (below <= rng.random((len(p), 1)) * below[:, -1:]).sum(axis=-1, keepdims=True)
+    place = rng.random((len(p), 1)) if isinstance(rng, np.random.Generator) else [[row.random()] for row in rng]
+    drawn = (below <= place * below[:, -1:]).sum(axis=-1, keepdims=True)
     return np.take_along_axis(order, drawn, axis=-1)[:, 0]
+
+
+def largest(values: np.ndarray, count: int) -> np.ndarray:
+    """The places of the `count` largest of values (N,), the largest first; of equal ones, the earlier comes first."""
+    count = min(count, values.size)
+    top = np.flatnonzero(values >= np.partition(values, -count)[-count])
+    return top[np.argsort(-values[top], kind="stable")][:count]
 
 
 def _checked_prompt(ids, vocab_size):
@@ -134,6 +151,15 @@ def _checked_prompt(ids, vocab_size):
     return ids.astype(np.int64)
 
 
+def _checked_rng(rng, rows):
+    """A Generator, or a list of them, one for each row."""
+    if not isinstance(rng, Sequence):
+        return checked_rng("generate", rng)
+    if len(rng) != rows:
+        raise ValueError(f"generate: {len(rng)} random generators for {rows} rows; give one, or one for each row")
+    return [checked_rng("generate", one) for one in rng]
+
+
 def _check_settings(max_new_tokens, temperature, top_k, top_p, penalty, min_new_tokens, min_p):
     whole = int | np.integer
     for name, value, good, wanted in (
@@ -147,38 +173,3 @@ def _check_settings(max_new_tokens, temperature, top_k, top_p, penalty, min_new_
     ):
         if not good:
             raise ValueError(f"generate: {name} is {value}; give {wanted}")
-
-
-def stream_text(model: LanguageModel, tokenizer: Tokenizer, prompt: str, max_new_tokens: int, seen: list | None = None,
-                **settings: Any) -> Iterator[str]:  # fmt: skip
-    """The text after the prompt, up to the token that ends a text: an iterator of str, one for each new token.
-
-    settings: those of LanguageModel.stream. prompt: must not be empty, since a model needs at least one token.
-    seen: a list to which the ids of the prompt, and each new id, are appended.
-    """
-    ids = tokenizer.encode(prompt)
-    seen = [] if seen is None else seen
-    seen.extend(ids)
-    decoder = tokenizer.decoder()
-    # The prompt ends with a whole character, so the decoder can begin with the new tokens.
-    for token in model.stream(ids[None], max_new_tokens, end=tokenizer.ends, **settings):
-        seen.append(token[0])
-        if token[0] not in tokenizer.ends:
-            yield decoder.push(token[0])
-    yield decoder.finish()
-
-
-def until(texts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """The texts up to the first of `stops`, which is left out. A text that may be the beginning of one is held back."""
-    held = ""
-    for text in texts:
-        held += text
-        found = [held.index(stop) for stop in stops if stop in held]
-        if found:
-            yield held[: min(found)]
-            return
-        begun = (n for stop in stops for n in range(1, len(stop)) if held.endswith(stop[:n]))
-        ready = len(held) - max(begun, default=0)
-        yield held[:ready]
-        held = held[ready:]
-    yield held

@@ -10,7 +10,7 @@ import numpy as np
 from autotx import viz
 from autotx.models.config import TrainConfig, flag, setting
 from autotx.models.data import TextSource, load_data, random_blocks, read_text
-from autotx.models.inference.sampling import stream_text
+from autotx.models.inference.continuations import stream_text
 from autotx.models.prepare import PrepareSettings, prepare
 from autotx.models.tasks.task import MOST_TIMED, Task, check_product, checked_text
 from autotx.models.token_files import FILE as DATA
