@@ -120,7 +120,7 @@ def run(tmp_path_factory):
 
 
 def _generated(capsys, run, *more):
-    argv = ["generate", "--model", str(run / "run"), "--prompt", "2 ", "--max-new-tokens", "12", "--seed", "1"]
+    argv = ["generate", "--model", str(run / "run"), "--prompt", "2 ", "--max-new-tokens", "6", "--seed", "1"]
     assert cli.main([*argv, *more]) == 0
     return capsys.readouterr()
 
