@@ -8,6 +8,7 @@ import pytest
 import autotx
 from autotx import optim
 from autotx.models import GPT, GPTConfig
+from autotx.models.inference.pieces import Reader
 from autotx.models.inference.sampling import LanguageModel, penalised, sample
 
 TINY = GPTConfig(block_size=8, vocab_size=11, n_layer=2, n_head=2, n_embd=8)
@@ -238,7 +239,7 @@ def test_stream_gives_what_generate_gives_and_records_nothing(rng):
     assert np.issubdtype(model.generate(ids, 1).dtype, np.integer)
 
 
-class Scores(LanguageModel):
+class Scores(Reader, LanguageModel):
     """Scores that do not depend on the text."""
 
     config = GPTConfig(block_size=4, vocab_size=4, n_layer=1, n_head=1, n_embd=4)
