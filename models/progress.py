@@ -21,9 +21,10 @@ class Line:
     its width is not known, and in a file or a pipe, each message is a new line.
     """
 
-    def __init__(self):
+    def __init__(self, out=None):
+        self.out = sys.stdout if out is None else out  # where each message is a new line
         self.last_shown = time.monotonic()
-        self.live = sys.stdout.isatty() and sys.stderr.isatty()
+        self.live = self.out.isatty() and sys.stderr.isatty()
         self.unfinished = False  # whether the cursor is still on the line that is rewritten
 
     def __enter__(self):
@@ -50,7 +51,7 @@ class Line:
             self.unfinished = True
         else:
             self._finish()
-            print(f"{start}: {', '.join(figures[0])}", flush=True)
+            print(f"{start}: {', '.join(figures[0])}", file=self.out, flush=True)
 
     def _finish(self):
         if self.unfinished:
@@ -116,6 +117,20 @@ class Meter(Line):
         figures = [f"{self.characters / 1e6 / seconds:.1f} million characters/s"]
         figures = [[*figures, _left(seconds, done - self.first, whole - done)], figures, []]
         self.show(f"{self.what} {done / whole:4.0%}", done / whole, figures)
+
+
+class Measured(Line):
+    """Shows the loss over those of `count` tokens that have been scored; on the standard error alone."""
+
+    def __init__(self, count):
+        super().__init__(sys.stderr)
+        self.count, self.begun = count, time.monotonic()
+
+    def show_loss(self, scored, loss):
+        """Show the mean loss of the first tokens."""
+        left = _left(time.monotonic() - self.begun, scored, self.count - scored)
+        figures = [[f"loss {loss:.4f}", left], [f"loss {loss:.4f}"]]
+        self.show(f"{scored:,}/{self.count:,} tokens", scored / self.count, figures)
 
 
 def _fitted(start, share, figures, width):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from autotx.checkpoint import load_tensors, save_tensors
+from autotx.models import bleu
 from autotx.models.cli import main
-from autotx.models.commands import translate
 from autotx.models.formats import open_model
 from autotx.models.inference.beams import translations
 from autotx.models.pairs import HELD_OUT, Sentences, decode, emoji_pairs, encode, pad, read_pairs, split_pairs
@@ -325,9 +325,9 @@ def test_flags_of_another_model(fails, tmp_path, pairs_file):
 
 
 def test_without_sacrebleu(monkeypatch):
-    monkeypatch.setattr(translate, "sacrebleu", None)
+    monkeypatch.setattr(bleu, "sacrebleu", None)
     with pytest.raises(ValueError, match=r'pip install "autotx\[bleu\]"'):
-        translate.scores(["a"], ["a"])
+        bleu.scores(["a"], ["a"])
 
 
 def test_what_a_tokenizer_of_bleu_needs_is_told(monkeypatch):
@@ -338,7 +338,7 @@ def test_what_a_tokenizer_of_bleu_needs_is_told(monkeypatch):
     missing.TOKENIZERS = sacrebleu.BLEU.TOKENIZERS
     monkeypatch.setattr(sacrebleu, "BLEU", missing)
     with pytest.raises(ValueError, match="--bleu-tokenize ja-mecab cannot be used: needs a library"):
-        translate.scores(["a"], ["a"], "ja-mecab")
+        bleu.scores(["a"], ["a"], "ja-mecab")
 
 
 def test_pairs_that_are_learned_and_validated_on_are_counted(config, capsys):

@@ -1,0 +1,122 @@
+"""`autotx evaluate`: how well a language model predicts a text, or how well a translator translates a file of pairs."""
+
+import json
+import math
+import time
+
+from autotx.models import bleu
+from autotx.models.commands.chat import CONTEXT, WEIGHTS
+from autotx.models.commands.translate import SCORING, add_scoring, check_scoring
+from autotx.models.config import check_limits, flag
+from autotx.models.data import read_file
+from autotx.models.formats import open_model, open_reader
+from autotx.models.inference.losses import token_losses
+from autotx.models.progress import Measured
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        default="runs/gpt",
+        help="the folder of a run, a GGUF file, or smollm2 (default: %(default)s)",
+    )
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--text", metavar="FILE", help="the text that a language model is to predict")
+    given.add_argument("--pairs", metavar="FILE", help="lines of source TAB target, for a translator: BLEU and chrF")
+    parser.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help=f"how many tokens the model reads at once (default: as many as it can, at most {CONTEXT:,})",
+    )
+    parser.add_argument(
+        "--stride",
+        type=int,
+        metavar="N",
+        help="how many of them are new in each window of the text; fewer give each token more context and take longer "
+        "(default: half of --context)",
+    )
+    parser.add_argument("--weights", choices=WEIGHTS, help="float32 is exact (default), int8 what autotx chat keeps")
+    add_scoring(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args):
+    """Print the figures. Returns the exit status."""
+    _check(args)
+    if args.pairs:
+        opened = open_model(args.model, needs="pairs")
+        settings = {name: getattr(args, name) for name in SCORING}
+        found, describe = bleu.score_pairs(opened.model, opened.tokenizer, args.pairs, **settings), bleu.described
+    else:
+        found, describe = _of_text(args), _described
+    print(json.dumps({"model": args.model, **found}) if args.json else describe(found))
+    return 0
+
+
+def _of_text(args):
+    """The figures of --text, as JSON values."""
+    text, weights = read_file("--text", args.text), args.weights or "float32"
+    opened = open_reader(args.model, WEIGHTS[weights])
+    model, tokenizer, size = opened.model, opened.tokenizer, opened.model.config.block_size
+    context = args.context or min(CONTEXT, size)
+    stride = args.stride or max(1, context // 2)
+    if context > size:
+        raise ValueError(f"--context {context} is more than the {size} tokens that the model reads at once")
+    if stride > context:
+        raise ValueError(f"--stride {stride} is more than --context {context}, which would leave out tokens; give less")
+    ids = tokenizer.encode(text)
+    if len(ids) < 2:
+        raise ValueError(f"--text {args.text} is one token, which has none before it; give a longer text")
+    begun, scored, total = time.perf_counter(), 0, 0.0
+    with Measured(len(ids) - 1) as line:
+        for losses in token_losses(model, ids, context, stride):
+            scored, total = scored + len(losses), total + losses.sum()
+            line.show_loss(scored, total / scored)
+    loss, count = total / scored, _bytes(text, ids[0], tokenizer)
+    return {
+        "text": args.text,
+        "weights": weights,
+        "tokens": len(ids),
+        "scored": scored,
+        "context": context,
+        "stride": stride,
+        "loss": loss,
+        "perplexity": math.exp(loss) if loss < 700 else None,
+        "bits_per_byte": total / math.log(2) / count,
+        "bytes": count,
+        "unknown": len(tokenizer.unknown(text)),
+        "seconds": time.perf_counter() - begun,
+    }
+
+
+def _bytes(text, first, tokenizer):
+    """How many bytes of a text its tokens after the first stand for. The first may be one that begins every text."""
+    first = 0 if first == getattr(tokenizer, "start", None) else len(tokenizer.pieces[first])
+    return max(1, len(text.encode()) - first)
+
+
+def _described(found):
+    """The figures of --text in lines for people."""
+    perplexity = f"{found['perplexity']:.5g}" if found["perplexity"] else "above 1e300"
+    before, context = found["context"] - found["stride"] + 1, found["context"]
+    known = "all" if found["scored"] <= context else f"{before:,} to {context:,}, or all if they are fewer, of the"
+    unknown = f"\ncharacters or words that the model has not learned: {found['unknown']:,}" if found["unknown"] else ""
+    return (
+        f"loss {found['loss']:.4f}, perplexity {perplexity}, {found['bits_per_byte']:.4f} bits per byte\n"
+        f"{found['scored']:,} of {found['tokens']:,} tokens predicted (the first has none before it), each from "
+        f"{known} tokens before it; weights in {found['weights']}, {found['seconds']:.1f} s{unknown}"
+    )
+
+
+def _check(args):
+    """ValueError for a flag outside its limits, and for flags that exclude each other."""
+    check_scoring(args)
+    check_limits("--context", args.context, at_least=1, at_most=10**9)
+    check_limits("--stride", args.stride, at_least=1, at_most=10**9)
+    for_text = [name for name in ("context", "stride", "weights") if getattr(args, name) is not None]
+    for_pairs = [name for name, default in SCORING.items() if getattr(args, name) != default]
+    wrong, other = (for_text, "--text") if args.pairs else (for_pairs, "--pairs")
+    if wrong:
+        raise ValueError(f"{flag(wrong[0])} belongs to {other}; leave it out")
