@@ -17,7 +17,7 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from autotx.files import entry, parse_json, read_json, replacing, sync_folder, to_json, write_atomically
+from autotx.files import entry, parse_json, read_json, replacing, sync_folder, temporary_path, to_json, write_atomically
 from autotx.types import ArrayLike, PathLike
 
 STATE = "state.json"
@@ -164,6 +164,35 @@ def recover_checkpoint(folder: PathLike) -> None:
         ready.rmdir()
     if new.is_dir():
         shutil.rmtree(new)
+
+
+def link_files(files: Sequence[Path], folder: Path) -> None:
+    """Make a folder that holds these files as hard links, which take no space, or copies where there are no links.
+
+    Files that are only ever replaced, as those of a checkpoint, stay in it as they are now. The folder appears whole or
+    not at all; one of this name is replaced. OSError: it cannot be made.
+    """
+    if all((folder / file.name).exists() and os.path.samefile(file, folder / file.name) for file in files):
+        return
+    new = temporary_path(folder)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    for file in files:
+        try:
+            os.link(file, new / file.name)
+        except OSError:  # a file system without links
+            shutil.copy2(file, new / file.name)
+    sync_folder(new)
+    remove_folder(folder)
+    os.rename(new, folder)
+    sync_folder(folder.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder if it is there; killed meanwhile, nothing of it is left under its name."""
+    if folder.is_dir():
+        os.rename(folder, folder.with_name(folder.name + ".old"))
+    shutil.rmtree(folder.with_name(folder.name + ".old"), ignore_errors=True)
 
 
 def _check_finite(who, file, arrays):

@@ -84,6 +84,8 @@ class TrainConfig(Settings):
     save_minutes: float = setting(
         10.0, "minutes after which a checkpoint is due, 0: only at validations", at_least=0, at_most=1e6
     )
+    keep: int = setting(0, "checkpoints to keep beside the newest, the last ones", at_least=0, at_most=10**6)
+    keep_best: bool = setting(False, "keep the checkpoint with the smallest validation loss, too")
     eval_batches: int = setting(40, "batches in a validation", at_least=1, at_most=10_000)
     stats_interval: int = setting(
         0, "steps between notes of every layer's size and gradient, 0: none", at_least=0, at_most=10**9

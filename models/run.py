@@ -8,6 +8,8 @@
     adapter_config.json, adapter_model.safetensors   with --lora-rank, in place of the weights, as peft writes them
     classifier.json         of a classifier only: the labels, and the shape of its language model
     vectors.txt             of word2vec only: the words and their vectors, in word2vec's text format
+    checkpoints/            with --keep and --keep-best only: for each checkpoint that is kept a folder, named by its
+                            step, with all but the log: a run to generate with, or to go on from; `best` links to one
     statistics.jsonl        with --stats-interval only: statistics of every layer's results and gradients
     state.json              the step, the random generators' states, the SHA-256 of the data and of both .safetensors
 
@@ -23,8 +25,18 @@ import shutil
 import time
 from pathlib import Path
 
-from autotx.checkpoint import NEW, READY, STATE, list_tensors, load_checkpoint, recover_checkpoint, save_checkpoint
-from autotx.files import checked, checked_folder, entry, read_json_lines, temporary_path, write_atomically
+from autotx.checkpoint import (
+    NEW,
+    READY,
+    STATE,
+    link_files,
+    list_tensors,
+    load_checkpoint,
+    recover_checkpoint,
+    remove_folder,
+    save_checkpoint,
+)
+from autotx.files import checked, checked_folder, entry, read_json, read_json_lines, temporary_path, write_atomically
 from autotx.models import config as configs
 from autotx.models import tokenizers
 from autotx.viz.curves import loss_curve
@@ -44,12 +56,14 @@ LOG = "log.jsonl"
 PICTURE = "loss.png"
 STATISTICS = "statistics.jsonl"
 VECTORS = "vectors.txt"
+KEPT, BEST = "checkpoints", "best"
 SECONDS_BETWEEN_PICTURES = 10
 LAST_STEP = 1 << 53  # the whole numbers below it are exact as floats
 _FILES = (
     *(configs.FILE, tokenizers.FILE, LABELS, SHAPE, TEMPLATE, ADAPTER_CONFIG, MODEL, ADAPTER, OPTIMIZER, STATE, LOG),
     *(PICTURE, STATISTICS, VECTORS),
 )
+_FOLDERS = (NEW, READY, KEPT)
 
 
 class Run:
@@ -79,7 +93,7 @@ class Run:
                 )
             raise ValueError(f"--resume: there is no run in {self.folder}; leave --resume out to start one")
         for path in self._paths():
-            folder = path.name in (NEW, READY)
+            folder = path.name in _FOLDERS
             if path.exists() and path.is_dir() != folder:
                 raise ValueError(f"--resume: {path} should be a {'folder' if folder else 'file'}; move it away")
         begun = [name for name in (MODEL, ADAPTER, OPTIMIZER, LOG) if name in found]
@@ -92,7 +106,7 @@ class Run:
     def _paths(self):
         """The paths of all that a run may have, and of the temporary files that a killed process leaves."""
         files = [self.folder / name for name in _FILES]
-        return [*files, *map(temporary_path, files), self.folder / NEW, self.folder / READY]
+        return [*files, *map(temporary_path, files), *(self.folder / name for name in _FOLDERS)]
 
     def holds_checkpoint(self):
         """Whether there is a checkpoint. There is none when the run was killed before it saved the first."""
@@ -103,6 +117,8 @@ class Run:
         recover_checkpoint(self.folder)
         for name in _FILES:
             temporary_path(self.folder / name).unlink(missing_ok=True)
+        for path in (self.folder / KEPT).glob("*.*"):  # what is kept has no dot in its name
+            path.unlink() if path.is_symlink() else shutil.rmtree(path)
         return self.holds_checkpoint()
 
     @contextlib.contextmanager
@@ -144,6 +160,27 @@ class Run:
         """Replace the checkpoint. model: a dict of arrays, for `file`, MODEL or ADAPTER. optimizer: of arrays and
         numbers. state: of JSON values."""
         save_checkpoint(self.folder, {file: model, OPTIMIZER: optimizer}, state)
+
+    def keep(self, step, last, best):
+        """Keep the checkpoint, which is of this step, beside: as one of so many last ones, or as the best.
+
+        best: the step of the best checkpoint, None for none. What is no longer needed is removed. Killed at any moment,
+        every folder that has a name is whole, and the next call does the rest.
+        """
+        kept = self.folder / KEPT
+        if last or best == step:
+            names = [name for name in _FILES if name not in (LOG, PICTURE, STATISTICS)]
+            link_files([path for path in (self.folder / name for name in names) if path.exists()], kept / str(step))
+        if best is not None and (kept / str(best)).is_dir():
+            link = temporary_path(kept / BEST)
+            link.unlink(missing_ok=True)
+            os.symlink(str(best), link)
+            os.replace(link, kept / BEST)
+        if last or best is not None:
+            steps = kept_steps(self.folder)
+            needed = {best, *([s for s in steps if s <= step][-last:] if last else ())}
+            for path in (kept / str(s) for s in steps if s not in needed):
+                remove_folder(path)
 
     def load(self, file=MODEL):
         """The dicts (model, optimizer, state) of the checkpoint. ValueError when a file is missing or damaged."""
@@ -208,6 +245,27 @@ def _locked(folder):
         yield
     finally:
         os.close(opened)
+
+
+def kept_steps(folder):
+    """The steps whose checkpoints are kept in a run's folder, in order."""
+    kept = Path(folder, KEPT)
+    return sorted(int(path.name) for path in kept.iterdir() if path.name.isdecimal()) if kept.is_dir() else []
+
+
+def checkpoint_of(folder, step):
+    """The folder with the checkpoint of a run that --step asks for. step: a number as a text, or BEST.
+
+    ValueError: it is not kept.
+    """
+    folder = Path(folder)
+    if (folder / STATE).is_file() and step == str(read_json(folder / STATE).get("step")):
+        return folder
+    found = [*map(str, kept_steps(folder)), *([BEST] if (folder / KEPT / BEST).is_dir() else [])]
+    if step not in found:
+        have = f"it has {', '.join(found)}" if found else "it keeps none but the newest"
+        raise ValueError(f"--step {step}: {folder} has no such checkpoint, {have}; train keeps more with --keep")
+    return folder / KEPT / step
 
 
 def check_size(folder, architecture, shape, vocab_size):

@@ -23,7 +23,8 @@ import time
 import numpy as np
 
 import autotx
-from autotx.files import describe
+from autotx.checkpoint import STATE
+from autotx.files import describe, entry
 from autotx.models.comm import ALONE, Comm, started
 from autotx.models.formats import open_model
 from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
@@ -67,6 +68,7 @@ class Trainer:
         self.schedule = SCHEDULES[config.schedule].make(config)
         self.statistics = LayerStatistics(self.model, config.stats_interval) if config.stats_interval else None
         self.step = self.place = 0  # steps done; the place in the data, as Task.batches counts it
+        self.best: dict | None = None  # with --keep-best: {"step", "val_loss"} of the smallest validation loss
 
     def rehearse(self) -> None:
         """Compute the gradients of the next batch and forget them, to find out whether there is memory for it.
@@ -133,6 +135,8 @@ class Trainer:
         figures = self.task.validate(self.comm)
         if not math.isfinite(figures["val_loss"]):
             raise DivergedError(f"the validation loss became {figures['val_loss']} at step {self.step}")
+        if self.config.keep_best and (not self.best or figures["val_loss"] < self.best["val_loss"]):
+            self.best = {"step": self.step, "val_loss": figures["val_loss"]}
         return figures
 
     def check_same(self) -> None:
@@ -152,6 +156,7 @@ class Trainer:
         state = {
             "step": self.step,
             "place": self.place,
+            **({"best": self.best} if self.best else {}),
             **self.task.state(),
             "data_rng": self.data_rng.bit_generator.state,
             "dropout_rng": self.dropout_rng.bit_generator.state,
@@ -160,6 +165,10 @@ class Trainer:
             run.write_statistics(self.statistics.records)
         self.task.export(run.folder)
         run.save(self.task.weights(), self.optimizer.state_dict(), state, self.task.file)
+
+    def keep(self, run: Run) -> None:
+        """Keep the checkpoint that was saved last, where the settings ask for it."""
+        run.keep(self.step, self.config.keep, self.best["step"] if self.best else None)
 
     def restore(self, run: Run) -> None:
         """Load the checkpoint of a Run. ValueError when it is incomplete or does not fit the settings."""
@@ -172,6 +181,9 @@ class Trainer:
             self.data_rng.bit_generator.state = state["data_rng"]
             self.dropout_rng.bit_generator.state = state["dropout_rng"]
             self.step, self.place = (_counted(state, name) for name in ("step", "place"))
+            if self.config.keep_best and "best" in state:
+                best = entry(state, "best", dict, STATE)
+                self.best = {"step": _counted(best, "step"), "val_loss": entry(best, "val_loss", float, STATE)}
             if self.statistics:
                 self.statistics.records = run.read_statistics(self.step)
         except (ValueError, TypeError, KeyError, OverflowError) as error:
@@ -277,6 +289,7 @@ def _write_beginning(trainer, run, go_on):
     if go_on:
         run.write_config(trainer.config)
         trainer.task.export(run.folder)  # made again, if it is older than the checkpoint or has been lost
+        trainer.keep(run)
         return
     with run.beginning():
         run.write_config(trainer.config)
@@ -290,7 +303,8 @@ def _loop(trainer, run, records, log):
     records: those in the log so far, a list. log: the open file.
     """
     config, comm = trainer.config, trainer.comm
-    saved, saved_at, seconds, asked = trainer.step, time.monotonic(), 60 * config.save_minutes or math.inf, 0
+    saved_at, seconds, asked = time.monotonic(), 60 * config.save_minutes or math.inf, 0
+    saved = [trainer.step]  # the steps of the checkpoints
     interrupt = Interrupt(tells=comm.rank == 0)
     try:
         # NaN and Inf are checked after every step, so NumPy's warnings would repeat the error.
@@ -305,33 +319,35 @@ def _loop(trainer, run, records, log):
                 progress.show_step(record)
                 asked, due = comm.largest([interrupt.asked, time.monotonic() > saved_at + seconds])
                 if validate or due:
-                    saved, saved_at = _save(trainer, run, log), time.monotonic()
+                    _save(trainer, run, log, saved)
+                    saved_at = time.monotonic()
                     comm.first(lambda: run.draw_now_and_then(records))
-            if saved < trainer.step:
-                saved = _save(trainer, run, log)
+            if saved[-1] < trainer.step:
+                _save(trainer, run, log, saved)
             comm.first(lambda: run.draw_if_older(records))
     except DivergedError as error:
         raise DivergedError(
-            f"{error}; stopped. The checkpoint of step {saved} in {run.folder} is good: go on from it with --resume "
-            f"and a lower --lr (now {config.lr:g})"
+            f"{error}; stopped. The checkpoint of step {saved[-1]} in {run.folder} is good: go on from it with "
+            f"--resume and a lower --lr (now {config.lr:g})"
         ) from error
     except OSError as error:
-        kept = f"the checkpoint of step {saved} in {run.folder} is kept"
+        kept = f"the checkpoint of step {saved[-1]} in {run.folder} is kept"
         if not run.holds_checkpoint():
             kept = f"{run.folder} holds no checkpoint any more"
         raise OSError(f"{describe(error)}; {kept}") from error
     return int(asked)
 
 
-def _save(trainer, run, log):
-    """Save a checkpoint, after the lines of the log for the steps that it covers. Returns its step."""
+def _save(trainer, run, log, saved):
+    """Save a checkpoint, after the lines of the log for the steps that it covers, and note its step in `saved`."""
 
     def save():
         os.fsync(log.fileno())
         trainer.save(run)
 
     trainer.comm.first(save)
-    return trainer.step
+    saved.append(trainer.step)
+    trainer.comm.first(lambda: trainer.keep(run))
 
 
 def _introduce(trainer, logged):

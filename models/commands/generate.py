@@ -17,6 +17,7 @@ from autotx.models.data import load_data, random_blocks, read_file
 from autotx.models.formats import open_model
 from autotx.models.inference.continuations import Continuation, continue_text
 from autotx.models.inference.pieces import Int8Matrix
+from autotx.models.run import checkpoint_of
 from autotx.models.tasks.text import text_source
 from autotx.models.tokenizers import END_OF_TEXT
 from autotx.text import counted
@@ -33,6 +34,9 @@ def add_arguments(parser):
         metavar="NAME",
         default="runs/gpt",
         help="the folder of a run, a GGUF file, or smollm2 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--step", metavar="N", help="the checkpoint of this step of a run with --keep, or best (default: the newest)"
     )
     given = parser.add_mutually_exclusive_group()
     given.add_argument(
@@ -115,6 +119,8 @@ def outputs(args):
 def run(args):
     """Print the prompt and its continuations, the first of them token by token. Returns the exit status."""
     _check(args)
+    if args.step:
+        args.model = checkpoint_of(args.model, args.step)
     opened = open_model(args.model, needs="text")
     model, tokenizer = opened.model, opened.tokenizer
     prompt = _prompt(args, opened)
