@@ -44,11 +44,14 @@ class RowsOfDropout(np.random.Generator):
         return RowsOfDropout(np.random.Generator(copy.deepcopy(self.bit_generator)), *self.place)
 
     def random(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
-        """As numpy.random.Generator.random. ValueError: not float32, or not so many rows."""
+        """As numpy.random.Generator.random, of float32. size: its first axis is that of the rows, which may be split.
+
+        ValueError: another type, or no such axis.
+        """
         first, rows, whole = self.place
-        if not isinstance(size, tuple) or size[:1] != (rows,) or dtype != np.float32:
+        if not isinstance(size, tuple) or not size or size[0] % rows or dtype != np.float32:
             raise ValueError(f"random: {size} of {np.dtype(dtype)} cannot be shared out; give {rows} rows of float32")
-        row = math.prod(size[1:])
+        row = math.prod(size) // rows
         self._skip(first * row)
         drawn = super().random(size, dtype, out)
         self._skip((whole - first - rows) * row)

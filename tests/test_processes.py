@@ -88,17 +88,24 @@ def settings(kind, data, **more):
     text = {**SIZES, "text": (data / "text",), "batch_size": 5}
     own = {
         "gpt": text,
-        "llama": text,
+        "llama": {**text, "recompute": True},
         "transformer": {**SIZES, "pairs": str(data / "pairs"), "batch_tokens": 24},
+        "adapters": {
+            "init": str(data / "gpt"),
+            "text": (data / "text",),
+            "batch_size": 5,
+            "lora_rank": 2,
+            "lora_dropout": 0.3,
+        },
         "word2vec": {"text": (data / "text",), "dim": 4, "batch_words": 128, "subsample": 1.0},
         "classifier": {
-            "pretrained": str(data / "gpt"),
+            "init": str(data / "gpt"),
             "labels": str(data / "labels"),
             "batch_size": 5,
             "dropout": 0.2,
         },
     }[kind]
-    names = ("gpt", "labels") if kind == "classifier" else (kind,)
+    names = {"classifier": ("gpt", "labels"), "adapters": ("gpt", "tune")}.get(kind, (kind,))
     return settings_of(*names)(out=str(data / "run"), **{**COMMON, **own, **more})
 
 
@@ -118,7 +125,7 @@ def place(rng):
     return state["state"], state["has_uint32"], state["has_uint32"] and state["uinteger"]
 
 
-@pytest.mark.parametrize("kind", ["gpt", "llama", "transformer", "word2vec", "classifier"])
+@pytest.mark.parametrize("kind", ["gpt", "llama", "transformer", "word2vec", "classifier", "adapters"])
 def test_several_processes_train_the_model_that_one_trains(data, kind):
     config = settings(kind, data)
     records, weights, metrics, after = trained(config, ALONE, 4)
@@ -161,14 +168,13 @@ def test_dropout_of_some_rows_is_that_of_the_whole(shape):
             own = RowsOfDropout(rng, first, after - first, whole)
             again = copy.deepcopy(own)
             for generator in (own, again):
-                np.testing.assert_array_equal(
-                    generator.random((after - first, *shape), dtype=np.float32), drawn[first:after]
-                )
+                own_rows = generator.random((after - first, *shape), dtype=np.float32)
+                np.testing.assert_array_equal(own_rows, drawn[first:after])
                 assert place(generator) == place(expected)
 
 
 def test_what_has_no_rows_cannot_be_shared_out(rng):
     own = RowsOfDropout(rng, 1, 2, 5)
-    for size, dtype in ((None, np.float32), ((3, 2), np.float32), ((2, 2), np.float64)):
+    for size, dtype in ((None, np.float32), ((3, 2), np.float32), ((4, 2), np.float64)):
         with pytest.raises(ValueError, match=r"random: .* cannot be shared out; give 2 rows of float32"):
             own.random(size, dtype)
