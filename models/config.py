@@ -86,6 +86,7 @@ class TrainConfig(Settings):
     )
     keep: int = setting(0, "checkpoints to keep beside the newest, the last ones", at_least=0, at_most=10**6)
     keep_best: bool = setting(False, "keep the checkpoint with the smallest validation loss, too")
+    tensorboard: bool = setting(False, "also write the log as TensorBoard's event files, in the folder tensorboard")
     eval_batches: int = setting(40, "batches in a validation", at_least=1, at_most=10_000)
     stats_interval: int = setting(
         0, "steps between notes of every layer's size and gradient, 0: none", at_least=0, at_most=10**9

@@ -25,7 +25,9 @@ import numpy as np
 import autotx
 from autotx.checkpoint import STATE
 from autotx.files import describe, entry
+from autotx.models.bench.limit import flop_per_second
 from autotx.models.comm import ALONE, Comm, started
+from autotx.models.events import check_tensorboard, event_files
 from autotx.models.formats import open_model
 from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
 from autotx.models.progress import Progress
@@ -68,6 +70,7 @@ class Trainer:
         self.schedule = SCHEDULES[config.schedule].make(config)
         self.statistics = LayerStatistics(self.model, config.stats_interval) if config.stats_interval else None
         self.step = self.place = 0  # steps done; the place in the data, as Task.batches counts it
+        self.limit = 0.0  # FLOP/s of all processes, 0 when not measured
         self.best: dict | None = None  # with --keep-best: {"step", "val_loss"} of the smallest validation loss
 
     def rehearse(self) -> None:
@@ -90,9 +93,19 @@ class Trainer:
         self.place += self.task.stride
         loss = self.accumulate(batches)
         norm = self.update(loss)
-        tokens = sum(map(self.task.tokens, batches))
+        seconds = time.perf_counter() - begun
         record = {"step": self.step, "loss": loss, "val_loss": None, "lr": self.optimizer.lr, "grad_norm": norm}
-        return record | {"tokens_per_second": round(tokens / (time.perf_counter() - begun), 1)}
+        record["tokens_per_second"] = round(sum(map(self.task.tokens, batches)) / seconds, 1)
+        if self.limit:
+            record["limit_share"] = round(sum(map(self.task.flop, batches)) / seconds / self.limit, 4)
+        return record
+
+    def measure_limit(self) -> None:
+        """Find out what the cores of all processes could do, for the log, if the task tells the FLOP of a step."""
+        if self.task.flop:
+            limit = np.array([flop_per_second()])
+            self.comm.sum(limit)
+            self.limit = limit.item()
 
     def accumulate(self, batches: list) -> float:
         """Add the gradients of the mean loss over all targets of the batches to those of the parameters. Returns it.
@@ -250,6 +263,8 @@ def train(config) -> int:
     run = Run(config.out)
     with started() as comm, lasting(), contextlib.ExitStack() as held:
         comm.check_same("the settings or the versions", lambda: (config.to_bytes(), autotx.__version__, np.__version__))
+        if config.tensorboard:
+            check_tensorboard()
         go_on = comm.first(lambda: _claim(config, run, held))
         return _train(config, run, go_on, comm)
 
@@ -273,9 +288,14 @@ def _train(config, run, go_on, comm):
         trainer.rehearse()
     trainer.check_same()  # and nobody is still reading
     comm.first(lambda: _write_beginning(trainer, run, go_on))
-    with run.open_log(records) if comm.rank == 0 else open(os.devnull, "ab", buffering=0) as log:
+    trainer.measure_limit()
+    with contextlib.ExitStack() as held:
+        log, note = run.open_log(records) if comm.rank == 0 else open(os.devnull, "ab"), lambda record: None  # noqa: SIM115
+        held.enter_context(log)
+        if config.tensorboard and comm.rank == 0:
+            note = held.enter_context(event_files(run.folder, records))
         _introduce(trainer, len(records))
-        stopped_by = _loop(trainer, run, records, log)
+        stopped_by = _loop(trainer, run, records, log, note)
     if trainer.step < config.steps:
         print(f"Stopped at step {trainer.step} of {config.steps}; saved in {config.out}. Go on with:")
         print(f"  autotx train --out {as_argument(config.out)} --resume")
@@ -297,10 +317,10 @@ def _write_beginning(trainer, run, go_on):
         trainer.save(run)  # at step 0: a run killed early can be resumed, and a full disk is noticed at once
 
 
-def _loop(trainer, run, records, log):
+def _loop(trainer, run, records, log, note):
     """Train to the last step and save. Returns 0, or the number of the signal that stopped it, after saving, before.
 
-    records: those in the log so far, a list. log: the open file.
+    records: those in the log so far, a list. log: the open file. note(record): called for each new one.
     """
     config, comm = trainer.config, trainer.comm
     saved_at, seconds, asked = time.monotonic(), 60 * config.save_minutes or math.inf, 0
@@ -315,6 +335,7 @@ def _loop(trainer, run, records, log):
                 if validate:
                     record |= trainer.validate()
                 log.write(line(record))
+                note(record)
                 records.append(record)
                 progress.show_step(record)
                 asked, due = comm.largest([interrupt.asked, time.monotonic() > saved_at + seconds])

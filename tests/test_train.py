@@ -60,7 +60,7 @@ def contents(folder):
     tensors, state = load_checkpoint(folder)
     log = [json.loads(line) for line in Path(folder, "log.jsonl").read_text().splitlines()]
     arrays = {f"{file}/{name}": a.tobytes() for file, arrays in tensors.items() for name, a in arrays.items()}
-    return arrays, state, [{k: v for k, v in r.items() if k != "tokens_per_second"} for r in log]
+    return arrays, state, [{k: v for k, v in r.items() if k not in ("tokens_per_second", "limit_share")} for r in log]
 
 
 @pytest.fixture

@@ -40,6 +40,8 @@ class Task:
     model: Any
     digest: str
 
+    flop: Any = None  # (batch) -> the FLOP of a training step on it, for the log; None when they are not counted
+
     # What commands do with a trained model: static methods, None for those that its task does not offer.
     example_loss = None  # (model) -> the loss of one short example, to draw its graph
     timed_loss = None  # (model, config) -> (function that computes the loss of a random batch, its rows, its columns)

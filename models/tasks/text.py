@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autotx import viz
+from autotx import nn, viz
 from autotx.models.config import TrainConfig, flag, setting
 from autotx.models.data import TextSource, load_data, random_blocks, read_text
 from autotx.models.inference.continuations import stream_text
@@ -166,6 +166,20 @@ class TextTask(Task):
 
     def count(self, batch):
         return batch[1].size
+
+    def flop(self, batch):
+        """The FLOP of the products of a step: for each token 6 by each weight (2 forward, 4 backward; 4 in all by one
+        that is frozen), and 12 L T C in attention, as if it read all T. Tables that are looked up do not count.
+
+        Source: Chowdhery et al., 2022, "PaLM", appendix B, "model FLOPs utilization".
+        """
+        model, (ids, *_) = self.model, batch
+        looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        if getattr(model.config, "tied", True):  # the head is this table
+            looked_up.discard(id(model.wte.weight))
+        per_token = sum((6 if p.requires_grad else 4) * p.size for p in model.parameters() if id(p) not in looked_up)
+        per_token += 12 * getattr(model.config, "n_layer", 0) * ids.shape[1] * model.wte.weight.shape[1]
+        return per_token * ids.size
 
     def loss(self, batch, rng=None):
         return self.model(*batch, rng=rng, scores=False)[1]
