@@ -204,11 +204,11 @@ def test_the_log_is_on_the_disk_before_the_checkpoint_that_covers_it(config, mon
             synced.append(os.fstat(number).st_size)
         fsync(number)
 
-    def noted_save(run, model, optimizer, state):
+    def noted_save(run, model, optimizer, state, file):
         with contextlib.suppress(FileNotFoundError):
             assert synced[-1] == os.stat(f"{config.out}/log.jsonl").st_size
         saved.append(state["step"])
-        save(run, model, optimizer, state)
+        save(run, model, optimizer, state, file)
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Run, "save", noted_save)
@@ -219,9 +219,9 @@ def test_the_log_is_on_the_disk_before_the_checkpoint_that_covers_it(config, mon
 def test_a_checkpoint_is_saved_when_it_is_due(config, straight, monkeypatch):
     saved, save = [], Run.save
 
-    def noted(run, model, optimizer, state):
+    def noted(run, model, optimizer, state, file):
         saved.append(state["step"])
-        save(run, model, optimizer, state)
+        save(run, model, optimizer, state, file)
 
     monkeypatch.setattr(Run, "save", noted)
     assert train(dataclasses.replace(config, save_minutes=1e-9)) == 0
