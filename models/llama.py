@@ -32,6 +32,8 @@ from autotx.models.inference.sampling import LanguageModel
 from autotx.text import counted
 from autotx.types import Array, ArrayLike, Rng
 
+DRAWN_POSITIONS = 1024  # the most that are in a picture
+
 
 @dataclass(frozen=True)
 class LlamaConfig:
@@ -182,6 +184,13 @@ class Llama(LanguageModel, nn.Module):
         for block in self.blocks:
             x = autotx.recompute(block, x, rng) if self.recompute else block(x, rng)
         return self.norm(x)
+
+    def position_tables(self) -> dict[str, np.ndarray]:
+        """The cosines and sines by which rotary positions turn the channels of a head: {name: (T, D)}, of the first
+        positions."""
+        size, D = min(self.config.block_size, DRAWN_POSITIONS), self.config.n_embd // self.config.n_head
+        angles = np.arange(size)[:, None] / self.config.rope_base ** (np.arange(0, D, 2) / D)
+        return {"rotary positions": np.stack([np.cos(angles), np.sin(angles)], axis=-1).reshape(size, D)}
 
     def reader(self, rows: int = 1, size: int | None = None, matrix: type[Matrix] = Matrix) -> "LlamaReader":
         """A LlamaReader of the current weights, for `rows` texts of at most `size` tokens (None: block_size)."""

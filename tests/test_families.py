@@ -86,7 +86,10 @@ def test_every_command_takes_it(folder, monkeypatch, capsys):
     [
         ("translate --model run the", "run holds a bigram, not a transformer; autotx train --model transformer makes"),
         ("classify --model run the", "run holds a bigram, not a classifier; autotx finetune makes one"),
-        ("plot run --what positions", "run holds a bigram, which has no positions; give a gpt or a transformer"),
+        (
+            "plot run --what positions",
+            "run holds a bigram, which has no positions; give a gpt or a llama or a transformer",
+        ),
         ("generate --model run --attention a.png", "--attention: this model has no attention; leave it out"),
         (
             "graph --model bigram",

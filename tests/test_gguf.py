@@ -28,6 +28,8 @@ from autotx.models.formats.gguf_file import GGUF
 from autotx.models.formats.gguf_tokenizer import PATTERNS, tokenizer_of
 from autotx.models.formats.quantised import FORMATS
 from autotx.models.inference.pieces import Int8Matrix, Matrix
+from autotx.models.registry import settings_of
+from autotx.models.tasks.text import TextTask
 from autotx.models.tokenizers import load_tokenizer
 
 # Number formats
@@ -372,12 +374,16 @@ def test_every_command_opens_it(tmp_path, monkeypatch, capsys):
         "nearest --model toy.gguf fox",
         "graph --model toy.gguf --out graph.svg",
         "replay --model toy.gguf --prompt fox",
-        "plot toy.gguf --what embeddings --out embeddings.png",
+        "generate --model toy.gguf --prompt fox --max-new-tokens 3 --attention a.png --layers 1 --heads 0,2-3",
+        "evaluate --model toy.gguf --text labels.tsv",
+        "plot toy.gguf",
+        "plot toy.gguf --what positions --out positions.png",
         "plot toy.gguf --what times --out times.png",
         "finetune --model toy.gguf --labels labels.tsv --steps 2 --out fine",
         "classify --model fine cat",
     ):
         assert main(words.split()) == 0, (words, capsys.readouterr().err)
+    assert (tmp_path / "embeddings.png").exists()  # what plot draws of a model that is no run
 
 
 def without(model, *names):
@@ -478,3 +484,29 @@ def test_the_graph_of_the_real_model_folds_its_blocks_into_one(tmp_path, capsys)
     picture = (tmp_path / "g.svg").read_text()
     assert "Block × 30" in picture
     assert picture.count('class="node"') <= 60
+
+
+@needs_smollm2
+@pytest.mark.slow
+def test_the_replay_of_the_real_model_is_small_and_says_what_it_leaves_out(tmp_path):
+    out = tmp_path / "replay.html"
+    assert main(["replay", "--model", "smollm2", "--prompt", "To be or not to be, that is", "--out", str(out)]) == 0
+    assert 2e6 < out.stat().st_size < 6e6
+    assert "numbers of all arrays and gradients this page holds" in out.read_text(encoding="utf-8")
+
+
+def test_a_timed_step_of_a_large_vocabulary_has_fewer_tokens(monkeypatch):
+    model = small_llama(block_size=64)
+    monkeypatch.setattr("autotx.models.tasks.text.MOST_SCORES", 40 * model.config.vocab_size)
+    make_loss, rows, columns = TextTask.timed_loss(model, settings_of("llama")())
+    assert (rows, columns) == (1, 40)
+    assert np.isfinite(make_loss().item())
+
+
+def test_rotary_positions_are_those_by_which_channels_turn():
+    model = small_llama(block_size=12)
+    (table,) = model.position_tables().values()
+    x = np.zeros((1, 1, 12, 8), np.float32)
+    x[..., 0], x[..., 1] = 1, 1  # channels 0 and 4 turn together, and 1 and 5
+    turned = autotx.rope(x, base=model.config.rope_base).data[0, 0]
+    np.testing.assert_allclose(turned[:, [0, 4, 1, 5]], table[:, :4], atol=1e-6)

@@ -156,8 +156,18 @@ def test_a_gpt_of_size_s_stays_below_two_megabytes(rng, tmp_path):
     ids = rng.integers(65, size=(1, 43))
     with viz.record():
         _, loss = model(ids[:, :-1], ids[:, 1:])
-    viz.page(loss, tmp_path / "page.html")
+    viz.page(loss, tmp_path / "page.html", about="A GPT.")
     assert (tmp_path / "page.html").stat().st_size < 2e6
+    data, _ = opened(tmp_path / "page.html")
+    found = re.search(r"^A GPT\. Of the ([\d,]+) numbers .* this page holds ([\d,]+): of large arrays", data["about"])
+    whole, kept = (int(number.replace(",", "")) for number in found.groups())
+    assert whole == sum(math.prod(record["shape"]) for record in data["arrays"])
+    assert whole > kept > 100_000
+
+
+def test_a_page_that_holds_all_numbers_says_nothing_of_them(tmp_path):
+    viz.page(Tensor([1.0], requires_grad=True).exp(), tmp_path / "page.html", about="exp")
+    assert opened(tmp_path / "page.html")[0]["about"] == "exp"
 
 
 def test_modules_lines_and_settings(rng, tmp_path):

@@ -20,7 +20,7 @@ from autotx.models.cli import main
 from autotx.models.commands import gallery, maps, plot
 from autotx.models.registry import settings_of
 from autotx.models.run import LOG
-from autotx.models.tokenizers import Tokenizer
+from autotx.models.tokenizers import ByteTokenizer, Tokenizer
 from autotx.models.train import train
 from autotx.models.transformer import PAD, START, Transformer, TransformerConfig
 from autotx.viz import style
@@ -214,9 +214,40 @@ def test_generate_draws_its_attention(run, tmp_path, capsys, fails):
     assert call(*asked, out, "--seed", "2") == 0  # as many as the map has room for
     many = [*asked, out, "--max-new-tokens", "14"]
     fails(many, "more than the 16 that a readable map has room for; give --max-new-tokens 13 or less")
+    fails([*asked, out, "--heads", "0,9"], "--heads 0,9: '9' should be a number from 0 to 1, or two as in 0-2")
+    fails([*asked[:-1], "--layers", "0"], "--layers and --heads belong to --attention; give it too")
     fails([*asked, tmp_path / "map.gif"], "map.gif ends in .gif; give it a name that ends in .png, .svg or .pdf")
     fails([*asked, tmp_path / "no" / "map.png"], "there is no folder")
     fails([*asked, out, "--int8"], "leave --int8 out")
+
+
+def test_of_a_large_model_some_layers_and_heads_are_shown(rng):
+    large = GPTConfig(block_size=512, vocab_size=9, n_layer=30, n_head=9, n_embd=18)
+    some = maps.shown_of(large, None, None, 6, None)
+    assert some.layers == [0, 10, 19, 29]
+    assert some.heads == [0, 3, 5, 8]
+    assert some.most == 32
+    assert some.note == "Shown: layers 0, 10, 19, 29 of 30 (--layers); heads 0, 3, 5, 8 of 9 (--heads)."
+    chosen = maps.shown_of(large, "29,3-5, 3", "2", 6, 30)
+    assert (chosen.layers, chosen.heads) == ([29, 3, 4, 5], [2])
+    small = maps.shown_of(GPTConfig(block_size=512, vocab_size=9, n_layer=2, n_head=2, n_embd=4), None, None, 6, None)
+    assert (small.layers, small.heads, small.note) == ([0, 1], [0, 1], "")
+    for text in ("30", "5-3", "x", "", "-1", "1-2-3"):
+        with pytest.raises(ValueError, match=f"--layers {text}: '.*' should be a number from 0 to 29, or two"):
+            maps.shown_of(large, text, None, 6, None)
+
+
+def test_a_picture_names_the_layers_and_heads_that_it_shows(rng):
+    model = GPT(GPTConfig(block_size=8, vocab_size=256, n_layer=3, n_head=4, n_embd=8), rng)
+    shown = maps.Shown([2, 0], [3, 1], 8, "Shown: a part.")
+    figure, axes = maps.of_text(model, ByteTokenizer(), [1, 2, 3], shown=shown)
+    assert [a.get_title("left") for a in axes[0]] == ["head 3", "head 1"]
+    texts = [text.get_text() for text in figure.texts]
+    assert [t for t in texts if t.startswith("blocks")] == ["blocks.2.attn", "blocks.0.attn"]
+    assert any("Shown: a part." in t for t in texts)
+    every = viz.attention_maps(model, np.array([[1, 2, 3]]))
+    drawn, below = np.asarray(axes[0, 0].images[0].get_array()), np.tri(3, dtype=bool)
+    np.testing.assert_array_equal(drawn[below], every["blocks.2.attn"].weights[3][below])
 
 
 # Positions and embeddings
@@ -571,7 +602,7 @@ def test_the_readme_shows_what_the_gallery_makes():
     root = Path(__file__).parents[1]
     kept = {p.name for p in (root / "viz/gallery").iterdir()}
     made = {name for name, _, _ in gallery.PICTURES if name.endswith(".png")}
-    assert kept == made | {"replay.png"}  # a screenshot of replay.html
+    assert kept == made | {"replay.png", "choices.png"}  # screenshots of pages
     shown = re.findall(r"\]\(viz/gallery/([^)]+)\)", (root / "README.md").read_text(encoding="utf-8"))
     assert len(shown) >= 12
     assert set(shown) <= kept

@@ -318,6 +318,9 @@ def test_nearest_reads_the_tokens_of_a_gpt(tmp_path, capsys):
     opened = open_model(run)
     vectors = opened.task.word_vectors(opened)
     assert {"the", "king", "and", "queen", "."} <= set(vectors.words)
+    words = [vectors.words.index(word) for word in ("the", "queen")]
+    ids = [int(opened.tokenizer.encode(f" {word}")[0]) for word in ("the", "queen")]
+    assert (words[0] < words[1]) == (ids[0] < ids[1])  # the commonest first
     weights, _ = load_tensors(tmp_path / "run" / "model.safetensors")
     row = load_tokenizer(run).encode(" king")[0]
     np.testing.assert_array_equal(vectors.matrix[vectors.row("king")], weights["wte.weight"][row])

@@ -9,7 +9,7 @@ Sizes: B batch, H heads, T query tokens, S key tokens, D channels per head.
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,12 @@ class AttentionMap(NamedTuple):
 
     weights: np.ndarray  # (H, T, S); each row sums to 1, or is 0 if all keys of a query are masked
     allowed: np.ndarray  # (T, S) booleans: False where the mask of every head forbids attention
+    heads: Sequence[int] | None = None  # the numbers of the heads; None for 0, 1, ... H - 1
+
+    def only(self, heads: Sequence[int]) -> "AttentionMap":
+        """The map of some of the heads, given by their numbers."""
+        known = list(self.heads or range(len(self.weights)))
+        return self._replace(weights=self.weights[[known.index(head) for head in heads]], heads=list(heads))
 
 
 # The data
@@ -277,7 +283,8 @@ def _panel(axes, m, h, plan, i, look):
     for kind, area in _forbidden(m.allowed).items():
         if area.any():
             axes.add_collection(style.cells(area, **_hatch(kind, look)))
-    axes.set_title(f"head {h + 1}" if len(m.weights) > 1 else "", fontsize=8, pad=3)
+    name = f"head {m.heads[h] if m.heads else h}"
+    axes.set_title(name if m.heads or len(m.weights) > 1 else "", fontsize=8, pad=3)
     axes.spines[["top", "right"]].set_visible(True)
     for spine in axes.spines.values():
         spine.set(color=look.faint, linewidth=0.8)

@@ -66,7 +66,8 @@ def embeddings(
     with style.look(dark) as look:
         figure = style.figure(8, 6.2, layout="constrained")
         axes = figure.add_subplot()
-        axes.scatter(*places.T, s=9, color=look.hatch, alpha=0.55 if len(words) < 1000 else 0.25, linewidth=0)
+        alpha = min(0.55, max(0.03, 500 / len(words)))  # so that many points over each other are still told apart
+        axes.scatter(*places.T, s=9, color=look.hatch, alpha=alpha, linewidth=0)
         if len(mark):
             named = _lines(axes, table, words, places, mark, n, look)
         else:

@@ -32,7 +32,8 @@ STYLES = ("look.css", "page_graph.css", "page_detail.css", "page.css")  # the la
 _PARTS = ("numbers", "arrays", "arithmetic", "ops", "layers", "layout", "graph")
 SCRIPTS = (*(f"page_{part}.js" for part in _PARTS), "page.js")
 MAX_OPS = 2000
-MAX_BYTES = 1_950_000  # of the file: below 2 MB
+MAX_BYTES = 1_950_000  # of the file: below 2 MB; a page of many ops may have BYTES_PER_OP for each, up to MOST_BYTES
+BYTES_PER_OP, MOST_BYTES = 16_000, 5_900_000
 MOST_NAMES = 2000  # an axis longer than this is shown without names
 EXACT = 1024  # an array of at most so many elements is kept in full, in its own precision
 LIMITS = [int(2 ** (k / 4)) for k in range(64, 19, -1)]  # the elements to keep of a larger array, in the order tried
@@ -60,7 +61,8 @@ def page(
     names. If the tensor is made inside `with viz.record():`, the page shows the line of Python that called each op.
 
     Returns the Page, which a notebook shows. It has the engine's numbers: exact for arrays of up to 1,024 elements,
-    else with 3 digits and, where the file would exceed 2 MB, only every 2nd, 4th, ... element along an axis.
+    else with 3 digits and, where the file would exceed 2 MB (or 16 kB for each op, at most 6 MB), only every 2nd, 4th,
+    ... element along an axis. It says so at the top, and below each array.
     TypeError: not a Tensor. ValueError: no graph, a freed graph, more than `max_ops` ops, rows that do not fit, a name
     that does not end in .html or .htm, no such folder. OSError: `file` cannot be written.
     """
@@ -76,7 +78,9 @@ def page(
     names = axes.named(recorded, rows or {}, lambda node: _source(node, recorded))
     data = {"title": title, "about": about, "groups": groups, **_steps(recorded, groups, names, grad, arrays)}
     rest = len(_document(title, data, b"")) + 200 * len(arrays.records)
-    data["arrays"], numbers = arrays.packed((MAX_BYTES - rest) * 3 // 4)  # base64 takes a third more bytes
+    room = min(max(MAX_BYTES, BYTES_PER_OP * count), MOST_BYTES) - rest
+    data["arrays"], numbers = arrays.packed(room * 3 // 4)  # base64 takes a third more bytes
+    data["about"] = f"{about} {arrays.told()}".strip()
     files.write_atomically(file, _document(title, data, numbers))
     return Page(file)
 
@@ -329,6 +333,16 @@ class _Arrays:
                 if len(numbers) <= room:
                     break
         return self.records, numbers
+
+    def told(self):
+        """How many of the numbers are on the page, in words; nothing for all."""
+        shapes = [(record["shape"], record["keep"]) for record in self.records]
+        kept = sum(math.prod(map(math.ceil, np.divide(shape, keep))) for shape, keep in shapes)
+        whole = sum(math.prod(shape) for shape, _ in shapes)
+        if kept == whole:
+            return ""
+        part = "of large arrays only every 2nd, 4th, ... place, as it says below each"
+        return f"Of the {whole:,} numbers of all arrays and gradients this page holds {kept:,}: {part}."
 
     def _size(self, limit):
         """The approximate number of bytes if at most `limit` elements of each large array are kept."""

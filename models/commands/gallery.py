@@ -17,11 +17,13 @@ import autotx
 from autotx import Tensor, nn, viz
 from autotx.files import checked_folder, write_atomically
 from autotx.models.commands import maps
+from autotx.models.commands.choices import listed
 from autotx.models.commands.graph import loss_of
 from autotx.models.commands.plot import read_runs, timed
 from autotx.models.formats import open_model
 from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.inference.beams import translate
+from autotx.models.inference.continuations import Continuation, continue_text
 from autotx.models.mlp import MLP
 from autotx.models.pairs import encode
 from autotx.models.paper.constants import PE, W_K, W_Q, X
@@ -211,6 +213,14 @@ def replay(workshop, path):
     viz.page(loss, path, **shown)
 
 
+def choices(workshop, path):
+    model, tokenizer = workshop.gpt
+    row, settings = Continuation(tokenizer, likeliest=5), {"temperature": 0.8, "rng": np.random.default_rng(0)}
+    for _ in continue_text(model, tokenizer.encode(PROMPT), 300, [row], tokenizer.ends, **settings):
+        pass
+    viz.choices([listed(row, tokenizer)], path, "What a small GPT wrote, character by character", prompt=PROMPT)
+
+
 PICTURES = [
     ("neuron.png", "A neuron, with its values and gradients.", neuron),
     ("xor.png", "The loss of a small network that is to learn XOR, with its first weights.", xor),
@@ -228,6 +238,7 @@ PICTURES = [
     ("curves.png", "Two training runs over each other.", curves),
     ("statistics.png", "Activations and gradients of every layer over training: one net's vanish.", statistics),
     ("times.png", "Where the time of a training step goes.", step_times),
+    ("choices.html", "A text that a small GPT wrote, with what was likelier at each character.", choices),
     ("replay.html", "A page that steps through a forward and a backward pass, with all numbers.", replay),
 ]
 

@@ -110,6 +110,13 @@ def add_arguments(parser):
     parser.add_argument(
         "--attention", metavar="FILE", help="draw what every head looked at, prompt and answer: a .png, .svg or .pdf"
     )
+    for what in ("layers", "heads"):
+        parser.add_argument(
+            f"--{what}",
+            metavar="N,N-N",
+            help=f"the {what} that --attention draws, from 0, such as 0,3-5 (default: all, or {maps.SOME} of a model "
+            "that is too large for a readable picture)",
+        )
 
 
 def outputs(args):
@@ -125,8 +132,10 @@ def run(args):
     model, tokenizer = opened.model, opened.tokenizer
     prompt = _prompt(args, opened)
     ids = tokenizer.encode(prompt)
+    shown = None
     if args.attention:
-        args.max_new_tokens = maps.fitting(args.max_new_tokens, len(ids), model.config)
+        shown = maps.shown_of(model.config, args.layers, args.heads, len(ids), args.max_new_tokens)
+        args.max_new_tokens = args.max_new_tokens or shown.most - len(ids)
     elif args.max_new_tokens is None:
         args.max_new_tokens = NEW_TOKENS
     if args.int8:
@@ -146,7 +155,7 @@ def run(args):
         viz.choices([choices.listed(row, tokenizer) for row in rows], args.html, f"What {name} wrote", prompt=prompt)
         _say(f"{args.html} shows each token beside the likeliest ones")
     if args.attention:
-        _draw_attention(args, model, tokenizer, [*ids, *rows[0].ids], len(ids))
+        _draw_attention(args, model, tokenizer, [*ids, *rows[0].ids], len(ids), shown)
     return 0
 
 
@@ -223,13 +232,13 @@ def _opening(opened):
     return entry(read_json(path), "opening", str, path)
 
 
-def _draw_attention(args, model, tokenizer, ids, given):
-    """Draw the picture of --attention. ids: all tokens. given: how many of them are the prompt's."""
+def _draw_attention(args, model, tokenizer, ids, given, shown):
+    """Draw the picture of --attention. ids: all tokens. given: how many of them are the prompt's. shown: a Shown."""
     name = Path(args.model).name
     title = f"Attention of {name}: a prompt of {counted(given, 'token')}, and the {len(ids) - given} that it wrote"
-    figure, _ = maps.of_text(model, tokenizer, ids, given, title)
+    figure, _ = maps.of_text(model, tokenizer, ids, given, title, shown=shown)
     viz.save(figure, args.attention)
-    _say(f"{args.attention} shows what every head looked at")
+    _say(f"{args.attention} shows what {'the heads' if shown.note else 'every head'} looked at")
 
 
 def comparison(opened, rounded):
@@ -282,5 +291,7 @@ def _check(args):
     check_limits("--show-choices", args.show_choices, at_least=1, at_most=100)
     if args.attention and args.int8:
         raise ValueError("--attention draws the model in float32; leave --int8 out")
+    if (args.layers, args.heads) != (None, None) and not args.attention:
+        raise ValueError("--layers and --heads belong to --attention; give it too")
     if args.attention and args.samples > 1:
         raise ValueError("--attention draws one text; leave --samples out")

@@ -10,7 +10,8 @@ from pathlib import Path
 from autotx import viz
 from autotx.files import entry, read_json
 from autotx.models import config as configs
-from autotx.models.formats import open_model
+from autotx.models.formats import format_of, located, open_model
+from autotx.models.formats import run as run_format
 from autotx.models.registry import settings_of, that_have
 from autotx.models.run import LOG, STATISTICS, Run, read_log
 from autotx.viz.style import checked_path
@@ -20,14 +21,15 @@ TIMED_STEPS = 5
 
 
 def add_arguments(parser):
-    parser.add_argument("folders", metavar="DIR", nargs="+", help="the folder of a run, or several to compare")
+    parser.add_argument(
+        "folders", metavar="DIR", nargs="+", help="the folder of a run, or several to compare; or another model"
+    )
     parser.add_argument(
         "--what",
         choices=PICTURES,
-        default="curves",
         help="what is drawn: the curves of the training, the statistics of its layers (after autotx train "
         "--stats-interval N), where the time of a step goes, or the tokens' embeddings or the positions of a model "
-        "(default: %(default)s)",
+        "(default: curves, or embeddings of a model that is no run)",
     )
     parser.add_argument("--out", metavar="FILE", help="a .png, .svg or .pdf (default: curves.png, or what is drawn)")
     parser.add_argument("--live", action="store_true", help="draw again whenever a run has gone on, until all are done")
@@ -36,6 +38,8 @@ def add_arguments(parser):
 
 
 def outputs(args):
+    if args.what is None:
+        args.what = "curves" if format_of(located(args.folders[0])) in (run_format, None) else "embeddings"
     return {"--out": (_out(args), checked_path)}
 
 

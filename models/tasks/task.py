@@ -69,10 +69,13 @@ class Task:
     def word_vectors(cls, opened):
         """The WordVectors of a model: here the rows of its token table, `wte`.
 
-        Of tokens that differ only in the space before the word, the one with the lower id is used.
+        Of tokens that differ only in the space before the word, the one with the lower id is used. Words are in the
+        order of their ids.
         """
-        words = words_of(opened.tokenizer)
-        rows = {word: row for row, word in reversed(list(enumerate(words))) if word}
+        rows: dict[str, int] = {}
+        for row, word in enumerate(words_of(opened.tokenizer)):
+            if word:
+                rows.setdefault(word, row)
         table = opened.model.wte.weight.data[cls.specials :]
         return WordVectors(rows, table[list(rows.values())])
 

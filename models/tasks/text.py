@@ -19,6 +19,7 @@ from autotx.models.tokenizers import END_OF_TEXT, KINDS, make_tokenizer
 from autotx.text import counted
 
 SAMPLE_TOKENS = 300
+MOST_SCORES = 1 << 24  # of a batch whose parts are timed: tokens times vocabulary
 DRAWN = 8  # tokens of the text that the model is drawn with
 LARGE = 20_000_000  # bytes of text that are kept as token files
 SEARCHED = 1 << 24  # tokens that are searched for what a text may begin with
@@ -135,8 +136,9 @@ class TextTask(Task):
 
     @staticmethod
     def timed_loss(model, config):
-        columns = model.config.block_size
-        rows = min(config.batch_size, max(1, MOST_TIMED // columns))
+        most = min(MOST_TIMED, MOST_SCORES // model.config.vocab_size)
+        columns = min(model.config.block_size, most)
+        rows = min(config.batch_size, most // columns)
         ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (rows, columns + 1))
         return lambda: model(ids[:, :-1], ids[:, 1:], scores=False)[1], rows, columns
 
