@@ -27,6 +27,15 @@ MICROGRAD = Contestant("micrograd", "with_micrograd", needs="micrograd")
 TRANSFORMERS = Contestant("transformers", "with_transformers", needs="transformers")
 
 
+# Several processes, and one that does all of their work, or the share of one of them
+PROCESSES = Contestant("2 processes", "with_autotx", threads=1, processes=2, needs="mpi4py")
+ALONE = (
+    Contestant("2 threads", "with_autotx", threads=2),
+    Contestant("1 thread", "with_autotx", threads=1),
+    Contestant("1 thread, half", "with_autotx", options={"parts": 2}, threads=1),
+)
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -101,6 +110,11 @@ def _recurrent(name, batch, steps, inputs, units, quick=False):
     title = f"{name}, {batch} x {steps} steps, {inputs}->{units}"
     shape = [batch, steps, inputs, units]
     return Case(title, "op", {"name": name, "shape": shape}, flop, "FLOP", group=name, quick=quick)
+
+
+def _gradient_sum(name, shapes, quick=False):
+    alone = tuple(c.name for c in ALONE)
+    return Case(f"sum of gradients, {name}", "gradient_sum", {"shapes": shapes}, without=alone, quick=quick)
 
 
 def _adamw(name, size):
@@ -205,6 +219,18 @@ SECTIONS = {
         "Training step on one thread (the ratio is what the others bring)",
         (AUTOTX, Contestant("autotx, 1 thread", "with_autotx", threads=1)),
         [_step("S", S, quick=True), _step("M", M)],
+    ),
+    "processes": Section(
+        "Training step of two processes of one thread; of one process: all of it, on two threads or one, or half of it",
+        (PROCESSES, *ALONE),
+        [
+            _step("S", S, builder="step_of_processes", quick=True),
+            _step("M", M, builder="step_of_processes"),
+            _gradient_sum("1 number", [(1,)], quick=True),
+            _gradient_sum("S", parameter_shapes(**S)),
+            _gradient_sum("M", parameter_shapes(**M)),
+            _gradient_sum("L", parameter_shapes(**L)),
+        ],
     ),
     "pools": Section(
         "Training step in a program that also uses another library's threads (the ratio should stay below 1.2)",

@@ -78,6 +78,8 @@ def _section(arena, name, section, quick, limit):
     missing = sorted({c.needs for c in section.contestants} - {c.needs for c in installed})
     if missing:
         print(f"    not installed, so not in the table: {', '.join(missing)}", flush=True)
+    if section.contestants[0] not in installed:
+        return [], True
     rows, sound = [], True
     for case in section.cases:
         if quick and not case.quick:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ class Contestant:
     options: dict = field(default_factory=dict)  # more settings for the builder
     preload: tuple = ()  # imported before the library
     threads: int = 0  # 0: as many as the others
+    processes: int = 1  # which mpiexec starts
     needs: str = ""  # the package without which it is left out
 
 
@@ -50,6 +52,8 @@ class Worker:
         environment = {**os.environ, "OMP_NUM_THREADS": n, "NUMBA_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n}
         module = f"autotx.models.bench.{contestant.module}"
         command = [sys.executable, "-P", "-m", "autotx.models.bench.worker", module, *contestant.preload]
+        if contestant.processes > 1:
+            command = [mpiexec(), "-n", str(contestant.processes), *command]
         pipe = subprocess.PIPE
         self.contestant = contestant
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
@@ -64,11 +68,21 @@ class Worker:
         return json.loads(line)
 
     def close(self):
+        if self.contestant.processes > 1:  # mpiexec would leave them behind
+            with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+                self.process.stdin.close()
+                self.process.wait(timeout=10)
         self.process.kill()
         with contextlib.suppress(BrokenPipeError):  # of a request that the process did not read
             self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
+
+
+def mpiexec():
+    """The path of mpiexec: of the system, or of the package mpich in this environment."""
+    beside = os.path.dirname(sys.executable)
+    return shutil.which("mpiexec") or shutil.which("mpiexec", path=beside) or "mpiexec"
 
 
 class Arena:

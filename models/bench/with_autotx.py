@@ -11,6 +11,7 @@ import autotx
 from autotx import kernels, optim
 from autotx.models import GPT, GPTConfig
 from autotx.models.bench import inputs
+from autotx.models.comm import started
 from autotx.models.inference.pieces import Int8Matrix
 
 OPS = {
@@ -49,6 +50,45 @@ def step(L, H, C, T, B, V):
         optim.clip_grad_norm(parameters, 1.0)
         optimizer.step()
         return [loss.item()]
+
+    return run
+
+
+def step_of_processes(L, H, C, T, B, V, parts=1):
+    """The step of several processes, which share out the B rows of a batch: two equal halves.
+
+    parts: 2 to compute one of the halves alone, which has the same loss and gradients.
+    """
+    comm, model = started(), gpt(L, H, C, T, V)
+    optimizer = optim.AdamW(optim.decay_groups(model, 0.1), lr=1e-3, betas=(0.9, 0.99))
+    parameters, rows = model.parameters(), B // parts
+    first, after = (rows * rank // comm.size for rank in (comm.rank, comm.rank + 1))
+    ids, targets = (np.concatenate([half, half])[first:after] for half in inputs.batch(B // 2, T, V))
+
+    def run():
+        optimizer.zero_grad()
+        _, loss = model(ids, targets)
+        loss = loss * ((after - first) / rows)
+        loss.backward()
+        mean = np.array([loss.item()])
+        comm.sum(mean)
+        comm.sum_gradients(parameters)
+        optim.clip_grad_norm(parameters, 1.0)
+        optimizer.step()
+        return [mean.item()]
+
+    return run
+
+
+def gradient_sum(shapes):
+    """Sum the gradients of parameters of these shapes over all processes."""
+    comm, parameters = started(), [autotx.Tensor(np.ones(shape, np.float32), requires_grad=True) for shape in shapes]
+    for p in parameters:
+        p.grad = np.zeros(p.shape, np.float32)
+
+    def run():
+        comm.sum_gradients(parameters)
+        return []
 
     return run
 

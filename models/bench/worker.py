@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from autotx.models.comm import started
+
 SAMPLES = 64  # the number of elements of each result that are compared
 QUIET = 0.1  # a process that uses a smaller share of one core is quiet
 
@@ -26,10 +28,12 @@ def main(module, *preloaded):
     for name in preloaded:
         importlib.import_module(name)
     contestant = Contestant(importlib.import_module(module))
-    for line in sys.stdin:
+    comm = started()  # of several processes, the first is asked and answers, and all do the work
+    while line := comm.first(sys.stdin.readline):
         request = json.loads(line)
         answer = getattr(contestant, request.pop("do"))(**request)
-        print(json.dumps(answer), file=answers, flush=True)
+        if comm.rank == 0:
+            print(json.dumps(answer), file=answers, flush=True)
 
 
 class Contestant:
