@@ -21,6 +21,7 @@ import io
 import json
 import math
 import os
+import platform
 import shutil
 import time
 from pathlib import Path
@@ -57,6 +58,7 @@ PICTURE = "loss.png"
 STATISTICS = "statistics.jsonl"
 VECTORS = "vectors.txt"
 KEPT, BEST = "checkpoints", "best"
+LOCK = "in-use"  # on file systems without locks
 SECONDS_BETWEEN_PICTURES = 10
 LAST_STEP = 1 << 53  # the whole numbers below it are exact as floats
 _FILES = (
@@ -231,20 +233,37 @@ class Run:
 
 @contextlib.contextmanager
 def _locked(folder):
-    """A lock on the folder itself: it leaves no file behind, and the system releases it when the process ends."""
-    if fcntl is None:
+    """A lock on the folder itself: it leaves no file behind, and the system releases it when the process ends. Where
+    there are no such locks, a file is the lock."""
+    with contextlib.ExitStack() as held:
+        try:
+            if fcntl is None:
+                raise OSError
+            opened = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, opened)
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"--out {folder}: a run is going on there; wait, or give another folder") from None
+        except OSError:
+            held.enter_context(_lock_file(folder / LOCK))
         yield
-        return
-    opened = os.open(folder, os.O_RDONLY)
+
+
+@contextlib.contextmanager
+def _lock_file(path):
+    """A file that names the process which has the folder. A process that is killed leaves it behind."""
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"--out {folder}: a run is going on there; wait, or give another folder") from None
+        with open(path, "x") as file:
+            file.write(f"process {os.getpid()} of {platform.node()}")
+    except FileExistsError:
+        owner = path.read_text(errors="replace") or "a process"
+        raise ValueError(
+            f"--out {path.parent}: {owner} trains there; wait, or, if it has ended, remove {path}"
+        ) from None
+    try:
         yield
     finally:
-        os.close(opened)
+        path.unlink(missing_ok=True)
 
 
 def kept_steps(folder):

@@ -4,6 +4,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -123,6 +125,22 @@ def test_a_log_that_lacks_steps_is_told(done, tmp_path, capsys):
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:5]))
     assert resume(done) == 0
     assert "log     log.jsonl lacks 3 steps of the 8 that are done" in capsys.readouterr().out
+
+
+def test_a_file_is_the_lock_where_there_are_no_others(config, at_step, fails, monkeypatch, tmp_path):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def resume_as_well(_):
+        with pytest.raises(ValueError, match=r"--out .*run: process \d+ of .* trains there; .* remove .*in-use"):
+            resume(config)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    at_step(2, resume_as_well)
+    assert train(config) == 0
+    assert "in-use" not in os.listdir(config.out)
+    Path(config.out, "in-use").touch()  # of a process that was killed
+    fails(["train", "--out", config.out, "--resume"], r"a process trains there; wait, or, if it has ended, remove")
 
 
 # What fails takes away what it made, and nothing else
