@@ -2,7 +2,8 @@
 
 COMMANDS lists the commands. Each is a module with `add_arguments(parser)` and `run(args)`, which returns the exit
 status. If it writes files, it has `outputs(args)`, a dict of flag -> (path or None, function that checks a path): all
-are checked before it runs. Only the module of the given command is imported, so that `autotx --help` is fast.
+are checked before it runs. One that several processes may do together has `PROCESSES`. Only the module of the given
+command is imported, so that `autotx --help` is fast.
 
 Exit status: 0 done; 2 wrong usage or a failure, explained in one line on stderr; 130 stopped by Ctrl-C; a training also
 143 and 129, by SIGTERM and SIGHUP.
@@ -21,6 +22,7 @@ import autotx
 from autotx import signals
 from autotx.files import describe
 from autotx.models import streams
+from autotx.models.comm import check_alone
 
 MOST_THREADS = 1024
 
@@ -108,6 +110,8 @@ def _run(argv):
     _check_threads()
     command, parser = load(name)
     args = parser.parse_args(argv[1:])
+    if not hasattr(command, "PROCESSES"):
+        check_alone(name)
     signals.release()
     _check_umask()
     if hasattr(command, "outputs"):

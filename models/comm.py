@@ -169,7 +169,7 @@ def started() -> Comm:
 
     ValueError, in process 0 alone, when mpi4py or its MPI library is missing, or is not that of the launcher.
     """
-    rank = next((os.environ[name] for name in RANKS if name in os.environ), None)
+    rank, size = _told(RANKS), _told(SIZES)
     if rank is None:
         return ALONE
     try:
@@ -178,11 +178,10 @@ def started() -> Comm:
         mpi4py.rc.thread_level = "funneled"
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # the package, or the library that it loads
-        raise _told_once(rank, f"mpiexec needs mpi4py ({error}); pip install 'autotx[mpi]'") from error
-    size = int(next((os.environ[name] for name in SIZES if name in os.environ), MPI.COMM_WORLD.size))
-    if size != MPI.COMM_WORLD.size:
+        raise _told_once(f"mpiexec needs mpi4py ({error}); pip install 'autotx[mpi]'") from error
+    if size not in (None, MPI.COMM_WORLD.size):
         raise _told_once(
-            rank, f"mpiexec started {size} processes, but mpi4py's library is another MPI and finds "
+            f"mpiexec started {size} processes, but mpi4py's library is another MPI and finds "
             f"{MPI.COMM_WORLD.size}; use the mpiexec of the same"
         )  # fmt: skip
     return World(MPI)
@@ -202,9 +201,20 @@ def _wait(request, seconds=math.inf):
     return True
 
 
-def _told_once(rank, message):
+def check_alone(command: str) -> None:
+    """ValueError, in process 0 alone, when several processes were started for a command that one process does."""
+    if (_told(SIZES) or 1) > 1:
+        raise _told_once(f"only train and finetune use several processes; start autotx {command} without mpiexec")
+
+
+def _told(names):
+    """The number that a launcher told this process in one of the variables with these names, None without."""
+    return next((int(os.environ[name]) for name in names if name in os.environ), None)
+
+
+def _told_once(message):
     """The error to raise: one line of process 0, and an end in silence of the others."""
-    return ValueError(message) if int(rank) == 0 else SystemExit(2)
+    return SystemExit(2) if _told(RANKS) else ValueError(message)
 
 
 def _share_cores(machine):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,6 +128,30 @@ def test_a_signal_to_mpiexec_stops_all_and_saves(config, mpi):
     assert errors.count("stopping after this step") == 1
     step = load_checkpoint(config.out)[1]["step"]
     assert f"Stopped at step {step} of 1000000" in out
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_other_commands_are_not_for_several_processes(monkeypatch, capsys, rank):
+    monkeypatch.setenv("PMI_RANK", str(rank))
+    monkeypatch.setenv("PMI_SIZE", "2")
+    try:
+        status = main(["generate"])
+    except SystemExit as end:
+        status = end.code
+    message = "only train and finetune use several processes; start autotx generate without mpiexec"
+    assert (status, capsys.readouterr().err) == (2, "" if rank else f"autotx generate: {message}\n")
+
+
+def test_an_mpiexec_of_another_mpi_is_told(config, monkeypatch, fails):
+    class Library:
+        COMM_WORLD = SimpleNamespace(size=1)
+
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "3")
+    monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(rc=SimpleNamespace(), MPI=Library))
+    fails(
+        words(config), "mpiexec started 3 processes, but mpi4py's library is another MPI and finds 1; use the mpiexec"
+    )
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -8,6 +8,8 @@ from autotx.models.formats import identify
 from autotx.models.registry import make_config, settings_of
 from autotx.models.train import train
 
+PROCESSES = True  # mpiexec may start several
+
 
 def add_arguments(parser):
     parser.add_argument(

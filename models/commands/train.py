@@ -9,6 +9,8 @@ from autotx.models.registry import ARCHITECTURES, TASKS, make_config, read_confi
 from autotx.models.run import Run
 from autotx.models.train import train
 
+PROCESSES = True  # mpiexec may start several
+
 
 def add_arguments(parser):
     what = "what learns (default: gpt, or transformer with --pairs)"
