@@ -9,10 +9,11 @@ import pytest
 from gguf_files import SMOLLM2, TEXT, needs_smollm2, small_llama, write_model
 
 import autotx
-from autotx.models import GPT, GPTConfig, Llama, LlamaConfig, bleu
+from autotx.models import GPT, GPTConfig, Llama, LlamaConfig
 from autotx.models.cli import main
 from autotx.models.data import read_text
 from autotx.models.formats import open_model, open_reader
+from autotx.models.inference import bleu
 from autotx.models.inference import losses as module
 from autotx.models.inference.losses import token_losses
 from autotx.models.inference.pieces import Matrix

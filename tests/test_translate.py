@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from autotx.checkpoint import load_tensors, save_tensors
-from autotx.models import bleu
 from autotx.models.cli import main
 from autotx.models.formats import open_model
+from autotx.models.inference import bleu
 from autotx.models.inference.beams import translations
 from autotx.models.pairs import HELD_OUT, Sentences, decode, emoji_pairs, encode, pad, read_pairs, split_pairs
 from autotx.models.registry import settings_of

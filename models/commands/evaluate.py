@@ -4,12 +4,12 @@ import json
 import math
 import time
 
-from autotx.models import bleu
 from autotx.models.commands.chat import CONTEXT, WEIGHTS
 from autotx.models.commands.translate import SCORING, add_scoring, check_scoring
 from autotx.models.config import check_limits, flag
 from autotx.models.data import read_file
 from autotx.models.formats import open_model, open_reader
+from autotx.models.inference import bleu
 from autotx.models.inference.losses import token_losses
 from autotx.models.progress import Measured
 

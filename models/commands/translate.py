@@ -2,11 +2,11 @@
 
 import sys
 
-from autotx.models.bleu import check_length, described, score_pairs
 from autotx.models.commands import maps
 from autotx.models.config import check_limits
 from autotx.models.formats import open_model
 from autotx.models.inference.beams import translations
+from autotx.models.inference.bleu import check_length, described, score_pairs
 from autotx.models.pairs import encode, spaced
 from autotx.viz import save, style
 
