@@ -9,7 +9,7 @@ import pytest
 from gguf_files import SMOLLM2, TEXT, needs_smollm2, small_llama, write_model
 
 import autotx
-from autotx.models import GPT, GPTConfig, Llama, LlamaConfig
+from autotx.models import GPT, GPTConfig, Llama, LlamaConfig, progress
 from autotx.models.cli import main
 from autotx.models.data import read_text
 from autotx.models.formats import open_model, open_reader
@@ -127,6 +127,18 @@ def test_a_text_within_the_context_and_what_is_unknown(evaluated, folder, tmp_pa
     found = evaluated("--model", "gpt", "--text", tmp_path / "a")
     assert "8 of 9 tokens predicted" in found or "each from all tokens before it" in found
     assert "characters or words that the model has not learned: " in found
+
+
+def test_progress_is_told_apart_from_the_result(folder, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr(module, "TOKENS", 1)
+    words = ["--text", str(folder / "part"), "--json", "--context", "16"]
+    assert main(["evaluate", "--model", str(folder / "gpt"), *words]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    first, *_, last = err.splitlines()
+    assert re.fullmatch(rf"16/{found['scored']} tokens: loss \d\.\d{{4}}, .* left", first)
+    assert last.startswith(f"{found['scored']}/{found['scored']} tokens: loss {found['loss']:.4f}, 0")
 
 
 def test_int8_is_close(evaluated):

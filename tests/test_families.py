@@ -64,6 +64,8 @@ def test_every_command_takes_it(folder, monkeypatch, capsys):
     for words in (
         "generate --model run --prompt the --max-new-tokens 40 --seed 1",
         "generate --model run --max-new-tokens 4 --int8",
+        "generate --model run --prompt the --samples 2 --show-choices 2 --html choices.html",
+        "evaluate --model run --text text.txt",
         "graph --model run --out graph.svg --json graph.json",
         "replay --model run --prompt the --out replay.html",
         "plot run --out curves.png",
