@@ -95,13 +95,14 @@ def _document(title, data, numbers):
     return document("page.html", STYLES, SCRIPTS, data, **texts)
 
 
-def document(template: str, styles: Sequence[str], scripts: Sequence[str], data: object, **texts: str) -> bytes:
-    """A whole page, encoded: a file of WEB in which @@name@@ stands for one of `texts`, or for the styles, the scripts
-    or the data, which the scripts read as JSON. "<" in the data is escaped, as "</script>" would end its element."""
+def document(body: str, styles: Sequence[str], scripts: Sequence[str], data: object, **texts: str) -> bytes:
+    """A whole page, encoded: a file of WEB within frame.html. In both, @@name@@ stands for one of `texts`, or for the
+    styles, the scripts or the data, which the scripts read as JSON. "<" in the data is escaped, as "</script>" would
+    end its element."""
     parts = {name: html.escape(text) for name, text in texts.items()}
     parts |= {"style": _joined(styles), "script": _joined(scripts)}
     parts["data"] = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
-    pieces = (WEB / template).read_text(encoding="utf-8").split("@@")
+    pieces = _joined(["frame.html"]).replace("@@body@@", _joined([body])).split("@@")
     page = "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
     return page.encode(errors="backslashreplace")  # a name may hold half of a surrogate pair
 

@@ -174,7 +174,7 @@ def _written(args, model, tokenizer, prompt, ids):
     beginning = prompt.strip(END_OF_TEXT)
     for i, row in enumerate(rows):
         if len(rows) > 1:
-            print(f"{'' if i == 0 else chr(10)}--- sample {i + 1} of {len(rows)} ---")
+            print(("\n" if i else "") + f"--- sample {i + 1} of {len(rows)} ---")
         print(beginning, end="", flush=True)
         if i == 0:
             for first, *_ in pieces:
@@ -287,7 +287,7 @@ def _check(args):
     if "" in args.stop:
         raise ValueError("--stop is empty; give the text to end before")
     check_limits("--seed", args.seed, at_least=0, at_most=LARGEST)
-    check_limits("--samples", args.samples, at_least=1, at_most=1000)
+    check_limits("--samples", args.samples, at_least=1, at_most=100)
     check_limits("--show-choices", args.show_choices, at_least=1, at_most=100)
     if args.attention and args.int8:
         raise ValueError("--attention draws the model in float32; leave --int8 out")
