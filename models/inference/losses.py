@@ -22,11 +22,12 @@ def token_losses(model: Any, ids: np.ndarray, context: int, stride: int) -> Iter
     """
     length = min(context, len(ids) - 1)
     ends = np.array([*range(length + 1, len(ids), stride), len(ids)])  # of the tokens that each window predicts
+    before = np.array([1, *ends[:-1]])  # of the window before it: where its new ones begin
     rows = max(1, TOKENS // length)
     for i in range(0, len(ends), rows):
         some = ends[i : i + rows]
         places = some[:, None] + np.arange(-length, 0)
-        new = places >= (np.array([1, *ends])[i : i + len(some), None])
+        new = places >= before[i : i + rows, None]
         reader = model.reader(len(some), length)
         states, targets = reader.read(ids[places - 1])[new], ids[places[new]]
         n = max(1, SCORES // model.config.vocab_size)
