@@ -119,8 +119,9 @@ class Run:
         recover_checkpoint(self.folder)
         for name in _FILES:
             temporary_path(self.folder / name).unlink(missing_ok=True)
-        for path in (self.folder / KEPT).glob("*.*"):  # what is kept has no dot in its name
-            path.unlink() if path.is_symlink() else shutil.rmtree(path)
+        for path in (self.folder / KEPT).glob("*.*"):
+            if path.suffix in (".tmp", ".old"):
+                path.unlink() if path.is_symlink() else shutil.rmtree(path)
         return self.holds_checkpoint()
 
     @contextlib.contextmanager

@@ -25,6 +25,7 @@ def test_the_flop_of_a_step_are_counted_as_the_benchmark_does(config):
     task = Trainer(config).task
     sizes = {"L": 1, "C": 8, "T": 8, "B": 2, "V": task.tokenizer.vocab_size}
     assert task.flop(batch(config)) == cases.step_flop(**sizes)
+    task = Trainer(config).task
     for p in task.model.parameters():
         p.requires_grad = False
     attention = 12 * 8 * 8 * 16

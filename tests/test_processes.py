@@ -1,13 +1,18 @@
 """Several processes train the model that one trains, whatever the task and however the rows are shared out."""
 
 import copy
+import os
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import numba
 import numpy as np
 import pytest
 
+import autotx
+from autotx.models import comm
 from autotx.models.comm import ALONE, World
 from autotx.models.optimizers import OPTIMIZERS
 from autotx.models.registry import settings_of
@@ -27,7 +32,7 @@ class Threads:
         return self
 
     def Split_type(self, kind):  # noqa: N802
-        return self
+        return SimpleNamespace(allgather=lambda cores: [cores])  # as if alone on its machine
 
     def Iallreduce(self, in_place, array, op=sum):  # noqa: N802
         array[...] = list(map(op, zip(*self.allgather(array.copy()))))
@@ -178,3 +183,20 @@ def test_what_has_no_rows_cannot_be_shared_out(rng):
     for size, dtype in ((None, np.float32), ((3, 2), np.float32), ((4, 2), np.float64)):
         with pytest.raises(ValueError, match=r"random: .* cannot be shared out; give 2 rows of float32"):
             own.random(size, dtype)
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "threads"), [({0, 1}, [], 2), ({0, 1}, [{0, 1}], 1), ({0}, [{1}], 1), ({0, 1}, [{2, 3}], 2)]
+)
+def test_processes_divide_the_cores_that_they_have_in_common(monkeypatch, own, others, threads):
+    before = autotx.get_num_threads()
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: own, raising=False)
+    try:
+        found = comm._share_cores(SimpleNamespace(allgather=lambda mine: [mine, *others]))
+        assert found == autotx.get_num_threads() == min(threads, before)
+        autotx.set_num_threads(before)
+        monkeypatch.setenv("NUMBA_NUM_THREADS", str(numba.config.NUMBA_NUM_THREADS))
+        assert comm._share_cores(SimpleNamespace(allgather=lambda mine: [mine, mine, mine])) == before
+    finally:
+        autotx.set_num_threads(before)

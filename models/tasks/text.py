@@ -1,5 +1,6 @@
 """The task of language models: predict the next token at every position of a text."""
 
+import functools
 import os
 import shlex
 from dataclasses import dataclass
@@ -175,13 +176,17 @@ class TextTask(Task):
 
         Source: Chowdhery et al., 2022, "PaLM", appendix B, "model FLOPs utilization".
         """
-        model, (ids, *_) = self.model, batch
+        ids, shape = batch[0], self.model.config
+        attention = 12 * getattr(shape, "n_layer", 0) * ids.shape[1] * self.model.wte.weight.shape[1]
+        return (self._flop_of_weights + attention) * ids.size
+
+    @functools.cached_property
+    def _flop_of_weights(self):
+        model = self.model
         looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         if getattr(model.config, "tied", True):  # the head is this table
             looked_up.discard(id(model.wte.weight))
-        per_token = sum((6 if p.requires_grad else 4) * p.size for p in model.parameters() if id(p) not in looked_up)
-        per_token += 12 * getattr(model.config, "n_layer", 0) * ids.shape[1] * model.wte.weight.shape[1]
-        return per_token * ids.size
+        return sum((6 if p.requires_grad else 4) * p.size for p in model.parameters() if id(p) not in looked_up)
 
     def loss(self, batch, rng=None):
         return self.model(*batch, rng=rng, scores=False)[1]
