@@ -4,7 +4,9 @@ import numba
 import numpy as np
 import pytest
 
-from autotx.kernels import attend, attention, gemv, threads
+from autotx.kernels import attend, attention, threads
+from autotx.kernels.gemv import Int8
+from autotx.kernels.linear import gated, linear
 
 SHAPES = [(1, 1), (1, 7), (3, 1), (16, 16), (17, 63), (33, 65), (130, 257), (2500, 33), (1000, 771)]  # two with tasks
 
@@ -19,51 +21,55 @@ def _close(found, expected, K):
 
 
 @pytest.mark.parametrize(("N", "K"), SHAPES)
-@pytest.mark.parametrize("M", [0, 1, 2, 8])
-def test_linear(M, N, K, rng):
+@pytest.mark.parametrize("M", [0, 1, 2, 8, 9, 30])
+@pytest.mark.parametrize("form", [np.array, Int8])
+def test_linear(form, M, N, K, rng):
     (x, weight), bias = _matrices(rng, M, N, K), rng.standard_normal(N, np.float32)
-    expected = x.astype(np.float64) @ weight.T.astype(np.float64)
-    _close(gemv.linear(x, weight), expected, K)
-    _close(gemv.linear(x, weight, bias), expected + bias, K)
+    weight, onto = form(weight), rng.standard_normal((M, N), np.float32)
+    expected = x.astype(np.float64) @ np.asarray(weight).T.astype(np.float64)
+    _close(linear(x, weight), expected, K)
+    _close(linear(x, weight, bias), expected + bias, K)
+    to = onto.copy()
+    assert linear(x, weight, bias, onto=to) is to
+    _close(to, onto + (expected + bias), K)
 
 
-@pytest.mark.parametrize(("N", "K"), SHAPES)
-@pytest.mark.parametrize("M", [0, 1, 3])
-def test_linear_int8(M, N, K, rng):
-    (x, weight), bias = _matrices(rng, M, N, K), rng.standard_normal(N, np.float32)
-    whole, scale = gemv.quantize(weight)
-    expected = x.astype(np.float64) @ (whole * scale.astype(np.float64)[:, None]).T
-    _close(gemv.linear_int8(x, whole, scale), expected, K)
-    _close(gemv.linear_int8(x, whole, scale, bias), expected + bias, K)
-
-
-def test_nothing_to_add_up():
+@pytest.mark.parametrize("form", [np.array, Int8])
+def test_nothing_to_add_up(form):
     nothing, bias = np.zeros((3, 0), np.float32), np.arange(3, dtype=np.float32)
-    assert np.array_equal(gemv.linear(nothing[:2], nothing, bias), [bias, bias])
-    assert gemv.linear(np.ones((2, 5), np.float32), np.ones((0, 5), np.float32)).shape == (2, 0)
+    for M in (2, 20):
+        assert np.array_equal(linear(np.zeros((M, 0), np.float32), form(nothing), bias), np.tile(bias, (M, 1)))
+        assert linear(np.ones((M, 5), np.float32), form(np.ones((0, 5), np.float32))).shape == (M, 0)
 
 
-def test_any_layout(rng):
-    x, weight = _matrices(rng, 2, 40, 30)
-    whole, scale = gemv.quantize(weight)
-    expected, rounded = gemv.linear(x, weight), gemv.linear_int8(x, whole, scale)
-    apart, reversed_ = np.repeat(x, 2, axis=1)[:, ::2], x[:, ::-1].copy()[:, ::-1]
-    for given in (apart, reversed_, np.asfortranarray(x)):
-        assert np.array_equal(gemv.linear(given, weight), expected)
-        assert np.array_equal(gemv.linear_int8(given, whole, scale), rounded)
-    _close(gemv.linear(x, np.asfortranarray(weight)), expected, 30)
-    assert np.array_equal(gemv.linear_int8(x, np.asfortranarray(whole), np.repeat(scale, 2)[::2]), rounded)
+@pytest.mark.parametrize("M", [2, 20])
+def test_any_layout(M, rng):
+    x, weight = _matrices(rng, M, 40, 30)
+    apart, reversed_, onto = np.repeat(x, 2, axis=1)[:, ::2], x[:, ::-1].copy()[:, ::-1], np.ones((M, 40), np.float32)
+    for matrix in (weight, Int8(weight)):
+        expected = linear(x, matrix)
+        for given in (apart, reversed_, np.asfortranarray(x)):
+            assert np.array_equal(linear(given, matrix), expected)
+        _close(linear(x, matrix, onto=np.asfortranarray(onto)), onto + expected, 1)
+    _close(linear(x, np.asfortranarray(weight)), linear(x, weight), 30)
 
 
-def test_int8_is_right_to_half_a_step_and_keeps_zeros_and_the_largest(rng):
-    weight = rng.standard_normal((20, 50), np.float32) * np.logspace(-20, 20, 20, dtype=np.float32)[:, None]
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_int8_is_right_to_half_a_step_and_keeps_zeros_and_the_largest(dtype, rng):
+    weight = (rng.standard_normal((70, 50)) * np.logspace(-20, 20, 70)[:, None]).astype(dtype)
     weight[3] = 0
-    whole, scale = gemv.quantize(weight)
-    assert whole.dtype == np.int8
-    assert np.all(np.abs(whole * scale[:, None] - weight) <= 0.5001 * scale[:, None])
+    rounded, scale = Int8(weight), np.abs(weight).max(axis=1, keepdims=True) / 127
+    whole = np.asarray(rounded)
+    assert (whole.dtype, rounded.panels.dtype) == (dtype, np.int8)
+    assert np.all(np.abs(whole - weight) <= 0.5001 * scale)
     assert not whole[3].any()
-    assert np.array_equal(np.abs(whole).max(axis=1), np.where(np.arange(20) == 3, 0, 127))
-    assert gemv.quantize(weight[:0])[0].shape == (0, 50)
+    np.testing.assert_allclose(np.abs(whole).max(axis=1), np.abs(weight).max(axis=1), rtol=1e-6)
+    assert np.array_equal(rounded.rows(np.array([[69, 0]])), whole[[[69, 0]]])
+    assert np.asarray(Int8(weight[:0])).shape == (0, 50)
+    if dtype is np.float64:  # which NumPy computes
+        x = rng.standard_normal((3, 50))
+        assert linear(x, rounded).dtype == np.float64
+        np.testing.assert_allclose(linear(x, rounded), x @ whole.T)
 
 
 @pytest.mark.parametrize("length", [1, 2, 17, 64])
@@ -104,9 +110,12 @@ def test_one_key_gives_its_value_and_large_scores_do_not_overflow(rng):
 def test_equal_bits_for_any_number_of_threads_and_of_rows(rng):
     x, weight = _matrices(rng, 4, 3000, 257)
     q, keys, values = (rng.standard_normal((2, 8, *shape), np.float32) for shape in ((1, 64), (64, 100), (100, 64)))
+    x *= 0.1  # else sigmoids are 0 or 1
     calls = (
-        lambda: gemv.linear(x, weight),
-        lambda: gemv.linear_int8(x, *gemv.quantize(weight)),
+        lambda: linear(x, weight),
+        lambda: linear(x, Int8(weight)),
+        lambda: gated(x, weight, weight),
+        lambda: gated(x, Int8(weight), Int8(weight)),
         lambda: attend.attend(q, keys, values, 90),
     )
     before = threads.get_num_threads()
@@ -119,7 +128,7 @@ def test_equal_bits_for_any_number_of_threads_and_of_rows(rng):
         threads.set_num_threads(before)
     for other in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(results[0], other))
-    many = np.repeat(x, 25, axis=0)
-    for linear, given, found in zip((gemv.linear, gemv.linear_int8), ((weight,), gemv.quantize(weight)), results[0]):
-        assert np.array_equal(linear(x[2:3], *given), found[2:3])
-        assert np.array_equal(linear(many, *given), np.repeat(found, 25, axis=0))
+    for i, matrix in enumerate((weight, Int8(weight))):
+        for function, found in ((linear, results[0][i]), (lambda x, w: gated(x, w, w), results[0][2 + i])):
+            assert np.array_equal(function(x[2:3], matrix), found[2:3])
+            assert np.array_equal(function(np.repeat(x, 25, axis=0), matrix), np.repeat(found, 25, axis=0))

@@ -160,13 +160,10 @@ def test_one_launch_for_norm_product_and_residual_gives_what_several_give(rows, 
     gamma, onto = rng.standard_normal(900, np.float32), rng.standard_normal((rows, 140), np.float32)
     norm = gamma, 1e-5
     normed = kernels.rmsnorm.rms_norm(x, *norm)[0]
-    for product, parts in (
-        (kernels.gemv.linear, [(weight,), (up,)]),
-        (kernels.gemv.linear_int8, [kernels.gemv.quantize(w) for w in (weight, up)]),
-    ):
-        expected = [product(normed, *part) for part in parts]
-        to = onto.copy()
-        assert product(x, *parts[0], norm=norm, onto=to) is to
-        same(to, onto + expected[0])
-        found = kernels.gemv.gated(x, *((*part, None)[:2] for part in parts), norm)
-        near(found, kernels.silu.swiglu(*expected))
+    for form in (np.asarray, kernels.gemv.Int8):
+        matrix, other = form(weight), form(up)
+        expected, to = kernels.linear.linear(normed, matrix), onto.copy()
+        assert kernels.linear.linear(x, matrix, norm=norm, onto=to) is to
+        near(to, onto + expected)
+        found = kernels.linear.gated(x, matrix, other, norm)
+        near(found, kernels.silu.swiglu(expected, kernels.linear.linear(normed, other)))

@@ -22,6 +22,7 @@ _MODULES = (
     "gemv",
     "jit",
     "layernorm",
+    "linear",
     "memory",
     "parameters",
     "recurrent",

@@ -1,12 +1,15 @@
-"""Dot products of rows with rows, y += x W^T, where the bits of an element do not depend on the number of rows.
+"""y += x W^T for few rows x, where every element is the same sum in the same order as in gemm.py.
 
-Each element is the same sum in the same order in every block: for each piece of DEPTH numbers, LANES sums of every
-LANES-th product, one fused multiply-add at a time; then halves of the vector are added until one number is left. So a
-row gives the same bits alone as among a thousand: a model that reads its prompt at once computes the same scores as
-one that reads it token by token.
+There an element is, for each piece of the summed axis, one fused multiply-add after another in the order of k, and the
+sums of the pieces are added in their order. So a row gives the same bits alone as among a thousand: a model that reads
+its prompt at once computes the same scores as one that reads it token by token.
 
-A block has HEIGHT x WIDTH = 6 x 4 elements in 24 vector registers: 10 loads for 24 multiply-adds, without packing. With
-few rows, blocks have fewer rows, and memory limits the speed. int8 weights are converted to float32 in registers.
+A vector holds neighbouring elements of y, which need neighbouring rows of W:
+
+    float32   W as it lies in the model, (N, K): squares of LANES x LANES weights are transposed in registers, which
+              takes less time than reading them from memory
+    int8      W in panels of WIDTH rows, one k after the other (see gemv.Int8), so that memory is read in order. Weights
+              become floats in registers. `to_floats` does this for gemm.py
 """
 
 from llvmlite import ir
@@ -15,47 +18,139 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from autotx.kernels.jit import outlined
-from autotx.kernels.simd import FLOAT32_TILE, INT, Vectors
+from autotx.kernels.simd import FLOAT32_TILE, INT, Vectors, square_columns
 
-LANES = FLOAT32_TILE.lanes
-DEPTH = 768  # numbers of a row in a piece: HEIGHT rows of x stay in L1
-WIDTH = 4
-HEIGHT = (2 * FLOAT32_TILE.rows - WIDTH) // WIDTH  # 6 where there are 32 registers
-BROAD = min(2 * WIDTH, LANES)  # the width for a single row
-LINE, NEAR, FAR = 64, 2**11, 3 * 2**14  # bytes: of a cache line; prefetch distance of weights for one row, and for more
-FLOAT, INT32, BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(8)
-VECTOR, BYTES = ir.VectorType(FLOAT, LANES), ir.VectorType(BYTE, LANES)
+LANES, COLS = FLOAT32_TILE.lanes, FLOAT32_TILE.cols
+ACROSS = 3  # vectors of a panel: so many sums hide the time that a multiply-add takes
+WIDTH = ACROSS * LANES
+HEIGHTS = 4, 1  # rows of x that are multiplied together
+UNROLLED = 8  # steps of k
+LINE, AHEAD = 64, 9 * 2**13  # bytes: of a cache line; how far ahead weights are prefetched
+BYTE = ir.IntType(8)
 
 
-@outlined(*11 * [types.int64])
-def dots(x, x_step, M, w, w_step, itemsize, N, depth, y, y_step, add):
-    """y[i, j] = (y[i, j] if add else 0) + sum over k < depth of x[i, k] w[j, k], for i < M and j < N.
+@outlined(*9 * [types.int64])
+def dots(x, x_step, M, w, w_step, N, depth, y, y_step):
+    """y[i, j] += sum over k < depth of x[i, k] w[j, k], for i < M and j < N. x, w, y: addresses of floats.
 
-    x, w, y: addresses. The steps are elements from row to row. itemsize: bytes of an element of w (float32 or int8).
+    The steps are numbers from row to row.
     """
-    _dots(x, x_step, M, w, w_step, itemsize, N, depth, y, y_step, add)
+    _dots(x, x_step, M, w, w_step, N, depth, y, y_step)
+
+
+@outlined(*9 * [types.int64])
+def dots_int8(x, x_step, M, panels, panel_size, N, depth, y, y_step):
+    """`dots` with int8 weights. panels: the address of the first weight of a panel; panel_size: from panel to panel."""
+    _dots_int8(x, x_step, M, panels, panel_size, N, depth, y, y_step)
+
+
+@outlined(*7 * [types.int64])
+def to_floats(panels, panel_size, first, N, depth, to, to_size):
+    """The weights of columns `first` to `first` + N - 1 in panels of the tile's width: what `pack` makes of floats.
+
+    panels, to: addresses; panel_size, to_size: numbers from panel to panel. `first` is a multiple of the tile's width.
+    """
+    _to_floats(panels, panel_size, first, N, depth, to, to_size)
 
 
 @intrinsic
-def _dots(typing, x, x_step, M, w, w_step, itemsize, N, depth, y, y_step, add):
+def _dots(typing, x, x_step, M, w, w_step, N, depth, y, y_step):
     def generate(context, builder, signature, arguments):
-        x, x_step, M, w, w_step, itemsize, N, depth, y, y_step, add = arguments
+        x, x_step, M, w, w_step, N, depth, y, y_step = arguments
         vectors = Vectors(context, builder, FLOAT32_TILE)
-        x, y, add = *vectors.pointers(x, y), builder.icmp_signed("!=", add, INT(0))
-        for size, number, weights in ((FLOAT32_TILE.itemsize, FLOAT, VECTOR), (1, BYTE, BYTES)):
-            with builder.if_then(builder.icmp_signed("==", itemsize, INT(size))):
-                of_w = builder.inttoptr(w, number.as_pointer())
-                for i, height in _steps(builder, M, (HEIGHT, 2, 1)):
-                    alone = height == 1 and size > 1  # one row of w at a time: in memory order, at memory speed
-                    ahead = 0 if height == HEIGHT else (NEAR if alone else FAR) // size
-                    for j, width in _steps(builder, N, (1,) if alone else (BROAD, WIDTH, 1)[height > 1 :]):
-                        xs, ys = _rows(builder, x, i, x_step, height), _rows(builder, y, i, y_step, height)
-                        ys = [builder.gep(row, [j]) for row in ys]
-                        ws = _rows(builder, of_w, j, w_step, width)
-                        _block(vectors, xs, ws, weights, LINE // size, depth, ys, add, ahead)
+        x, w, y = vectors.pointers(x, w, y)
+        for i, height in _steps(builder, M, HEIGHTS):
+            xs, ys = _rows(builder, x, i, x_step, height), _rows(builder, y, i, y_step, height)
+            with cgutils.for_range_slice(builder, INT(0), N, INT(LANES), INT) as (j, _):
+                of_w, there = builder.gep(w, [builder.mul(j, w_step)]), builder.sub(N, j)
+                sums = _sums(vectors, height, 1)
+                with cgutils.for_range_slice(builder, INT(0), depth, INT(LANES), INT) as (k, _):
+                    _prefetch(vectors, builder.gep(of_w, [k]), w_step)
+                    left = builder.sub(depth, k)
+                    square = square_columns(vectors, builder.gep(of_w, [k]), w_step, there, INT(LANES), left)
+                    _add_square(vectors, [builder.gep(row, [k]) for row in xs], left, square, sums)
+                _add_to(vectors, sums, [builder.gep(row, [j]) for row in ys], there)
         return context.get_dummy_value()
 
-    return types.void(*11 * [types.int64]), generate
+    return types.void(*9 * [types.int64]), generate
+
+
+def _prefetch(vectors, pointer, step):
+    """Prefetch the weights that come AHEAD bytes after the next square."""
+    for row in _rows(vectors.builder, pointer, INT(0), step, LANES):
+        vectors.prefetch(vectors.builder.gep(row, [INT(AHEAD // vectors.itemsize)]), write=False)
+
+
+def _add_square(vectors, xs, left, square, sums):
+    """sums[i] += x[i, k] square[k], for each k below LANES and `left`."""
+    builder = vectors.builder
+    with builder.if_else(builder.icmp_signed(">=", left, INT(LANES))) as (all_of_it, a_part):
+        with all_of_it:
+            for k, column in enumerate(square):
+                for x, [place] in zip(xs, sums):
+                    _add(vectors, vectors.splat(builder.gep(x, [INT(k)])), column, place)
+        with a_part:  # products of zeros beyond
+            rows = [vectors.masked_load(x, vectors.first_lanes(left)) for x in xs]
+            for k, column in enumerate(square):
+                for row, [place] in zip(rows, sums):
+                    _add(vectors, vectors.shuffle(row, row, [k] * LANES), column, place)
+
+
+@intrinsic
+def _dots_int8(typing, x, x_step, M, panels, panel_size, N, depth, y, y_step):
+    def generate(context, builder, signature, arguments):
+        x, x_step, M, panels, panel_size, N, depth, y, y_step = arguments
+        vectors = Vectors(context, builder, FLOAT32_TILE)
+        panels, [x, y] = builder.inttoptr(panels, BYTE.as_pointer()), vectors.pointers(x, y)
+        for i, height in _steps(builder, M, HEIGHTS):
+            xs, ys = _rows(builder, x, i, x_step, height), _rows(builder, y, i, y_step, height)
+            with cgutils.for_range_slice(builder, INT(0), N, INT(WIDTH), INT) as (j, _):
+                panel = builder.gep(panels, [builder.mul(builder.sdiv(j, INT(WIDTH)), panel_size)])
+                sums = _sums(vectors, height, ACROSS)
+                for k, count in _steps(builder, depth, (UNROLLED, 1)):
+                    row = builder.gep(panel, [builder.mul(k, INT(WIDTH))])
+                    for ahead in range(0, count * WIDTH, LINE) if count > 1 else ():
+                        vectors.prefetch(builder.gep(row, [INT(AHEAD + ahead)]), write=False)
+                    for step in range(count):
+                        weights = [_floats(vectors, row, step * WIDTH + v * LANES) for v in range(ACROSS)]
+                        for of_x, places in zip(xs, sums):
+                            factor = vectors.splat(builder.gep(of_x, [builder.add(k, INT(step))]))
+                            for weight, place in zip(weights, places):
+                                _add(vectors, factor, weight, place)
+                _add_to(vectors, sums, [builder.gep(row, [j]) for row in ys], builder.sub(N, j))
+        return context.get_dummy_value()
+
+    return types.void(*9 * [types.int64]), generate
+
+
+@intrinsic
+def _to_floats(typing, panels, panel_size, first, N, depth, to, to_size):
+    def generate(context, builder, signature, arguments):
+        panels, panel_size, first, N, depth, to, to_size = arguments
+        vectors = Vectors(context, builder, FLOAT32_TILE)
+        panels, [to] = builder.inttoptr(panels, BYTE.as_pointer()), vectors.pointers(to)
+
+        def place(base, j, width, size):
+            """The pointer to column j at k = 0, in panels of this width."""
+            panel, column = builder.sdiv(j, INT(width)), builder.srem(j, INT(width))
+            return builder.gep(base, [builder.add(builder.mul(panel, size), column)])
+
+        with cgutils.for_range_slice(builder, INT(0), N, INT(LANES), INT) as (j, _):
+            source, target = place(panels, builder.add(first, j), WIDTH, panel_size), place(to, j, COLS, to_size)
+            for k, _ in _steps(builder, depth, (1,)):
+                weights = _floats(vectors, builder.gep(source, [builder.mul(k, INT(WIDTH))]), 0)
+                vectors.store(weights, target, builder.mul(k, INT(COLS)))
+        return context.get_dummy_value()
+
+    return types.void(*7 * [types.int64]), generate
+
+
+def _floats(vectors, pointer, skip):
+    """LANES int8 numbers, `skip` bytes after the pointer, as a vector of floats."""
+    builder = vectors.builder
+    place = builder.bitcast(builder.gep(pointer, [INT(skip)]), ir.VectorType(BYTE, LANES).as_pointer())
+    wide = builder.sext(builder.load(place, align=1), ir.VectorType(ir.IntType(32), LANES))
+    return builder.sitofp(wide, vectors.kind)
 
 
 def _steps(builder, count, sizes):
@@ -76,62 +171,20 @@ def _rows(builder, first, i, step, count):
     return [builder.gep(first, [builder.mul(builder.add(i, INT(row)), step)]) for row in range(count)]
 
 
-def _block(vectors, xs, ws, weights, line, depth, ys, add, ahead):
-    """Emit y[i][j] = x[i] w[j], or y[i][j] += x[i] w[j] if `add`. xs, ws, ys: pointers to rows.
+def _sums(vectors, height, across):
+    """Places (height, across) for vectors of sums, which are zero. LLVM keeps them in registers."""
+    return [[cgutils.alloca_once_value(vectors.builder, vectors.zeros) for _ in range(across)] for _ in range(height)]
 
-    weights: LLVM's type of a vector of w. line: elements of w in a cache line. ahead: the prefetch distance in elements
-    of w, 0 for none; the hardware prefetcher predicts these reads badly.
-    """
+
+def _add(vectors, x, weight, place):
+    vectors.builder.store(vectors.fma(x, weight, vectors.builder.load(place)), place)
+
+
+def _add_to(vectors, sums, ys, there):
+    """Add the sums to y. there: how many columns y has from here on."""
     builder = vectors.builder
-    sums = [[cgutils.alloca_once_value(builder, ir.Constant(VECTOR, [0.0] * LANES)) for _ in ws] for _ in xs]
-
-    def step(k, mask=None):
-        of_w = [_load(vectors, builder.gep(w, [k]), weights, mask) for w in ws]
-        for x, row in zip(xs, sums):
-            of_x = _load(vectors, builder.gep(x, [k]), VECTOR, mask)
-            for a, place in zip(of_w, row):
-                builder.store(vectors.fma(of_x, a, builder.load(place)), place)
-
-    whole = builder.and_(depth, INT(-LANES))
-    for k, count in _steps(builder, whole, (line, LANES)):
-        for w in ws if ahead else ():
-            vectors.prefetch(builder.gep(w, [builder.add(k, INT(ahead))]), write=False)
-        for first in range(0, count, LANES):
-            step(builder.add(k, INT(first)))
-    with builder.if_then(builder.icmp_signed("<", whole, depth)):
-        step(whole, vectors.first_lanes(builder.sub(depth, whole)))
-    totals = _totals(vectors, [builder.load(place) for row in sums for place in row])
-    for i, y in enumerate(ys):
-        vector, first = totals[i * len(ws) // LANES], i * len(ws) % LANES
-        lanes = ir.Constant(ir.VectorType(INT32, len(ws)), list(range(first, first + len(ws))))
-        total = builder.shuffle_vector(vector, vector, lanes)
-        place = builder.bitcast(y, total.type.as_pointer())
-        before = builder.select(add, builder.load(place, align=4), ir.Constant(total.type, None))
-        builder.store(builder.fadd(before, total), place, align=4)
-
-
-def _load(vectors, pointer, kind, mask):
-    """Load LANES elements as floats; with a mask, the elements where it is true, and zeros."""
-    builder, align = vectors.builder, vectors.itemsize if kind is VECTOR else 1
-    place = builder.bitcast(pointer, kind.as_pointer())
-    if mask is None:
-        vector = builder.load(place, align=align)
-    else:
-        name = f"llvm.masked.load.v{LANES}{'f32' if kind is VECTOR else 'i8'}.p0"
-        vector = vectors.call(name, kind, place, INT32(align), mask, ir.Constant(kind, None))
-    return vector if kind is VECTOR else builder.sitofp(builder.sext(vector, ir.VectorType(INT32, LANES)), VECTOR)
-
-
-def _totals(vectors, values):
-    """The sum of the lanes of each vector, as vectors of LANES sums: the halves of two vectors are added into one, etc.
-
-    The lanes of a vector are added in the same order, whichever vector it is paired with.
-    """
-    size = LANES  # lanes that each sum still has
-    while size > 1:
-        size //= 2
-        lower = [lane for start in range(0, 2 * LANES, 2 * size) for lane in range(start, start + size)]
-        upper = [lane + size for lane in lower]
-        pairs = [(values[i], values[min(i + 1, len(values) - 1)]) for i in range(0, len(values), 2)]
-        values = [vectors.builder.fadd(vectors.shuffle(a, b, lower), vectors.shuffle(a, b, upper)) for a, b in pairs]
-    return values
+    for row, y in zip(sums, ys):
+        for v, place in enumerate(row):
+            at, mask = builder.gep(y, [INT(v * LANES)]), vectors.first_lanes(builder.sub(there, INT(v * LANES)))
+            total = builder.fadd(builder.load(place), vectors.masked_load(at, mask))
+            vectors.masked_store(total, at, mask)

@@ -50,16 +50,17 @@ import numpy as np
 from numba import types
 
 from autotx.kernels import gelu, gemv, total
+from autotx.kernels.dots import WIDTH, to_floats
 from autotx.kernels.exp import ZERO
 from autotx.kernels.gelu import gelu_of, gelu_tanh_of
+from autotx.kernels.gemv import FEW_ROWS
 from autotx.kernels.jit import kernel, outlined
 from autotx.kernels.rows import FLOAT32, FLOAT_BYTES, floats
 from autotx.kernels.simd import FLOAT32_TILE, address_of
 from autotx.kernels.threads import get_num_threads, shared_by_tile
-from autotx.kernels.tile import thread_memory
+from autotx.kernels.tile import even_pieces, thread_memory
 
 SMALL = 2**18  # multiply-adds: NumPy computes products of at most so many
-FEW_ROWS = 8  # rows of A: for at most so many, B is not packed (see gemv.py)
 
 
 def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=FLOAT32_TILE):
@@ -91,12 +92,28 @@ def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=FL
         matmul(a, b, out, accumulate, tile=tile)
         return activate(out if bias is None else np.add(out, bias, out), activation)
     if M <= FEW_ROWS and tile.number == FLOAT32 and out.ndim == 2 and b.flags.f_contiguous:
-        y = gemv.linear(a, b.T, bias)
-        np.add(out, y, out) if accumulate else np.copyto(out, y)
+        if accumulate:
+            return gemv.linear(a, b.T, bias, onto=out)
+        out[...] = gemv.linear(a, b.T, bias)
         return activate(out, activation)
+    return multiply(a, b, out, accumulate, bias, activation, tile)
+
+
+def multiply(a, b, out, accumulate=False, bias=None, activation=None, tile=FLOAT32_TILE):
+    """`matmul`, by the kernels for any size, of arrays that they take."""
     a, b, c = _stack(a), _stack(b), _stack(out)
     start, finish, bias = _ends(tile, c, accumulate, bias, activation)
     tasks, product, size = _product(tile, a, b, c, start, finish, bias)
+    _products(tile, tasks, product, product, tasks, 0, *_memory(tile, size))
+    return out
+
+
+def multiply_int8(a, weight, out, bias=None, tile=FLOAT32_TILE):
+    """out = a W^T + bias. a: (M, K), weight: gemv.Int8 of (N, K), bias: (N,) or None, out: (M, N); all float32."""
+    bias = np.zeros(len(weight), np.float32) if bias is None else bias
+    ends, start = np.concatenate([weight.scale[: len(weight)], bias]), (tile.zeros[None, None], (0, 0, 0))
+    codes = weight.panels.ctypes.data
+    tasks, product, size = _product(tile, _stack(a), start[0], _stack(out), start, SCALE, ends, codes=codes)
     _products(tile, tasks, product, product, tasks, 0, *_memory(tile, size))
     return out
 
@@ -176,18 +193,19 @@ def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False
     return dx, dweight, total(sums, 0) if with_bias else None
 
 
-def _product(tile, a, b, c, start, finish=0, bias=None, sums=None, threads=None):
+def _product(tile, a, b, c, start, finish=0, bias=None, sums=None, threads=None, codes=0):
     """The plan of C = start + A B: the number of tasks, the arguments of the kernels, the size of a worker's memory.
 
     a, b, c: stacks of matrices (three axes each). start: the array of initial values of the sums, and its steps in
     numbers from matrix to matrix, row to row, and column to column. finish, bias: see `_finish`. sums: (pieces of K,
-    M), to which the sums of the rows of A are added, or None; only for one matrix with contiguous columns.
+    M), to which the sums of the rows of A are added, or None; only for one matrix with contiguous columns. codes: the
+    address of the panels of a gemv.Int8, in place of b; 0 for none.
     """
     stack, M, K = a.shape
     tasks, blocks, b_at, size = _plan(tile, stack, M, c.shape[2], K, threads or get_num_threads())
     bias = tile.zeros if bias is None else bias
     sums = tile.zeros[None, :0] if sums is None else sums
-    return tasks, (a, b, c, *start, finish, bias, sums, blocks, b_at), size
+    return tasks, (a, b, codes, c, *start, finish, bias, sums, blocks, b_at), size
 
 
 @functools.lru_cache(maxsize=4096)
@@ -206,23 +224,17 @@ def _blocks(tile, stack, M, N, K, threads):
     multiply-adds per unit of K. A twentieth of a task is added for a thread that starts late: with many small tasks the
     other threads make up for it, with few large ones less is packed.
     """
-    k_block = _even_pieces(K, tile.depth, tile.lanes)
+    k_block = even_pieces(K, tile.depth, tile.lanes)
     best, strip = None, tile.strip * tile.rows
-    for n_block in {_even_pieces(N, width, tile.cols) for width in (tile.width, tile.width // 2, tile.width // 4)}:
+    for n_block in {even_pieces(N, width, tile.cols) for width in (tile.width, tile.width // 2, tile.width // 4)}:
         for m_pieces in range(1, min(64, -(-M // strip)) + 1):
-            m_block = _even_pieces(M, -(-M // m_pieces), tile.rows)
+            m_block = even_pieces(M, -(-M // m_pieces), tile.rows)
             tasks = stack * -(-M // m_block) * -(-N // n_block)
             rounds = -(-tasks // threads) + 0.05
             pack_b = n_block if k_block < K else n_block * min(1, threads / m_pieces)  # see `_block_of_c`
             cost = rounds * (m_block * n_block + tile.packing * (m_block + pack_b) + tile.task / K)
             best = min(best or (cost, m_block, n_block), (cost, m_block, n_block))
     return *best[1:], k_block
-
-
-def _even_pieces(size, longest, unit):
-    """The length of equal pieces of `size`, a multiple of `unit`; there are as few as `longest` allows."""
-    pieces = -(-size // longest)
-    return -(-size // (pieces * unit)) * unit
 
 
 def _memory(tile, size):
@@ -242,7 +254,7 @@ def _types(tile):
     given, written, row = tile.array(3, readonly=True), tile.array(3), tile.array(1, "C")
     scratch = tile.array(2, "C")
     ends = types.intp, row, scratch, THREE, types.intp
-    product = types.Tuple([given, given, written, written, THREE, *ends])
+    product = types.Tuple([given, given, types.intp, written, written, THREE, *ends])
     return product, product, types.intp, types.intp, scratch, PACKED
 
 
@@ -262,7 +274,7 @@ def _products(tile, ends, middle, ends_tasks, middle_tasks, scratch, packed, wor
 
 
 @kernel
-def _block_of_c(tile, a, b, c, start, steps, finish, bias, sums, blocks, b_at, task, mark, panels, packed):
+def _block_of_c(tile, a, b, codes, c, start, steps, finish, bias, sums, blocks, b_at, task, mark, panels, packed):
     """Compute block number `task` of C. Successive blocks have the same columns, so B is packed once for them.
 
     packed[0] is mark + n while the panels hold block n of B's columns; `mark` differs between the two products.
@@ -278,7 +290,12 @@ def _block_of_c(tile, a, b, c, start, steps, finish, bias, sums, blocks, b_at, t
     for k in range(0, K, k_block):
         depth = slice(k, min(k + k_block, K))
         if mark + columns != packed[0] or k_block < K:  # else the block of B is still packed, from the last task
-            tile.pack(tile, b[matrix, depth, j].T, tile.cols, panels, b_at)
+            if codes:
+                length, to = depth.stop - k, address_of(panels, b_at)
+                size = tile.panel_size(tile, tile.cols, length)
+                to_floats(codes + WIDTH * k, WIDTH * K, column, j.stop - column, length, to, size)
+            else:
+                tile.pack(tile, b[matrix, depth, j].T, tile.cols, panels, b_at)
             packed[0] = mark + columns
         if sums.size and column == 0:
             _add_row_sums(a[matrix, i, depth], sums[k // k_block, i])
@@ -314,24 +331,29 @@ def _block(tile, a, scratch, b_at, start, start_at, steps, c, c_at, c_step, N, f
             tile, depth, scratch, 0, a_size, scratch, b_at, b_size, start, from_, steps, c, to, c_step, rows, N
         )  # fmt: skip
         if finish:
-            _finish(finish, address_of(c, to), c_step, last - i, N, address_of(bias, bias_at))
+            ends = address_of(bias, bias_at), address_of(bias, bias_at + bias.size // 2)
+            _finish(finish, address_of(c, to), c_step, last - i, N, *ends)
 
 
-ADD_BIAS, RELU, GELU, GELU_TANH = 1, 2, 3, 4
+ADD_BIAS, RELU, GELU, GELU_TANH, SCALE = 1, 2, 3, 4, 5
 ACTIVATIONS = {None: 0, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH}
 
 
-@outlined(*6 * [types.int64])
-def _finish(what, c, step, rows, cols, bias):
+@outlined(*7 * [types.int64])
+def _finish(what, c, step, rows, cols, bias, second):
     """Apply the bias or activation `what` to finished float32 rows of C, while they are in the cache.
 
-    c, bias: addresses. step: floats from row to row.
+    c, bias: addresses. step: floats from row to row. For SCALE there are factors at `bias`, and biases at `second`.
     """
     for i in range(rows):
         row, added = floats(c + FLOAT_BYTES * i * step, cols), floats(bias, cols)
         if what == ADD_BIAS:
             for j in range(cols):
                 row[j] += added[j]
+        elif what == SCALE:
+            biases = floats(second, cols)
+            for j in range(cols):
+                row[j] = row[j] * added[j] + biases[j]
         elif what == RELU:
             for j in range(cols):
                 row[j] = ZERO if row[j] < ZERO else row[j]

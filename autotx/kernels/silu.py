@@ -1,10 +1,11 @@
 """SwiGLU, forward and backward: SiLU of one half of a gated layer times the other half, in one pass."""
 
 import numpy as np
+from numba import types
 
 from autotx.kernels.exp import ONE, ZERO, exp
-from autotx.kernels.jit import kernel
-from autotx.kernels.rows import CHUNK, IN1, OUT1, flat, part, tasks, use_numba
+from autotx.kernels.jit import kernel, outlined
+from autotx.kernels.rows import CHUNK, IN1, OUT1, flat, floats, part, tasks, use_numba
 from autotx.kernels.threads import shared
 
 
@@ -45,13 +46,24 @@ def sigmoid_of(x):
     return (e if x < ZERO else ONE) / (ONE + e)
 
 
-@shared(IN1, IN1, OUT1)
 @kernel(fastmath={"contract"})
+def _swiglu_row(gate, up, y):
+    for i in range(y.size):
+        y[i] = gate[i] * sigmoid_of(gate[i]) * up[i]
+
+
+@outlined(*4 * [types.int64])
+def swiglu_row(gate, up, y, size):
+    """`size` numbers of `swiglu`. gate, up, y: addresses; y may be gate. Compiled once, as rmsnorm.norm_row."""
+    _swiglu_row(floats(gate, size), floats(up, size), floats(y, size))
+
+
+@shared(IN1, IN1, OUT1)
+@kernel
 def _swiglu(gate, up, y, worker, task):
     chunk = part(task, CHUNK)
     gate, up, y = gate[chunk], up[chunk], y[chunk]
-    for i in range(y.size):
-        y[i] = gate[i] * sigmoid_of(gate[i]) * up[i]
+    swiglu_row(gate.ctypes.data, up.ctypes.data, y.ctypes.data, y.size)
 
 
 @shared(IN1, IN1, IN1, OUT1, OUT1)

@@ -375,15 +375,15 @@ def _transpose(typing, tile, x, x_step, panels, width, lines, wanted, depth):
         _, x, x_step, panels, width, lines, wanted, depth = arguments
         vectors = Vectors(context, builder, tile.tile)
         source, target = vectors.pointers(x, panels)
-        for k, vector in enumerate(_columns(vectors, source, x_step, lines, wanted, depth)):
+        for k, vector in enumerate(square_columns(vectors, source, x_step, lines, wanted, depth)):
             vectors.store(vector, target, builder.mul(INT(k), width))
         return context.get_dummy_value()
 
     return types.void(tile, *7 * [types.int64]), generate
 
 
-def _columns(vectors, source, step, lines, wanted, depth):
-    """Emit the loads of `_transpose`. Returns the columns of the square, one vector for each k."""
+def square_columns(vectors, source, step, lines, wanted, depth):
+    """Emit the loads of a transposition, see `_transpose`. Returns the columns of the square, one vector for each k."""
     builder, lanes = vectors.builder, range(vectors.lanes)
     enough = builder.icmp_signed(">=", lines, wanted), builder.icmp_signed(">=", depth, INT(vectors.lanes))
     with builder.if_else(builder.and_(*enough)) as (all_of_it, a_part):

@@ -108,6 +108,12 @@ def _attribute(context, builder, kind, value, name):
     return context.get_constant_generic(builder, resolved, attribute)
 
 
+def even_pieces(size, longest, unit):
+    """The length of equal pieces of `size`, a multiple of `unit`; there are as few as `longest` allows."""
+    pieces = -(-size // longest)
+    return -(-size // (pieces * unit)) * unit
+
+
 def aligned(size, number):
     """A new array of `size` elements that starts on a cache line, so that no aligned vector crosses two lines."""
     whole = np.empty(size + CACHE_LINE // number.itemsize, number)

@@ -16,6 +16,7 @@ from autotx.kernels import (
     gemv,
     jit,
     layernorm,
+    linear,
     parameters,
     recurrent,
     rmsnorm,
@@ -92,7 +93,6 @@ def _products():
     gemm.matmul(square, square[:, :64])
     gemm.matmul(few, square)
     gemm.matmul(few, square.T)
-    gemv.linear(few, square)
-    gemv.linear_int8(few, *gemv.quantize(square))
-    for part in ((square, None), gemv.quantize(square)):
-        gemv.gated(few, part, part)
+    for weight in (square, gemv.Int8(square)):
+        linear.linear(few, weight)
+        linear.gated(few, weight, weight)

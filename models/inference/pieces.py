@@ -33,6 +33,8 @@ FIRST = 256  # tokens that a cache has room for at first
 class Matrix:
     """The weight (out, in) and bias (out,) of a linear layer, or a table of embeddings, one a row."""
 
+    weight: Any  # an array, or kernels.gemv.Int8
+
     def __init__(self, weight: np.ndarray, bias: np.ndarray | None = None):
         self.weight, self.bias = weight, bias
 
@@ -54,21 +56,12 @@ class Matrix:
         norm: applied to x before. onto: an array (M, out) apart from x that the result is added to, without an
         activation, and that is returned.
         """
-        settings = {} if norm is None else {"norm": (norm.gamma, norm.eps)}
-        return kernels.gemm.activate(self.product(x, onto=onto, **settings), activation)
-
-    def product(self, x: np.ndarray, **settings: Any) -> np.ndarray:
-        """x W^T + b. settings: norm and onto of kernels.gemv.linear."""
-        return kernels.gemv.linear(x, self.weight, self.bias, **settings)
+        norm_of = None if norm is None else (norm.gamma, norm.eps)
+        return kernels.gemm.activate(kernels.linear.linear(x, self.weight, self.bias, norm_of, onto), activation)
 
     def gated(self, up: "Matrix", x: np.ndarray, norm: "RMSNorm") -> np.ndarray:
         """silu(y W^T) (y W_up^T), y the norm of x: the first half of a SwiGLU layer. This is the gate."""
-        return kernels.gemv.gated(x, self.parts, up.parts, (norm.gamma, norm.eps))
-
-    @property
-    def parts(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The weights, and the scales of their rows, if they have any."""
-        return self.weight, None
+        return kernels.linear.gated(x, self.weight, up.weight, (norm.gamma, norm.eps))
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """The rows with the numbers ids: an array of shape ids.shape + (in,)."""
@@ -83,22 +76,10 @@ class Int8Matrix(Matrix):
     """A Matrix whose weights are rounded to int8, with a scale for each row (see kernels/gemv.py)."""
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray | None = None):
-        self.weight, self.scale = kernels.gemv.quantize(weight)
-        self.bias = bias
-
-    def product(self, x, **settings):
-        return kernels.gemv.linear_int8(x, self.weight, self.scale, self.bias, **settings)
-
-    @property
-    def parts(self):
-        return self.weight, self.scale
+        super().__init__(kernels.gemv.Int8(weight), bias)
 
     def rows(self, ids):
-        return self.weight[ids] * self.scale[ids][..., None]
-
-    @property
-    def nbytes(self):
-        return self.weight.nbytes + self.scale.nbytes
+        return self.weight.rows(ids)
 
 
 class Reader:
