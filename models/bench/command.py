@@ -2,18 +2,19 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 from autotx.files import checked_path, to_json, write_atomically
 from autotx.models.bench import picture, results, startup
 from autotx.models.bench.cases import SECTIONS
-from autotx.models.bench.turns import FULL, QUICK, Arena, Contestant, Effort, race
+from autotx.models.bench.turns import FULL, ONCE, QUICK, Arena, Contestant, Effort, race
 from autotx.models.config import check_limits
+from autotx.models.formats import located
 from autotx.text import counted
 from autotx.viz import save, style
 
 NAMES = [*SECTIONS, "startup"]
-LIMIT = Contestant("limit", "limit")
 
 
 def add_arguments(parser):
@@ -33,18 +34,19 @@ def run(args):
     check_limits("--threads", args.threads, at_least=1, at_most=1024)
     facts = results.machine(args.threads)
     _print_machine(facts)
-    rows, limit, sound = [], None, True
+    rows, limits, sound = [], {}, True
     with Arena(args.threads) as arena:
         for name in args.only or NAMES:
             if name == "startup":
                 new, well = _startup(args)
             else:
-                if limit is None and any(case.unit == "FLOP" for case in SECTIONS[name].cases):
-                    limit = _limit(arena)
-                new, well = _section(arena, name, SECTIONS[name], args.quick, limit)
+                new, well = _section(arena, name, SECTIONS[name], args.quick, limits)
+                if name == "models" and new:
+                    found, all_of_them = _first_tokens(args)
+                    new, well = new + found, well and all_of_them
             rows, sound = rows + new, sound and well
     if args.json:
-        write_atomically(args.json, to_json(results.as_json(rows, facts, limit)))
+        write_atomically(args.json, to_json(results.as_json(rows, facts, limits)))
     if args.picture:
         save(picture.ratios(rows, facts), args.picture, dpi=150)
     return 0 if sound else 1
@@ -60,20 +62,34 @@ def _print_machine(facts):
     print("ratio = the peer's time / autotx's time, medians of turns: above 1, autotx is faster", flush=True)
 
 
-def _limit(arena):
-    """GFLOP/s of the register tile on all threads, an upper limit of all products. None when its process fails."""
-    outcome = race(arena, [LIMIT], "limit", {}, Effort(turn=0.1, case=1.0, fewest=5))
+LIMITS = {
+    "FLOP": (Contestant("limit", "limit"), "GFLOP/s (the register tile in L1, on all threads)"),
+    "bytes": (Contestant("limit", "limit", builder="bandwidth"), "GB/s read from memory, by all threads"),
+}
+
+
+def _limit(arena, what):
+    """What the machine does in a nanosecond at most, in one of LIMITS. None when its process fails."""
+    contestant, words = LIMITS[what]
+    outcome = race(arena, [contestant], "limit", {}, Effort(turn=0.1, case=1.0, fewest=5))
     arena.clear()
     if outcome.failed:
         return None
     limit = outcome.samples["limit"][0][0][0] / min(outcome.turns["limit"])
-    print(f"limit of this machine: {limit:.0f} GFLOP/s (the register tile in L1, on all threads)", flush=True)
+    print(f"limit of this machine: {limit:.0f} {words}", flush=True)
     return limit
 
 
-def _section(arena, name, section, quick, limit):
-    """Run one section. Returns its rows, and whether no case failed and no results differed."""
+def _section(arena, name, section, quick, limits):
+    """Run one section. limits: those measured so far, a dict, which gets what else the section needs. Returns its rows,
+    and whether no case failed and no results differed."""
+    missing = _missing(section.model)
+    for what in () if missing else {case.need[0] for case in section.cases} & (LIMITS.keys() - limits):
+        limits[what] = _limit(arena, what)
     print(f"\n{name}: {section.title}\n{results.HEADER}", flush=True)
+    if missing:
+        print(f"    {missing}", flush=True)
+        return [], True
     installed = [c for c in section.contestants if not c.needs or find_spec(c.needs)]
     missing = sorted({c.needs for c in section.contestants} - {c.needs for c in installed})
     if missing:
@@ -84,8 +100,10 @@ def _section(arena, name, section, quick, limit):
     for case in section.cases:
         if quick and not case.quick:
             continue
-        contestants = [c for c in installed if c.name not in case.without]
-        outcome = race(arena, contestants, case.builder, case.settings, QUICK if quick else FULL)
+        first, *peers = [c for c in installed if c.name not in case.without]
+        contestants = [replace(first, options={**first.options, **case.ours}), *peers]
+        effort = ONCE if case.once else QUICK if quick else FULL
+        outcome = race(arena, contestants, case.builder, case.settings, effort)
         for failure in outcome.failed.values():
             print(f"    {case.name}: {failure}; its error output is above", file=sys.stderr)
             sound = False
@@ -94,12 +112,24 @@ def _section(arena, name, section, quick, limit):
         if contestants[0].name not in outcome.turns:
             continue
         memory = outcome.memory if section.fresh else {}
+        limit = limits.get(case.need[0])
         rows.append(results.row(name, case, outcome.turns, outcome.samples, memory, limit))
         _print(results.lines(rows[-1]))
-        sound = sound and not any(results.differs(p.difference) == "WRONG" for p in rows[-1].peers.values())
+        sound = sound and not any(
+            results.differs(p.difference, case.tolerance) == "WRONG" for p in rows[-1].peers.values()
+        )
     arena.clear()
     _print(results.summary(rows))
     return rows, sound
+
+
+def _missing(model):
+    """How to install a model that is not there, or None."""
+    try:
+        located(model)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _startup(args):
@@ -112,6 +142,15 @@ def _startup(args):
     except subprocess.CalledProcessError as error:
         print(f"    startup: this failed with exit status {error.returncode}: {error.cmd[-1]}", file=sys.stderr)
     return rows, len(rows) == (2 if args.quick else 3)
+
+
+def _first_tokens(args):
+    """From the command `autotx chat` to the first token of its answer."""
+    rows = []
+    for case, turns in startup.first_tokens(args.threads, rounds=1 if args.quick else 3, cold=not args.quick):
+        rows.append(results.row("models", case, turns))
+        _print(results.lines(rows[-1]))
+    return rows, len(rows) == (1 if args.quick else 2)
 
 
 def _print(lines):

@@ -1,20 +1,25 @@
-"""The limit of the machine: FLOP of all cores when all numbers stay in registers and the L1 cache."""
+"""The limits of the machine: FLOP of all cores when all numbers stay in registers and the L1 cache, and bytes that they
+read from memory."""
 
 import functools
 import os
 import time
 
 import numba
+import numpy as np
+from numba import types
 
 from autotx.kernels.jit import kernel
-from autotx.kernels.rows import INTEGER
+from autotx.kernels.rows import IDS, INTEGER
 from autotx.kernels.simd import FLOAT32_TILE
-from autotx.kernels.threads import get_num_threads, shared_by_tile
+from autotx.kernels.threads import get_num_threads, shared, shared_by_tile
 from autotx.kernels.tile import aligned
 
 DEPTH = 128  # both panels fit into an L1 cache of 32 KiB
 TILES = 1_000  # in a task
 TASKS = 20  # for each thread
+BUFFER = 2**31  # bytes that are read, far more than caches hold
+PIECE = 2**16  # integers in a task
 
 
 def flop_per_second():
@@ -60,3 +65,24 @@ def _multiply_again_and_again(tile, scratch, a_size, b_size, c_size, worker, tas
     zeros, rows, cols = tile.zeros, tile.rows, tile.cols
     for _ in range(TILES):
         tile.multiply(tile, DEPTH, scratch, a, 0, scratch, b, 0, zeros, 0, (0, 0), scratch, c, cols, rows, cols)
+
+
+def bandwidth():
+    """Build a run in which the threads read a large buffer once; its result is its size in GB."""
+    buffer, sums = np.ones(BUFFER // 8, np.int64), np.empty(BUFFER // 8 // PIECE, np.int64)
+
+    def run():
+        _add_up(sums.size, buffer, sums)
+        assert sums[-1] == PIECE
+        return [buffer.nbytes / 1e9]
+
+    return run
+
+
+@shared(IDS, types.Array(types.int64, 1, "C"))
+@kernel
+def _add_up(buffer, sums, worker, task):
+    piece, total = buffer[task * PIECE : task * PIECE + PIECE], 0
+    for i in range(piece.size):
+        total += piece[i]
+    sums[task] = total

@@ -38,17 +38,22 @@ class Row:
     x: float = 0
     share: float | None = None  # of the machine's limit
     memory: int | None = None  # bytes
+    tolerance: float = WRONG  # of the peers' differences
+    goal: str = ""
     peers: dict = field(default_factory=dict)
 
 
 def row(section, case, turns, samples=None, memory=None, limit=None):
-    """A Row from `turns`, a dict from name to seconds of each turn. Ratios refer to the first name."""
+    """A Row from `turns`, a dict from name to seconds of each turn. Ratios refer to the first name.
+
+    limit: how many of what limits the case this machine does in a nanosecond, or None.
+    """
     ours, *others = turns
     samples, memory = samples or {}, memory or {}
     seconds = statistics.median(turns[ours])
-    flop = case.unit == "FLOP" and limit
     result = Row(section, case.name, seconds, case.work, case.unit, case.group, case.x, memory=memory.get(ours))
-    result.share = case.work / seconds / 1e9 / limit if flop else None
+    result.share = case.need[1] / seconds / 1e9 / limit if case.need[1] and limit else None
+    result.tolerance, result.goal = case.tolerance, case.goal
     for name in others:
         pairs = [theirs / own for theirs, own in zip(turns[name], turns[ours])]
         theirs = statistics.median(turns[name])
@@ -86,7 +91,7 @@ def lines(row):
     """Yield the lines of a row in the table: one for each peer, then the peak memory."""
     own = [row.case, clock(row.seconds), rate(row), f"{row.share:.0%}" if row.share else ""]
     peers = [
-        [name, clock(p.seconds), f"{p.ratio:.2f}", f"{p.low:.2f} - {p.high:.2f}", differs(p.difference)]
+        [name, clock(p.seconds), f"{p.ratio:.2f}", f"{p.low:.2f} - {p.high:.2f}", differs(p.difference, row.tolerance)]
         for name, p in row.peers.items()
     ]
     for peer in peers or [[""] * 5]:
@@ -96,6 +101,8 @@ def lines(row):
     if held:
         of_peers = (f"{name} {p.memory / 1e6:,.0f} MB (ratio {p.memory_ratio:.2f})" for name, p in held.items())
         yield f"    peak memory: autotx {row.memory / 1e6:,.0f} MB, {', '.join(of_peers)}"
+    if row.goal:
+        yield f"    goal: {row.goal}"
 
 
 def clock(seconds):
@@ -112,10 +119,10 @@ def rate(row):
     return f"{row.seconds / row.work * 1e6:.2f} us/op" if row.unit else ""
 
 
-def differs(difference):
+def differs(difference, tolerance=WRONG):
     if difference is None:
         return ""
-    return f"{difference:.0e}" if difference <= WRONG else "WRONG"
+    return f"{difference:.0e}" if difference <= tolerance else "WRONG"
 
 
 def summary(rows):
@@ -158,7 +165,7 @@ def exponent(points):
 def machine(threads):
     """The processor, cores, memory, load and versions, as a dict."""
     versions = {}
-    for name in ("autotx", "numpy", "numba", "llvmlite", "torch", "jax", "transformers", "micrograd"):
+    for name in ("autotx", "numpy", "numba", "llvmlite", "torch", "jax", "transformers", "xllamacpp", "micrograd"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -191,5 +198,10 @@ def _proc(file, key):
     return None
 
 
-def as_json(rows, facts, limit):
-    return {"machine": facts, "limit_gflops": limit, "rows": [asdict(row) for row in rows]}
+def as_json(rows, facts, limits):
+    return {
+        "machine": facts,
+        "limit_gflops": limits.get("FLOP"),
+        "read_gb_s": limits.get("bytes"),
+        "rows": [asdict(row) for row in rows],
+    }

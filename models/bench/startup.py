@@ -29,6 +29,33 @@ def measure(threads, rounds, cold):
         yield Case("first step of S, compiled before", "", {}), turns
 
 
+def first_tokens(threads, rounds, cold):
+    """Yield (case, turns): seconds from the command `autotx chat` to the first token, compiled before and, if `cold`,
+    with an empty kernel cache."""
+    _first_token(threads)  # does not count: it may compile, and read from the disk
+    turns = [_first_token(threads) for _ in range(rounds)]
+    yield Case("first token of an answer", "", {}, goal="3 s"), {"autotx": turns}
+    if cold:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Case("the same, compiling", "", {}, goal="20 s"), {"autotx": [_first_token(threads, folder)]}
+
+
+def _first_token(threads, folder=None):
+    command, pipe = [sys.executable, "-P", "-m", "autotx", "chat", "--temperature", "0"], subprocess.PIPE
+    start = time.perf_counter()
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=_environment(threads, folder)
+    ) as chat:
+        chat.stdin.write(b"What is gravity?\n")
+        chat.stdin.flush()
+        first = chat.stdout.read(1)
+        seconds = time.perf_counter() - start
+        chat.kill()
+    if not first:
+        raise subprocess.CalledProcessError(chat.returncode, command)
+    return seconds
+
+
 def _alternate(programs, rounds, threads, folder=None):
     """Seconds of each program, run in turns, after a round that does not count because it may read from the disk."""
     for program in programs.values():
@@ -42,9 +69,11 @@ def _alternate(programs, rounds, threads, folder=None):
 
 def seconds(program, threads, folder=None):
     """Seconds that a new Python process takes for `program`, from start to end. folder: of the kernel cache."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
-    if folder:
-        environment["NUMBA_CACHE_DIR"] = folder
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-P", "-c", program], env=environment, check=True)
+    subprocess.run([sys.executable, "-P", "-c", program], env=_environment(threads, folder), check=True)
     return time.perf_counter() - start
+
+
+def _environment(threads, folder):
+    numbers = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
+    return {**os.environ, **numbers, **({"NUMBA_CACHE_DIR": folder} if folder else {})}

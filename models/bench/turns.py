@@ -42,6 +42,7 @@ class Effort:
 
 FULL = Effort(turn=0.1, case=3.0, fewest=3)
 QUICK = Effort(turn=0.03, case=0.5, fewest=2)
+ONCE = Effort(turn=0, case=0, fewest=1)
 
 
 class Worker:

@@ -10,9 +10,11 @@ import numpy as np
 import autotx
 from autotx import kernels, optim
 from autotx.models import GPT, GPTConfig
-from autotx.models.bench import inputs
+from autotx.models.bench import inputs, smollm2
+from autotx.models.chat import Conversation
 from autotx.models.comm import started
-from autotx.models.inference.pieces import Int8Matrix
+from autotx.models.formats import open_reader
+from autotx.models.inference.pieces import Int8Matrix, Matrix
 
 OPS = {
     "layer_norm": autotx.layer_norm,
@@ -175,5 +177,64 @@ def scalar_chain(pairs):
             y = y * w + b
         y.backward()
         return [y, w.grad, b.grad]
+
+    return run
+
+
+# SmolLM2
+
+
+WEIGHTS = {"float32": Matrix, "int8": Int8Matrix}
+
+
+def _smollm2(weights):
+    return open_reader(smollm2.NAME, WEIGHTS[weights])
+
+
+def text_loss(tokens, weights="float32"):
+    """The mean loss of a text."""
+    ids, reader = smollm2.text(tokens), _smollm2(weights).model.reader(1, tokens)
+
+    def run():
+        reader.rewind(0)
+        return [autotx.cross_entropy(reader.scores(reader.read(ids[:, :-1]))[0], ids[0, 1:]).item()]
+
+    return run
+
+
+def greedy(new):
+    """The likeliest continuation of each of smollm2.PROMPTS."""
+    model = _smollm2("float32").model
+    prompts = [smollm2.tokenizer().encode(prompt) for prompt in smollm2.PROMPTS]
+    return lambda: [model.generate(ids, new, temperature=0) for ids in prompts]
+
+
+def read_prompt(tokens, weights="float32"):
+    """Read a prompt and score the tokens that may follow: the result, unless the weights are rounded."""
+    ids, reader = smollm2.text(tokens), _smollm2(weights).model.reader(1, tokens)
+
+    def run():
+        reader.rewind(0)
+        scores = reader.scores(reader.read(ids)[:, -1])
+        return [scores] if weights == "float32" else []
+
+    return run
+
+
+def continue_text(new, weights="int8"):
+    """Write `new` tokens after a few that were read before."""
+    ids = smollm2.text(16)
+    model = _smollm2(weights).model
+    return lambda: model.generate(ids, new, temperature=0)[:0]
+
+
+def converse(context, new):
+    """Open the model and begin a conversation, as `autotx chat` does."""
+
+    def run():
+        chat = Conversation(_smollm2("int8"), context)
+        chat.ask("What is gravity?")
+        "".join(chat.answer(temperature=0, max_new_tokens=new))
+        return []
 
     return run

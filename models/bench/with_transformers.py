@@ -1,11 +1,12 @@
-"""Generation by GPT2LMHeadModel of Hugging Face. It has other random weights, so its results are not compared."""
+"""Hugging Face: GPT2LMHeadModel with other random weights, so that its results are not compared; and SmolLM2."""
 
 import os
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from autotx.models.bench import inputs
+from autotx.models.bench import inputs, smollm2
+from autotx.models.formats import located
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -24,3 +25,48 @@ def generate(L, H, C, T, V, prompt, new):
 
 
 generate_int8 = generate  # in float32: the comparison is with a program without int8 weights
+
+
+# SmolLM2
+
+
+def _smollm2():
+    path = located(smollm2.NAME)
+    return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+
+
+def text_loss(tokens):
+    model, ids = _smollm2(), torch.from_numpy(smollm2.text(tokens))
+
+    def run():
+        with torch.inference_mode():
+            return [model(ids, labels=ids).loss.item()]
+
+    return run
+
+
+def greedy(new):
+    model = _smollm2()
+    prompts = [torch.from_numpy(smollm2.tokenizer().encode(p)[None].astype("int64")) for p in smollm2.PROMPTS]
+    return lambda: [_continued(model, ids, new) for ids in prompts]
+
+
+def read_prompt(tokens):
+    model, ids = _smollm2(), torch.from_numpy(smollm2.text(tokens))
+
+    def run():
+        with torch.inference_mode():
+            return [model(ids, logits_to_keep=1).logits[:, -1]]
+
+    return run
+
+
+def continue_text(new):
+    model, ids = _smollm2(), torch.from_numpy(smollm2.text(16))
+    return lambda: _continued(model, ids, new)[:0]
+
+
+def _continued(model, ids, new):
+    settings = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+    with torch.inference_mode():
+        return model.generate(ids, attention_mask=torch.ones_like(ids), **settings)

