@@ -22,7 +22,7 @@ import autotx
 from autotx import signals
 from autotx.files import describe
 from autotx.models import streams
-from autotx.models.comm import check_alone
+from autotx.models.comm import check_alone, started
 
 MOST_THREADS = 1024
 
@@ -109,9 +109,14 @@ def _run(argv):
     name = top.parse_args(argv[:1]).command
     _check_threads()
     command, parser = load(name)
-    args = parser.parse_args(argv[1:])
     if not hasattr(command, "PROCESSES"):
         check_alone(name)
+        return _run_command(command, parser.parse_args(argv[1:]))
+    with started():
+        return _run_command(command, parser.parse_args(argv[1:]))
+
+
+def _run_command(command, args):
     signals.release()
     _check_umask()
     if hasattr(command, "outputs"):

@@ -13,6 +13,7 @@ A process that fails alone has to abort: the others wait for it inside MPI, wher
 
 import atexit
 import contextlib
+import functools
 import math
 import os
 import time
@@ -84,8 +85,12 @@ class World(Comm):
         self.flat = np.empty(0, np.float32)
         threads = self.world.allgather(_share_cores(self.world.Split_type(mpi.COMM_TYPE_SHARED)))
         self.threads = sorted(set(threads))
+        self.depth = 0  # of `with` blocks, of which the outermost counts
 
     def __enter__(self):
+        self.depth += 1
+        if self.depth > 1:
+            return self
         self.abort = atexit.register(lambda: self.world.Abort(2))
         self.silence = contextlib.ExitStack()
         if self.rank:
@@ -95,12 +100,15 @@ class World(Comm):
         return self
 
     def __exit__(self, kind, error, trace):
+        self.depth -= 1
+        if self.depth:
+            return
         self.silence.close()
         if error and not self._all_failed():
             error.add_note(f"process {self.rank} of {self.size}")
             return
         atexit.unregister(self.abort)
-        if error and self.rank:
+        if isinstance(error, Exception) and self.rank:
             raise SystemExit(2)
 
     def _all_failed(self):
@@ -184,7 +192,13 @@ def started() -> Comm:
             f"mpiexec started {size} processes, but mpi4py's library is another MPI and finds "
             f"{MPI.COMM_WORLD.size}; use the mpiexec of the same"
         )  # fmt: skip
-    return World(MPI)
+    library: Any = MPI
+    return _world(library)
+
+
+@functools.cache
+def _world(mpi):
+    return World(mpi)
 
 
 def _wait(request, seconds=math.inf):

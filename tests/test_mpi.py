@@ -66,12 +66,14 @@ def test_a_run_of_three_processes_is_one_that_goes_on_with_two_or_one(config, mp
     one = dataclasses.replace(config, out=str(tmp_path / "one"))
     assert train(one) == 0
     many = words(config, batch_size=2, out=tmp_path / "none")
-    ended, statuses, out, errors = world(3, words(config), words(config), many, fault="error")
-    assert (ended, statuses) == (2, [0, 2, 2])
+    unknown = [*words(config), "--lr=none"]
+    ended, statuses, out, errors = world(3, words(config), words(config), unknown, many, fault="error")
+    assert (ended, statuses) == (2, [0, 2, 2, 2])
     assert "mpi     3 processes, 1 thread each" in out
     assert out.count("Done: 8 steps.") == 1
     assert "already holds a run" in errors[0]
-    assert errors[1:] == ["autotx train: 3 processes cannot share out --batch-size 2; make it larger"]
+    assert errors[1] == "autotx train: argument --lr: invalid float value: 'none' (see autotx train --help)"
+    assert errors[2:] == ["autotx train: 3 processes cannot share out --batch-size 2; make it larger"]
     assert not (tmp_path / "none").exists()
     same(one, config)
     log = [json.loads(line) for line in Path(config.out, "log.jsonl").read_text().splitlines()]
