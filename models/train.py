@@ -13,6 +13,7 @@ seed, and computes the gradients of its rows of it.
 import contextlib
 import copy
 import hashlib
+import importlib
 import math
 import os
 import shlex
@@ -25,7 +26,6 @@ import numpy as np
 import autotx
 from autotx.checkpoint import STATE
 from autotx.files import describe, entry
-from autotx.models.bench.limit import flop_per_second
 from autotx.models.comm import ALONE, Comm, started
 from autotx.models.events import check_tensorboard, event_files
 from autotx.models.formats import open_model
@@ -103,7 +103,8 @@ class Trainer:
     def measure_limit(self) -> None:
         """Find out what the cores of all processes could do, for the log, if the task tells the FLOP of a step."""
         if self.task.flop:
-            limit = np.array([flop_per_second()])
+            measured = importlib.import_module("autotx.models.bench.limit")  # here, because it loads Numba
+            limit = np.array([measured.flop_per_second()])
             self.comm.sum(limit)
             self.limit = limit.item()
 

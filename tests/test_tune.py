@@ -371,7 +371,7 @@ def test_every_answer_token_has_the_same_weight_in_batches_of_any_lengths(base):
     trainer = trainer_of(base, "chats", length=60, batch_size=2, grad_accum=3)
     batches = trainer.task.batches(0, trainer.data_rng)
     assert len({trainer.task.count(batch) for batch in batches}) > 1
-    mean, total = trainer.accumulate(batches)
+    mean, total = trainer.accumulate(batches), sum(map(trainer.task.count, batches))
     losses = []
     with autotx.no_grad():
         for inputs, targets, counted in batches:
