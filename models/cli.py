@@ -48,7 +48,10 @@ COMMANDS = {  # name: (module in autotx.models, summary)
 
 
 # How libraries that cannot be loaded, and threads that cannot be started, say that there is no memory (ulimit -v)
-NO_MEMORY = ("failed to map segment", "Could not find/load shared object file 'libllvmlite", "can't start new thread")
+NO_MEMORY = (
+    *("failed to map segment", "Could not find/load shared object file 'libllvmlite", "can't start new thread"),
+    "error return without exception set",
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         except KeyboardInterrupt:
             return _fail(f"\n{name}: ", "stopped", 130)
-        except (ValueError, OSError, MemoryError, ImportError, RuntimeError) as error:
+        except (ValueError, OSError, MemoryError, ImportError, RuntimeError, SystemError) as error:
             told = _told(error)
             if told is None:
                 raise
