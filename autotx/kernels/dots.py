@@ -25,7 +25,8 @@ ACROSS = 3  # vectors of a panel: so many sums hide the time that a multiply-add
 WIDTH = ACROSS * LANES
 HEIGHTS = 4, 1  # rows of x that are multiplied together
 UNROLLED = 8  # steps of k
-LINE, AHEAD = 64, 9 * 2**13  # bytes: of a cache line; how far ahead weights are prefetched
+LINE = 64  # bytes of a cache line
+AHEAD, AHEAD_INT8 = 9 * 2**13, 2**15  # bytes: how far ahead weights are prefetched
 BYTE = ir.IntType(8)
 
 
@@ -110,7 +111,7 @@ def _dots_int8(typing, x, x_step, M, panels, panel_size, N, depth, y, y_step):
                 for k, count in _steps(builder, depth, (UNROLLED, 1)):
                     row = builder.gep(panel, [builder.mul(k, INT(WIDTH))])
                     for ahead in range(0, count * WIDTH, LINE) if count > 1 else ():
-                        vectors.prefetch(builder.gep(row, [INT(AHEAD + ahead)]), write=False)
+                        vectors.prefetch(builder.gep(row, [INT(AHEAD_INT8 + ahead)]), write=False)
                     for step in range(count):
                         weights = [_floats(vectors, row, step * WIDTH + v * LANES) for v in range(ACROSS)]
                         for of_x, places in zip(xs, sums):

@@ -141,6 +141,16 @@ INT8 = types.Array(types.int8, 3, "C", readonly=True)
 
 
 @kernel
+def _columns(task, step, N):
+    """The first column of a task, and that after its last. Odd workers take tasks from the back; tasks are numbered so
+    that they, too, read the matrix forwards, as weights are prefetched."""
+    tasks = (N + step - 1) // step
+    half = tasks // 2
+    first = step * (task if task < half else half + tasks - 1 - task)
+    return first, min(first + step, N)
+
+
+@kernel
 def _rows(x, gamma, eps, memory):
     """The address of x, or of its normalised rows in `memory`."""
     M, K = x.shape
@@ -170,7 +180,7 @@ def _products(x, M, K, weight, first, last, y, piece):
 @kernel
 def _dots(x, gamma, eps, weight, bias, y, onto, scratch, step, piece, worker, task):
     """A task: `step` columns of y. As in gemm, the sums start from the bias, or from y, to which it is added last."""
-    (M, K), first, last = x.shape, task * step, min(task * step + step, y.shape[1])
+    (M, K), (first, last) = x.shape, _columns(task, step, y.shape[1])
     rows = _rows(x, gamma, eps, scratch[worker])
     for i in range(M if not onto else 0):
         for j in range(first, last):
@@ -185,7 +195,7 @@ def _dots(x, gamma, eps, weight, bias, y, onto, scratch, step, piece, worker, ta
 @kernel
 def _dots_int8(x, gamma, eps, panels, scale, bias, sums, y, onto, scratch, step, piece, worker, task):
     """A task: `step` columns of y."""
-    (M, K), first, last = x.shape, task * step, min(task * step + step, y.shape[1])
+    (M, K), (first, last) = x.shape, _columns(task, step, y.shape[1])
     rows = _rows(x, gamma, eps, scratch[worker])
     sums[:, first:last] = ZERO
     _products(rows, M, K, panels, first, last, sums, piece)
@@ -197,7 +207,7 @@ def _dots_int8(x, gamma, eps, panels, scale, bias, sums, y, onto, scratch, step,
 
 def _gated_task(x, gamma, eps, gate, gate_scale, up, up_scale, y, products, scratch, step, piece, worker, task):
     """A task: `step` columns of both products and of y."""
-    (M, K), first, last = x.shape, task * step, min(task * step + step, y.shape[1])
+    (M, K), (first, last) = x.shape, _columns(task, step, y.shape[1])
     rows = _rows(x, gamma, eps, scratch[worker])
     for weight_of, scale, to in ((gate, gate_scale, y), (up, up_scale, products)):
         to[:, first:last] = ZERO
