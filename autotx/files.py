@@ -58,6 +58,25 @@ def replacing(path: PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def making(folder: PathLike) -> Iterator[Path]:
+    """`with making(folder) as temporary:` fills the folder `temporary`, which then becomes `folder`: all or nothing.
+
+    OSError: `folder` is there already, or cannot be made; nothing is left then.
+    """
+    folder = Path(folder)
+    temporary = temporary_path(folder)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if os.path.lexists(folder):  # an empty folder would be replaced
+            raise FileExistsError(f"{folder} is there already")
+        os.rename(temporary, folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def temporary_path(path: Path) -> Path:
     """The path that `replacing` writes to: in the same folder, since a rename cannot cross file systems.
 
@@ -98,6 +117,17 @@ def checked_path(path: PathLike, types: tuple[str, ...] | None = None) -> Path:
         raise PermissionError(f"{path}: the folder {folder} cannot be written to; name another one")
     if temporary_path(path).is_dir():  # OSError: the name is too long
         raise ValueError(f"{path}: there is a folder {temporary_path(path)}, a name that is needed; move it away")
+    return path
+
+
+def checked_new(path: PathLike) -> Path:
+    """The path of a file or folder to make, checked before the work begins. ValueError: it is there already, or
+    an error of `checked_path`."""
+    if os.path.lexists(path):
+        raise ValueError(f"{path} is there already; give another name, or move it away")
+    path = checked_path(os.path.normpath(path))
+    if os.path.lexists(temporary_path(path)):
+        raise ValueError(f"{path}: there is {temporary_path(path)}, a name that is needed; move it away")
     return path
 
 
@@ -192,7 +222,14 @@ def _check_levels(value):
     raise RecursionError
 
 
-_KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
+_KINDS = {
+    bool: "true or false",
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def entry(saved: dict[str, Any], name: str, kind: type, place: object) -> Any:

@@ -52,8 +52,10 @@ class Conversation:
             raise ValueError(
                 f"{opened.path} has no chat template, so it has not learned to converse; try autotx generate"
             )
-        start, end = ("" if i is None else tokenizer.pieces[i].decode() for i in (tokenizer.start, tokenizer.end))
-        return ChatTemplate(source, start, end)
+        marks = {"bos_token": tokenizer.start, "eos_token": tokenizer.end}
+        texts = {name: "" if i is None else tokenizer.pieces[i].decode() for name, i in marks.items()}
+        texts |= opened.known.get("texts", {})  # a format may know tokens that no text begins with by itself
+        return ChatTemplate(source, texts["bos_token"], texts["eos_token"])
 
     def reset(self) -> None:
         """Forget all turns."""

@@ -32,6 +32,7 @@ COMMANDS = {  # name: (module in autotx.models, summary)
     "generate": ("commands.generate", "let a trained GPT go on with a text"),
     "chat": ("commands.chat", "converse with a language model, such as SmolLM2"),
     "evaluate": ("commands.evaluate", "measure how well a model predicts a text, or translates pairs"),
+    "export": ("commands.export", "write a GPT or a Llama for transformers or llama.cpp"),
     "translate": ("commands.translate", "translate sentences with a trained transformer"),
     "fewshot": ("commands.fewshot", "train a GPT that does tasks from the examples in its prompt, and measure it"),
     "finetune": ("commands.finetune", "teach a trained GPT to label texts, from labelled examples"),

@@ -37,6 +37,7 @@ class GPTConfig:
     n_embd: int  # C
     dropout: float = 0.0  # probability, from 0 to below 1; used only when forward is given an rng
     bias: bool = True  # biases in the linear layers and layer norms
+    norm_eps: float = 1e-5  # in the root of each layer norm
 
     def __post_init__(self):
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
@@ -49,6 +50,8 @@ class GPTConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"GPTConfig: dropout is {self.dropout}; give a probability from 0 to below 1")
+        if not self.norm_eps > 0:
+            raise ValueError(f"GPTConfig: norm_eps is {self.norm_eps}; give a positive number")
 
 
 def _draw_weights(module: nn.Module, config: GPTConfig, rng: Rng) -> None:
@@ -82,10 +85,10 @@ class Block(nn.Module):
     """
 
     def __init__(self, config: GPTConfig, *, rng: Rng):
-        self.ln_1 = nn.LayerNorm(config.n_embd, config.bias)
+        self.ln_1 = nn.LayerNorm(config.n_embd, config.bias, config.norm_eps)
         self.attn = nn.MultiHeadAttention(config.n_embd, config.n_head, config.dropout, config.bias, rng=None)
         _draw_weights(self.attn, config, rng)
-        self.ln_2 = nn.LayerNorm(config.n_embd, config.bias)
+        self.ln_2 = nn.LayerNorm(config.n_embd, config.bias, config.norm_eps)
         self.mlp = FeedForward(config, rng=rng)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -109,7 +112,7 @@ class GPT(LanguageModel, nn.Module):
         _draw_weights(self, config, rng)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = [Block(config, rng=rng) for _ in range(config.n_layer)]
-        self.ln_f = nn.LayerNorm(config.n_embd, config.bias)
+        self.ln_f = nn.LayerNorm(config.n_embd, config.bias, config.norm_eps)
 
     def forward(
         self, ids: ArrayLike, targets: ArrayLike | None = None, rng: Rng = None, *, scores: bool = True

@@ -29,12 +29,13 @@ except ImportError:  # an extra: pip install "autotx[bpe]"
 FILE = "tokenizer.json"
 END_OF_TEXT = "\0"  # ends each of several joined texts: no text file holds it, and every tokenizer has a token for it
 KINDS = ("char", "byte", "word", "bpe")
+UNUSED = 0.1  # at most this share of a model's table has no token; models have some, for round numbers
 _BYTES = [bytes([b]) for b in range(256)]
 # GPT-2 writes each byte as a visible character. A byte that is a visible character stays that one, the others are the
 # characters from U+0100 on. A table for str.translate: character -> that of the byte, U+FFFF for what is no byte.
 _VISIBLE = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
 _HIDDEN = [b for b in range(256) if b not in _VISIBLE]
-_BYTE_OF = {b: b if b in _VISIBLE else 0xFFFF for b in range(256)} | {256 + i: b for i, b in enumerate(_HIDDEN)}
+BYTE_OF = {b: b if b in _VISIBLE else 0xFFFF for b in range(256)} | {256 + i: b for i, b in enumerate(_HIDDEN)}
 _QUOTE = "\ufdd0"  # no character, and reserved for use inside programs
 _JOIN = b""  # a token that writes nothing and removes the space of the next one
 
@@ -78,7 +79,7 @@ class Tokenizer:
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:
         """The ids of the tokens that end a text, the usual one first."""
-        return (int(self.encode(END_OF_TEXT)[0]),)
+        return (int(self.encode(END_OF_TEXT)[-1]),)
 
     @property
     def end(self) -> int:
@@ -256,20 +257,24 @@ class BPETokenizer(Tokenizer):
 
     merges: a tokenizers.Tokenizer. Its added tokens, such as <|im_end|>, are found in a text before anything else.
     start: the id of the token that every text begins with, or None. ends: the ids of tokens that end a text, the usual
-    one first; () for the one of "\\0".
-    ValueError for a kind of BPE that is neither.
+    one first; () for the one of "\\0". size: the rows of the model's table, if it has some for no token.
+    ValueError for a kind of BPE that is neither, and for tokens that do not fit the table.
     """
 
     kind = "bpe"
 
-    def __init__(self, merges: Any, start: int | None = None, ends: Iterable[int] = ()):
+    def __init__(self, merges: Any, start: int | None = None, ends: Iterable[int] = (), size: int = 0):
         self._merges, self.start, self._ends = merges, start, tuple(ends)
         added = {i: token.content.encode() for i, token in merges.get_added_tokens_decoder().items()}
-        names = [""] * merges.get_vocab_size()
-        for name, i in merges.get_vocab().items():
-            names[i] = name
-        bytes_of = _spelled if getattr(merges.model, "byte_fallback", False) else _byte_level
-        super().__init__([added.get(i) or bytes_of(name) for i, name in enumerate(names)])
+        names = {i: name for name, i in merges.get_vocab().items()}
+        size = size or len(names)
+        if not all(0 <= i < size for i in (*names, *self._ends, 0 if start is None else start)):
+            raise ValueError(f"an id is not below {size}, the number of tokens; restore the file")
+        if len(names) < (1 - UNUSED) * size:
+            raise ValueError(f"its tokenizer has {len(names)} tokens, its table of tokens {size}; get both anew")
+        bytes_of = _spelled_in(merges) if getattr(merges.model, "byte_fallback", False) else _byte_level
+        pieces = (added.get(i) or bytes_of(names[i]) if i in names else f"[PAD{i}]".encode() for i in range(size))
+        super().__init__(list(pieces))
         single = {piece for piece in self.pieces if len(piece) == 1}
         self._missing = {b for b in range(256) if bytes([b]) not in single}
 
@@ -323,6 +328,14 @@ class BPETokenizer(Tokenizer):
         self._merges.encode_special_tokens = False
         return self._begun(ids)
 
+    def token_of(self, i: int) -> str:
+        """The name of a token in the library tokenizers."""
+        return self._merges.id_to_token(i)
+
+    def library(self) -> dict[str, Any]:
+        """What the library tokenizers writes of its tokenizer."""
+        return json.loads(self._merges.to_str())
+
     def unknown(self, text):
         return sorted(c for c in set(_clean(text)) if not self._missing.isdisjoint(c.encode()))
 
@@ -332,13 +345,10 @@ class BPETokenizer(Tokenizer):
         return [np.array(encoding.ids, np.int32) for encoding in found]
 
     def to_bytes(self):
-        merges = json.loads(self._merges.to_str())
-        marked = {
-            "start": self.start,
-            "ends": self._ends,
-            "library": merges,
-        }  # the library refuses keys it does not know
-        return to_json(marked if self.start is not None or self._ends else merges)
+        merges, unused = self.library(), self.vocab_size - self._merges.get_vocab_size()
+        marked = {"start": self.start, "ends": self._ends, **({"size": self.vocab_size} if unused else {})}
+        named = self.start is not None or self._ends or unused
+        return to_json({**marked, "library": merges} if named else merges)  # the library refuses keys it does not know
 
 
 def make_tokenizer(kind: str, text: str, vocab_size: int) -> Tokenizer:
@@ -371,25 +381,25 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
         return WordTokenizer(words, entry(saved, "spelled", str, path))
     merges = saved.get("library", saved)
     if isinstance(merges, dict) and isinstance(merges.get("model"), dict) and merges["model"].get("type") == "BPE":
-        special = [saved.get("start"), *entry({"ends": [], **saved}, "ends", list, path)]
-        return _load_bpe(path, merges, [i if i is None else checked(i, int, "start and ends", path) for i in special])
+        start, ends = saved.get("start"), entry({"ends": [], **saved}, "ends", list, path)
+        for i in ends if start is None else [start, *ends]:
+            checked(i, int, "start and ends", path)
+        size, library = entry({"size": 0, **saved}, "size", int, path), library_tokenizer(path, merges)
+        try:
+            return BPETokenizer(library, start, ends, size)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     raise ValueError(f"{path} holds no tokenizer that autotx knows (characters, bytes, words or byte-level BPE)")
 
 
-def _load_bpe(path, saved, special):
+def library_tokenizer(path: PathLike, saved: dict[str, Any]) -> Any:
+    """The tokenizer of the library tokenizers that a dict of its own describes. ValueError, which names the path, for
+    one that it does not understand."""
     need_library()
     try:
-        merges = bpe_library.Tokenizer.from_str(json.dumps(saved))
+        return bpe_library.Tokenizer.from_str(json.dumps(saved))
     except Exception as error:  # the library raises nothing more specific
         raise ValueError(f"{path} is not a file of the library tokenizers ({error})") from error
-    size = merges.get_vocab_size()
-    ids = {*merges.get_vocab().values(), *(i for i in special if i is not None)}
-    if ids - set(range(size)):
-        raise ValueError(f"{path}: an id is not below {size}, the number of tokens; restore the file")
-    try:
-        return BPETokenizer(merges, special[0], special[1:])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def need_library():
@@ -401,15 +411,21 @@ def need_library():
 def _byte_level(name):
     """The bytes of a token of byte-level BPE."""
     try:
-        return name.translate(_BYTE_OF).encode("latin-1")
+        return name.translate(BYTE_OF).encode("latin-1")
     except UnicodeEncodeError:
         raise ValueError(f"its BPE has a token {name!r}, which is not bytes; autotx reads byte-level BPE") from None
 
 
-def _spelled(name):
-    """The bytes of a token of characters: <0x0A> stands for a byte, and ▁ for a space."""
-    byte = re.fullmatch("<0x([0-9A-F]{2})>", name)
-    return bytes.fromhex(byte[1]) if byte else name.replace("▁", " ").encode()
+def _spelled_in(merges):
+    """A function from a token of characters to its bytes: <0x0A> stands for a byte, and ▁ for a space, if the decoder
+    of the library's tokenizer says so."""
+    space = "▁" if merges.decoder is None or "▁" in merges.decoder.decode(["a", "▁", "a"]) else " "
+
+    def spelled(name):
+        byte = re.fullmatch("<0x([0-9A-F]{2})>", name)
+        return bytes.fromhex(byte[1]) if byte else name.replace("▁", space).encode()
+
+    return spelled
 
 
 def _bare(piece):

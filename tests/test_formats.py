@@ -168,7 +168,7 @@ def test_the_weights_of_a_run_are_its_parameters(folder):
     assert taken.keys() == model.state_dict().keys()
 
 
-def test_a_folder_with_the_same_names_of_files_is_no_run(folder, tmp_path, capsys):
+def test_a_folder_of_hugging_face_with_the_same_names_of_files_is_no_run(folder, tmp_path, capsys):
     """As Hugging Face's: config.json, tokenizer.json and model.safetensors, with other contents."""
     other = tmp_path / "other"
     other.mkdir()
@@ -182,4 +182,4 @@ def test_a_folder_with_the_same_names_of_files_is_no_run(folder, tmp_path, capsy
         assert main([str(word) for word in argv]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
-        assert "holds a model.safetensors, but it is not the folder of a run" in error
+        assert "config.json: vocab_size should be a whole number" in error

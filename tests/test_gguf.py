@@ -393,7 +393,7 @@ def without(model, *names):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"general__architecture": "phi3"}, "its architecture is 'phi3'; autotx reads llama and qwen2"),
+        ({"general__architecture": "phi3"}, "its architecture is 'phi3'; autotx reads llama, qwen2, gpt2"),
         (
             {"llama__rope__scaling__type": "yarn"},
             "llama.rope.scaling.type is 'yarn'; autotx computes plain rotary",

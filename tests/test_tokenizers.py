@@ -211,9 +211,9 @@ def test_the_bpe_file_is_the_librarys_own(tmp_path):
 
 def test_the_byte_alphabet_is_gpt2s():
     library = pytest.importorskip("tokenizers")
-    alphabet = {chr(c) for c, byte in tokenizers._BYTE_OF.items() if byte < 256}
+    alphabet = {chr(c) for c, byte in tokenizers.BYTE_OF.items() if byte < 256}
     assert alphabet == set(library.pre_tokenizers.ByteLevel.alphabet())
-    assert tokenizers._BYTE_OF[ord("Ġ")] == ord(" ")
+    assert tokenizers.BYTE_OF[ord("Ġ")] == ord(" ")
 
 
 @pytest.mark.parametrize(

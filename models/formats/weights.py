@@ -1,6 +1,7 @@
 """Conversion between the tensors of a file and the parameters of a model, by a list of rows.
 
     rows = [row("token_embd", "wte.weight"), row(("q", "k", "v"), "attn.qkv.weight", joined(C, C, C)), ...]
+    rows = renamed(model, {"wte": "token_embd", "attn.qkv": ("q", "k", "v")}, {"attn.qkv.weight": joined(C, C, C)}, ...)
     fill(model, rows, tensors, path)              reads: sets the parameters, after checking all tensors
     reader(model, rows, tensors, path, matrix)    reads what generates text, one matrix at a time
     taken(model, rows)                            writes: the parameters as tensors with the file's names and layouts
@@ -10,6 +11,7 @@ parameters that they become ("ours"), and how the layouts differ. Every layout i
 and read again gives the same bits.
 """
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -54,6 +56,37 @@ def row(theirs, ours, layout=SAME):
     return *([names] if isinstance(names, str) else list(names) for names in (theirs, ours)), layout
 
 
+def renamed(model, modules, layouts, block):
+    """The rows for a file that has other names of modules than a model of blocks, and the same of weights and biases.
+
+    modules: {our module, without the number of its block: their name, or a tuple of names}. layouts: {our module.weight
+    or .bias: Layout}, those that are not SAME. block: what their names inside of a block begin with, {} for its number.
+    """
+    found = []
+    for name, _ in model.named_parameters():
+        ((number, module, kind),) = re.findall(r"^(?:blocks\.(\d+)\.)?(.+)\.(weight|bias)$", name)
+        theirs = modules[module] if isinstance(modules[module], tuple) else (modules[module],)
+        start = block.format(number) if number else ""
+        found.append(row([f"{start}{their}.{kind}" for their in theirs], name, layouts.get(f"{module}.{kind}", SAME)))
+    return found
+
+
+def hold(shapes, tensors, path):
+    """ValueError unless tensors have these shapes, {their name: shape}. To be called before a model is made of sizes
+    that stand in a file, which could be anything: the tensors are within it."""
+    for name, shape in shapes.items():
+        found = tensors.get(name)
+        if found is None or found.shape != shape:
+            there = "is missing" if found is None else f"has shape {found.shape}"
+            raise ValueError(f"{path}: {name} {there}; by the settings of the file it should be {shape}")
+
+
+def drop_tied(head, table, tensors, path):
+    """Remove the head of a model that scores by its token table, if a file has it. ValueError if it is another."""
+    if head in tensors and not np.array_equal(np.asarray(tensors.pop(head)), np.asarray(tensors[table])):
+        raise ValueError(f"{path}: {head} is not the same as {table}; autotx has one table for both in such a model")
+
+
 def identity(model):
     """The rows for a file with the model's own names and layouts."""
     return [row(name, name) for name, _ in model.named_parameters()]
@@ -70,23 +103,23 @@ def fill(model, rows, tensors, path, described_by="it"):
     _check(model, rows, tensors, path, described_by)
     own = dict(model.named_parameters())
     for found in rows:
-        for name, array in _converted(found, tensors, path):
-            own[name].writable()[...] = array
+        _set(own, found, tensors, path)
 
 
-def reader(model, rows, tensors, path, matrix):
+def reader(model, rows, tensors, path, matrix, described_by="it"):
     """The reader of a model whose parameters are those of a file, without a copy of its matrices in float32.
 
     Each matrix is read when the reader makes one of the class `matrix` of it, and only that is kept. The model is left
-    with its vectors alone. Arguments and errors: those of `fill`; matrix: as in model.reader.
+    with the other parameters alone. Arguments and errors: those of `fill`; matrix: as in model.reader.
     """
-    _check(model, rows, tensors, path, "it")
+    _check(model, rows, tensors, path, described_by)
     own = dict(model.named_parameters())
-    vectors = [found for found in rows if all(own[name].ndim == 1 for name in found[1])]
-    for found in vectors:
-        for name, array in _converted(found, tensors, path):
-            own[name].writable()[...] = array
-    return model.reader(matrix=_OneByOne(matrix, own, rows, tensors, path))
+    matrices = _OneByOne(matrix, own, rows, tensors, path)
+    made = model.reader(matrix=matrices)  # its vectors and position tables are those of the model, which are set now
+    for found in rows:
+        if matrices.read.isdisjoint(found[1]):
+            _set(own, found, tensors, path)
+    return made
 
 
 class _OneByOne:
@@ -95,12 +128,20 @@ class _OneByOne:
     def __init__(self, matrix, own, rows, tensors, path):
         self._matrix, self._tensors, self._path = matrix, tensors, path
         self._row_of = {id(own[name]): (name, found) for found in rows for name in found[1]}
+        self.read = set()
 
     def of(self, layer):
         name, found = self._row_of[id(layer.weight)]
+        self.read.add(name)
         weight = next(array for other, array in _converted(found, self._tensors, self._path) if other == name)
         bias = getattr(layer, "bias", None)
-        return self._matrix(weight, None if bias is None else bias.data)
+        return self._matrix(np.ascontiguousarray(weight), None if bias is None else bias.data)
+
+
+def _set(own, found, tensors, path):
+    """Set the parameters of a row. own: {name: parameter}."""
+    for name, array in _converted(found, tensors, path):
+        own[name].writable()[...] = array
 
 
 def _converted(found, tensors, path):
