@@ -153,6 +153,8 @@ def _smollm2():
     reading = {"tokens": 512}, 512, "tokens"
     writing = {"bound": "bytes", "demand": 64 * smollm2.WEIGHTS, "goal": "60 % of the read bandwidth"}
     limits = {"bound": "FLOP", "demand": smollm2.prompt_flop(512), "goal": "70 % of the limit, ratio above 1"}
+    lora = {"rank": 8, "rows": 4, "tokens": 256}
+    step = {"bound": "FLOP", "demand": smollm2.lora_flop(4, 256), "goal": "ratio above 1.3, less memory"}
     return [
         Case("loss of a text", "text_loss", {"tokens": 512}, tolerance=3e-4, goal="equal to 3e-4", **only_transformers),
         Case(
@@ -168,6 +170,7 @@ def _smollm2():
         Case("prompt, 512 tokens", "read_prompt", *reading, **limits),
         Case("prompt, 512 tokens, int8", "read_prompt", *reading, **limits, ours=int8, without=("transformers",)),
         Case("64 tokens, int8", "continue_text", {"new": 64}, 64, "tokens", **writing, quick=True),
+        Case("LoRA step of 4 x 256 (with peft)", "lora_step", lora, 1024, "tokens", **step, without=("llama.cpp",)),
         Case(
             "chat, context 2,048, int8",
             "converse",

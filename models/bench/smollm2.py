@@ -32,6 +32,11 @@ def prompt_flop(tokens):
     return 2 * BLOCKS * tokens + 2 * V * C + LAYERS * 4 * HEADS * D * tokens * (tokens + 1) / 2
 
 
+def lora_flop(rows, tokens):
+    """FLOP of a step of adapters: forward, and backward without gradients of weights; the adapters' own are few."""
+    return rows * (4 * WEIGHTS * tokens + 3 * LAYERS * 4 * HEADS * D * tokens * (tokens + 1) / 2)
+
+
 @functools.cache
 def tokenizer():
     file = GGUF(located(NAME))
@@ -41,3 +46,9 @@ def tokenizer():
 def text(tokens):
     """The first tokens of an English text that is part of Python, (1, tokens)."""
     return tokenizer().encode(topics.topics["assignment"])[None, :tokens].astype(np.int64)
+
+
+def blocks(rows, tokens):
+    """Inputs and targets, each (rows, tokens), of the same text."""
+    ids = text(rows * tokens + 1)[0]
+    return ids[:-1].reshape(rows, tokens), ids[1:].reshape(rows, tokens)

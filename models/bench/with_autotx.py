@@ -9,11 +9,11 @@ import numpy as np
 
 import autotx
 from autotx import kernels, optim
-from autotx.models import GPT, GPTConfig
+from autotx.models import GPT, GPTConfig, lora
 from autotx.models.bench import inputs, smollm2
 from autotx.models.chat import Conversation
 from autotx.models.comm import started
-from autotx.models.formats import open_reader
+from autotx.models.formats import open_model, open_reader
 from autotx.models.inference.pieces import Int8Matrix, Matrix
 
 OPS = {
@@ -226,6 +226,23 @@ def continue_text(new, weights="int8"):
     ids = smollm2.text(16)
     model = _smollm2(weights).model
     return lambda: model.generate(ids, new, temperature=0)[:0]
+
+
+def lora_step(rank, rows, tokens):
+    """A step that learns adapters of the queries and the values, so small that the loss stays as it is."""
+    model, (inputs, targets) = open_model(smollm2.NAME).model, smollm2.blocks(rows, tokens)
+    found = lora.chosen(lora.places("llama", model), lora.TARGETS["llama"])
+    lora.attach(model, found, rank, 2.0 * rank, rng=np.random.default_rng(0))
+    optimizer = optim.AdamW(optim.decay_groups(model, 0.0), lr=1e-9)
+
+    def run():
+        _, loss = model(inputs, targets, scores=False)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return [loss.item()]
+
+    return run
 
 
 def converse(context, new):

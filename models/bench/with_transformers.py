@@ -66,6 +66,24 @@ def continue_text(new):
     return lambda: _continued(model, ids, new)[:0]
 
 
+def lora_step(rank, rows, tokens):
+    import peft  # for this case alone
+
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    model, given = peft.get_peft_model(_smollm2(), config).train(), smollm2.blocks(rows, tokens)
+    inputs, targets = map(torch.from_numpy, given)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-9, weight_decay=0)
+
+    def run():
+        loss = torch.nn.functional.cross_entropy(model(inputs).logits.flatten(0, 1), targets.flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return [loss.item()]
+
+    return run
+
+
 def _continued(model, ids, new):
     settings = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
     with torch.inference_mode():
