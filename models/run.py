@@ -4,7 +4,7 @@
     model.safetensors       the weights                         log.jsonl         one line a step
     optimizer.safetensors   the optimizer's state               loss.png          the curves of the log
     shape.json              of a run that began with another model: the sizes of the network
-    chat_template.jinja     of one that began with a model that has it
+    chat.json               of one that began with a model with a chat template: that, and what it needs
     adapter_config.json, adapter_model.safetensors   with --lora-rank, in place of the weights, as peft writes them
     classifier.json         of a classifier only: the labels, and the shape of its language model
     vectors.txt             of word2vec only: the words and their vectors, in word2vec's text format
@@ -51,7 +51,7 @@ MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SHAPE = "shape.json"
-TEMPLATE = "chat_template.jinja"
+CHAT = "chat.json"
 LABELS = "classifier.json"
 LOG = "log.jsonl"
 PICTURE = "loss.png"
@@ -62,7 +62,7 @@ LOCK = "in-use"  # on file systems without locks
 SECONDS_BETWEEN_PICTURES = 10
 LAST_STEP = 1 << 53  # the whole numbers below it are exact as floats
 _FILES = (
-    *(configs.FILE, tokenizers.FILE, LABELS, SHAPE, TEMPLATE, ADAPTER_CONFIG, MODEL, ADAPTER, OPTIMIZER, STATE, LOG),
+    *(configs.FILE, tokenizers.FILE, LABELS, SHAPE, CHAT, ADAPTER_CONFIG, MODEL, ADAPTER, OPTIMIZER, STATE, LOG),
     *(PICTURE, STATISTICS, VECTORS),
 )
 _FOLDERS = (NEW, READY, KEPT)

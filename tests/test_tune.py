@@ -257,6 +257,26 @@ def test_adapters_that_peft_made_open(kind, models, tmp_path, rng):
     assert call("generate", "--model", tmp_path / "theirs", "--prompt", "the", "--max-new-tokens", 2) == 0
 
 
+@PEERS_WARN
+def test_a_folder_of_transformers_is_tuned_and_the_merged_model_goes_out_again(base, tmp_path, rng):
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    assert call("export", "--model", base / "small.gguf", "--to", "hf", tmp_path / "theirs") == 0
+    words = "--init", tmp_path / "theirs", "--chats", base / "chats.jsonl", "--lora-rank", 4, "--out", tmp_path / "run"
+    assert call("train", *words, *SHORT, *LONGER) == 0
+    assert call("export", "--model", tmp_path / "run", "--to", "hf", tmp_path / "merged") == 0
+    ids, opened = rng.integers(0, 300, (2, 12)), open_model(tmp_path / "run")
+    named = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "theirs")
+    for peer in (
+        peft.PeftModel.from_pretrained(named, tmp_path / "run").eval(),
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval(),
+    ):
+        expected = logits_of(peer, ids)
+        np.testing.assert_allclose(opened.model(ids)[0].data, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert opened.known["texts"] == open_model(tmp_path / "theirs").known["texts"]
+    assert call("train", "--init", tmp_path / "theirs", *words[2:4], "--out", tmp_path / "full", *SHORT, *LONGER) == 0
+    assert open_model(tmp_path / "full").known == open_model(tmp_path / "theirs").known
+
+
 # Runs
 
 

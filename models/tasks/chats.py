@@ -112,7 +112,7 @@ class ChatsTask(TuneTask):
     def show(self):
         opened = Opened(
             Path(self.config.out), self.config.architecture, type(self), self.trained, self.tokenizer,
-            known={"template": self.template},
+            known=self.known,
         )  # fmt: skip
         chat = Conversation(opened, min(self.model.config.block_size, 2048))
         print(f"Its answer to “{self.question}”:\n")

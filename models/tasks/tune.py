@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from autotx.files import read_json, to_json, write_atomically
+from autotx.files import checked, entry, read_json, to_json, write_atomically
 from autotx.models import lora
 from autotx.models.architecture import Opened
 from autotx.models.config import TrainConfig, setting
-from autotx.models.run import ADAPTER, ADAPTER_CONFIG, SHAPE, TEMPLATE, read_shape
+from autotx.models.run import ADAPTER, ADAPTER_CONFIG, CHAT, SHAPE, read_shape
 from autotx.models.tasks.text import TextData, TextTask
 from autotx.models.tokenizers import load_tokenizer
 from autotx.text import counted
@@ -77,7 +77,8 @@ class TuneTask(TextTask):
         if config.length > most:
             raise ValueError(f"--length {config.length} is more than the {most:,} tokens that {config.init} reads")
         super().__init__(dataclasses.replace(config, length=config.length or min(LENGTH, most)), rng, begin)
-        self.template, self.base, self.places = begin.known.get("template"), None, {}
+        self.known = {name: value for name, value in begin.known.items() if name in ("template", "texts") and value}
+        self.base, self.places = None, {}
         if config.lora_rank:
             found = lora.places(config.architecture.name, self.model)
             self.places = lora.chosen(found, config.lora_targets or lora.TARGETS[config.architecture.name])
@@ -94,8 +95,7 @@ class TuneTask(TextTask):
         path = folder / SHAPE
         shape = read_shape(read_json(path), path, config.architecture, tokenizer.vocab_size)
         model = config.architecture.model(shape, None)
-        known = {"template": read_template(folder)}
-        return Opened(folder, config.architecture, cls, model, tokenizer, config, known)
+        return Opened(folder, config.architecture, cls, model, tokenizer, config, read_known(folder))
 
     @classmethod
     def resumed(cls, config, folder):
@@ -115,8 +115,8 @@ class TuneTask(TextTask):
     def save(self, folder):
         super().save(folder)
         config, folder = self.config, Path(folder)
-        if self.template is not None:
-            write_atomically(folder / TEMPLATE, self.template.encode())
+        if self.known:
+            write_atomically(folder / CHAT, to_json(self.known))
         if not self.base:
             write_atomically(folder / SHAPE, to_json(dataclasses.asdict(self.model.config)))
             return
@@ -142,15 +142,14 @@ class TuneTask(TextTask):
         return lora.merged(self.model)
 
     def next_commands(self, out):
-        return super().next_commands(out) + ([f"autotx chat --model {out}"] if self.template else [])
+        return super().next_commands(out) + ([f"autotx chat --model {out}"] if "template" in self.known else [])
 
 
-def read_template(folder):
-    """The chat template of a run, None if it has none."""
-    path = folder / TEMPLATE
+def read_known(folder):
+    """What a run knows of conversations, as Opened.known: the chat template, and the texts of the tokens in it."""
+    path = folder / CHAT
     if not path.is_file():
-        return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8; restore it") from error
+        return {}
+    saved = read_json(path)
+    texts = entry({"texts": {}, **saved}, "texts", dict, path)
+    return {"template": saved.get("template"), "texts": {n: checked(t, str, n, path) for n, t in texts.items()}}
