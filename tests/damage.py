@@ -57,6 +57,7 @@ COMMANDS = {
     "word2vec": [*_ANY, "nearest --vectors run/vectors.txt dog", "nearest --vectors run/vectors.txt fox --n 3",
         f"train {RESUMED} --window 2 --negatives 2 --batch-words 128"],
     "classifier": [*_ANY, f"finetune {RESUMED} --batch-size 4"],
+    "folder": [*(words for words in _ANY + _LANGUAGE if "--resume" not in words), "export --model run --to hf out"],
 }  # fmt: skip
 
 
@@ -69,6 +70,8 @@ def make_runs(folder):
     for kind, settings in TRAINED.items():
         with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
             assert main([*shlex.split(settings), "--out", kind]) == 0
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+        assert main(["export", "--model", "bpe", "--to", "hf", "folder"]) == 0  # a folder of Hugging Face
 
 
 # Damages. Each is a function of (the file's bytes, a random.Random) that returns the new bytes.

@@ -11,6 +11,7 @@ from autotx.models.cli import main
 from autotx.models.formats import huggingface, open_model, open_reader
 from autotx.models.formats.huggingface_tokenizer import tokenizer_json
 from autotx.models.inference.pieces import Matrix
+from autotx.models.tokenizers import load_tokenizer
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
@@ -241,3 +242,84 @@ def test_the_eps_of_a_gpt_is_kept(rng):
     assert GPT(config, rng).ln_f.eps == 0.5
     with pytest.raises(ValueError, match="GPTConfig: norm_eps is 0; give a positive number"):
         GPTConfig(8, 11, 1, 2, 8, norm_eps=0)
+
+
+# Other tokenizers
+
+
+def test_vocab_and_merges_stand_for_a_tokenizer(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    peer("gpt2", True).save_pretrained(tmp_path)
+    tokens, _, merges = byte_level(("<|endoftext|>", "<|user|>"))
+    (tmp_path / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    ours, theirs = open_model(tmp_path).tokenizer, transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in (*NASTY, "a<|endoftext|>b"):
+        assert ours.encode(text).tolist() == theirs.encode(text), text
+
+
+def test_a_tokenizer_of_characters_with_bytes_goes_in_and_out(tmp_path):
+    path = write_model(tmp_path / "a.gguf", small_llama("llama"), kind="llama")
+    first = open_model(path)
+    for source, to, out in (("a.gguf", "hf", "b"), ("b", "gguf", "c.gguf")):
+        assert main(["export", "--model", str(tmp_path / source), "--to", to, str(tmp_path / out)]) == 0
+        again = open_model(tmp_path / out)
+        assert (again.tokenizer.start, again.tokenizer.ends, again.known["template"]) == (
+            1,
+            (2,),
+            first.known["template"],
+        )
+        for text in NASTY:
+            assert again.tokenizer.encode(text).tolist() == first.tokenizer.encode(text).tolist(), text
+
+
+def test_a_table_may_have_a_few_rows_without_a_token(folder, tmp_path):
+    saved = json.loads((folder / "tokenizer.json").read_bytes())
+    tokens = saved["model"]["vocab"]
+    last = max(tokens, key=lambda name: tokens[name])
+    pairs = [pair for pair in saved["model"]["merges"] if "".join(pair) != last]
+    saved["model"] |= {"vocab": {name: i for name, i in tokens.items() if name != last}, "merges": pairs}
+    (folder / "tokenizer.json").write_text(json.dumps(saved))
+    tokenizer = open_model(folder).tokenizer
+    assert tokenizer.pieces[-1] == f"[PAD{len(tokens) - 1}]".encode()
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).pieces == tokenizer.pieces
+    assert main(["export", "--model", str(folder), "--to", "gguf", str(tmp_path / "b.gguf")]) == 0
+    assert open_model(tmp_path / "b.gguf").tokenizer.pieces == tokenizer.pieces
+
+
+# llama.cpp
+
+
+def completed(path, prompt, n):
+    """(what llama.cpp writes after a prompt, always the likeliest token; the log probability of the first)."""
+    library = pytest.importorskip("xllamacpp")
+    settings = library.CommonParams()
+    settings.model.path, settings.n_ctx, settings.n_gpu_layers, settings.verbosity = str(path), 64, 0, 0
+    settings.cache_type_k = settings.cache_type_v = library.ggml_type.GGML_TYPE_F32
+    asked = {"prompt": prompt, "n_predict": n, "temperature": 0, "n_probs": 1}
+    found = library.Server(settings).handle_completions(asked)
+    (choice,) = (json.loads(found) if isinstance(found, str) else found)["choices"]
+    return choice["text"], choice["logprobs"]["content"][0]["logprob"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "tokens"), [("gpt", "char"), ("gpt", "byte"), ("llama", "char"), ("llama", "byte")])
+def test_llama_cpp_goes_on_with_the_same_text(kind, tokens, tmp_path):
+    (tmp_path / "text.txt").write_text("the cat sat on the mat. the dog sat on the log.\n" * 60)
+    shape = f"--model {kind} --tokenizer {tokens} --n-layer 2 --n-head 2 --n-embd 64 --block-size 64 --batch-size 4"
+    training = "--steps 60 --lr 5e-3 --min-lr 1e-3 --warmup-steps 5 --eval-batches 1"
+    run, prompt = tmp_path / "run", "the cat sat"
+    argv = ["train", "--text", str(tmp_path / "text.txt"), "--out", str(run), *shape.split(), *training.split()]
+    assert main(argv) == 0
+    opened = open_model(run)
+    ids = opened.tokenizer.encode(prompt)
+    expected = opened.tokenizer.decode(opened.model.generate(ids, 24, temperature=0)[0])
+    scores = opened.model(ids[None])[0].data[0, -1].astype(np.float64)
+    best = scores.max() - np.log(np.exp(scores).sum())
+    for form, tolerance in (("f32", 1e-4), ("f16", 0.02), ("q8_0", 0.1)):
+        path = tmp_path / f"{form}.gguf"
+        assert main(["export", "--model", str(run), "--to", "gguf", "--type", form, str(path)]) == 0
+        text, found = completed(path, prompt, 24)
+        assert abs(found - best) < tolerance, form
+        assert form != "f32" or prompt + text == expected
