@@ -130,8 +130,8 @@ def test_the_random_state_is_what_makes_it_so(config, straight, at_step, monkeyp
     train(config)
     real = Run.load
 
-    def forgetful(self):
-        weights, optimizer, state = real(self)
+    def forgetful(self, *args):
+        weights, optimizer, state = real(self, *args)
         return weights, optimizer, {**state, "data_rng": np.random.default_rng(0).bit_generator.state}
 
     monkeypatch.setattr(Run, "load", forgetful)
