@@ -66,7 +66,7 @@ def _right(known, count, draw, from_scratch):
     chosen = np.random.default_rng([count, draw]).choice(known, count, replace=False)
     Path("labels.tsv").write_text("\n".join(chosen), encoding="utf-8")
     files = {"labels": "labels.tsv", "held_out": "held_out.tsv"}
-    trainer = Trainer(settings_of("gpt", "labels")(pretrained="pre", seed=draw, from_scratch=from_scratch, **files))
+    trainer = Trainer(settings_of("gpt", "labels")(init="pre", seed=draw, from_scratch=from_scratch, **files))
     while trainer.step < trainer.config.steps:
         trainer.train_step()
     return trainer.validate()["val_accuracy"]
