@@ -11,6 +11,7 @@ Exit status: 0 done; 2 wrong usage or a failure, explained in one line on stderr
 
 import argparse
 import contextlib
+import errno
 import importlib
 import os
 import re
@@ -94,7 +95,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _told(error):
     """What to tell the user of an error that is not a mistake in the code, else None."""
-    if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
+    no_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if no_memory or any(text in str(error) for text in NO_MEMORY):
         return f"not enough memory; make the model or the batch smaller ({error})"
     if isinstance(error, OSError):
         return describe(error)
