@@ -26,8 +26,8 @@ _NONE = -1  # the target at a position without one
 class Classifier(nn.Module):
     """A language model and the matrix W_y, its weights normal with standard deviation 0.02.
 
-    language_model: a GPT, or another with its `hidden`, `head` and `config`; it is trained too. num_classes: the number
-    of labels. rng: numpy.random.Generator that draws W_y; None leaves it zero, to be loaded.
+    language_model: a GPT, or another with its `hidden`, `head_loss` and `config`; it is trained too. num_classes: the
+    number of labels. rng: numpy.random.Generator that draws W_y; None leaves it zero, to be loaded.
     ValueError for fewer than two classes.
 
     Every method takes texts of different lengths as `padded` returns them: ids (B, T), where row b has lengths[b]
@@ -61,9 +61,7 @@ class Classifier(nn.Module):
         states = self.language_model.hidden(ids, rng)
         classes = autotx.cross_entropy(self._scores(states, lengths), labels, reduction="sum")
         following = np.where(np.arange(1, ids.shape[1]) < lengths[:, None], ids[:, 1:], _NONE)
-        words = autotx.cross_entropy(
-            self.language_model.head(states[:, :-1]), following, ignore_index=_NONE, reduction="sum"
-        )
+        words = self.language_model.head_loss(states[:, :-1], following, ignore_index=_NONE, reduction="sum")
         return classes, words
 
     def _scores(self, states, lengths):

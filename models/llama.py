@@ -167,9 +167,16 @@ class Llama(LanguageModel, nn.Module):
         x = self.hidden(ids, rng)
         if targets is not None and not scores:
             nothing: Any = None
-            return nothing, autotx.linear_cross_entropy(x, self.head.weight, targets)
+            return nothing, self.head_loss(x, targets)
         logits = self.head(x)
         return logits, None if targets is None else autotx.cross_entropy(logits, targets)
+
+    def head_loss(self, x: Tensor, targets: ArrayLike, **settings: Any) -> Tensor:
+        """The cross entropy of the scores of states x (..., C), which are made a few positions at a time.
+
+        targets: (...); settings: those of autotx.linear_cross_entropy.
+        """
+        return autotx.linear_cross_entropy(x, self.head.weight, targets, **settings)
 
     def hidden(self, ids: ArrayLike, rng: Rng = None) -> Tensor:
         """The states of the tokens after the last block and its norm: ids (B, T) -> (B, T, C)."""

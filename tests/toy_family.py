@@ -44,6 +44,10 @@ class Bigram(LanguageModel, nn.Module):
         z = self.head(self.hidden(ids, rng))
         return z if scores else None, None if targets is None else autotx.cross_entropy(z, targets)
 
+    def head_loss(self, x, targets, **settings):
+        """The cross entropy of the scores of states: (..., C), (...) -> a number."""
+        return autotx.linear_cross_entropy(x, self.out.weight, targets, **settings)
+
     def hidden(self, ids, rng=None):
         """ids (B, T) -> (B, T, C)."""
         return self.dropout(autotx.tanh(self.wte(ids)), rng)

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 
-import autotx
 from autotx.models import conversations
 from autotx.models.architecture import Opened
 from autotx.models.chat import Conversation
@@ -87,7 +86,7 @@ class ChatsTask(TuneTask):
     def loss(self, batch, rng=None):
         inputs, targets, counted = batch
         states = self.model.hidden(inputs, rng)[np.nonzero(counted)]  # only these are scored
-        return autotx.cross_entropy(self.model.head(states), targets[counted])
+        return self.model.head_loss(states, targets[counted])
 
     def validation(self):
         size = self.config.batch_size

@@ -89,8 +89,8 @@ class TextTask(Task):
 
         model(ids, targets=None, rng=None)   ids (B, T) -> (scores (B, T, V), the mean loss or None)
         model(ids, targets, rng, scores=False)   (None, the loss), without an array of all scores
-        model.hidden(ids, rng=None)          the states that `head` scores: (B, T, C); for LabelsTask
-        model.head(x)                        the scores of states: (..., C) -> (..., V); for LabelsTask
+        model.hidden(ids, rng=None)          the states that it scores: (B, T, C); for other tasks
+        model.head_loss(x, targets, **more)  the loss of states, without an array of all scores; for other tasks
         model.reader(rows, size, matrix)     see inference/pieces.py; its base LanguageModel generates text with it
         model.config                         has block_size, the longest text in tokens, and vocab_size
         model.wte                            the nn.Embedding of its tokens
