@@ -12,6 +12,8 @@ A product takes as long for few rows as the launch of its tasks only where matri
 x, the addition to a residual, and both products of a gated layer are done in the launch of the product itself.
 """
 
+import functools
+
 import numba
 import numpy as np
 from numba import types
@@ -76,9 +78,10 @@ def takes(x, *weights):
     """Whether the kernels take rows x and weights: arrays (N, K), or Int8."""
     if numba.config.DISABLE_JIT or x.dtype != FLOAT32:
         return False
-    return all(
-        w.dtype == FLOAT32 and 0 not in w.shape and (isinstance(w, Int8) or w.flags.c_contiguous) for w in weights
-    )
+    for w in weights:  # all() with a generator takes longer, and this runs five times a block
+        if w.dtype != FLOAT32 or 0 in w.shape or not (isinstance(w, Int8) or w.flags.c_contiguous):
+            return False
+    return True
 
 
 def linear(x, weight, bias=None, norm=None, onto=None):
@@ -91,7 +94,7 @@ def linear(x, weight, bias=None, norm=None, onto=None):
     y = np.empty((len(x), N), np.float32) if onto is None else contiguous(onto)
     bias = NO_NUMBERS if bias is None else flat(np.asarray(bias, np.float32))
     x, *norm, scratch = _prepared(x, norm)
-    step, piece = _sizes(weight)
+    step, piece = _sizes(*weight.shape, isinstance(weight, Int8), get_num_threads())
     end = onto is not None, scratch, step, piece
     if isinstance(weight, Int8):
         sums = y if onto is None else np.empty_like(y)
@@ -115,7 +118,7 @@ def gated(x, gate, up, norm=None):
     function, matrices = _gated, (gate, NO_NUMBERS, up, NO_NUMBERS)
     if isinstance(gate, Int8):
         function, matrices = _gated_int8, (gate.panels, gate.scale, up.panels, up.scale)
-    step, piece = _sizes(gate)
+    step, piece = _sizes(*gate.shape, isinstance(gate, Int8), get_num_threads())
     function(tasks(N, step), x, *norm, *matrices, y, products, scratch, step, piece)
     return y
 
@@ -126,12 +129,11 @@ def _prepared(x, norm):
     return contiguous(x), flat(gamma), eps, thread_memory(FEW_ROWS * x.shape[1] + 1, FLOAT32)
 
 
-def _sizes(weight):
-    """The rows of W in a task, whole panels, and the length of a piece of K."""
-    K = weight.shape[1]
-    panel = WIDTH * K * (1 if isinstance(weight, Int8) else FLOAT_BYTES)
-    panels = tasks(len(weight), WIDTH)
-    even = max(tasks(panels, TASKS * get_num_threads()), tasks(TASK_BYTES // 4, panel))
+@functools.lru_cache(maxsize=256)
+def _sizes(N, K, int8, threads):
+    """The rows of W (N, K) in a task, whole panels, and the length of a piece of K."""
+    panel = WIDTH * K * (1 if int8 else FLOAT_BYTES)
+    even = max(tasks(tasks(N, WIDTH), TASKS * threads), tasks(TASK_BYTES // 4, panel))
     return WIDTH * max(1, min(even, TASK_BYTES // panel)), even_pieces(K, FLOAT32_TILE.depth, FLOAT32_TILE.lanes)
 
 
