@@ -47,7 +47,7 @@ def step(L, H, C, T, B, V):
 
     def run():
         optimizer.zero_grad()
-        _, loss = model(ids, targets)
+        _, loss = model(ids, targets, scores=False)
         loss.backward()
         optim.clip_grad_norm(parameters, 1.0)
         optimizer.step()
@@ -69,7 +69,7 @@ def step_of_processes(L, H, C, T, B, V, parts=1):
 
     def run():
         optimizer.zero_grad()
-        _, loss = model(ids, targets)
+        _, loss = model(ids, targets, scores=False)
         loss = loss * ((after - first) / rows)
         loss.backward()
         mean = np.array([loss.item()])
