@@ -5,7 +5,7 @@ import sys
 
 _FILES = (
     "backward", "tensor", "lift", "ops", "functional", "composed", "methods", "numpy_functions", "modes", "anomaly",
-    "gradcheck", "frames", "viz.trace",
+    "gradcheck", "recomputing", "frames", "viz.trace",
 )  # fmt: skip
 OPS = tuple(f"autotx.{file}" for file in _FILES)
 ENGINE = (*OPS, "autotx.nn", "autotx.notes")

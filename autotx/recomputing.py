@@ -13,6 +13,7 @@ forward pass. Source: Chen et al., 2016, "Training Deep Nets with Sublinear Memo
 """
 
 import copy
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -36,14 +37,19 @@ def recompute(function: Callable[..., Tensor], *args: Any, **settings: Any) -> T
     if not modes.recording:
         return function(*args, **settings)
     call = _Call(function, *_with_own_generators(args, settings))
-    before = next_tick()
+    before, begun = next_tick(), time.perf_counter()
     result = function(*args, **settings)
+    seconds = time.perf_counter() - begun
     if not isinstance(result, Tensor):
         raise TypeError(f"recompute: {call.name} returned a {type(result).__name__}; let it return one Tensor")
     if result._parents is None or result._tick < before:  # it has no graph, or is one of the arguments
         return result
     call.result, (_, call.used) = result._data, _graph(result, before, call.name)
-    return _recompute(*call.used, call=call)
+    result = _recompute(*call.used, call=call)
+    seen: Any = getattr(result._settings, "record", None)  # inside viz.record: the time is that of the function
+    if seen:
+        seen.forward_seconds = seconds
+    return result
 
 
 class _Call:

@@ -116,9 +116,15 @@ def test_errors(rng):
 
 def test_pictures_and_detect_anomaly_show_it(rng):
     net, x = _net(rng)
-    loss = (recompute(net, x) ** 2).sum()
+    with autotx.viz.record() as recorded:
+        loss = (recompute(net, x) ** 2).sum()  # this line
     traced = autotx.viz.trace(loss)
-    assert [node.op for node in traced.nodes if node.op][:1] == ["recompute"]
+    first = next(node for node in traced.nodes if node.op)
+    assert first.op == "recompute"
+    assert "# this line" in first.line[2]
+    *inside, own = recorded.records[:5]
+    assert own.forward_seconds > sum(r.forward_seconds for r in inside)
+    assert "Sequential(x), not kept" in autotx.viz.graph(loss).source
     grads = traced.gradients()
     loss.backward()
     first = next(node for node in traced.nodes if node.name == "0.weight" or node.shape == (24, 6))

@@ -303,6 +303,7 @@ ROWS = {
     ),
     "nll_loss": Row("−ln P[target]", shapes=((3, 4),), settings={"targets": _IDS}),
     "mse_loss": Row("mean (x − y)²", composed=_mse_loss),
+    "recompute": Row("{call}(x), not kept"),
     "binary_cross_entropy_with_logits": Row(
         "ln(1 + eˣ) − x y", "binary cross entropy", composed=_binary_cross_entropy, divisor=8
     ),
