@@ -44,7 +44,7 @@ _JOIN = b""  # a token that writes nothing and removes the space of the next one
 _PLANES = (range(0x300, 0x20000), range(0xE0100, 0xE01F0))  # all marks of Unicode are in these
 _MARKS = "".join(c for c in map(chr, itertools.chain(*_PLANES)) if unicodedata.category(c)[0] == "M")
 _MARK = rf"(?![\0-\u02ff])[{_MARKS}\u200c\u200d]"
-_LETTERS = rf"(?:\w++|{_MARK})++"
+_LETTERS = rf"(?:\w+|{_MARK})+"  # not possessive: before 3.11.5 Python matches ++ of a group wrongly
 _PIECE = re.compile(rf" ?{_LETTERS}(?:['’]{_LETTERS})*| ?[^\s\0](?:{_MARK})*|[\s\0]")
 
 # How BPE splits a text before it merges bytes, in the syntax of the library tokenizers: as cl100k_base (GPT-4), except
