@@ -39,5 +39,6 @@ for command in commands:
     if command is commands[-1]:
         Trainer.train_step = step
     ended = status(command)
-    print(f"status {ended}", flush=True)
+    if os.environ["PMI_RANK"] == "0":
+        print(f"status {ended}", flush=True)
 sys.exit(ended)

@@ -44,7 +44,7 @@ def world(size, *commands, fault=""):
     process = begin(size, *commands, fault=fault)
     out, errors = process.communicate(timeout=100)
     statuses = [int(line.split()[1]) for line in out.splitlines() if line.startswith("status ")]
-    return process.returncode, statuses[::size], out, errors.splitlines()
+    return process.returncode, statuses, out, errors.splitlines()
 
 
 def words(config, **changes):
