@@ -10,7 +10,7 @@ import numpy as np
 from autotx.files import describe, write_atomically
 from autotx.models.chat import Conversation
 from autotx.models.config import LARGEST, check_limits
-from autotx.models.formats import open_reader
+from autotx.models.formats import KNOWN, open_reader
 from autotx.models.inference.pieces import Int8Matrix, Matrix
 
 CONTEXT = 2048
@@ -20,7 +20,7 @@ HELP = "/reset forgets, /system TEXT tells it how to answer, /save FILE keeps wh
 
 def add_arguments(parser):
     parser.add_argument(
-        "--model", metavar="NAME", default="smollm2", help="smollm2, or a .gguf file with a chat template"
+        "--model", metavar="NAME", default="smollm2", help=f"one with a chat template: {KNOWN} (default: %(default)s)"
     )
     parser.add_argument(
         "--system", metavar="TEXT", help="what the model is told first (default: what its template says)"

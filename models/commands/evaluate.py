@@ -15,12 +15,7 @@ from autotx.models.progress import Measured
 
 
 def add_arguments(parser):
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        default="runs/gpt",
-        help=f"{KNOWN} (default: %(default)s)",
-    )
+    parser.add_argument("--model", metavar="NAME", default="runs/gpt", help=f"{KNOWN} (default: %(default)s)")
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--text", metavar="FILE", help="the text that a language model is to predict")
     given.add_argument("--pairs", metavar="FILE", help="lines of source TAB target, for a translator: BLEU and chrF")

@@ -9,12 +9,7 @@ TYPES = ("f32", "f16", "q8_0")
 
 
 def add_arguments(parser):
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        default="runs/gpt",
-        help=f"{KNOWN} (default: %(default)s)",
-    )
+    parser.add_argument("--model", metavar="NAME", default="runs/gpt", help=f"{KNOWN} (default: %(default)s)")
     parser.add_argument(
         "--to", choices=("hf", "gguf"), required=True, help="hf: a folder of Hugging Face, gguf: a file of llama.cpp"
     )

@@ -29,12 +29,7 @@ LIKELIEST = 5  # tokens that --show-choices lists
 
 
 def add_arguments(parser):
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        default="runs/gpt",
-        help=f"{KNOWN} (default: %(default)s)",
-    )
+    parser.add_argument("--model", metavar="NAME", default="runs/gpt", help=f"{KNOWN} (default: %(default)s)")
     parser.add_argument(
         "--step", metavar="N", help="the checkpoint of this step of a run with --keep, or best (default: the newest)"
     )
