@@ -1,9 +1,9 @@
 """The command line: `autotx <command>`.
 
-COMMANDS lists the commands. Each is a module with `add_arguments(parser)` and `run(args)`, which returns the exit
-status. If it writes files, it has `outputs(args)`, a dict of flag -> (path or None, function that checks a path): all
-are checked before it runs. One that several processes may do together has `PROCESSES`. Only the module of the given
-command is imported, so that `autotx --help` is fast.
+GROUPS lists the commands. Each is a module with `add_arguments(parser)`, `run(args)`, which returns the exit status,
+and EXAMPLES, two command lines that its help ends with. If it writes files, it has `outputs(args)`, a dict of flag ->
+(path or None, function that checks a path): all are checked before it runs. One that several processes may do together
+has `PROCESSES`. Only the module of the given command is imported, so that `autotx --help` is fast.
 
 Exit status: 0 done; 2 wrong usage or a failure, explained in one line on stderr; 130 stopped by Ctrl-C; a training also
 143 and 129, by SIGTERM and SIGHUP.
@@ -27,26 +27,37 @@ from autotx.models.comm import check_alone, started
 
 MOST_THREADS = 1024
 
-COMMANDS = {  # name: (module in autotx.models, summary)
-    "train": ("commands.train", "train a GPT or a Llama on text, a transformer on pairs of sentences, or word vectors"),
-    "prepare": ("commands.prepare", "make token files of a text of any size, to train on"),
-    "generate": ("commands.generate", "let a trained GPT go on with a text"),
-    "chat": ("commands.chat", "converse with a language model, such as SmolLM2"),
-    "evaluate": ("commands.evaluate", "measure how well a model predicts a text, or translates pairs"),
-    "export": ("commands.export", "write a GPT or a Llama for transformers or llama.cpp"),
-    "translate": ("commands.translate", "translate sentences with a trained transformer"),
-    "fewshot": ("commands.fewshot", "train a GPT that does tasks from the examples in its prompt, and measure it"),
-    "finetune": ("commands.finetune", "teach a trained GPT to label texts, from labelled examples"),
-    "classify": ("commands.classify", "label texts with a fine-tuned model"),
-    "nearest": ("commands.nearest", "list the words whose vectors are most like that of a word"),
-    "plot": ("commands.plot", "draw the curves of runs, also while they go on, or what a model learned"),
-    "graph": ("commands.graph", "draw the computation of a model, or of a single op"),
-    "replay": ("commands.replay", "write a page that steps through a model's work, forward and backward"),
-    "gallery": ("commands.gallery", "make a picture of each kind, of small models that it trains itself"),
-    "paper": ("paper.command", "recompute every number of the whitepaper, and say where it is wrong"),
-    "warmup": ("commands.warmup", "compile every kernel now, so that nothing waits for it later"),
-    "bench": ("bench.command", "time autotx against the libraries people would use instead"),
+GROUPS = {  # what for: {command: (module in autotx.models, summary)}
+    "train": {
+        "train": ("commands.train", "train a GPT or a Llama on text, a translator on pairs, or word vectors"),
+        "prepare": ("commands.prepare", "make token files of a text of any size, to train on"),
+        "finetune": ("commands.finetune", "teach a trained GPT to label texts, from labelled examples"),
+        "fewshot": ("commands.fewshot", "train a GPT that does tasks from the examples in its prompt, and measure it"),
+    },
+    "use": {
+        "generate": ("commands.generate", "let a language model go on with a text"),
+        "chat": ("commands.chat", "converse with a language model, such as SmolLM2"),
+        "translate": ("commands.translate", "translate sentences with a trained transformer"),
+        "classify": ("commands.classify", "label texts with a fine-tuned model"),
+        "nearest": ("commands.nearest", "list the words whose vectors are most like that of a word"),
+        "export": ("commands.export", "write a GPT or a Llama for transformers or llama.cpp"),
+    },
+    "look": {
+        "plot": ("commands.plot", "draw the curves of runs, also while they go on, or what a model learned"),
+        "graph": ("commands.graph", "draw the computation of a model, or of a single op"),
+        "replay": ("commands.replay", "write a page that steps through a model's work, forward and backward"),
+        "gallery": ("commands.gallery", "make a picture of each kind, of small models that it trains itself"),
+    },
+    "measure": {
+        "evaluate": ("commands.evaluate", "measure how well a model predicts a text, or translates pairs"),
+        "bench": ("bench.command", "time autotx against the libraries people would use instead"),
+        "warmup": ("commands.warmup", "compile every kernel now, so that nothing waits for it later"),
+    },
+    "the whitepaper": {
+        "paper": ("paper.command", "recompute every number of the whitepaper, and say where it is wrong"),
+    },
 }
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 
 # How libraries that cannot be loaded, and threads that cannot be started, say that there is no memory (ulimit -v)
@@ -68,6 +79,13 @@ class Parser(argparse.ArgumentParser):
     def exit(self, status=0, message=None):
         sys.stdout.flush()
         super().exit(status, message)
+
+
+class _Help(argparse.HelpFormatter):
+    """Wraps a command's summary, and leaves its examples a line each."""
+
+    def _fill_text(self, text, width, indent):
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -167,18 +185,25 @@ def load(name: str) -> tuple:
     """The module of a command, and the Parser of its arguments."""
     module, summary = COMMANDS[name]
     command = importlib.import_module(f"autotx.models.{module}")
-    parser = Parser(prog=f"autotx {name}", description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False)
+    parser = Parser(
+        prog=f"autotx {name}",
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog="\n  ".join(["examples:", *command.EXAMPLES]),
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
     command.add_arguments(parser)
     return command, parser
 
 
 def _top_parser():
-    width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items())
+    width, commands = max(map(len, COMMANDS)), ""
+    for title, group in GROUPS.items():
+        commands += f"\n{title}:\n" + "".join(f"  {name:{width}}  {summary}\n" for name, (_, summary) in group.items())
     parser = Parser(
         prog="autotx",
         description="An autograd engine on NumPy and Numba, and the transformers built on it.",
-        epilog=f"commands:\n{commands}\n\nautotx <command> --help tells a command's settings.",
+        epilog=f"{commands.lstrip()}\nautotx <command> --help tells a command's settings.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"autotx {autotx.__version__}")

@@ -18,7 +18,7 @@ import pytest
 import autotx
 from autotx.checkpoint import load_checkpoint, load_tensors, save_tensors
 from autotx.models import progress, tokenizers
-from autotx.models.cli import COMMANDS, main
+from autotx.models.cli import COMMANDS, load, main
 from autotx.models.config import flag
 from autotx.models.inference.continuations import stream_text
 from autotx.models.progress import Progress
@@ -81,6 +81,19 @@ def test_help_shows_every_setting_with_its_default(capsys):
                 assert re.search(rf"{flag(f.name)} [^()]+\(default: [^()]*{f.default}", shown), f.name
 
 
+def test_help_ends_with_two_examples_that_the_command_takes(capsys):
+    for name in COMMANDS:
+        command, parser = load(name)
+        assert len(command.EXAMPLES) == 2
+        assert call(name, "--help") == 0
+        assert capsys.readouterr().out.endswith("".join(f"\n  {line}" for line in command.EXAMPLES) + "\n")
+        for line in command.EXAMPLES:
+            words = shlex.split(line)
+            start = words.index("autotx")  # after a pipe or a variable
+            assert words[start + 1] == name
+            parser.parse_args(words[start + 2 :])
+
+
 def test_generate_help(capsys):
     assert call("generate", "--help") == 0
     shown = capsys.readouterr().out
@@ -90,7 +103,7 @@ def test_generate_help(capsys):
 
 def test_without_a_command_it_shows_the_help(capsys):
     assert call() == 0
-    assert "commands:" in capsys.readouterr().out
+    assert "\ntrain:\n" in capsys.readouterr().out
     assert call("--version") == 0
     assert re.fullmatch(r"autotx \d+\.\d+\.\d+\n", capsys.readouterr().out)
 

@@ -17,6 +17,12 @@ from autotx.viz import save, style
 NAMES = [*SECTIONS, "startup"]
 
 
+EXAMPLES = (
+    "autotx bench --only step",
+    "autotx bench --quick --json bench.json --picture ratios.png",
+)
+
+
 def add_arguments(parser):
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"sections, of {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="few cases and few repeats: a check, not a measurement")

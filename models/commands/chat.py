@@ -18,6 +18,12 @@ WEIGHTS = {"int8": Int8Matrix, "float32": Matrix}
 HELP = "/reset forgets, /system TEXT tells it how to answer, /save FILE keeps what was said; Ctrl-C stops an answer"
 
 
+EXAMPLES = (
+    "autotx chat",
+    'autotx chat --system "Answer in one sentence." --temperature 0',
+)
+
+
 def add_arguments(parser):
     parser.add_argument(
         "--model", metavar="NAME", default="smollm2", help=f"one with a chat template: {KNOWN} (default: %(default)s)"

@@ -11,6 +11,12 @@ SHOWN = 3  # labels for a text
 SHORT = 40  # characters of a text that an error shows
 
 
+EXAMPLES = (
+    'autotx classify --model runs/reviews "What a film!"',
+    'autotx classify --model runs/reviews "What a film!" "What a bore."',
+)
+
+
 def add_arguments(parser):
     parser.add_argument("texts", metavar="TEXT", nargs="+", help="what to label, each in quotes")
     parser.add_argument(

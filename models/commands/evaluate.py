@@ -13,6 +13,11 @@ from autotx.models.inference import bleu
 from autotx.models.inference.losses import token_losses
 from autotx.models.progress import Measured
 
+EXAMPLES = (
+    "autotx evaluate --model smollm2 --text book.txt",
+    "autotx evaluate --model runs/pairs --pairs held-out.tsv",
+)
+
 
 def add_arguments(parser):
     parser.add_argument("--model", metavar="NAME", default="runs/gpt", help=f"{KNOWN} (default: %(default)s)")

@@ -8,6 +8,12 @@ from autotx.models.llama import Llama
 TYPES = ("f32", "f16", "q8_0")
 
 
+EXAMPLES = (
+    "autotx export --model runs/book --to hf book-hf",
+    "autotx export --model smollm2 --to gguf smollm2.gguf --type q8_0",
+)
+
+
 def add_arguments(parser):
     parser.add_argument("--model", metavar="NAME", default="runs/gpt", help=f"{KNOWN} (default: %(default)s)")
     parser.add_argument(

@@ -18,6 +18,12 @@ TEXT = "tasks.txt"  # the training text, in the run folder
 SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 128, "block_size": 64}
 
 
+EXAMPLES = (
+    "autotx fewshot --out runs/fewshot",
+    "autotx fewshot --model runs/fewshot",
+)
+
+
 def add_arguments(parser):
     parser.add_argument(
         "--out", metavar="DIR", default="runs/fewshot", help="the folder of the run (default: %(default)s)"

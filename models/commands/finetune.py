@@ -11,6 +11,12 @@ from autotx.models.train import train
 PROCESSES = True  # mpiexec may start several
 
 
+EXAMPLES = (
+    "autotx finetune --model runs/book --labels reviews.tsv --out runs/reviews",
+    "autotx finetune --out runs/reviews --resume --steps 600",
+)
+
+
 def add_arguments(parser):
     parser.add_argument(
         "--model", dest="init", metavar="DIR", default=argparse.SUPPRESS, help="the language model to start from"

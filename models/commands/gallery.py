@@ -243,6 +243,9 @@ PICTURES = [
 ]
 
 
+EXAMPLES = ("autotx gallery pictures", "autotx gallery viz/gallery")
+
+
 def add_arguments(parser):
     parser.add_argument("out", metavar="OUT", help="the folder to write to, made if it is not there")
 

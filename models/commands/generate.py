@@ -28,6 +28,12 @@ NEW_TOKENS = 500  # written without --max-new-tokens
 LIKELIEST = 5  # tokens that --show-choices lists
 
 
+EXAMPLES = (
+    'autotx generate --model runs/book --prompt "Once upon" --temperature 0.8 --top-k 40',
+    'autotx generate --model smollm2 --prompt "The sea is" --temperature 0 --show-choices',
+)
+
+
 def add_arguments(parser):
     parser.add_argument("--model", metavar="NAME", default="runs/gpt", help=f"{KNOWN} (default: %(default)s)")
     parser.add_argument(

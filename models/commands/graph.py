@@ -13,6 +13,11 @@ from autotx.models.registry import ARCHITECTURES, TASKS, that_have
 from autotx.tensor import Tensor
 from autotx.viz import dot, ops
 
+EXAMPLES = (
+    "autotx graph --model runs/book --expand blocks --out graph.svg",
+    "autotx graph --op layer_norm --out op.svg",
+)
+
 
 def add_arguments(parser):
     parser.add_argument(

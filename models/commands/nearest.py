@@ -7,6 +7,11 @@ from autotx.models.formats import open_model
 from autotx.models.vectors import load_vectors
 from autotx.text import counted
 
+EXAMPLES = (
+    "autotx nearest king --model runs/words",
+    "autotx nearest king --vectors vectors.txt --n 20",
+)
+
 
 def add_arguments(parser):
     source = parser.add_mutually_exclusive_group(required=True)

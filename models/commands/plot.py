@@ -20,6 +20,12 @@ SECONDS_BETWEEN_LOOKS = 2
 TIMED_STEPS = 5
 
 
+EXAMPLES = (
+    "autotx plot runs/book runs/other --out curves.png",
+    "autotx plot runs/book --live",
+)
+
+
 def add_arguments(parser):
     parser.add_argument(
         "folders", metavar="DIR", nargs="+", help="the folder of a run, or several to compare; or another model"

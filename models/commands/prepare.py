@@ -7,6 +7,11 @@ from autotx.models.formats import format_of, located, open_model
 from autotx.models.prepare import PrepareSettings, prepare
 from autotx.text import counted
 
+EXAMPLES = (
+    "autotx prepare --text corpus.txt --out corpus",
+    "autotx prepare --text corpus.txt --out corpus --tokenizer bpe --vocab-size 16384",
+)
+
 
 def add_arguments(parser):
     add_flags(parser, PrepareSettings)

@@ -6,6 +6,11 @@ from autotx import viz
 from autotx.models.formats import KNOWN, identify, open_model
 from autotx.viz.page import checked_path
 
+EXAMPLES = (
+    'autotx replay --model runs/book --prompt "To be" --out replay.html',
+    'autotx replay --model smollm2 --prompt "The sea is" --out smollm2.html',
+)
+
 
 def add_arguments(parser):
     parser.add_argument("--model", metavar="NAME", default="runs/gpt", help=f"{KNOWN} (default: %(default)s)")

@@ -12,6 +12,12 @@ from autotx.models.train import train
 PROCESSES = True  # mpiexec may start several
 
 
+EXAMPLES = (
+    "autotx train --text book.txt --out runs/book",
+    "autotx train --out runs/book --resume --steps 4000",
+)
+
+
 def add_arguments(parser):
     what = "what learns (default: gpt, or transformer with --pairs)"
     parser.add_argument("--model", choices=ARCHITECTURES, help=what)

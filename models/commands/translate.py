@@ -13,6 +13,12 @@ from autotx.viz import save, style
 SCORING = {"beam": 1, "length_penalty": 0.6, "bleu_tokenize": "13a"}  # the flags of add_scoring and their defaults
 
 
+EXAMPLES = (
+    'autotx translate --model runs/pairs "A man sleeps." "Two dogs run."',
+    'autotx translate --model runs/pairs "A man sleeps." --beam 4 --n-best 4',
+)
+
+
 def add_arguments(parser):
     parser.add_argument("sentences", metavar="SENTENCE", nargs="*", help="what to translate, each in quotes")
     parser.add_argument(

@@ -27,6 +27,11 @@ from autotx.kernels import (
 )
 from autotx.models.bench.limit import flop_per_second
 
+EXAMPLES = (
+    "autotx warmup",
+    "NUMBA_CACHE_DIR=cache autotx warmup",
+)
+
 
 def add_arguments(parser):
     """The command has no arguments."""

@@ -7,6 +7,11 @@ from autotx.files import checked_path, to_json, write_atomically
 from autotx.models import paper, streams
 from autotx.models.paper import page, replays, report
 
+EXAMPLES = (
+    "autotx paper --section softmax",
+    "autotx paper --json cases.json --html paper.html",
+)
+
 
 def add_arguments(parser):
     """Define the flags of the command on an argparse parser."""
