@@ -271,8 +271,8 @@ class TransformerReader(Reader):
 
     def __init__(self, model: Transformer, source: ArrayLike, beam: int, size: int, matrix: type[Matrix]):
         c = self.config = model.config
-        with no_grad():
-            memory = model.encode(source).data
+        words = (np.asarray(source) != PAD).sum(axis=1)
+        memory = _encoded(model, source, words)
         (B, _, C), D = memory.shape, c.n_embd // c.n_head
         self.blocks = [_DecoderBlockReader(block, matrix) for block in model.decoder]
         self.norm = None if model.decoder_norm is None else Norm(model.decoder_norm)
@@ -280,7 +280,7 @@ class TransformerReader(Reader):
         self.head = self.table if model.out is model.target_wte else matrix(model.out.weight.data)
         packed = [split(block.cross_kv(memory.reshape(-1, C)), B, 2, D) for block in self.blocks]
         self.memory = [(np.repeat(k.swapaxes(2, 3), beam, axis=0), np.repeat(v, beam, axis=0)) for k, v in packed]
-        self.words = np.repeat((np.asarray(source) != PAD).sum(axis=1), beam)  # of each row's source
+        self.words = np.repeat(words, beam)  # of each row's source
         self.size = min(size, c.block_size)
         self.cache = new_cache(c.n_layer, B * beam, c.n_head, self.size, D, memory.dtype)
 
@@ -297,6 +297,35 @@ class TransformerReader(Reader):
         """Replace what row i has read by what row rows[i] has read. Both rows are of the same sentence."""
         (keys, values), n = self.cache, self.length
         keys[..., :n], values[..., :n, :] = keys[:, rows, ..., :n], values[:, rows, :, :n]
+
+
+def _encoded(model, source, words):
+    """What `model.encode` computes, (B, S, C): with the same bits for a sentence whatever is beside it. words: (B,)."""
+    with no_grad():
+        embedded = model._embed(model.wte, source, None).data
+    x = embedded.reshape(-1, embedded.shape[-1])
+    for block in model.encoder:
+        x = _encoder_block(block, x, words)
+    return (x if model.encoder_norm is None else Norm(model.encoder_norm)(x)).reshape(embedded.shape)
+
+
+def _encoder_block(block, x, words):
+    """The block's result for all source tokens. x and result: (B S, C)."""
+    qkv, proj, fc, mlp_proj = map(Matrix.of, (block.attn.qkv, block.attn.proj, block.mlp.fc, block.mlp.proj))
+
+    def attention(x):
+        q, k, v = split(qkv(x), len(words), 3, x.shape[1] // block.attn.n_head)
+        return proj(kernels.attend.attend(q, k.swapaxes(2, 3), v, words).reshape(x.shape))
+
+    parts = attention, lambda x: mlp_proj(fc(x, "relu"))
+    return _through(x, map(Norm, (block.ln_1, block.ln_2)), parts, block.pre_norm)
+
+
+def _through(x, norms, parts, pre_norm):
+    """x after the parts of a block, each a function on rows, with its norm."""
+    for norm, f in zip(norms, parts):
+        x = x + f(norm(x)) if pre_norm else norm(x + f(x))
+    return x
 
 
 class _DecoderBlockReader:
@@ -322,6 +351,4 @@ class _DecoderBlockReader:
         def feed_forward(x):
             return self.mlp_proj(self.fc(x, "relu"))
 
-        for norm, f in zip(self.norms, (attention, cross_attention, feed_forward)):
-            x = x + f(norm(x)) if self.pre_norm else norm(x + f(x))
-        return x
+        return _through(x, self.norms, (attention, cross_attention, feed_forward), self.pre_norm)
