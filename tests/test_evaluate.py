@@ -15,8 +15,9 @@ from autotx.models.data import read_text
 from autotx.models.formats import open_model, open_reader
 from autotx.models.inference import bleu
 from autotx.models.inference import losses as module
-from autotx.models.inference.losses import token_losses
+from autotx.models.inference.losses import compared, token_losses
 from autotx.models.inference.pieces import Matrix
+from autotx.text import visible
 
 SIZES = {"block_size": 16, "vocab_size": 50, "n_layer": 2, "n_head": 4, "n_embd": 32}
 
@@ -70,6 +71,37 @@ def test_losses_are_those_of_transformers(rng, tmp_path):
 
     found = np.concatenate(list(token_losses(opened.model, ids, 32, 10)))
     np.testing.assert_allclose(found, direct(score, ids, 32, 10), rtol=1e-4, atol=1e-4)
+
+
+# Two models
+
+
+def test_divergence_and_likeliest_tokens_are_those_of_a_direct_computation(model, rng, monkeypatch):
+    other, ids = GPT(GPTConfig(**SIZES), rng), rng.integers(50, size=40)
+    for p in other.parameters():
+        p.data = 3 * p.numpy()
+    monkeypatch.setattr(module, "SCORES", 300)
+    parts = list(compared(model, other, ids, 16, 16))
+    assert len(parts) > 1
+    with autotx.no_grad():
+        scores = [np.concatenate([one(ids[None, i : i + 16])[0].data[0] for i in (0, 16)]) for one in (model, other)]
+    p, q = (autotx.softmax(s.astype(np.float64)).data for s in scores)
+    expected = (q * np.log(q / p)).sum(axis=1)
+    divergence = np.concatenate([part.divergence for part in parts])
+    np.testing.assert_allclose(divergence[:32], expected, rtol=1e-4, atol=1e-9)
+    for i, (one, of) in enumerate(((model, p), (other, q))):
+        assert np.array_equal(np.concatenate([part.likeliest[i] for part in parts])[:32], of.argmax(axis=1))
+        sure = np.concatenate([part.probability[i] for part in parts])
+        np.testing.assert_allclose(sure[:32], of.max(axis=1), rtol=1e-4)
+        alone = np.concatenate(list(token_losses(one, ids, 16, 16)))
+        assert np.array_equal(np.concatenate([part.losses[i] for part in parts]), alone)
+
+
+def test_a_model_against_itself_departs_by_exactly_nothing(model, rng):
+    (part,) = compared(model, model, rng.integers(50, size=60), 16, 5)
+    assert not part.divergence.any()
+    assert np.array_equal(*part.likeliest)
+    assert np.array_equal(*part.losses)
 
 
 # The command
@@ -145,6 +177,35 @@ def test_int8_is_close(evaluated):
     exact, rounded = (json.loads(evaluated("--model", "small.gguf", "--text", "part", "--json", "--weights", w))["loss"]
                       for w in ("float32", "int8"))  # fmt: skip
     assert 0 < abs(rounded / exact - 1) < 0.005
+
+
+def test_what_a_change_cost_is_told_with_the_tokens_in_their_text(evaluated, folder):
+    same = ["--model", "small.gguf", "--text", "part", "--against", "small.gguf"]
+    shown = evaluated(*same)
+    assert "divergence 0 nats a token, the likeliest token is the same for 100 %" in shown
+    assert "where they differ" not in shown
+    found = json.loads(evaluated(*same, "--json"))
+    assert (found["against"]["divergence"], found["against"]["same_likeliest"], found["against"]["worst"]) == (0, 1, [])
+    assert (found["loss"], found["perplexity"]) == (found["against"]["loss"], found["against"]["perplexity"])
+    found = json.loads(evaluated(*same, "--json", "--weights", "int8"))
+    assert found["against"]["divergence"] > 0
+    worst = found["against"]["worst"]
+    assert [w["divergence"] for w in worst] == sorted((w["divergence"] for w in worst), reverse=True)
+    text = (folder / "part").read_text(encoding="utf-8")
+    assert all(w["before"] + w["token"] in text for w in worst if w["token"].isascii())
+    shown = evaluated(*same, "--weights", "int8")
+    assert f"divergence {found['against']['divergence']:.3g} nats a token" in shown
+    assert f"[{visible(worst[0]['token'])}]  '" in shown
+
+
+def test_models_of_other_tokens_cannot_be_compared(folder, fails):
+    same = ["evaluate", "--text", folder / "part", "--model"]
+    fails(
+        [*same, folder / "gpt", "--against", folder / "small.gguf"],
+        r"--against .*small.gguf: its token 0 is b'<.end.>', that of --model b'\\n'; the vocabularies must be equal",
+    )
+    fails(["evaluate", "--model", folder / "translator", "--pairs", folder / "pairs", "--against", folder / "gpt"],
+          "--against belongs to --text; leave it out")  # fmt: skip
 
 
 def test_pairs_are_scored_as_by_translate(evaluated, folder, capsys):

@@ -1,8 +1,11 @@
-"""`autotx evaluate`: how well a language model predicts a text, or how well a translator translates a file of pairs."""
+"""`autotx evaluate`: how well a language model predicts a text, also beside another model, or how well a translator
+translates a file of pairs."""
 
 import json
 import math
 import time
+
+import numpy as np
 
 from autotx.models.commands.chat import CONTEXT, WEIGHTS
 from autotx.models.commands.translate import SCORING, add_scoring, check_scoring
@@ -10,8 +13,14 @@ from autotx.models.config import check_limits, flag
 from autotx.models.data import read_file
 from autotx.models.formats import KNOWN, open_model, open_reader
 from autotx.models.inference import bleu
-from autotx.models.inference.losses import token_losses
+from autotx.models.inference.losses import compared, token_losses
+from autotx.models.inference.pieces import Matrix
+from autotx.models.inference.sampling import largest
 from autotx.models.progress import Measured
+from autotx.text import visible
+
+WORST = 8  # tokens that --against lists
+BEFORE = 48  # characters of the text that stand before each
 
 EXAMPLES = (
     "autotx evaluate --model smollm2 --text book.txt",
@@ -38,6 +47,11 @@ def add_arguments(parser):
         "(default: half of --context)",
     )
     parser.add_argument("--weights", choices=WEIGHTS, help="float32 is exact (default), int8 what autotx chat keeps")
+    parser.add_argument(
+        "--against",
+        metavar="NAME",
+        help="a model of the same tokens, in float32: how far --model departs from it, after a change for instance",
+    )
     add_scoring(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -69,9 +83,12 @@ def _of_text(args):
     ids = tokenizer.encode(text)
     if len(ids) < 2:
         raise ValueError(f"--text {args.text} is one token, which has none before it; give a longer text")
-    begun, scored, total = time.perf_counter(), 0, 0.0
+    other = _other(args.against, tokenizer, text, ids) if args.against else None
+    if other and context > other.model.config.block_size:
+        raise ValueError(f"--context {context} is more than the {other.model.config.block_size} that --against reads")
+    begun, scored, total, parts = time.perf_counter(), 0, 0.0, []
     with Measured(len(ids) - 1) as line:
-        for losses in token_losses(model, ids, context, stride):
+        for losses in _losses(model, other, ids, context, stride, parts):
             scored, total = scored + len(losses), total + losses.sum()
             line.show_loss(scored, total / scored)
     loss, count = total / scored, _bytes(text, ids[0], tokenizer)
@@ -83,11 +100,65 @@ def _of_text(args):
         "context": context,
         "stride": stride,
         "loss": loss,
-        "perplexity": math.exp(loss) if loss < 700 else None,
+        "perplexity": _perplexity(loss),
         "bits_per_byte": total / math.log(2) / count,
         "bytes": count,
         "unknown": len(tokenizer.unknown(text)),
         "seconds": time.perf_counter() - begun,
+    } | ({"against": _compared(args.against, parts, ids, tokenizer)} if other else {})
+
+
+def _losses(model, other, ids, context, stride, parts):
+    """`token_losses`; beside another model, whose `Compared` are appended to parts."""
+    if other is None:
+        yield from token_losses(model, ids, context, stride)
+        return
+    for part in compared(model, other.model, ids, context, stride):
+        parts.append(part)
+        yield part.losses[0]
+
+
+def _perplexity(loss):
+    return math.exp(loss) if loss < 700 else None
+
+
+def _other(name, tokenizer, text, ids):
+    """The model of --against. ValueError: its tokens are others."""
+    other = open_reader(name, Matrix)
+    for i, (ours, theirs) in enumerate(zip(tokenizer.pieces, other.tokenizer.pieces)):
+        if ours != theirs:
+            raise ValueError(f"--against {name}: its token {i} is {theirs!r}, that of --model {ours!r}; the "
+                             "vocabularies must be equal")  # fmt: skip
+    if len(tokenizer.pieces) != len(other.tokenizer.pieces):
+        raise ValueError(f"--against {name} has {len(other.tokenizer.pieces):,} tokens, --model "
+                         f"{len(tokenizer.pieces):,}; the vocabularies must be equal")  # fmt: skip
+    if not np.array_equal(ids, other.tokenizer.encode(text)):
+        raise ValueError(f"--against {name} cuts the text into other tokens than --model; the tokenizers must be equal")
+    return other
+
+
+def _compared(name, parts, ids, tokenizer):
+    """The figures of --against, as JSON values."""
+    divergence = np.concatenate([part.divergence for part in parts])
+    (best, theirs), (p, q) = (
+        [np.concatenate([getattr(part, what)[i] for part in parts]) for i in (0, 1)]
+        for what in ("likeliest", "probability")
+    )
+    loss = float(np.concatenate([part.losses[1] for part in parts]).mean())
+    worst = []
+    for i in largest(divergence, WORST) if divergence.any() else ():
+        text = tokenizer.decode(ids[max(0, i + 1 - BEFORE) : i + 1])[-BEFORE:]
+        (token, ours, others) = tokenizer.texts([ids[i + 1], best[i], theirs[i]])
+        likeliest = {"model": [ours, float(p[i])], "against": [others, float(q[i])]}
+        worst.append({"place": int(i) + 1, "divergence": float(divergence[i]), "before": text, "token": token,
+                      "likeliest": likeliest})  # fmt: skip
+    return {
+        "model": name,
+        "loss": loss,
+        "perplexity": _perplexity(loss),
+        "divergence": float(divergence.mean()),
+        "same_likeliest": float((best == theirs).mean()),
+        "worst": worst,
     }
 
 
@@ -99,7 +170,7 @@ def _bytes(text, first, tokenizer):
 
 def _described(found):
     """The figures of --text in lines for people."""
-    perplexity = f"{found['perplexity']:.5g}" if found["perplexity"] else "above 1e300"
+    perplexity = _shown(found["perplexity"])
     before, context = found["context"] - found["stride"] + 1, found["context"]
     known = "all" if found["scored"] <= context else f"{before:,} to {context:,}, or all if they are fewer, of the"
     unknown = f"\ncharacters or words that the model has not learned: {found['unknown']:,}" if found["unknown"] else ""
@@ -107,7 +178,27 @@ def _described(found):
         f"loss {found['loss']:.4f}, perplexity {perplexity}, {found['bits_per_byte']:.4f} bits per byte\n"
         f"{found['scored']:,} of {found['tokens']:,} tokens predicted (the first has none before it), each from "
         f"{known} tokens before it; weights in {found['weights']}, {found['seconds']:.1f} s{unknown}"
+        + (_described_against(found["against"]) if "against" in found else "")
     )
+
+
+def _shown(perplexity):
+    return f"{perplexity:.5g}" if perplexity else "above 1e300"
+
+
+def _described_against(found):
+    """The figures of --against in lines for people."""
+    lines = [
+        f"\nagainst {found['model']} (loss {found['loss']:.4f}, perplexity {_shown(found['perplexity'])}): divergence "
+        f"{found['divergence']:.3g} nats a token, the likeliest token is the same for "
+        f"{100 * found['same_likeliest']:.4g} %"
+    ]
+    if found["worst"]:
+        lines.append("where they differ most: the divergence, the text and its next token, what each finds likeliest")
+    for at in found["worst"]:
+        told = (f"'{visible(token)}' {100 * p:.3g} %" for token, p in at["likeliest"].values())
+        lines.append(f"{at['divergence']:9.3g}  {visible(at['before'])}[{visible(at['token'])}]  {', '.join(told)}")
+    return "\n".join(lines)
 
 
 def _check(args):
@@ -115,7 +206,7 @@ def _check(args):
     check_scoring(args)
     check_limits("--context", args.context, at_least=1, at_most=10**9)
     check_limits("--stride", args.stride, at_least=1, at_most=10**9)
-    for_text = [name for name in ("context", "stride", "weights") if getattr(args, name) is not None]
+    for_text = [name for name in ("context", "stride", "weights", "against") if getattr(args, name) is not None]
     for_pairs = [name for name, default in SCORING.items() if getattr(args, name) != default]
     wrong, other = (for_text, "--text") if args.pairs else (for_pairs, "--pairs")
     if wrong:
