@@ -90,6 +90,8 @@ class _Help(argparse.HelpFormatter):
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command. argv: the arguments after `autotx`, by default sys.argv[1:]. Returns the exit status."""
+    if "_ARGCOMPLETE" in os.environ:
+        _complete()
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in COMMANDS else ""
     name = f"autotx {command}".rstrip()
@@ -209,6 +211,19 @@ def _top_parser():
     parser.add_argument("--version", action="version", version=f"autotx {autotx.__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of those below")
     return parser
+
+
+def _complete():
+    """Tell the shell how the command line may go on, and exit. argcomplete set the variables of the environment."""
+    import argcomplete
+
+    top = argparse.ArgumentParser()
+    commands = top.add_subparsers()
+    for name, (_, summary) in COMMANDS.items():
+        parser = commands.add_parser(name, help=summary)
+        if name in os.environ["COMP_LINE"].split()[1:2]:
+            load(name)[0].add_arguments(parser)
+    argcomplete.autocomplete(top)
 
 
 def _fail(name, message, status=2):

@@ -101,6 +101,18 @@ def test_generate_help(capsys):
         assert f"--{name} " in shown
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("autotx gen", ["generate"]), ("autotx generate --mod", ["--model"]), ("autotx export --to ", ["hf", "gguf"])],
+)
+def test_the_shell_completes_commands_and_flags(line, words, tmp_path):
+    pytest.importorskip("argcomplete")
+    asked = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9", "_ARGCOMPLETE_IFS": "\n"}
+    told = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "words")}
+    subprocess.run([sys.executable, "-m", "autotx"], env={**os.environ, **asked, **told}, check=True)
+    assert (tmp_path / "words").read_text().split() == words
+
+
 def test_without_a_command_it_shows_the_help(capsys):
     assert call() == 0
     assert "\ntrain:\n" in capsys.readouterr().out

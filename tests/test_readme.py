@@ -1,6 +1,7 @@
 """The README tells the truth: its examples print what they say, and its two commands stand in it literally."""
 
 import argparse
+import configparser
 import doctest
 import importlib
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import autotx
 from autotx.models import cli
 
 ROOT = Path(__file__).parent.parent
@@ -60,6 +62,24 @@ def _shell_lines():
 
 
 COMMAND_LINES = [line for line in _shell_lines() if re.match(r"(\S*/)?autotx |python (-m autotx|experiments)", line)]
+
+
+def test_the_table_of_extras_is_that_of_the_package():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) ?\|$", (ROOT / "README.md").read_text(), re.M)
+    assert [name for name, _ in rows if name in extras] == list(extras)
+    for name, brings in rows:
+        if name in extras and "others" not in brings:
+            required = re.findall(r"^([\w-]+)[>=]", extras[name], re.M)
+            assert re.findall(r"[\w-]+", brings) == required, name
+    for_users = set(extras) - {"all", "test", "docs", "peers"}
+    assert set(re.findall(r"\w+", extras["all"].split("[")[1])) == for_users
+
+
+def test_the_citation_names_this_version():
+    assert f"\nversion: {autotx.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_the_readme_shows_commands():
