@@ -1,0 +1,95 @@
+"""The notebooks of docs/learn print what is kept in them, and their checks tell right from wrong."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autotx import Tensor, nn
+
+LEARN = Path(__file__).parent.parent / "docs" / "learn"
+sys.path.append(str(LEARN))
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("ipykernel")
+
+import checks  # noqa: E402
+import run  # noqa: E402
+
+POINT = np.array([[1.0, -2.0], [0.5, 3.0]])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # of the notebook's own libraries
+@pytest.mark.parametrize("path", run.notebooks(), ids=lambda path: path.stem)
+def test_a_notebook_prints_what_is_kept(path):
+    kept = nbformat.read(path, as_version=4)
+    assert not run.differences(kept, run.execute(path, short=True), short=True)
+
+
+@pytest.mark.parametrize("path", run.notebooks(), ids=lambda path: path.stem)
+def test_a_notebook_has_three_exercises_whose_solutions_are_right(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    solutions = [cell for cell in cells if "solution" in run.tags(cell)]
+    assert len(solutions) == 3
+    assert all(run.printed(cell) == "right\n" for cell in solutions)
+    assert sum("not yet" in run.printed(cell) for cell in cells) == 3
+    assert not any(output.get("name") == "stderr" for cell in cells for output in cell.outputs)
+
+
+def test_other_numbers_and_other_words_are_seen():
+    assert run.alike("loss 1.2345, 10 steps", "loss 1.2346, 10 steps")
+    assert run.alike("[ 1.5 -0.25]", "[ 1.5   -0.25]")
+    assert not run.alike("loss 1.2345", "loss 1.2545")
+    assert not run.alike("loss 1.2345", "lost 1.2345")
+    assert not run.alike("1 2", "1 2 3")
+
+
+def test_a_check_tells_a_right_op_from_wrong_ones(capsys):
+    right = lambda x, /: (x**3, (lambda g: 3 * x**2 * g,))  # noqa: E731
+    assert checks.check_op(right, lambda x: x**3, POINT)
+    assert not checks.check_op(lambda x, /: (x**2, (lambda g: 2 * x * g,)), lambda x: x**3, POINT)
+    assert not checks.check_op(lambda x, /: (x**3, (lambda g: 2 * x * g,)), lambda x: x**3, POINT)
+    assert not checks.check_op(lambda x, /: x**3, lambda x: x**3, POINT)
+    assert not checks.check_op(lambda x, /: 1 / 0, lambda x: x**3, POINT)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "right"
+    assert lines[1] == "not yet: element [0, 1] is 4, and should be -8"
+    assert "by central differences" in lines[2]
+    assert lines[3:] == [
+        "not yet: it returns ndarray; return the result and the pullback, a tuple of functions",
+        "not yet: ZeroDivisionError: division by zero",
+    ]
+
+
+def test_a_check_tells_a_right_layer_from_wrong_ones(capsys):
+    class Scale(nn.Module):
+        def __init__(self, detached):
+            self.scale, self.detached = Tensor(np.ones(2), requires_grad=True), detached
+
+        def forward(self, x):
+            return x * (self.scale.detach() if self.detached else self.scale)
+
+    assert checks.check_layer(Scale(False), lambda x, s: x * s, POINT)
+    assert not checks.check_layer(Scale(True), lambda x, s: x * s, POINT)
+    assert not checks.check_layer(Scale(False), lambda x, s: x + s, POINT)
+    assert not checks.check_layer(nn.Tanh(), np.tanh, POINT)
+    assert capsys.readouterr().out.count("not yet") == 3
+
+
+def test_a_check_tells_a_right_kernel_from_wrong_ones(capsys):
+    assert checks.check_kernel(np.tanh, np.tanh, (3,), (4, 5))
+    assert not checks.check_kernel(np.sinh, np.tanh, (3,))
+    assert not checks.check_kernel(lambda x: x.reshape(-1), lambda x: x, (4, 5))
+    assert capsys.readouterr().out.count("not yet") == 2
+
+
+def test_a_check_tells_a_right_value_from_wrong_ones(capsys):
+    assert checks.check_value([1.0, 2.0], np.array([1, 2]))
+    assert not checks.check_value(..., 2)
+    assert not checks.check_value([1.0], [1, 2])
+    assert capsys.readouterr().out.splitlines() == [
+        "right",
+        "not yet: nothing is there yet",
+        "not yet: the shape is (1,), and should be (2,)",
+    ]
