@@ -160,7 +160,7 @@ def test_one_launch_for_norm_product_and_residual_gives_what_several_give(rows, 
     gamma, onto = rng.standard_normal(900, np.float32), rng.standard_normal((rows, 140), np.float32)
     norm = gamma, 1e-5
     normed = kernels.rmsnorm.rms_norm(x, *norm)[0]
-    for form in (np.asarray, kernels.gemv.Int8):
+    for form in (np.asarray, kernels.codes.Coded.rounded):
         matrix, other = form(weight), form(up)
         expected, to = kernels.linear.linear(normed, matrix), onto.copy()
         assert kernels.linear.linear(x, matrix, norm=norm, onto=to) is to

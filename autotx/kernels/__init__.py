@@ -13,6 +13,7 @@ blas.stop_spinning()
 _MODULES = (
     "attend",
     "attention",
+    "codes",
     "cross_entropy",
     "dots",
     "embedding",

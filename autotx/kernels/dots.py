@@ -8,50 +8,71 @@ A vector holds neighbouring elements of y, which need neighbouring rows of W:
 
     float32   W as it lies in the model, (N, K): squares of LANES x LANES weights are transposed in registers, which
               takes less time than reading them from memory
-    int8      W in panels of WIDTH rows, one k after the other (see gemv.Int8), so that memory is read in order. Weights
-              become floats in registers. `to_floats` does this for gemm.py
+    codes     W in panels (see codes.py), so that memory is read in order. Codes become floats in registers: of 4 bits,
+              by a shift and a look-up of the low 4 bits of each lane in a vector of 16 floats, where there is such an
+              instruction; then a multiply-add with the block's d and m
+
+Kernels get the address of a function for the kind of their matrix, which `products_of` and `expand_of` give, and `call`
+it: so a kernel is compiled once, and a function for the codings that are used.
 """
+
+import functools
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from autotx.kernels.jit import outlined
-from autotx.kernels.simd import FLOAT32_TILE, INT, Vectors, square_columns
+from autotx.kernels.codes import ACROSS, WIDTH, Coded
+from autotx.kernels.jit import address, kernel
+from autotx.kernels.simd import FLOAT32_TILE, INT, Vectors, host_features, square_columns
 
 LANES, COLS = FLOAT32_TILE.lanes, FLOAT32_TILE.cols
-ACROSS = 3  # vectors of a panel: so many sums hide the time that a multiply-add takes
-WIDTH = ACROSS * LANES
 HEIGHTS = 4, 1  # rows of x that are multiplied together
 UNROLLED = 8  # steps of k
 LINE = 64  # bytes of a cache line
-AHEAD, AHEAD_INT8 = 9 * 2**13, 2**15  # bytes: how far ahead weights are prefetched
-BYTE = ir.IntType(8)
+AHEAD, AHEAD_CODES = 9 * 2**13, 2**15  # bytes: how far ahead weights are prefetched
+BYTE, WORD = ir.IntType(8), ir.IntType(32)
+LOOKS_UP = LANES == 16 and "avx512f" in host_features()
 
 
-@outlined(*9 * [types.int64])
-def dots(x, x_step, M, w, w_step, N, depth, y, y_step):
-    """y[i, j] += sum over k < depth of x[i, k] w[j, k], for i < M and j < N. x, w, y: addresses of floats.
+@kernel
+def products(coding, x, M, K, w, first, count, k, depth, y, N):
+    """y[i, j] += sum over `depth` columns of x and W, from k on, of x[i, k] W[j, k], for i < M and `count` columns j of
+    y from `first` on, a multiple of WIDTH.
 
-    The steps are numbers from row to row.
+    x (M, K), y (M, N): addresses of floats. w: that of W (N, K), floats if coding is None, else of the panels; then k
+    is a multiple of BLOCK.
     """
-    _dots(x, x_step, M, w, w_step, N, depth, y, y_step)
+    if coding is None:
+        _dots(x + 4 * k, K, M, w + 4 * (first * K + k), K, count, depth, y + 4 * first, N)
+    else:
+        _coded_dots(coding, x, M, K, w, first, count, k, depth, y, N)
 
 
-@outlined(*9 * [types.int64])
-def dots_int8(x, x_step, M, panels, panel_size, N, depth, y, y_step):
-    """`dots` with int8 weights. panels: the address of the first weight of a panel; panel_size: from panel to panel."""
-    _dots_int8(x, x_step, M, panels, panel_size, N, depth, y, y_step)
+@kernel
+def expand(coding, w, K, first, count, k, depth, to, to_size):
+    """`count` columns of W^T, from `first` on, and `depth` rows, from k on, in panels of the tile's width: what `pack`
+    makes of floats. first: a multiple of that width. to_size: numbers from panel to panel."""
+    _expand(coding, w, K, first, count, k, depth, to, to_size)
 
 
-@outlined(*7 * [types.int64])
-def to_floats(panels, panel_size, first, N, depth, to, to_size):
-    """The weights of columns `first` to `first` + N - 1 in panels of the tile's width: what `pack` makes of floats.
+def products_of(weight):
+    """(the address of `products` for this matrix, an array (N, K) or Coded; the address of its first weight)."""
+    if isinstance(weight, Coded):
+        return _address(products, weight.coding, 10), weight.panels.ctypes.data
+    return _address(products, None, 10), weight.ctypes.data
 
-    panels, to: addresses; panel_size, to_size: numbers from panel to panel. `first` is a multiple of the tile's width.
-    """
-    _to_floats(panels, panel_size, first, N, depth, to, to_size)
+
+def expand_of(weight):
+    """(the address of `expand` for a Coded, that of its panels)."""
+    return _address(expand, weight.coding, 8), weight.panels.ctypes.data
+
+
+@functools.cache
+def _address(function, coding, count):
+    """The address of the machine code for a coding and `count` integers."""
+    return address(function, types.void(types.none if coding is None else coding.type, *count * [types.int64]))
 
 
 @intrinsic
@@ -98,60 +119,127 @@ def _add_square(vectors, xs, left, square, sums):
 
 
 @intrinsic
-def _dots_int8(typing, x, x_step, M, panels, panel_size, N, depth, y, y_step):
+def _coded_dots(typing, coding, x, M, K, w, first, count, k, depth, y, N):
+    coding = coding.coding
+
     def generate(context, builder, signature, arguments):
-        x, x_step, M, panels, panel_size, N, depth, y, y_step = arguments
+        _, x, M, K, w, first, count, k, depth, y, N = arguments
         vectors = Vectors(context, builder, FLOAT32_TILE)
-        panels, [x, y] = builder.inttoptr(panels, BYTE.as_pointer()), vectors.pointers(x, y)
+        x, y = vectors.pointers(x, y)
+        x, y = builder.gep(x, [k]), builder.gep(y, [first])
         for i, height in _steps(builder, M, HEIGHTS):
-            xs, ys = _rows(builder, x, i, x_step, height), _rows(builder, y, i, y_step, height)
-            with cgutils.for_range_slice(builder, INT(0), N, INT(WIDTH), INT) as (j, _):
-                panel = builder.gep(panels, [builder.mul(builder.sdiv(j, INT(WIDTH)), panel_size)])
+            xs, ys = _rows(builder, x, i, K, height), _rows(builder, y, i, N, height)
+            with cgutils.for_range_slice(builder, INT(0), count, INT(WIDTH), INT) as (j, _):
+                panel = _panel(builder, coding, w, K, builder.add(first, j), k)
                 sums = _sums(vectors, height, ACROSS)
-                for k, count in _steps(builder, depth, (UNROLLED, 1)):
-                    row = builder.gep(panel, [builder.mul(k, INT(WIDTH))])
-                    for ahead in range(0, count * WIDTH, LINE) if count > 1 else ():
-                        vectors.prefetch(builder.gep(row, [INT(AHEAD_INT8 + ahead)]), write=False)
-                    for step in range(count):
-                        weights = [_floats(vectors, row, step * WIDTH + v * LANES) for v in range(ACROSS)]
+                with cgutils.for_range_slice(builder, INT(0), depth, INT(coding.block), INT) as (b, _):
+                    at = _block(builder, coding, panel, b)
+                    for ahead in range(0, coding.panel.itemsize, LINE):
+                        vectors.prefetch(builder.gep(at, [INT(AHEAD_CODES + ahead)]), write=False)
+                    blocks = [_Block(vectors, coding, at, INT(v * LANES)) for v in range(ACROSS)]
+                    for step in _block_steps(builder, coding, builder.sub(depth, b)):
+                        weights = [block.weights(step) for block in blocks]
                         for of_x, places in zip(xs, sums):
-                            factor = vectors.splat(builder.gep(of_x, [builder.add(k, INT(step))]))
+                            factor = vectors.splat(builder.gep(of_x, [builder.add(b, step)]))
                             for weight, place in zip(weights, places):
                                 _add(vectors, factor, weight, place)
-                _add_to(vectors, sums, [builder.gep(row, [j]) for row in ys], builder.sub(N, j))
+                _add_to(vectors, sums, [builder.gep(row, [j]) for row in ys], builder.sub(count, j))
         return context.get_dummy_value()
 
-    return types.void(*9 * [types.int64]), generate
+    return types.void(coding.type, *10 * [types.int64]), generate
 
 
 @intrinsic
-def _to_floats(typing, panels, panel_size, first, N, depth, to, to_size):
+def _expand(typing, coding, w, K, first, count, k, depth, to, to_size):
+    coding = coding.coding
+
     def generate(context, builder, signature, arguments):
-        panels, panel_size, first, N, depth, to, to_size = arguments
+        _, w, K, first, count, k, depth, to, to_size = arguments
         vectors = Vectors(context, builder, FLOAT32_TILE)
-        panels, [to] = builder.inttoptr(panels, BYTE.as_pointer()), vectors.pointers(to)
-
-        def place(base, j, width, size):
-            """The pointer to column j at k = 0, in panels of this width."""
-            panel, column = builder.sdiv(j, INT(width)), builder.srem(j, INT(width))
-            return builder.gep(base, [builder.add(builder.mul(panel, size), column)])
-
-        with cgutils.for_range_slice(builder, INT(0), N, INT(LANES), INT) as (j, _):
-            source, target = place(panels, builder.add(first, j), WIDTH, panel_size), place(to, j, COLS, to_size)
-            for k, _ in _steps(builder, depth, (1,)):
-                weights = _floats(vectors, builder.gep(source, [builder.mul(k, INT(WIDTH))]), 0)
-                vectors.store(weights, target, builder.mul(k, INT(COLS)))
+        [to] = vectors.pointers(to)
+        with cgutils.for_range_slice(builder, INT(0), count, INT(LANES), INT) as (j, _):
+            column = builder.add(first, j)
+            panel = _panel(builder, coding, w, K, column, k)
+            place = builder.add(builder.mul(builder.sdiv(j, INT(COLS)), to_size), builder.srem(j, INT(COLS)))
+            target = builder.gep(to, [place])
+            with cgutils.for_range_slice(builder, INT(0), depth, INT(coding.block), INT) as (b, _):
+                block = _Block(vectors, coding, _block(builder, coding, panel, b), builder.srem(column, INT(WIDTH)))
+                for step in _block_steps(builder, coding, builder.sub(depth, b)):
+                    vectors.store(block.weights(step), target, builder.mul(builder.add(b, step), INT(COLS)))
         return context.get_dummy_value()
 
-    return types.void(*7 * [types.int64]), generate
+    return types.void(coding.type, *8 * [types.int64]), generate
 
 
-def _floats(vectors, pointer, skip):
-    """LANES int8 numbers, `skip` bytes after the pointer, as a vector of floats."""
-    builder = vectors.builder
-    place = builder.bitcast(builder.gep(pointer, [INT(skip)]), ir.VectorType(BYTE, LANES).as_pointer())
-    wide = builder.sext(builder.load(place, align=1), ir.VectorType(ir.IntType(32), LANES))
-    return builder.sitofp(wide, vectors.kind)
+def _panel(builder, coding, w, K, column, k):
+    """The pointer to the block that begins at k, in the panel of a column of W^T."""
+    blocks = builder.sdiv(builder.add(K, INT(coding.block - 1)), INT(coding.block))
+    panel = builder.mul(builder.sdiv(column, INT(WIDTH)), blocks)
+    first = builder.inttoptr(w, BYTE.as_pointer())
+    return _block(builder, coding, first, builder.add(builder.mul(panel, INT(coding.block)), k))
+
+
+def _block(builder, coding, first, k):
+    """The pointer to the block with number k / block after the first."""
+    return builder.gep(first, [builder.mul(builder.sdiv(k, INT(coding.block)), INT(coding.panel.itemsize))])
+
+
+def _block_steps(builder, coding, left):
+    """The numbers of a block, of which there are `left`. Those of 8 bits are taken in loops; of 4 bits there are always
+    all, as constants."""
+    if coding.bits == 4:
+        yield from map(INT, range(coding.block))
+        return
+    there = builder.select(builder.icmp_signed("<", left, INT(coding.block)), left, INT(coding.block))
+    for first, count in _steps(builder, there, (UNROLLED, 1)):
+        yield from (builder.add(first, INT(step)) for step in range(count))
+
+
+class _Block:
+    """A block's weights in LANES rows of its panel, from row `row` on."""
+
+    def __init__(self, vectors, coding, pointer, row):
+        self.vectors, self.coding, self.pointer, self.row = vectors, coding, pointer, row
+        kind = {2: ir.HalfType(), 4: ir.FloatType()}[coding.scale.itemsize]
+        load = lambda name: self._floats(self._load(name, INT(0), kind))  # noqa: E731
+        self.scale, self.minimum = load("scales"), load("minima") if coding.minimum else None
+        self.words = [self._load("codes", INT(i), WORD) for i in range(4)] if coding.bits == 4 else []
+
+    def weights(self, k):
+        """Number k of each row, as a vector of floats."""
+        builder = self.vectors.builder
+        q = self._nibbles(k.constant) if self.words else self._bytes(k)
+        if self.minimum is None:
+            return builder.fmul(self.scale, q)
+        return self.vectors.fma(self.scale, q, self.minimum)
+
+    def _bytes(self, k):
+        builder = self.vectors.builder
+        return builder.sitofp(builder.sext(self._load("codes", k, BYTE), _vector(WORD)), self.vectors.kind)
+
+    def _nibbles(self, k):
+        vectors, builder = self.vectors, self.vectors.builder
+        shift, zero = 8 * (k % 4) + 4 * (k // 16), 0 if self.coding.minimum else 8
+        shifted = builder.lshr(self.words[k % 16 // 4], ir.Constant(_vector(WORD), [shift] * LANES))
+        if LOOKS_UP:
+            table = ir.Constant(vectors.kind, [float(q - zero) for q in range(16)])
+            return vectors.call("llvm.x86.avx512.permvar.sf.512", vectors.kind, table, shifted)
+        low = builder.and_(shifted, ir.Constant(shifted.type, [15] * LANES))
+        return builder.sitofp(builder.sub(low, ir.Constant(low.type, [zero] * LANES)), vectors.kind)
+
+    def _load(self, name, index, kind):
+        """LANES neighbours of a field of the panel's type."""
+        builder, (field, offset) = self.vectors.builder, self.coding.panel.fields[name][:2]
+        place = builder.add(builder.mul(index, INT(WIDTH)), self.row)
+        at = builder.gep(self.pointer, [builder.add(INT(offset), builder.mul(place, INT(field.base.itemsize)))])
+        return builder.load(builder.bitcast(at, _vector(kind).as_pointer()), align=1)
+
+    def _floats(self, vector):
+        return vector if vector.type == self.vectors.kind else self.vectors.builder.fpext(vector, self.vectors.kind)
+
+
+def _vector(kind):
+    return ir.VectorType(kind, LANES)
 
 
 def _steps(builder, count, sizes):

@@ -50,11 +50,12 @@ import numpy as np
 from numba import types
 
 from autotx.kernels import gelu, gemv, total
-from autotx.kernels.dots import WIDTH, to_floats
+from autotx.kernels.codes import BLOCK, Coded
+from autotx.kernels.dots import expand_of
 from autotx.kernels.exp import ZERO
 from autotx.kernels.gelu import gelu_of, gelu_tanh_of
 from autotx.kernels.gemv import FEW_ROWS
-from autotx.kernels.jit import kernel, outlined
+from autotx.kernels.jit import call, kernel, outlined
 from autotx.kernels.rows import FLOAT32, FLOAT_BYTES, floats
 from autotx.kernels.simd import FLOAT32_TILE, address_of
 from autotx.kernels.threads import get_num_threads, shared_by_tile
@@ -100,20 +101,11 @@ def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=FL
 
 
 def multiply(a, b, out, accumulate=False, bias=None, activation=None, tile=FLOAT32_TILE):
-    """`matmul`, by the kernels for any size, of arrays that they take."""
-    a, b, c = _stack(a), _stack(b), _stack(out)
+    """`matmul`, by the kernels for any size, of arrays that they take. b may be a Coded, the transpose of B."""
+    a, c, codes = _stack(a), _stack(out), expand_of(b) if isinstance(b, Coded) else (0, 0)
     start, finish, bias = _ends(tile, c, accumulate, bias, activation)
-    tasks, product, size = _product(tile, a, b, c, start, finish, bias)
-    _products(tile, tasks, product, product, tasks, 0, *_memory(tile, size))
-    return out
-
-
-def multiply_int8(a, weight, out, bias=None, tile=FLOAT32_TILE):
-    """out = a W^T + bias. a: (M, K), weight: gemv.Int8 of (N, K), bias: (N,) or None, out: (M, N); all float32."""
-    bias = np.zeros(len(weight), np.float32) if bias is None else bias
-    ends, start = np.concatenate([weight.scale[: len(weight)], bias]), (tile.zeros[None, None], (0, 0, 0))
-    codes = weight.panels.ctypes.data
-    tasks, product, size = _product(tile, _stack(a), start[0], _stack(out), start, SCALE, ends, codes=codes)
+    b = tile.zeros[None, None] if isinstance(b, Coded) else _stack(b)
+    tasks, product, size = _product(tile, a, b, c, start, finish, bias, codes=codes)
     _products(tile, tasks, product, product, tasks, 0, *_memory(tile, size))
     return out
 
@@ -193,13 +185,13 @@ def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False
     return dx, dweight, total(sums, 0) if with_bias else None
 
 
-def _product(tile, a, b, c, start, finish=0, bias=None, sums=None, threads=None, codes=0):
+def _product(tile, a, b, c, start, finish=0, bias=None, sums=None, threads=None, codes=(0, 0)):
     """The plan of C = start + A B: the number of tasks, the arguments of the kernels, the size of a worker's memory.
 
     a, b, c: stacks of matrices (three axes each). start: the array of initial values of the sums, and its steps in
     numbers from matrix to matrix, row to row, and column to column. finish, bias: see `_finish`. sums: (pieces of K,
-    M), to which the sums of the rows of A are added, or None; only for one matrix with contiguous columns. codes: the
-    address of the panels of a gemv.Int8, in place of b; 0 for none.
+    M), to which the sums of the rows of A are added, or None; only for one matrix with contiguous columns. codes: what
+    `expand_of` returns for a Coded, in place of b; zeros for none.
     """
     stack, M, K = a.shape
     tasks, blocks, b_at, size = _plan(tile, stack, M, c.shape[2], K, threads or get_num_threads())
@@ -224,7 +216,7 @@ def _blocks(tile, stack, M, N, K, threads):
     multiply-adds per unit of K. A twentieth of a task is added for a thread that starts late: with many small tasks the
     other threads make up for it, with few large ones less is packed.
     """
-    k_block = even_pieces(K, tile.depth, tile.lanes)
+    k_block = even_pieces(K, tile.depth, max(tile.lanes, BLOCK))  # whole blocks of codes
     best, strip = None, tile.strip * tile.rows
     for n_block in {even_pieces(N, width, tile.cols) for width in (tile.width, tile.width // 2, tile.width // 4)}:
         for m_pieces in range(1, min(64, -(-M // strip)) + 1):
@@ -254,7 +246,7 @@ def _types(tile):
     given, written, row = tile.array(3, readonly=True), tile.array(3), tile.array(1, "C")
     scratch = tile.array(2, "C")
     ends = types.intp, row, scratch, THREE, types.intp
-    product = types.Tuple([given, given, types.intp, written, written, THREE, *ends])
+    product = types.Tuple([given, given, types.UniTuple(types.int64, 2), written, written, THREE, *ends])
     return product, product, types.intp, types.intp, scratch, PACKED
 
 
@@ -290,10 +282,10 @@ def _block_of_c(tile, a, b, codes, c, start, steps, finish, bias, sums, blocks, 
     for k in range(0, K, k_block):
         depth = slice(k, min(k + k_block, K))
         if mark + columns != packed[0] or k_block < K:  # else the block of B is still packed, from the last task
-            if codes:
+            if codes[0]:
                 length, to = depth.stop - k, address_of(panels, b_at)
                 size = tile.panel_size(tile, tile.cols, length)
-                to_floats(codes + WIDTH * k, WIDTH * K, column, j.stop - column, length, to, size)
+                call(codes[0], (codes[1], K, column, j.stop - column, k, length, to, size))
             else:
                 tile.pack(tile, b[matrix, depth, j].T, tile.cols, panels, b_at)
             packed[0] = mark + columns
@@ -331,29 +323,24 @@ def _block(tile, a, scratch, b_at, start, start_at, steps, c, c_at, c_step, N, f
             tile, depth, scratch, 0, a_size, scratch, b_at, b_size, start, from_, steps, c, to, c_step, rows, N
         )  # fmt: skip
         if finish:
-            ends = address_of(bias, bias_at), address_of(bias, bias_at + bias.size // 2)
-            _finish(finish, address_of(c, to), c_step, last - i, N, *ends)
+            _finish(finish, address_of(c, to), c_step, last - i, N, address_of(bias, bias_at))
 
 
-ADD_BIAS, RELU, GELU, GELU_TANH, SCALE = 1, 2, 3, 4, 5
+ADD_BIAS, RELU, GELU, GELU_TANH = 1, 2, 3, 4
 ACTIVATIONS = {None: 0, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH}
 
 
-@outlined(*7 * [types.int64])
-def _finish(what, c, step, rows, cols, bias, second):
+@outlined(*6 * [types.int64])
+def _finish(what, c, step, rows, cols, bias):
     """Apply the bias or activation `what` to finished float32 rows of C, while they are in the cache.
 
-    c, bias: addresses. step: floats from row to row. For SCALE there are factors at `bias`, and biases at `second`.
+    c, bias: addresses. step: floats from row to row.
     """
     for i in range(rows):
         row, added = floats(c + FLOAT_BYTES * i * step, cols), floats(bias, cols)
         if what == ADD_BIAS:
             for j in range(cols):
                 row[j] += added[j]
-        elif what == SCALE:
-            biases = floats(second, cols)
-            for j in range(cols):
-                row[j] = row[j] * added[j] + biases[j]
         elif what == RELU:
             for j in range(cols):
                 row[j] = ZERO if row[j] < ZERO else row[j]

@@ -32,6 +32,7 @@ from numba.core.ccallback import CFunc
 from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
+from numba.extending import intrinsic
 
 from autotx import signals
 from autotx.kernels import memory
@@ -124,6 +125,22 @@ def address(compiled, signature):
     compile_for(compiled, signature)
     result = compiled.overloads[signature.args]
     return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+
+
+@intrinsic
+def call(typing, function, arguments):
+    """In a kernel: call the kernel at an address, which was compiled for a first argument that takes no memory, such as
+    None or a tile, and for these types."""
+
+    def generate(context, builder, signature, values):
+        given = [builder.extract_value(values[1], i) for i in range(len(arguments))]
+        kinds = (types.none, *arguments.types)
+        kind = context.call_conv.get_function_type(types.void, kinds)
+        callee, nothing = builder.inttoptr(values[0], kind.as_pointer()), context.get_dummy_value()
+        context.call_conv.call_function(builder, callee, types.void, kinds, [nothing, *given])
+        return nothing
+
+    return types.void(types.int64, arguments), generate
 
 
 def outlined(*arguments):

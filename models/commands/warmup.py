@@ -9,11 +9,11 @@ import numpy as np
 from autotx.kernels import (
     attend,
     attention,
+    codes,
     cross_entropy,
     embedding,
     gelu,
     gemm,
-    gemv,
     jit,
     layernorm,
     linear,
@@ -98,6 +98,6 @@ def _products():
     gemm.matmul(square, square[:, :64])
     gemm.matmul(few, square)
     gemm.matmul(few, square.T)
-    for weight in (square, gemv.Int8(square)):
+    for weight in (square, codes.Coded.rounded(square)):
         linear.linear(few, weight)
         linear.gated(few, weight, weight)

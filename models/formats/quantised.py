@@ -1,8 +1,10 @@
-"""The number formats of tensors in GGUF files: how the bytes of a tensor become float32.
+"""The number formats of tensors in GGUF files: how the bytes of a tensor become float32, or codes for the kernels.
 
 All but the first three are blocks: 32 or 256 numbers share a scale d, some also a minimum m, and each number is a small
-integer q. FORMATS lists them by the number that stands in a file. Every product and sum is one of float32 and in the
-order of ggml's own Python package, so the results are the same to the bit.
+integer q. FORMATS lists them by the number that stands in a file. A function for each makes `Parts` of its blocks (see
+kernels/codes.py), with which the kernels compute as they are. Every product and sum is one of float32 and in the order
+of ggml's own Python package, so the numbers are the same to the bit. (d and m of groups in the formats of 256 numbers
+are themselves products, which are exact in float32.)
 
 Source: the layouts are those of ggml (ggml-common.h).
 """
@@ -14,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from autotx.kernels.codes import Coding, Parts
+
 CHUNK = 1 << 16  # numbers that are converted at a time: their intermediate arrays stay in the cache
 
 
@@ -21,7 +25,8 @@ class Format(NamedTuple):
     name: str
     numbers: int  # in a block
     block: np.dtype  # the bytes of a block
-    decode: Callable  # blocks (n,) -> float32 (n, numbers)
+    decode: Callable  # blocks (n,) -> float32 (n, numbers); of a coded format, (rows, blocks) -> Parts
+    coded: bool
 
     def nbytes(self, count: int) -> int:
         """The size of `count` numbers in bytes; count is a multiple of `numbers`."""
@@ -33,7 +38,8 @@ class Format(NamedTuple):
         out = np.empty((len(blocks), self.numbers), np.float32)
         step = max(1, CHUNK // self.numbers)
         for i in range(0, len(blocks), step):
-            out[i : i + step] = self.decode(blocks[i : i + step])
+            piece = self.decode(blocks[i : i + step, None] if self.coded else blocks[i : i + step])
+            out[i : i + step] = piece.decoded().reshape(-1, self.numbers) if self.coded else piece
         return out.reshape(-1)
 
 
@@ -47,21 +53,22 @@ class Stored:
         self._data, self._start = data, start
 
     def __array__(self, dtype=None, copy=None):
-        count = self.format.nbytes(math.prod(self.shape))
-        numbers = self.format.to_float32(np.frombuffer(self._data, np.uint8, count, self._start)).reshape(self.shape)
-        self._release(count)
+        numbers = self.format.to_float32(self._bytes()).reshape(self.shape)
+        self.release()
         return numbers if dtype is None else numbers.astype(dtype, copy=False)
 
-    def _release(self, count):
+    def parts(self):
+        """The Parts of a matrix in a coded format. They may be views of the file: `release` it after their use."""
+        return self.format.decode(self._bytes().view(self.format.block).reshape(self.shape[0], -1))
+
+    def release(self):
         """Let the system forget the pages of the tensor; else they count as memory of this process."""
         if hasattr(mmap, "MADV_DONTNEED"):
             first = self._start // mmap.PAGESIZE * mmap.PAGESIZE
-            self._data.madvise(mmap.MADV_DONTNEED, first, self._start + count - first)
+            self._data.madvise(mmap.MADV_DONTNEED, first, self._start + self._bytes().size - first)
 
-
-def _scale(number):
-    """A number for each block as float32 (n, 1)."""
-    return number.astype(np.float32)[:, None]
+    def _bytes(self):
+        return np.frombuffer(self._data, np.uint8, self.format.nbytes(math.prod(self.shape)), self._start)
 
 
 def _bits(packed, width, count):
@@ -70,68 +77,72 @@ def _bits(packed, width, count):
     return (packed[..., None, :] >> shifts) & np.uint8((1 << width) - 1)
 
 
-def _halves(q):
-    """Bytes (n, 16) -> 32 numbers of 4 bits a block: the low halves of all bytes, then the high halves."""
-    return _bits(q, 4, 2).reshape(len(q), 32)
-
-
-def _fifth(block):
+def _fifth(b):
     """32 numbers of 5 bits a block: q has 4 bits of each, and bit i of h is the highest bit of number i."""
-    return _halves(block["q"]) | np.unpackbits(block["h"], axis=1, bitorder="little") << np.uint8(4)
+    low = _bits(b["q"], 4, 2).reshape(*b.shape, 32)
+    return low | np.unpackbits(b["h"], axis=-1, bitorder="little") << np.uint8(4)
 
 
 def _q4_0(b):
-    return _scale(b["d"]) * (_halves(b["q"]).view(np.int8) - np.int8(8)).astype(np.float32)
+    return Parts(Coding(4, minimum=False), b["q"], b["d"])
 
 
 def _q4_1(b):
-    return _scale(b["d"]) * _halves(b["q"]).astype(np.float32) + _scale(b["m"])
+    return Parts(Coding(4, minimum=True), b["q"], b["d"], b["m"])
 
 
 def _q5_0(b):
-    return _scale(b["d"]) * (_fifth(b).view(np.int8) - np.int8(16)).astype(np.float32)
+    return Parts(Coding(8, minimum=False), _fifth(b).view(np.int8) - np.int8(16), b["d"])
 
 
 def _q5_1(b):
-    return _scale(b["d"]) * _fifth(b).astype(np.float32) + _scale(b["m"])
+    return Parts(Coding(8, minimum=True), _fifth(b).view(np.int8), b["d"], b["m"])
 
 
 def _q8_0(b):
-    return b["q"].astype(np.float32) * _scale(b["d"])
+    return Parts(Coding(8, minimum=False), b["q"], b["d"])
 
 
-def _superblock(b, q):
-    """256 numbers in 8 groups of 32, each with a scale and a minimum of 6 bits, and d and m for all. q: (n, 8, 32).
+def _groups(b):
+    """d and m of the 8 groups of 32 numbers in each block of 256: (..., 8) float32. They are products of the block's d
+    and m and a scale and a minimum of 6 bits; m is to be subtracted.
 
     The 12 bytes of `s` hold 6 bits of the scales, then of the minima, of groups 0 to 3; then the 4 low bits of both of
     groups 4 to 7, whose 2 high bits are in the first 8 bytes.
     """
-    scales, minima, low = b["s"].reshape(-1, 3, 4).swapaxes(0, 1)
+    scales, minima, low = np.split(b["s"], 3, axis=-1)
     six, two = np.uint8(63), np.uint8(0x30)
-    scales, minima = (
-        np.concatenate([first & six, four | ((first >> 2) & two)], axis=1).astype(np.float32)
-        for first, four in ((scales, low & np.uint8(15)), (minima, low >> np.uint8(4)))
-    )
-    d, m = (_scale(b["d"]) * scales)[..., None], (_scale(b["m"]) * minima)[..., None]
-    return (d * q.astype(np.float32) - m).reshape(len(b), 256)
+    for name, first, four in (("d", scales, low & np.uint8(15)), ("m", minima, low >> np.uint8(4))):
+        numbers = np.concatenate([first & six, four | ((first >> np.uint8(2)) & two)], axis=-1)
+        yield b[name].astype(np.float32)[..., None] * numbers.astype(np.float32)
+
+
+def _by_groups(coding, codes, d, m=None):
+    """Parts of blocks of 256 numbers. codes: (rows, blocks, groups, bytes); d, m: (rows, blocks, groups)."""
+    rows = len(codes)
+    m = None if m is None else -m.reshape(rows, -1)
+    return Parts(coding, codes.reshape(rows, -1, codes.shape[-1]), d.reshape(rows, -1), m)
 
 
 def _q4_k(b):
-    return _superblock(b, _bits(b["q"].reshape(-1, 4, 32), 4, 2).reshape(-1, 8, 32))
+    """Byte i of 32 holds number i of two groups; in a Coding it is numbers i and 16 + i of one."""
+    q = _bits(b["q"].reshape(*b.shape, 4, 32), 4, 2).reshape(*b.shape, 8, 2, 16)
+    return _by_groups(Coding(4, minimum=True, half=False), q[..., 0, :] | q[..., 1, :] << np.uint8(4), *_groups(b))
 
 
 def _q5_k(b):
-    q = _bits(b["q"].reshape(-1, 4, 32), 4, 2).reshape(-1, 8, 32)
-    return _superblock(b, q | _bits(b["h"], 1, 8) << np.uint8(4))
+    q = _bits(b["q"].reshape(*b.shape, 4, 32), 4, 2).reshape(*b.shape, 8, 32)
+    q |= _bits(b["h"], 1, 8) << np.uint8(4)
+    return _by_groups(Coding(8, minimum=True, half=False), q.view(np.int8), *_groups(b))
 
 
 def _q6_k(b):
     """256 numbers in 16 groups of 16, each with a scale of 8 bits. A number has 4 bits in `q` and 2 in `h`."""
-    low = _bits(b["q"].reshape(-1, 2, 64), 4, 2).reshape(-1, 8, 32)
-    high = _bits(b["h"].reshape(-1, 2, 32), 2, 4).reshape(-1, 8, 32)
-    q = ((low | high << np.uint8(4)).view(np.int8) - np.int8(32)).astype(np.float32)
-    scales = _scale(b["d"]) * b["s"].astype(np.float32)
-    return (scales[..., None] * q.reshape(-1, 16, 16)).reshape(len(b), 256)
+    low = _bits(b["q"].reshape(*b.shape, 2, 64), 4, 2).reshape(*b.shape, 8, 32)
+    high = _bits(b["h"].reshape(*b.shape, 2, 32), 2, 4).reshape(*b.shape, 8, 32)
+    q = (low | high << np.uint8(4)).view(np.int8) - np.int8(32)
+    scales = b["d"].astype(np.float32)[..., None] * b["s"].astype(np.float32)
+    return _by_groups(Coding(8, minimum=False, half=False, block=16), q.reshape(*b.shape, 16, 16), scales)
 
 
 def _bfloat16(b):
@@ -139,13 +150,13 @@ def _bfloat16(b):
 
 
 def _plain(b):
-    return _scale(b)
+    return b.astype(np.float32)[:, None]
 
 
 _D, _M, _S = ("d", "<f2"), ("m", "<f2"), ("s", "u1", 12)
 
 FORMATS = {
-    number: Format(name, numbers, np.dtype(block), decode)
+    number: Format(name, numbers, np.dtype(block), decode, numbers > 1)
     for number, name, numbers, block, decode in (
         (0, "F32", 1, "<f4", _plain),
         (1, "F16", 1, "<f2", _plain),

@@ -17,16 +17,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from autotx.kernels.codes import Coded, join
+from autotx.models.formats.quantised import Stored
+
 
 class Layout(NamedTuple):
     """An invertible change of a list of arrays."""
 
     read: Callable  # their arrays -> ours
     write: Callable  # our arrays -> theirs
+    rows: bool = True  # whether it moves whole rows alone, whatever they hold
 
 
 SAME = Layout(list, list)
-TRANSPOSED = Layout(lambda arrays: [a.T for a in arrays], lambda arrays: [a.T for a in arrays])
+TRANSPOSED = Layout(lambda arrays: [a.T for a in arrays], lambda arrays: [a.T for a in arrays], rows=False)
 
 
 def joined(*sizes):
@@ -43,12 +47,13 @@ def reordered(order):
 
 def inverse(layout):
     """The layout in the other direction: inverse(joined(...)) splits one array of theirs into several of ours."""
-    return Layout(layout.write, layout.read)
+    return Layout(layout.write, layout.read, layout.rows)
 
 
 def chain(first, second):
     """Two layouts as one. Reading applies `first` first, writing `second` first."""
-    return Layout(lambda arrays: second.read(first.read(arrays)), lambda arrays: first.write(second.write(arrays)))
+    read, write = lambda arrays: second.read(first.read(arrays)), lambda arrays: first.write(second.write(arrays))
+    return Layout(read, write, first.rows and second.rows)
 
 
 def row(theirs, ours, layout=SAME):
@@ -133,9 +138,12 @@ class _OneByOne:
     def of(self, layer):
         name, found = self._row_of[id(layer.weight)]
         self.read.add(name)
-        weight = next(array for other, array in _converted(found, self._tensors, self._path) if other == name)
+        weight = _coded(found, self._tensors, self._path) if self._matrix.keeps_codes else None
+        if weight is None:
+            weight = next(array for other, array in _converted(found, self._tensors, self._path) if other == name)
+            weight = np.ascontiguousarray(weight)
         bias = getattr(layer, "bias", None)
-        return self._matrix(np.ascontiguousarray(weight), None if bias is None else bias.data)
+        return self._matrix(weight, None if bias is None else bias.data)
 
 
 def _set(own, found, tensors, path):
@@ -149,9 +157,30 @@ def _converted(found, tensors, path):
     theirs, ours, layout = found
     arrays = [np.asarray(tensors[name]) for name in theirs]
     for name, array in zip(theirs, arrays):
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"{path}: {name} holds NaN or Inf")
+        _hold_finite(array, name, path)
     return list(zip(ours, layout.read(arrays)))
+
+
+def _hold_finite(array, name, path):
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{path}: {name} holds NaN or Inf")
+
+
+def _coded(found, tensors, path):
+    """The one parameter of a row as a kernels.codes.Coded; None unless its tensors are in coded formats."""
+    theirs, ours, layout = found
+    stored = [tensors[name] for name in theirs]
+    if len(ours) > 1 or not layout.rows or not all(isinstance(s, Stored) and s.format.coded for s in stored):
+        return None
+    parts = [s.parts() for s in stored]
+    for name, part in zip(theirs, parts):
+        for numbers in (part.scales, part.minima):
+            _hold_finite(np.zeros(0) if numbers is None else numbers, name, path)
+    whole = join(parts, lambda arrays: layout.read(arrays)[0])
+    coded = Coded(whole, (len(whole.codes), stored[0].shape[1]))
+    for s in stored:
+        s.release()
+    return coded
 
 
 def _check(model, rows, tensors, path, described_by):

@@ -9,7 +9,7 @@ therefore repeats the formulas without Tensors, gradients and dropout. It is in 
     scores(x)      the scores of all tokens as the next one, from states: (..., C) -> (..., V)
 
 Whatever differs between models (positions, norms, activation) is in the reader of the model. Its weights are of a class
-of matrix: `Matrix` uses the model's arrays without copying, `Int8Matrix` keeps a copy in 8 bits.
+of matrix: `Matrix` uses the model's arrays, or the codes of a file, as they are; `Int8Matrix` keeps a copy in 8 bits.
 
 In float32, the scores of a text are the same to the bit however the text is cut into pieces, whatever the other rows
 hold, and on any number of threads. (Without fused multiply-adds in the processor, or with NUMBA_DISABLE_JIT=1, they
@@ -33,9 +33,10 @@ FIRST = 256  # tokens that a cache has room for at first
 class Matrix:
     """The weight (out, in) and bias (out,) of a linear layer, or a table of embeddings, one a row."""
 
-    weight: Any  # an array, or kernels.gemv.Int8
+    weight: Any  # an array, or kernels.codes.Coded
+    keeps_codes = True  # whether it may be made of a Coded
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray | None = None):
+    def __init__(self, weight: Any, bias: np.ndarray | None = None):
         self.weight, self.bias = weight, bias
 
     @classmethod
@@ -65,21 +66,26 @@ class Matrix:
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """The rows with the numbers ids: an array of shape ids.shape + (in,)."""
-        return self.weight[ids]
+        return self.weight.rows(ids) if isinstance(self.weight, kernels.codes.Coded) else self.weight[ids]
 
     @property
     def nbytes(self) -> int:
         return self.weight.nbytes
 
 
+class Float32Matrix(Matrix):
+    """A Matrix whose weights are floats, also those of a file that has codes."""
+
+    keeps_codes = False
+
+
 class Int8Matrix(Matrix):
-    """A Matrix whose weights are rounded to int8, with a scale for each row (see kernels/gemv.py)."""
+    """A Matrix whose weights are rounded to 8 bits, with a scale for each 32 of a row (see kernels/codes.py)."""
+
+    keeps_codes = False
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray | None = None):
-        super().__init__(kernels.gemv.Int8(weight), bias)
-
-    def rows(self, ids):
-        return self.weight.rows(ids)
+        super().__init__(kernels.codes.Coded.rounded(weight), bias)
 
 
 class Reader:
