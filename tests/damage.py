@@ -39,7 +39,8 @@ TRAINED = {  # kind: the settings of its run
 }
 RESUMED = "--resume --steps 5 --eval-batches 1 --grad-accum 1 --out run"
 _PLOTS = [f"plot run --out out.svg --what {what}" for what in ("curves", "embeddings", "positions", "times")]
-_LANGUAGE = ["generate --model run --max-new-tokens 3 --seed 1", "generate --model run --max-new-tokens 2 --int8",
+_LANGUAGE = ["generate --model run --max-new-tokens 3 --seed 1",
+    "generate --model run --max-new-tokens 2 --weights int8",
     "generate --model run --max-new-tokens 2 --attention out.svg",
     "replay --model run --prompt 'the dog' --out out.html", f"train {RESUMED} --batch-size 2",
     "finetune --model run --labels labels.txt --steps 1 --warmup-steps 1 --out out",

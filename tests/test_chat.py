@@ -215,7 +215,7 @@ def test_each_line_is_answered_and_what_was_said_is_saved(talk, tmp_path):
     messages = json.loads(line)["messages"]
     assert [m["content"] for m in messages if m["role"] == "user"] == ["the quick fox", "jumps"]
     assert out == "".join(m["content"] + "\n" for m in messages if m["role"] == "assistant")
-    assert "small.gguf, int8, 128 tokens at once" in err
+    assert "small.gguf, weights of " in err
 
 
 def test_commands_of_the_conversation(talk, tmp_path):

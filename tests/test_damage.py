@@ -13,7 +13,6 @@ from autotx.checkpoint import STATE, list_tensors, load_tensors, save_tensors
 from autotx.files import DEEPEST_JSON, entry, read_json, read_json_lines
 from autotx.models import config as configs
 from autotx.models import tokenizers
-from autotx.models.cli import main
 from autotx.models.config import flag
 from autotx.models.formats import open_model
 from autotx.models.registry import ARCHITECTURES, settings_of
@@ -191,11 +190,9 @@ def test_a_hostile_config(entries, message, run, fails):
     fails(["generate", "--model", folder], message)
 
 
-def test_a_text_without_an_end(run, fails, capsys):
+def test_a_text_without_an_end(run, fails):
     folder = run()
     change(folder / configs.FILE, text=["/dev/zero"])
-    assert main(["generate", "--model", str(folder), "--int8", "--max-new-tokens", "1"]) == 0
-    assert "perplexity not compared: --text /dev/zero: not a text file, byte 0 is zero" in capsys.readouterr().err
     fails(["train", "--resume", "--out", folder], "--text /dev/zero: not a text file, byte 0 is zero")
 
 

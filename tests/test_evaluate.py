@@ -151,7 +151,7 @@ def test_loss_perplexity_and_bits_per_byte(evaluated, folder, name):
     shown = evaluated("--model", name, "--text", "part", "--context", 16, "--stride", 4)
     assert shown.startswith(f"loss {found['loss']:.4f}, perplexity {found['perplexity']:.5g}, ")
     told = f"{len(ids) - 1:,} of {len(ids):,} tokens predicted (the first has none before it), each from 13 to 16, or"
-    assert f"{told} all if they are fewer, of the tokens before it; weights in float32" in shown
+    assert f"{told} all if they are fewer, of the tokens before it; weights: file" in shown
 
 
 def test_a_text_within_the_context_and_what_is_unknown(evaluated, folder, tmp_path):

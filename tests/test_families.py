@@ -63,7 +63,7 @@ def test_every_command_takes_it(folder, monkeypatch, capsys):
     (folder / "labels.tsv").write_text("the cat\tcat\nthe dog\tdog\na cat\tcat\na dog\tdog\n" * 3)
     for words in (
         "generate --model run --prompt the --max-new-tokens 40 --seed 1",
-        "generate --model run --max-new-tokens 4 --int8",
+        "generate --model run --max-new-tokens 4 --weights int8",
         "generate --model run --prompt the --samples 2 --show-choices 2 --html choices.html",
         "evaluate --model run --text text.txt",
         "graph --model run --out graph.svg --json graph.json",

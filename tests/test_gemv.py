@@ -116,12 +116,9 @@ def test_a_product_with_codes_has_the_bits_of_the_product_with_their_weights(cod
         codes, weight = Coded(parts, (N, K)), parts.decoded().reshape(N, K)
         (x, _), bias, onto = _matrices(rng, M, 1, K), rng.standard_normal(N, np.float32), rng.standard_normal((M, N))
         onto, norm = onto.astype(np.float32), (rng.standard_normal(K, np.float32), 1e-5)
-        for y in (
-            lambda w: linear(x, w, bias),
-            lambda w: linear(x, w, norm=norm, onto=onto.copy()),
-            lambda w: gated(x, w, w, norm),
-        ):
-            _same(y(codes), y(weight))
+        _same(linear(x, codes, bias), linear(x, weight, bias))
+        _same(linear(x, codes, None, norm, onto.copy()), linear(x, weight, None, norm, onto.copy()))
+        _same(gated(x, codes, codes, norm), gated(x, weight, weight, norm))
 
 
 def _same(found, expected):

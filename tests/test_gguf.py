@@ -4,6 +4,7 @@ import itertools
 import struct
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from gguf_files import (
@@ -27,7 +28,7 @@ from autotx.models.formats import open_model, open_reader
 from autotx.models.formats.gguf_file import GGUF
 from autotx.models.formats.gguf_tokenizer import PATTERNS, tokenizer_of
 from autotx.models.formats.quantised import FORMATS
-from autotx.models.inference.pieces import Int8Matrix, Matrix
+from autotx.models.inference.pieces import Float32Matrix, Int8Matrix, Matrix
 from autotx.models.registry import settings_of
 from autotx.models.tasks.text import TextTask
 from autotx.models.tokenizers import load_tokenizer
@@ -365,13 +366,36 @@ def test_a_reader_is_the_same_whether_it_is_made_of_the_model_or_of_the_file(mat
     assert by_model.nbytes == by_file.nbytes
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_a_file_of_all_formats_gives_the_same_bits_in_its_codes_as_in_float32(shift, tmp_path, rng):
+    """Matrices of several formats: for a shift, each layer has others, and those of q, k and v differ."""
+    model = small_llama(n_embd=256, n_head=4, n_kv_head=2, n_hidden=256, n_layer=3)
+    tensors, numbers = tensors_of(model, "llama"), list(FORMATS)
+    for i, (name, array) in enumerate(tensors.items()):
+        if array.ndim == 2:
+            number = numbers[(i + shift * (i // 9)) % len(numbers)]
+            kind = gguf.GGMLQuantizationType(number)
+            tensors[name] = (random_blocks(FORMATS[number], array.shape, rng), kind)
+    path = write_model(tmp_path / "a.gguf", model, tensors=tensors)
+    codes, floats = (open_reader(path, matrix).model for matrix in (Matrix, Float32Matrix))
+    assert codes.nbytes < 0.8 * floats.nbytes
+    ids = rng.integers(0, model.config.vocab_size, (2, 20))
+    for pieces in ([20], [1, 2, 12, 5]):
+        parts, readers = np.split(ids, np.cumsum(pieces)[:-1], axis=1), (codes.reader(2), floats.reader(2))
+        found, expected = (np.concatenate([r.scores(r.read(part)) for part in parts], axis=1) for r in readers)
+        if numba.config.DISABLE_JIT:
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+        else:
+            assert np.array_equal(found, expected)
+
+
 def test_every_command_opens_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "toy.gguf", small_llama())
     labels = tmp_path / "labels.tsv"
     labels.write_text("el gato\tspanish\nthe cat\tenglish\nla casa\tspanish\nthe house\tenglish\n" * 3)
     for words in (
-        "generate --model toy.gguf --prompt fox --max-new-tokens 3 --int8 --seed 1",
+        "generate --model toy.gguf --prompt fox --max-new-tokens 3 --weights int8 --seed 1",
         "nearest --model toy.gguf fox",
         "graph --model toy.gguf --out graph.svg",
         "replay --model toy.gguf --prompt fox",

@@ -256,7 +256,7 @@ def test_it_trains_goes_on_writes_and_is_drawn(tmp_path, monkeypatch, capsys):
         "train --resume --out run --steps 154",
         "generate --model run --prompt the --max-new-tokens 30 --temperature 0",
         "generate --model run --prompt the --max-new-tokens 4 --attention maps.png",
-        "generate --model run --prompt the --max-new-tokens 4 --int8",
+        "generate --model run --prompt the --max-new-tokens 4 --weights int8",
         "graph --model run --out graph.svg --json graph.json",
         "replay --model run --prompt the --out replay.html",
         "plot run --what embeddings --out embeddings.png",

@@ -218,7 +218,7 @@ def test_generate_draws_its_attention(run, tmp_path, capsys, fails):
     fails([*asked[:-1], "--layers", "0"], "--layers and --heads belong to --attention; give it too")
     fails([*asked, tmp_path / "map.gif"], "map.gif ends in .gif; give it a name that ends in .png, .svg or .pdf")
     fails([*asked, tmp_path / "no" / "map.png"], "there is no folder")
-    fails([*asked, out, "--int8"], "leave --int8 out")
+    fails([*asked, out, "--weights", "int8"], "leave --weights out")
 
 
 def test_of_a_large_model_some_layers_and_heads_are_shown(rng):

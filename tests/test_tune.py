@@ -314,7 +314,7 @@ def test_a_run_of_all_weights_opens_in_every_command_and_is_gone_on_with(folder,
     for words in (
         ["train", "--init", "small.gguf", "--text", "text.txt", "--out", "full", *SHORT],
         ["generate", "--model", "full", "--prompt", "the", "--max-new-tokens", 4],
-        ["generate", "--model", "full", "--prompt", "the", "--max-new-tokens", 4, "--int8"],
+        ["generate", "--model", "full", "--prompt", "the", "--max-new-tokens", 4, "--weights", "int8"],
         ["graph", "--model", "full", "--out", "graph.svg"],
         ["train", "--init", "full", "--text", "text.txt", "--lora-rank", 2, "--out", "again", *SHORT],
         ["train", "--init", "again", "--chats", "chats.jsonl", "--out", "more", *SHORT, *LONGER],

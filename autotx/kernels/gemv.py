@@ -26,7 +26,7 @@ from autotx.kernels.rows import FLOAT32, FLOAT_BYTES, IN1, IN2, INTEGER, OUT2, R
 from autotx.kernels.silu import swiglu_row
 from autotx.kernels.simd import FLOAT32_TILE
 from autotx.kernels.threads import get_num_threads, shared
-from autotx.kernels.tile import aligned, even_pieces, thread_memory
+from autotx.kernels.tile import even_pieces, thread_memory
 
 FEW_ROWS = 8
 TASK_BYTES = 2**17  # the most bytes of weights in a task: some 8 microseconds. A single task wakes no worker.

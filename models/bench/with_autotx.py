@@ -14,7 +14,7 @@ from autotx.models.bench import inputs, smollm2
 from autotx.models.chat import Conversation
 from autotx.models.comm import started
 from autotx.models.formats import open_model, open_reader
-from autotx.models.inference.pieces import Int8Matrix, Matrix
+from autotx.models.inference.pieces import WEIGHTS, Int8Matrix
 
 OPS = {
     "layer_norm": autotx.layer_norm,
@@ -182,9 +182,6 @@ def scalar_chain(pairs):
 
 
 # SmolLM2
-
-
-WEIGHTS = {"float32": Matrix, "int8": Int8Matrix}
 
 
 def _smollm2(weights):

@@ -11,10 +11,9 @@ from autotx.files import describe, write_atomically
 from autotx.models.chat import Conversation
 from autotx.models.config import LARGEST, check_limits
 from autotx.models.formats import KNOWN, open_reader
-from autotx.models.inference.pieces import Int8Matrix, Matrix
+from autotx.models.inference.pieces import WEIGHTS
 
 CONTEXT = 2048
-WEIGHTS = {"int8": Int8Matrix, "float32": Matrix}
 HELP = "/reset forgets, /system TEXT tells it how to answer, /save FILE keeps what was said; Ctrl-C stops an answer"
 
 
@@ -38,9 +37,7 @@ def add_arguments(parser):
         default=CONTEXT,
         help="how many tokens the model sees at once (default: %(default)s, or as many as it can)",
     )
-    parser.add_argument(
-        "--weights", choices=WEIGHTS, default="int8", help="int8 is faster, float32 exact (default: int8)"
-    )
+    add_weights(parser)
     parser.add_argument(
         "--temperature",
         type=float,
@@ -56,13 +53,28 @@ def add_arguments(parser):
     )
 
 
+def add_weights(parser):
+    """--weights, of every command that only reads with a language model."""
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        help="file: as they are there, those of 4 and 8 bits, too (default); int8: rounded to 8 bits, faster than "
+        "float32 and a little less exact; float32: gives what file does, in more memory",
+    )
+
+
+def weights_of(args):
+    """The class of matrices of --weights."""
+    return WEIGHTS[args.weights or "file"]
+
+
 def run(args):
     """Talk until the input ends. Returns the exit status."""
     _check(args)
-    opened = open_reader(args.model, WEIGHTS[args.weights])
+    opened = open_reader(args.model, weights_of(args))
     chat = Conversation(opened, args.context, args.system)
     settings = {"temperature": args.temperature, "top_p": args.top_p, "rng": np.random.default_rng(args.seed)}
-    _say(f"{opened.path.name}, {args.weights}, {chat.size:,} tokens at once. {HELP}")
+    _say(f"{opened.path.name}, weights of {opened.model.nbytes / 1e6:.3g} MB, {chat.size:,} tokens at once. {HELP}")
     talk = _Talk(chat, settings)
     for line in _lines():
         try:

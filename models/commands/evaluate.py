@@ -7,14 +7,14 @@ import time
 
 import numpy as np
 
-from autotx.models.commands.chat import CONTEXT, WEIGHTS
+from autotx.models.commands.chat import CONTEXT, add_weights, weights_of
 from autotx.models.commands.translate import SCORING, add_scoring, check_scoring
 from autotx.models.config import check_limits, flag
 from autotx.models.data import read_file
 from autotx.models.formats import KNOWN, open_model, open_reader
 from autotx.models.inference import bleu
 from autotx.models.inference.losses import compared, token_losses
-from autotx.models.inference.pieces import Matrix
+from autotx.models.inference.pieces import Float32Matrix
 from autotx.models.inference.sampling import largest
 from autotx.models.progress import Measured
 from autotx.text import visible
@@ -46,7 +46,7 @@ def add_arguments(parser):
         help="how many of them are new in each window of the text; fewer give each token more context and take longer "
         "(default: half of --context)",
     )
-    parser.add_argument("--weights", choices=WEIGHTS, help="float32 is exact (default), int8 what autotx chat keeps")
+    add_weights(parser)
     parser.add_argument(
         "--against",
         metavar="NAME",
@@ -71,8 +71,7 @@ def run(args):
 
 def _of_text(args):
     """The figures of --text, as JSON values."""
-    text, weights = read_file("--text", args.text), args.weights or "float32"
-    opened = open_reader(args.model, WEIGHTS[weights])
+    text, opened = read_file("--text", args.text), open_reader(args.model, weights_of(args))
     model, tokenizer, size = opened.model, opened.tokenizer, opened.model.config.block_size
     context = args.context or min(CONTEXT, size)
     stride = args.stride or max(1, context // 2)
@@ -94,7 +93,7 @@ def _of_text(args):
     loss, count = total / scored, _bytes(text, ids[0], tokenizer)
     return {
         "text": args.text,
-        "weights": weights,
+        "weights": args.weights or "file",
         "tokens": len(ids),
         "scored": scored,
         "context": context,
@@ -124,7 +123,7 @@ def _perplexity(loss):
 
 def _other(name, tokenizer, text, ids):
     """The model of --against. ValueError: its tokens are others."""
-    other = open_reader(name, Matrix)
+    other = open_reader(name, Float32Matrix)
     for i, (ours, theirs) in enumerate(zip(tokenizer.pieces, other.tokenizer.pieces)):
         if ours != theirs:
             raise ValueError(f"--against {name}: its token {i} is {theirs!r}, that of --model {ours!r}; the "
@@ -177,7 +176,7 @@ def _described(found):
     return (
         f"loss {found['loss']:.4f}, perplexity {perplexity}, {found['bits_per_byte']:.4f} bits per byte\n"
         f"{found['scored']:,} of {found['tokens']:,} tokens predicted (the first has none before it), each from "
-        f"{known} tokens before it; weights in {found['weights']}, {found['seconds']:.1f} s{unknown}"
+        f"{known} tokens before it; weights: {found['weights']}, {found['seconds']:.1f} s{unknown}"
         + (_described_against(found["against"]) if "against" in found else "")
     )
 

@@ -1,24 +1,22 @@
 """`autotx generate`: continue a text with a trained language model."""
 
 import json
-import math
 import secrets
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from autotx import cross_entropy, viz
+from autotx import viz
 from autotx.checkpoint import STATE
 from autotx.files import entry, read_json
 from autotx.models.commands import choices, maps
+from autotx.models.commands.chat import add_weights, weights_of
 from autotx.models.config import LARGEST, check_limits
-from autotx.models.data import load_data, random_blocks, read_file
-from autotx.models.formats import KNOWN, open_model
+from autotx.models.data import read_file
+from autotx.models.formats import KNOWN, open_model, open_reader
 from autotx.models.inference.continuations import Continuation, continue_text
-from autotx.models.inference.pieces import Int8Matrix
 from autotx.models.run import checkpoint_of
-from autotx.models.tasks.text import text_source
 from autotx.models.tokenizers import END_OF_TEXT
 from autotx.text import counted
 from autotx.viz import style
@@ -103,11 +101,7 @@ def add_arguments(parser):
     )
     parser.add_argument("--html", metavar="FILE", help="write a page of the text that shows them for each token")
     parser.add_argument("--json", action="store_true", help="print one JSON object, with all of this, instead of text")
-    parser.add_argument(
-        "--int8",
-        action="store_true",
-        help="keep the weights as int8: faster for large models, a little less exact; it says by how much",
-    )
+    add_weights(parser)
     parser.add_argument(
         "--attention", metavar="FILE", help="draw what every head looked at, prompt and answer: a .png, .svg or .pdf"
     )
@@ -129,7 +123,7 @@ def run(args):
     _check(args)
     if args.step:
         args.model = checkpoint_of(args.model, args.step)
-    opened = open_model(args.model, needs="text")
+    opened = open_model(args.model, "text") if args.attention else open_reader(args.model, weights_of(args))
     model, tokenizer = opened.model, opened.tokenizer
     prompt = _prompt(args, opened)
     ids = tokenizer.encode(prompt)
@@ -139,10 +133,6 @@ def run(args):
         args.max_new_tokens = args.max_new_tokens or shown.most - len(ids)
     elif args.max_new_tokens is None:
         args.max_new_tokens = NEW_TOKENS
-    if args.int8:
-        rounded = model.reader(matrix=Int8Matrix)
-        _say(f"int8: {comparison(opened, rounded)}")
-        model, opened = rounded, None  # frees the float32 matrices
     if len(ids) > model.config.block_size:
         most = f"the model reads {model.config.block_size} at once, so it sees only the last of them"
         _say(f"the prompt has {len(ids)} tokens; {most}")
@@ -242,40 +232,6 @@ def _draw_attention(args, model, tokenizer, ids, given, shown):
     _say(f"{args.attention} shows what {'the heads' if shown.note else 'every head'} looked at")
 
 
-def comparison(opened, rounded):
-    """What rounding to int8 gains and costs, in words: the sizes of the matrices, and the perplexities on the run's
-    text, of the same random blocks of its validation part.
-
-    opened: a language model. rounded: its reader with int8 weights.
-    """
-    exact, config = opened.model.reader(), opened.config
-    sizes = [f"{reader.nbytes / 1e6:.3g} MB" for reader in (exact, rounded)]
-    gained = f"weights of {sizes[1]} instead of {sizes[0]}"
-    if config is None:
-        return f"{gained}; perplexity not compared: {opened.path} does not say what text it learned from"
-    path = opened.path / STATE
-    expected = entry(read_json(path), "data_sha256", str, path)
-    try:
-        data = load_data(text_source(config, opened.tokenizer), exact.config.block_size)
-    except ValueError as error:
-        return f"{gained}; perplexity not compared: {error}"
-    if data.digest != expected:
-        return f"{gained}; perplexity not compared: the text is no longer the one that the model learned from"
-    before, after = (perplexity(reader, data.validation) for reader in (exact, rounded))
-    change = f"{after / before - 1:+.2%}"
-    return f"{gained}; perplexity on the validation text {before:.4g} in float32, {after:.4g} in int8 ({change})"
-
-
-def perplexity(model, ids, batches=8):
-    """exp of the mean loss over about 4,000 tokens of `ids`, in the same blocks at every call. model: has `reader`."""
-    rng, size, losses = np.random.default_rng(0), model.config.block_size, []
-    for _ in range(batches):
-        inputs, targets = random_blocks(ids, -(-512 // size), size, rng)
-        reader = model.reader(len(inputs))
-        losses.append(cross_entropy(reader.scores(reader.read(inputs)), targets).item())
-    return math.exp(np.mean(losses))
-
-
 def _check(args):
     """ValueError for a flag outside its limits, and for flags that exclude each other."""
     check_limits("--max-new-tokens", args.max_new_tokens, at_least=1, at_most=10**9)
@@ -290,8 +246,8 @@ def _check(args):
     check_limits("--seed", args.seed, at_least=0, at_most=LARGEST)
     check_limits("--samples", args.samples, at_least=1, at_most=100)
     check_limits("--show-choices", args.show_choices, at_least=1, at_most=100)
-    if args.attention and args.int8:
-        raise ValueError("--attention draws the model in float32; leave --int8 out")
+    if args.attention and args.weights == "int8":
+        raise ValueError("--attention draws the model in float32; leave --weights out")
     if (args.layers, args.heads) != (None, None) and not args.attention:
         raise ValueError("--layers and --heads belong to --attention; give it too")
     if args.attention and args.samples > 1:

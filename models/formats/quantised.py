@@ -6,6 +6,14 @@ kernels/codes.py), with which the kernels compute as they are. Every product and
 of ggml's own Python package, so the numbers are the same to the bit. (d and m of groups in the formats of 256 numbers
 are themselves products, which are exact in float32.)
 
+    Q4_0, Q4_1              codes of 4 bits, d (and m) in float16: 18 and 20 bytes for 32 weights, as in the file
+    Q4_K                    codes of 4 bits, d and m in float32: 24 bytes, 18 in the file
+    Q8_0, Q5_0, Q5_1        codes of 8 bits, d (and m) in float16: 34, 34 and 36 bytes; 34, 22 and 24 in the file
+    Q5_K, Q6_K              codes of 8 bits, d (and m) in float32: 40 and 40 bytes; 22 and 26.25 in the file
+    F32, F16, BF16          float32
+
+Queries, keys and values that come in several of these are joined as codes of 8 bits, without loss.
+
 Source: the layouts are those of ggml (ggml-common.h).
 """
 

@@ -88,6 +88,9 @@ class Int8Matrix(Matrix):
         super().__init__(kernels.codes.Coded.rounded(weight), bias)
 
 
+WEIGHTS: dict[str, type[Matrix]] = {"file": Matrix, "int8": Int8Matrix, "float32": Float32Matrix}  # --weights
+
+
 class Reader:
     """The base of readers. A subclass sets `config` and `head`, the Matrix that computes scores from states."""
 
