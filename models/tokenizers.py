@@ -203,6 +203,10 @@ class WordTokenizer(Tokenizer):
     lower_case = True
 
     def __init__(self, words: list[str], spelled: str = ""):
+        if isinstance(words, str):
+            raise TypeError(
+                "WordTokenizer: words is a text; give a list of words, or use WordTokenizer.train(text, size)"
+            )
         self.words, self.spelled = words, spelled
         super().__init__([word.encode() for word in words] + _BYTES + [_JOIN])
         self._ids = {word: i for i, word in enumerate(words)}

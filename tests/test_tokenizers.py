@@ -81,6 +81,11 @@ def test_characters_are_numbered_in_order_and_bytes_follow():
     assert tokenizer.unknown("abxcéx") == ["x", "é"]
 
 
+def test_a_text_is_not_taken_for_a_list_of_words():
+    with pytest.raises(TypeError, match=r"give a list of words, or use WordTokenizer.train\(text, size\)"):
+        WordTokenizer("a text", 300)  # pyright: ignore[reportArgumentType]
+
+
 def test_a_word_is_one_token_wherever_it_stands_and_bytes_follow():
     tokenizer = WordTokenizer.train("You are, I say, you ARE!\n", 257 + 5)
     assert WordTokenizer.split("Don't  go, you.\n") == ["don't", " ", " go", ",", " you", ".", "\n"]
