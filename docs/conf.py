@@ -1,0 +1,65 @@
+"""The settings of the site, and what is made from the code before Sphinx reads the pages.
+
+sphinx-build -W docs site     builds it; open site/index.html
+"""
+
+import sys
+from pathlib import Path
+
+from sphinx.errors import ExtensionError
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from making import checks, commands, fonts, ops, reference, whitepaper  # noqa: E402
+
+import autotx  # noqa: E402
+
+project, author, release = "autotx", "the authors of autotx", autotx.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["deflist", "colon_fence", "attrs_inline"]
+myst_heading_anchors = 3
+exclude_patterns = ["making", "static", "learn"]
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", ".*")]  # types in signatures, most of which have no page here
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+python_maximum_signature_line_length = 100
+smartquotes = False  # "--lr" is no dash
+pygments_style, pygments_dark_style = "friendly", "monokai"
+html_theme = "furo"
+html_title = "autotx"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_show_sphinx = html_show_sourcelink = html_copy_source = html_show_copyright = False
+html_theme_options = {"source_directory": "docs/"}
+
+
+def make(app):
+    """Write the pages that are made from the code, and draw their pictures."""
+    sections = whitepaper.sections_by_op()
+    whitepaper.write(Path(app.outdir, "whitepaper"))
+    pages = ops.pages(sections) | commands.pages() | reference.pages() | whitepaper.pages()
+    for name, text in pages.items():
+        path = HERE / f"{name}.rst"
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:  # Sphinx reads again what is newer
+            path.write_text(text, encoding="utf-8")
+    ops.pictures(HERE / "ops")
+
+
+def check(app, error):
+    """Add the font of the formulas, and stop where a built page is not whole."""
+    if error:
+        return
+    fonts.write(Path(app.outdir, "_static", "math.woff"))
+    if found := checks.faults(Path(app.outdir)):
+        raise ExtensionError("\n".join(found))
+
+
+def setup(app):
+    app.connect("builder-inited", make)
+    app.connect("build-finished", check, priority=900)  # after what the theme writes
+    app.connect("autodoc-process-docstring", reference.on_docstring)
+    app.connect("autodoc-process-signature", reference.on_signature)
+    app.connect("autodoc-skip-member", reference.on_member)
