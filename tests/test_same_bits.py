@@ -36,6 +36,7 @@ ways = st.fixed_dictionaries(
         "threads": st.integers(1, min(2, autotx.get_num_threads())),
         "cut": st.lists(st.integers(1, 12), max_size=6),  # pieces of the prompt that are read before
         "wrong": st.integers(0, 20),  # other tokens that are read after them, and forgotten
+        "speculate": st.booleans(),
     }
 )
 
@@ -59,7 +60,8 @@ def test_a_text_goes_on_alike_whatever_is_beside_it(name, matrix, settings):
         if known and way["wrong"]:
             read.read(PROMPTS[1:2, : way["wrong"]])
             read.rewind(known)
-        found = written(reader, prompt, way["rows"], read if known else None, **settings)
+        speculate = way["speculate"] and way["rows"] == 1
+        found = written(reader, prompt, way["rows"], read if known else None, speculate=speculate, **settings)
         for part, right in zip(found, expected):
             assert np.array_equal(part, right)
 

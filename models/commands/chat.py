@@ -12,6 +12,7 @@ from autotx.models.chat import Conversation
 from autotx.models.config import LARGEST, check_limits
 from autotx.models.formats import KNOWN, open_reader
 from autotx.models.inference.pieces import WEIGHTS
+from autotx.models.inference.speculation import SPECULATE
 
 CONTEXT = 2048
 HELP = "/reset forgets, /system TEXT tells it how to answer, /save FILE keeps what was said; Ctrl-C stops an answer"
@@ -51,6 +52,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--seed", type=int, metavar="N", help="the same seed gives the same answers (default: a new one)"
     )
+    parser.add_argument("--speculate", action="store_true", help=SPECULATE)
 
 
 def add_weights(parser):
@@ -74,6 +76,7 @@ def run(args):
     opened = open_reader(args.model, weights_of(args))
     chat = Conversation(opened, args.context, args.system)
     settings = {"temperature": args.temperature, "top_p": args.top_p, "rng": np.random.default_rng(args.seed)}
+    settings["speculate"] = args.speculate
     _say(f"{opened.path.name}, weights of {opened.model.nbytes / 1e6:.3g} MB, {chat.size:,} tokens at once. {HELP}")
     talk = _Talk(chat, settings)
     for line in _lines():

@@ -16,6 +16,7 @@ from autotx.models.config import LARGEST, check_limits
 from autotx.models.data import read_file
 from autotx.models.formats import KNOWN, open_model, open_reader
 from autotx.models.inference.continuations import Continuation, continue_text
+from autotx.models.inference.speculation import SPECULATE
 from autotx.models.run import checkpoint_of
 from autotx.models.tokenizers import END_OF_TEXT
 from autotx.text import counted
@@ -102,6 +103,7 @@ def add_arguments(parser):
     parser.add_argument("--html", metavar="FILE", help="write a page of the text that shows them for each token")
     parser.add_argument("--json", action="store_true", help="print one JSON object, with all of this, instead of text")
     add_weights(parser)
+    parser.add_argument("--speculate", action="store_true", help=SPECULATE)
     parser.add_argument(
         "--attention", metavar="FILE", help="draw what every head looked at, prompt and answer: a .png, .svg or .pdf"
     )
@@ -152,7 +154,7 @@ def run(args):
 
 def _written(args, model, tokenizer, prompt, ids):
     """The Continuations, one for each of --samples. Prints them, unless they are to be printed as JSON."""
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens")
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens", "speculate")
     settings = {name: getattr(args, name) for name in names}
     settings["rng"] = [np.random.default_rng([args.seed, i]) for i in range(args.samples)]  # [n, 0] is the same as n
     likeliest = args.show_choices or (LIKELIEST if args.html else 0)
@@ -246,6 +248,8 @@ def _check(args):
     check_limits("--seed", args.seed, at_least=0, at_most=LARGEST)
     check_limits("--samples", args.samples, at_least=1, at_most=100)
     check_limits("--show-choices", args.show_choices, at_least=1, at_most=100)
+    if args.speculate and args.samples > 1:
+        raise ValueError("--speculate is for one text; leave it or --samples out")
     if args.attention and args.weights == "int8":
         raise ValueError("--attention draws the model in float32; leave --weights out")
     if (args.layers, args.heads) != (None, None) and not args.attention:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from autotx.models.inference.speculation import Guesses
 from autotx.ops.layers import checked_rng
 from autotx.types import ArrayLike, Generator, Rng
 
@@ -28,7 +29,8 @@ class LanguageModel:
     def stream(self: Any, ids: ArrayLike, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None,
                top_p: float | None = None, rng: "Rng | Sequence[Generator]" = None, *, repetition_penalty: float = 1.0,
                end: int | Sequence[int] | None = None, min_new_tokens: int = 0, min_p: float = 0.0,
-               reader: Any = None, watch: Callable | None = None) -> Iterator[np.ndarray]:  # fmt: skip
+               reader: Any = None, watch: Callable | None = None,
+               speculate: bool = False) -> Iterator[np.ndarray]:  # fmt: skip
         """An iterator of the new tokens, (B,) integers at a time, as they are made.
 
         ids: the prompt, integers (B, T), T at least 1, or (T,) for B = 1.
@@ -40,14 +42,19 @@ class LanguageModel:
         ended is filled with the first of them; the iterator stops when all rows have.
         min_new_tokens: the least number of tokens before `end`. min_p: draw among the tokens that are at least this
         share as likely as the likeliest. reader: one of this model that has read the beginning of ids, or nothing; it
-        is used, and has then read all but the last token; None for a new one. watch: called with the model's scores
-        (B, V), as they are before all of these settings, and the tokens (B,) that were chosen.
+        is used, and has then read all but the last token, or more where it is stopped while it speculates; None for a
+        new one. watch: called with the model's scores (B, V), as they are before all of these settings, and the tokens
+        (B,) that were chosen. speculate: guess tokens of a single text that copies from its prompt, which is faster and
+        gives the same ones (see speculation.py).
         The model sees the last block_size tokens. While all tokens fit, a new one costs the work of one token, because
         of the cache. After that the window slides: the position of every token changes, so each step computes them all.
         A prompt that all rows share is read once.
-        ValueError: an empty prompt, an id out of range, or a setting outside its range; TypeError: ids not integers.
+        ValueError: an empty prompt, an id out of range, a setting outside its range, or guesses for several rows;
+        TypeError: ids not integers.
         """
         ids = _checked_prompt(ids, self.config.vocab_size)
+        if speculate and len(ids) > 1:
+            raise ValueError(f"generate: speculate guesses for one text, not for {len(ids)}; leave it out")
         _check_settings(max_new_tokens, temperature, top_k, top_p, repetition_penalty, min_new_tokens, min_p)
         rng = np.random.default_rng() if rng is None else _checked_rng(rng, len(ids))
         seen, written = np.zeros((len(ids), self.config.vocab_size), bool), itertools.count()
@@ -63,24 +70,34 @@ class LanguageModel:
                 watch(scores, new)
             return new
 
-        new = self._stream(ids, max_new_tokens, choose, reader)
+        new = self._stream(ids, max_new_tokens, choose, reader, Guesses() if speculate else None)
         return new if end is None else _until(np.atleast_1d(end), new)
 
-    def _stream(self: Any, ids, max_new_tokens, choose, reader=None):
-        size = self.config.block_size
-        for _ in range(max_new_tokens):
+    def _stream(self: Any, ids, max_new_tokens, choose, reader=None, guesses=None):
+        size, left = self.config.block_size, max_new_tokens
+        while left:
             rows = ids
             if reader is None or reader.length == size:  # the first piece, or the window slides
                 ids = ids[:, -size:]
                 rows = ids[:1] if reader is None and (ids == ids[0]).all() else ids
-                reader = (reader or self).reader(len(rows), min(size, ids.shape[1] + max_new_tokens))
-            scores = reader.scores(reader.read(rows[:, reader.length :])[:, -1])
+                reader = (reader or self).reader(len(rows), min(size, ids.shape[1] + left))
+            guessed = ids[0, :0] if guesses is None else guesses.next(ids[0], min(size - ids.shape[1], left - 1))
+            piece = np.column_stack([rows[:, reader.length :], np.tile(guessed, (len(rows), 1))])
+            scores = reader.scores(reader.read(piece)[:, -1 - len(guessed) :])
             if len(rows) < len(ids):
                 reader.repeat(len(ids))
                 scores = np.repeat(scores, len(ids), axis=0)
-            new = choose(scores)
-            ids = np.column_stack([ids, new])
-            yield new
+            for i, guess in enumerate([*guessed, None]):
+                new = choose(scores[:, i])
+                ids, left = np.column_stack([ids, new]), left - 1
+                wrong = guess is None or new[0] != guess
+                if wrong:
+                    reader.rewind(ids.shape[1] - 1)
+                yield new
+                if wrong:
+                    break
+            if guesses is not None:
+                guesses.learn(len(guessed), i)
 
 
 def penalised(logits, seen, penalty):
