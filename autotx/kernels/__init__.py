@@ -25,6 +25,7 @@ _MODULES = (
     "layernorm",
     "linear",
     "memory",
+    "mixed",
     "parameters",
     "recurrent",
     "rmsnorm",

@@ -72,7 +72,7 @@ from autotx.kernels import total
 from autotx.kernels.exp import exp, larger, log
 from autotx.kernels.jit import kernel
 from autotx.kernels.rows import FLOAT_BYTES, contiguous, floats, use_numba
-from autotx.kernels.simd import FLOAT32_TILE
+from autotx.kernels.simd import FLOAT32_TILE, address_of
 from autotx.kernels.threads import shared_by_tile
 from autotx.kernels.tile import thread_memory
 
@@ -91,7 +91,7 @@ def attention(q, k, v, mask=None, causal=False, keep=None, tile=FLOAT32_TILE):
     Returns O (..., T, Dv) and lse (..., T). For a query that may attend to no key, O is 0 and lse is -inf.
     """
     if keep is not None or q.shape[-2] <= FEW_QUERIES or not _use_kernel(q, k, v):
-        return _attention_twin(q, k, v, mask, causal, keep)
+        return _attention_twin(q, k, v, mask, causal, keep, tile.product)
     q4, k4, v4 = _four_axes(q), _four_axes(k), _four_axes(v)
     (B, H, T, D), S = q4.shape, k4.shape[2]
     out, lse = _empty_like(q4), np.empty((B, H, T), np.float32)
@@ -112,7 +112,7 @@ def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None,
     into: three arrays with the shapes of q, k, v and contiguous rows, to hold the results; None for new ones.
     """
     if keep is not None or q.shape[-2] <= FEW_QUERIES or not _use_kernel(q, k, v, g, out, lse):
-        results = _attention_backward_twin(g, q, k, v, out, mask, causal, keep)
+        results = _attention_backward_twin(g, q, k, v, out, mask, causal, keep, tile.product)
         for result, given in zip(results, into or ()):
             given[...] = result
         return into or results
@@ -132,13 +132,13 @@ def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None,
 # ---- NumPy twins ------------------------------------------------------------------------------------------------
 
 
-def _weights(q, k, mask, causal):
+def _weights(q, k, mask, causal, product):
     """P = softmax of the masked scores, with zero rows for queries that may attend to no key; and lse.
 
     A row of P sums to 1 up to rounding, even when all its scores are large: P = e^(score - lse) would have the rounding
     error of lse, which for scores near 80 is a hundred times that of P.
     """
-    a = q @ np.swapaxes(_for_each_query(k, q), -1, -2) * q.dtype.type(q.shape[-1] ** -0.5)
+    a = product(q * q.dtype.type(q.shape[-1] ** -0.5), np.swapaxes(_for_each_query(k, q), -1, -2))
     if mask is not None:
         a = np.where(mask, a, -np.inf) if mask.dtype == bool else a + mask
     if causal:
@@ -153,21 +153,22 @@ def _weights(q, k, mask, causal):
         return p / np.where(s == 0, 1, s)[..., None], np.log(s) + m
 
 
-def _attention_twin(q, k, v, mask, causal, keep):
-    p, lse = _weights(q, k, mask, causal)
-    return (p if keep is None else p * keep) @ _for_each_query(v, q), lse
+def _attention_twin(q, k, v, mask, causal, keep, product=np.matmul):
+    p, lse = _weights(q, k, mask, causal, product)
+    return product(p if keep is None else p * keep, _for_each_query(v, q)), lse
 
 
-def _attention_backward_twin(g, q, k, v, out, mask, causal, keep):
-    p, _ = _weights(q, k, mask, causal)
+def _attention_backward_twin(g, q, k, v, out, mask, causal, keep, product=np.matmul):
+    p, _ = _weights(q, k, mask, causal, product)
     dropped = p if keep is None else p * keep
-    dv = np.swapaxes(dropped, -1, -2) @ g
-    dp = g @ np.swapaxes(_for_each_query(v, q), -1, -2)
+    dv = product(np.swapaxes(dropped, -1, -2), g)
+    dp = product(g, np.swapaxes(_for_each_query(v, q), -1, -2))
     if keep is not None:
         dp = dp * keep
     e = total(g * out, -1, keepdims=True)
-    da = p * (dp - e) * q.dtype.type(q.shape[-1] ** -0.5)
-    return da @ _for_each_query(k, q), _over_queries(np.swapaxes(da, -1, -2) @ q, k), _over_queries(dv, v)
+    da, scale = p * (dp - e), q.dtype.type(q.shape[-1] ** -0.5)
+    dq, dk = product(da, _for_each_query(k, q)) * scale, product(np.swapaxes(da, -1, -2), q * scale)
+    return dq, _over_queries(dk, k), _over_queries(dv, v)
 
 
 def _for_each_query(x, q):
@@ -239,14 +240,21 @@ def _up(size, unit):
 
 @register_jitable
 def _panels(tile, lines, width, depth):
-    """Floats in the panels of width `width` for `lines` lines."""
+    """Floats in the packed panels of width `width` for `lines` lines."""
     return _up(lines, width) // width * tile.panel_size(tile, width, depth)
 
 
-Forward = namedtuple("Forward", "k v q scores mask out top factor shift rows end")
+@register_jitable
+def _copies(tile, lines, width, depth):
+    """Floats in the panels of width `width` that `copy` makes of `lines` lines."""
+    return _up(lines, width) // width * tile.copy_size(tile, width, depth)
+
+
+Forward = namedtuple("Forward", "k v q scores rounded copied mask out top factor shift rows end")
 Backward = namedtuple(
     "Backward",
-    "k k_channels v q q_channels g g_channels weights grads mask weights_repacked grads_repacked dq lse e out rows end",
+    "k k_channels v q q_channels g g_channels weights grads rounded copied mask weights_repacked grads_repacked dq lse "
+    "e out rows end",
 )
 
 
@@ -258,13 +266,15 @@ def _places(tile, kind, S, D, block):
     """
     rows, cols, deep = tile.rows, tile.cols, tile.queries
     queries, channels = _panels(tile, deep, cols, D), _panels(tile, D, cols, deep)  # lines that are packed in panels
-    keys, scores = _panels(tile, S, rows, D), tile.panel_size(tile, cols, block)
+    copied = max(_copies(tile, deep, cols, D), _copies(tile, D, cols, deep))
+    keys, scores = _panels(tile, S, rows, D), tile.copy_size(tile, cols, block)
     repacked, tall, blocks = _panels(tile, block, rows, deep), deep * _up(D + 1, 4), -(-S // block)
     sizes = {
         "k": keys, "k_channels": blocks * _panels(tile, D, rows, block), "v": keys,
         "q": queries, "q_channels": channels, "g": queries, "g_channels": channels,
         "scores": scores, "weights": scores, "grads": scores, "mask": scores,
-        "weights_repacked": repacked, "grads_repacked": repacked, "dq": tall, "out": max(tall, queries),
+        "rounded": scores * tile.rounds, "copied": copied * tile.rounds,
+        "weights_repacked": repacked, "grads_repacked": repacked, "dq": tall, "out": max(tall, copied),
         "lse": deep, "e": deep, "top": deep, "factor": cols, "shift": cols, "rows": cols * _up(D, tile.lanes),
     }  # fmt: skip
     if kind is Forward:
@@ -331,7 +341,10 @@ def _forward(tile, q, k, v, mask, masked, causal, out, lse, block, piece, at, sc
                     _softmax_step(tile, scratch, at.scores, n, at.top + t - q0, at.factor, at.shift)
                     if s > 0:  # the first block has no earlier sums
                         _rescale(tile, scratch, out_at, D + 1, at.factor)
-                    _add_weighted(tile, scratch, at.scores, n, v_at, keys, D + 1, out_at)
+                    if tile.rounds:  # the weights have more bits than those that are multiplied
+                        _add_lines(tile, scratch, at.scores, n, out_at + D * tile.cols)
+                    weights = _rounded(tile, scratch, at.scores, n, at.rounded)
+                    _add_weighted(tile, scratch, weights, n, v_at, keys, D if tile.rounds else D + 1, out_at)
         for t in range(q0, q1, tile.cols):
             out_at, count = at.out + (t - q0) // tile.cols * _up(D + 1, 4) * tile.cols, min(tile.cols, q1 - t)
             _normalisers(tile, scratch, out_at + D * tile.cols, at.top + t - q0, at.factor)
@@ -343,12 +356,14 @@ def _forward(tile, q, k, v, mask, masked, causal, out, lse, block, piece, at, sc
 @kernel
 def _pack_keys(tile, k, v, seen, block, at, scratch):
     """Pack keys in panels of `rows` keys, values in panels of `rows` channels. Channel D of the values is 1, so that
-    its result is the sum of the weights."""
+    its result is the sum of the weights, but where weights are rounded."""
     S, D = k.shape
     tile.pack(tile, k[:seen], tile.rows, scratch, at.k)
     for s in range(0, seen, block):
         keys, place = min(block, S - s), at.v + s // block * _panels(tile, D + 1, tile.rows, block)
         tile.pack(tile, v[s : s + keys].T, tile.rows, scratch, place)
+        if tile.rounds:
+            continue
         ones = place + D // tile.rows * tile.panel_size(tile, tile.rows, keys) + D % tile.rows
         for i in range(keys):
             scratch[ones + i * tile.rows] = ONE
@@ -370,10 +385,32 @@ def scale_of(D):
 @kernel
 def _pack_scaled(tile, x, scale, at, scratch, place):
     """Pack x * scale in panels of `cols` lines."""
-    tile.pack(tile, x, tile.cols, scratch, place)
-    panels = scratch[place:]
-    for i in range(_panels(tile, x.shape[0], tile.cols, x.shape[1])):
+    lines, depth = x.shape
+    copied = at.copied if tile.rounds else place
+    tile.copy(tile, x, tile.cols, scratch, copied)
+    panels = scratch[copied:]
+    for i in range(_copies(tile, lines, tile.cols, depth)):
         panels[i] *= scale
+    _round_panels(tile, scratch, copied, lines, depth, place)
+
+
+@kernel
+def _round_panels(tile, scratch, copied, lines, depth, place):
+    """Pack, at `place`, panels that were copied, where the tile rounds."""
+    for _ in range(0, lines, tile.cols):
+        _rounded(tile, scratch, copied, depth, place)
+        copied += tile.copy_size(tile, tile.cols, depth)
+        place += tile.panel_size(tile, tile.cols, depth)
+
+
+@kernel
+def _rounded(tile, scratch, x, depth, place):
+    """The place of x, depth x cols floats, as a right factor: it is packed at `place` where the tile rounds."""
+    if not tile.rounds:
+        return x
+    cols = tile.cols
+    tile.pack_outlined(tile, address_of(scratch, x), cols, depth, 1, cols, cols, address_of(scratch, place))
+    return place
 
 
 @kernel
@@ -388,7 +425,7 @@ def _scores(tile, scratch, right, left, D, n, scores):
 @kernel
 def _add_mask(tile, mask, at, scratch, scores):
     """Add the mask (queries, n) to the scores (n, cols)."""
-    tile.pack(tile, mask, tile.cols, scratch, at.mask)
+    tile.copy(tile, mask, tile.cols, scratch, at.mask)
     x, added = scratch[scores:], scratch[at.mask :]
     for i in range(mask.shape[1] * tile.cols):
         x[i] += added[i]
@@ -425,7 +462,7 @@ def _softmax_step(tile, scratch, place, n, top_at, factor_at, shift_at):
     for j in range(tile.cols):
         shift[j] = top[j] if top[j] > -INFINITY else ZERO  # without any key so far: e^-inf = 0
         factor[j] = exp(factor[j] - shift[j])
-    for s in range(n):
+    for s in range(_up(n, 4)):
         for j in range(tile.cols):
             scores[s * tile.cols + j] = exp(scores[s * tile.cols + j] - shift[j])
 
@@ -467,7 +504,7 @@ def _write(tile, x, D, count, at, scratch, lines, factor, out, place, step):
     """out[place + j * step + d] = x[d, j] factor[j] for the first `count` columns j of x (D, cols)."""
     _rescale(tile, scratch, x, D, factor)
     width, line = _up(D, tile.lanes), x // tile.cols
-    tile.pack(tile, lines[line : line + D], width, scratch, at.rows)
+    tile.copy(tile, lines[line : line + D], width, scratch, at.rows)
     for j in range(count):
         row, rows = out[place + j * step :], scratch[at.rows + j * width :]
         for d in range(D):
@@ -511,9 +548,11 @@ def _backward(
                         _cut_future(tile, scratch, at.weights, n, t + ahead - s)
                         _scores(tile, scratch, at.g + panel_at, at.v + keys_at, D, n, at.grads)
                         _differentiate(tile, scratch, at.weights, at.grads, n, at.lse + t - q0, at.e + t - q0)
-                        _add_weighted(tile, scratch, at.grads, n, channels, keys, D, at.dq + dq_at)
-                        _repack(tile, lines, at.weights, n, at, scratch, at.weights_repacked + (t - q0) * tile.rows)
-                        _repack(tile, lines, at.grads, n, at, scratch, at.grads_repacked + (t - q0) * tile.rows)
+                        grads = _rounded(tile, scratch, at.grads, n, at.rounded)
+                        _add_weighted(tile, scratch, grads, n, channels, keys, D, at.dq + dq_at)
+                        before = tile.offset(tile, tile.rows, t - q0)
+                        _repack(tile, lines, at.weights, n, at, scratch, at.weights_repacked + before)
+                        _repack(tile, lines, at.grads, n, at, scratch, at.grads_repacked + before)
                 n = min(keys, q1 + ahead - s)
                 hidden = s - ahead - q0  # the number of queries in this block that may not attend to key s
                 seen = n, keys, hidden, q1 - q0, D
@@ -541,14 +580,16 @@ def _pack_both(tile, k, v, block, at, scratch):
 def _pack_queries(tile, g, q, out, lse, at, scratch):
     """Pack q and g in panels of queries and in panels of channels; set lse, e_t = sum_d g_td O_td, and dq = 0."""
     n, D = q.shape
-    size = tile.panel_size(tile, tile.cols, D)
+    size = tile.copy_size(tile, tile.cols, D)
     _pack_scaled(tile, q, scale_of(D), at, scratch, at.q)
     _pack_scaled(tile, q.T, scale_of(D), at, scratch, at.q_channels)
-    tile.pack(tile, g, tile.cols, scratch, at.g)
+    copied = at.copied if tile.rounds else at.g
+    tile.copy(tile, g, tile.cols, scratch, copied)
+    _round_panels(tile, scratch, copied, n, D, at.g)
     tile.pack(tile, g.T, tile.cols, scratch, at.g_channels)
-    tile.pack(tile, out, tile.cols, scratch, at.out)
-    products, factors = scratch[at.out :], scratch[at.g :]
-    for i in range(_panels(tile, n, tile.cols, D)):
+    tile.copy(tile, out, tile.cols, scratch, at.out)
+    products, factors = scratch[at.out :], scratch[copied:]
+    for i in range(_copies(tile, n, tile.cols, D)):
         products[i] *= factors[i]
     for t in range(0, n, tile.cols):
         place = at.out + t // tile.cols * size
@@ -597,8 +638,10 @@ def _add_over_queries(tile, scratch, repacked, channels, n, keys, hidden, querie
     """dx (keys, D) += x^T y, x (queries, n) from `_repack`, y (queries, D); panels of hidden queries are skipped."""
     for s in range(0, n, tile.rows):
         first = max(0, (hidden + s) // tile.cols * tile.cols)
-        x_at = repacked + s // tile.rows * tile.panel_size(tile, tile.rows, tile.queries) + first * tile.rows
-        y_at, y_size, to = channels + first * tile.cols, tile.panel_size(tile, tile.cols, queries), place + s * step
+        x_at = repacked + s // tile.rows * tile.panel_size(tile, tile.rows, tile.queries)
+        x_at += tile.offset(tile, tile.rows, first)
+        y_at, y_size = channels + tile.offset(tile, tile.cols, first), tile.panel_size(tile, tile.cols, queries)
+        to = place + s * step
         rows = min(keys - s, tile.rows)
         tile.multiply(
             tile, queries - first, scratch, x_at, 0, scratch, y_at, y_size, dx, to, (step, 1), dx, to, step, rows, D

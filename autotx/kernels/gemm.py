@@ -88,11 +88,11 @@ def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=FL
     if out is None:
         out = np.empty(shape, np.result_type(a, b))
     if out.size * K <= SMALL or not _kernel_takes(tile, a, b, out):
-        return _matmul_numpy(a, b, out, accumulate, bias, activation)
+        return _matmul_numpy(tile, a, b, out, accumulate, bias, activation)
     if tile.number != FLOAT32 and (bias is not None or activation):  # `_finish` computes float32 alone
         matmul(a, b, out, accumulate, tile=tile)
         return activate(out if bias is None else np.add(out, bias, out), activation)
-    if M <= FEW_ROWS and tile.number == FLOAT32 and out.ndim == 2 and b.flags.f_contiguous:
+    if M <= FEW_ROWS and tile is FLOAT32_TILE and out.ndim == 2 and b.flags.f_contiguous:
         if accumulate:
             return gemv.linear(a, b.T, bias, onto=out)
         out[...] = gemv.linear(a, b.T, bias)
@@ -120,12 +120,12 @@ def _kernel_takes(tile, a, b, out):
     )
 
 
-def _matmul_numpy(a, b, out, accumulate, bias, activation):
+def _matmul_numpy(tile, a, b, out, accumulate, bias, activation):
     """`matmul` in NumPy, for checked arguments."""
     if accumulate:
-        out += np.matmul(a, b)
+        out += tile.product(a, b)
     else:
-        np.matmul(a, b, out=out)
+        tile.product(a, b, out)
     if bias is not None:
         out += bias
     return activate(out, activation)

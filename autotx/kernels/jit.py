@@ -31,6 +31,7 @@ from numba.core.caching import NullCache
 from numba.core.ccallback import CFunc
 from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 from numba.extending import intrinsic
 
@@ -84,7 +85,7 @@ def compile_for(compiled, signature):
     with a read-only strided array accepts all of them, so the kernel is compiled once.
     """
     if signature.args not in compiled.overloads:
-        _link(Path(compiled.py_func.__code__.co_filename))
+        _link(_files(compiled.py_func, signature))
         with _compiling():
             compiled.disable_compile(False)  # re-enables compiling, which an earlier signature disabled
             compiled.compile(signature)  # returns at once if another thread was here before
@@ -165,13 +166,19 @@ def outlined(*arguments):
 _waiting = {}  # source file -> its outlined functions that are not compiled yet: (name, function) pairs
 
 
-def _link(source):
-    """Compile the outlined functions of the modules that this source depends on, before its kernels are linked.
+def _files(function, signature):
+    """The source files that define a kernel for a signature: its own, and those of the tiles among its arguments."""
+    arguments = getattr(signature, "args", signature)  # Numba gives a tuple of types, too
+    return Path(function.__code__.co_filename), *(kind.file for kind in arguments if hasattr(kind, "file"))
 
-    The imports of a source outside this folder are not known: for it, all outlined functions are compiled. A function
+
+def _link(files):
+    """Compile the outlined functions of the modules that these files depend on, before their kernels are linked.
+
+    The imports of a file outside this folder are not known: for it, all outlined functions are compiled. A function
     that was not compiled stays in `_waiting`: a kernel linked without it would crash.
     """
-    for path in _sources(source) if source.parent == Path(__file__).parent else list(_waiting):
+    for path in _sources(files) if {file.parent for file in files} == {Path(__file__).parent} else list(_waiting):
         while _waiting.get(path):
             with _compiling():
                 if waiting := _waiting[path]:  # another thread may have been here before
@@ -186,7 +193,7 @@ class _Cache(NullCache):
 
     def __init__(self, function, options, from_python=False):
         self.from_python = from_python  # whether Python calls the function directly
-        self.source = Path(function.__code__.co_filename)
+        self.function, self.source = function, Path(function.__code__.co_filename)
         self._name = f"{self.source.stem}.{function.__qualname__}".replace("<locals>.", "")
         self._options = options
         self._closed = function.__closure__ is not None  # a closure is not cached: the hash has none of its values
@@ -200,7 +207,7 @@ class _Cache(NullCache):
         """The machine code for this signature, or None: then Numba compiles."""
         target.refresh()
         if self.from_python:
-            _link(self.source)
+            _link(_files(self.function, signature))
         path = self._path(signature, target.codegen())
         data = _read(path) if path else None
         if data is not None:
@@ -215,12 +222,28 @@ class _Cache(NullCache):
             _write(path, dumps(result._reduce()))
 
     def _path(self, signature, codegen):
-        folder = cache_folder()
-        if folder is None or self._closed or not self.source.exists():
+        if self._closed or not self.source.exists():
             return None
-        parts = _source_hash(self.source), sys.version, numba.__version__, llvmlite.__version__, *codegen.magic_tuple()
-        digest = hashlib.sha256(repr((*parts, self._options, str(signature))).encode()).hexdigest()
-        return folder / f"{self._name}-{digest[:24]}.kernel"
+        return _kept_path(self._name, codegen, _files(self.function, signature), self._options, str(signature))
+
+
+def _kept_path(name, codegen, files, *facts):
+    """The path of what is made of these source files for the processor of `codegen`; None without a cache folder."""
+    parts = _source_hash(files), sys.version, numba.__version__, llvmlite.__version__, *codegen.magic_tuple(), *facts
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()
+    return cache_folder() and cache_folder() / f"{name}-{digest[:24]}.kernel"
+
+
+def remembered(name, file, find):
+    """find(), a text, of an earlier process where it is kept, for this processor and as long as `file` and the modules
+    that it imports stay the same."""
+    path = _kept_path(name, cpu_target.target_context.codegen(), (file,))
+    found = path and _read(path)
+    if found is None:
+        found = find().encode()
+        if path:
+            _write(path, found)
+    return found.decode()
 
 
 @functools.cache
@@ -230,9 +253,9 @@ def _text(path):
 
 
 @functools.cache
-def _sources(source):
-    """A source file and all kernel modules that it imports, directly or indirectly: a dict of path -> text."""
-    folder, waiting, texts = Path(__file__).parent, [source], {}
+def _sources(files):
+    """Source files and all kernel modules that they import, directly or indirectly: a dict of path -> text."""
+    folder, waiting, texts = Path(__file__).parent, [*files], {}
     while waiting:
         path = waiting.pop()
         if path in texts or _text(path) is None:  # `from autotx.kernels.tile import multiply`: there is no multiply.py
@@ -246,8 +269,8 @@ def _sources(source):
 
 
 @functools.cache
-def _source_hash(source):
-    return hashlib.sha256(repr(sorted(_sources(source).values())).encode()).hexdigest()
+def _source_hash(files):
+    return hashlib.sha256(repr(sorted(_sources(files).values())).encode()).hexdigest()
 
 
 @functools.cache

@@ -43,6 +43,8 @@ element has the same bits in every tile and at every position in it.
 Both functions are compiled once for a tile; kernels call them, they are not inlined (see jit.outlined).
 """
 
+from typing import ClassVar
+
 import llvmlite.binding
 import numba
 import numpy as np
@@ -180,6 +182,12 @@ def panel_size(tile, width, depth):
     return (width * depth + tile.lanes + line - 1) // line * line
 
 
+@register_jitable
+def offset(tile, width, depth):
+    """Numbers between the start of a panel of `width` lines and those at `depth`."""
+    return width * depth
+
+
 @kernel
 def multiply(tile, depth, a, a_at, a_size, b, b_at, b_size, start, start_at, start_steps, c, c_at, c_step, rows, cols):
     """C[i, j] = start[i, j] + sum over k < depth of A[i, k] B[k, j], for i < rows and j < cols, tile by tile.
@@ -231,17 +239,8 @@ def _tile_of(vectors, height, depth, a_panel, b_panel, base, target, rows, cols)
     across = tile.cols // tile.lanes
     for i, j in np.ndindex(height, across):
         target.prefetch(i, j)
-    whole = tile.lanes * tile.itemsize  # B's panels are aligned
-
-    def a_at(k):
-        column = builder.gep(a_panel, [builder.mul(k, INT(tile.rows))])
-        return [builder.gep(column, [INT(i)]) for i in range(height)]
-
-    def b_at(k):
-        row = builder.gep(b_panel, [builder.mul(k, INT(tile.cols))])
-        return [builder.load(vectors.at(row, INT(j * tile.lanes)), align=whole) for j in range(across)]
-
-    sums = sum_over_depth(vectors, height, across, depth, a_at, b_at)
+    panels = tile.reader(vectors, a_panel, b_panel)
+    sums = sum_over_depth(vectors, height, across, panels.steps(depth), panels.a_at, panels.b_at, panels.multiply_add)
     whole = builder.and_(builder.icmp_signed(">=", rows, INT(height)), builder.icmp_signed(">=", cols, INT(tile.cols)))
     with builder.if_else(whole) as (all_of_it, a_part):
         with all_of_it:
@@ -254,6 +253,33 @@ def _tile_of(vectors, height, depth, a_panel, b_panel, base, target, rows, cols)
                     for j in range(across):
                         old = vectors.masked_load(base.place(i, j), masks[j])
                         vectors.masked_store(builder.fadd(sums[i][j], old), target.place(i, j), masks[j])
+
+
+class Panels:
+    """What a step of the loop over the depth computes, from two packed panels."""
+
+    def __init__(self, vectors, a, b):
+        self.vectors, self.builder, self.tile, self.a, self.b = vectors, vectors.builder, vectors.tile, a, b
+
+    def steps(self, depth):
+        return depth
+
+    def a_at(self, k):
+        """Pointers to the values of A, one for each row."""
+        column = self.builder.gep(self.a, [self.builder.mul(k, INT(self.tile.rows))])
+        return [self.builder.gep(column, [INT(i)]) for i in range(self.tile.rows)]
+
+    def b_at(self, k):
+        """The vectors of B, one for each vector across the tile."""
+        row = self.builder.gep(self.b, [self.builder.mul(k, INT(self.tile.cols))])
+        return [self.load(row, j * self.tile.lanes) for j in range(self.tile.cols // self.tile.lanes)]
+
+    def multiply_add(self, a, b, c):
+        return self.vectors.fma(a, b, c)
+
+    def load(self, row, place):
+        whole = self.tile.lanes * self.tile.itemsize  # B's panels are aligned
+        return self.builder.load(self.vectors.at(row, INT(place)), align=whole)
 
 
 class _Rows:
@@ -272,11 +298,12 @@ class _Rows:
         self.vectors.prefetch(self.place(i, j), write=True)
 
 
-def sum_over_depth(vectors, height, across, depth, a_at, b_at):
+def sum_over_depth(vectors, height, across, depth, a_at, b_at, multiply_add):
     """Emit the loop over k < depth. Returns sums[i][j]: height x across vectors, held in registers during the loop.
 
-    a_at(k): pointers to `height` numbers. b_at(k): `across` vectors.
+    a_at(k): pointers to `height` numbers or more. b_at(k): `across` vectors. multiply_add(a, b, c): c + a b.
     """
+
     builder = vectors.builder
     before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
     some = builder.icmp_signed(">", depth, INT(0))
@@ -286,9 +313,9 @@ def sum_over_depth(vectors, height, across, depth, a_at, b_at):
     k = builder.phi(INT)
     sums = [[builder.phi(vectors.kind) for _ in range(across)] for _ in range(height)]
     b, new = b_at(k), []
-    for i, pointer in enumerate(a_at(k)):
+    for pointer, row in zip(a_at(k), sums):
         a = vectors.splat(pointer)
-        new.append([vectors.fma(a, b[j], sums[i][j]) for j in range(across)])
+        new.append([multiply_add(a, b[j], row[j]) for j in range(across)])
     k_next = builder.add(k, INT(1))
     builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, after)
     k.add_incoming(INT(0), before)
@@ -307,7 +334,7 @@ def sum_over_depth(vectors, height, across, depth, a_at, b_at):
 
 
 @kernel
-def pack(tile, x, width, panels, at):
+def copy(tile, x, width, panels, at):
     """Copy the lines of `x` (lines, depth; any strides) into panels of `width` lines each.
 
     panels[at + p * panel_size(tile, width, depth) + k * width + i] = x[p * width + i, k], zeros for lines beyond the
@@ -315,11 +342,19 @@ def pack(tile, x, width, panels, at):
     by one, in ascending order of position.
     """
     (lines, depth), steps = x.shape, (x.strides[0] // tile.itemsize, x.strides[1] // tile.itemsize)
+    tile.copy_outlined(tile, address_of(x, 0), lines, depth, *steps, width, address_of(panels, at))
+
+
+@kernel
+def pack(tile, x, width, panels, at):
+    """`copy`, in the order and with the rounding that the tile's `multiply` needs."""
+    (lines, depth), steps = x.shape, (x.strides[0] // tile.itemsize, x.strides[1] // tile.itemsize)
     tile.pack_outlined(tile, address_of(x, 0), lines, depth, *steps, width, address_of(panels, at))
 
 
-def _pack(tile, x, lines, depth, i_step, k_step, width, panels):
-    """`pack`, with addresses for x and panels. i_step: numbers from line to line of x; k_step: along a line."""
+@register_jitable
+def copy_lines(tile, x, lines, depth, i_step, k_step, width, panels):
+    """`copy`, with addresses for x and panels. i_step: numbers from line to line of x; k_step: along a line."""
     size, lanes, itemsize = panel_size(tile, width, depth), tile.lanes, tile.itemsize
     groups = (width + lanes - 1) // lanes  # vectors across a panel; the last may extend beyond its width
     if i_step == 1 or lines == 1:  # neighbours in a panel are neighbours in x: copy vectors
@@ -415,7 +450,10 @@ def square_columns(vectors, source, step, lines, wanted, depth):
 class SimdTile(Tile):
     """A tile computed with vector instructions in the type of its numbers, float32 or float64."""
 
-    panel_size, pack, multiply = map(staticmethod, (panel_size, pack, multiply))
+    reader: ClassVar = Panels
+
+    panel_size, offset, pack, multiply, copy = map(staticmethod, (panel_size, offset, pack, multiply, copy))
+    copy_size = panel_size
 
     @property
     def heights(self):
@@ -423,10 +461,9 @@ class SimdTile(Tile):
         return self.rows, (self.rows + 2) // 2, (self.rows + 2) // 4
 
     def outlined(self):
-        return {
-            "multiply_outlined": outlined(self.type, *12 * [types.int64])(_multiply),
-            "pack_outlined": outlined(self.type, *7 * [types.int64])(_pack),
-        }
+        copying = outlined(self.type, *7 * [types.int64])(copy_lines)
+        multiplying = outlined(self.type, *12 * [types.int64])(_multiply)
+        return {"multiply_outlined": multiplying, "copy_outlined": copying, "pack_outlined": copying}
 
 
 FLOAT32_TILE = SimdTile(np.dtype(np.float32), *tile_shape(host_features()))

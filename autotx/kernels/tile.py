@@ -9,8 +9,11 @@ Inside a kernel a Tile takes no memory: its Numba type identifies it, and Numba 
 So a kernel is compiled once for each tile that it is called with.
 """
 
+import inspect
 import threading
 from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numba import from_dtype, types
@@ -28,14 +31,18 @@ CACHE_LINE = 64  # bytes
 class Tile:
     """The sizes of a tile and of the blocks around it, in numbers (elements). Tiles with equal sizes share one type.
 
-    A subclass defines three kernels (or functions for kernels), which take the tile as their first argument:
+    A subclass defines kernels (or functions for kernels), which take the tile as their first argument:
 
         panel_size(tile, width, depth)                       numbers in a panel of `width` lines; callable from Python
+        offset(tile, width, depth)                           numbers in a panel before `depth`, a multiple of cols
         pack(tile, x, width, panels, at)                     copy lines of x into panels, in the order `multiply` reads
         multiply(tile, depth, a, a_at, a_size, b, ...)       C = start + A B from packed panels, tile by tile
+        copy_size, copy                                      `panel_size` and `pack` of a tile that does not round
 
-    simd.py describes them in full.
+    simd.py describes them in full. A tile may round the factors of a product to another type, see bfloat16.py.
     """
+
+    rounds: ClassVar[bool] = False  # whether `pack` rounds
 
     number: np.dtype  # the type of the elements of A, B and C
     lanes: int  # numbers in a vector register
@@ -72,6 +79,10 @@ class Tile:
         """The Numba type of an array of this tile's numbers."""
         return types.Array(self.scalar, ndim, layout, readonly=readonly)
 
+    def product(self, a, b, out=None):
+        """a @ b, by NumPy."""
+        return np.matmul(a, b, out=out)
+
     def takes(self, *arrays):
         """Whether these arrays are aligned and of this tile's number type."""
         return all(x.dtype == self.number and x.flags.aligned for x in arrays)
@@ -86,6 +97,11 @@ class TileType(types.Dummy):
     @property
     def tile(self):
         return _tiles[self.name]
+
+    @property
+    def file(self):
+        """The source file of the tile's functions, which jit.py needs to know."""
+        return Path(inspect.getfile(type(self.tile)))
 
 
 register_model(TileType)(models.OpaqueModel)
