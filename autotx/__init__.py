@@ -7,8 +7,8 @@ A Tensor remembers how it was computed, and backward() finds the gradients:
 
 Packages     nn (Module, Linear, ...), optim (AdamW, ...), init; beside them
              autotx.models (GPT, ...) and autotx.viz (graph, curves, ...)
-Engine       Tensor no_grad recompute detect_anomaly lift gradcheck
-             GradcheckError set_num_threads get_num_threads
+Engine       Tensor no_grad autocast recompute detect_anomaly lift
+             gradcheck GradcheckError set_num_threads get_num_threads
 Losses       cross_entropy linear_cross_entropy nll_loss mse_loss
              binary_cross_entropy_with_logits
 Networks     linear embedding layer_norm rms_norm dropout rnn gru lstm
@@ -53,7 +53,7 @@ from autotx.functional import (
 )  # fmt: skip
 from autotx.gradcheck import GradcheckError, gradcheck
 from autotx.lift import lift
-from autotx.modes import no_grad
+from autotx.modes import autocast, no_grad
 from autotx.recomputing import recompute
 from autotx.tensor import Tensor
 
@@ -61,8 +61,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GradcheckError", "Tensor", "abs", "add", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctanh", "argmax",
-    "argmin", "astype", "batches", "binary_cross_entropy_with_logits", "chunk", "clip", "clone", "concat", "cos",
-    "cosh", "cross_entropy", "cumsum", "detect_anomaly", "diagonal", "div", "dropout", "einsum", "elu", "embedding",
+    "argmin", "astype", "autocast", "batches", "binary_cross_entropy_with_logits", "chunk", "clip", "clone", "concat",
+    "cos", "cosh", "cross_entropy", "cumsum", "detect_anomaly", "diagonal", "div", "dropout", "einsum", "elu",
+    "embedding",
     "exp", "exp2", "expand", "expm1", "flatten", "flip", "floor_divide", "gather", "gelu", "get_num_threads",
     "getitem", "gradcheck", "gru", "hstack", "init", "layer_norm", "leaky_relu", "lift", "linear",
     "linear_cross_entropy", "log", "log1p", "log2", "log10", "log_softmax", "logsigmoid", "logsumexp", "lstm",

@@ -1,6 +1,8 @@
-"""What is switched on in a thread: whether the graph is recorded, and who observes what is computed."""
+"""What is switched on in a thread: whether the graph is recorded, in which type products are computed, and who observes
+what is computed."""
 
 import contextlib
+import copy
 import functools
 import inspect
 import threading
@@ -15,28 +17,37 @@ class _Modes(threading.local):
 
     def __init__(self):
         self.off = []  # the no_grad blocks that are open; a graph is recorded if there are none
+        self.casts = []  # the autocast blocks that are open; the last one holds
 
     @property
     def recording(self) -> bool:
         return not self.off
 
+    @property
+    def dtype(self) -> str:
+        """The type in which products of float32 are computed."""
+        return self.casts[-1].dtype if self.casts else "float32"
+
 
 modes = _Modes()
 
 
-class no_grad:  # noqa: N801  (a context manager, named as everywhere)
-    """`with no_grad():`, or @no_grad() above a function: no graph is recorded inside, in this thread.
+class _Block:
+    """A `with` block in which a mode holds, in this thread; or a decorator of functions that run in one.
 
-    Results do not require gradients. Above a generator or an async function it holds while the function runs, and not
-    while others do, between two values or during an await.
+    Above a generator or an async function it holds while the function runs, and not while others do, between two values
+    or during an await.
     """
 
+    field: str  # of `modes`: the list of the blocks of a kind that are open
+
     def __enter__(self):
-        self.noted = modes.off
+        self.noted = getattr(modes, self.field)
         self.noted.append(self)
 
     def __exit__(self, *error):
-        noted = modes.off if self in modes.off else self.noted  # a suspended generator may be closed by another thread
+        noted = getattr(modes, self.field)
+        noted = noted if self in noted else self.noted  # a suspended generator may be closed by another thread
         noted.remove(self)  # and in another order than it was opened
 
     def __call__(self, function: F) -> F:
@@ -44,16 +55,16 @@ class no_grad:  # noqa: N801  (a context manager, named as everywhere)
             values, sent = function(*args, **settings), None
             with contextlib.suppress(StopAsyncIteration):
                 while True:
-                    sent = yield await _Steps(values.asend(sent))
+                    sent = yield await _Steps(self, values.asend(sent))
 
         async def coroutine(*args, **settings):
-            return await _Steps(function(*args, **settings))
+            return await _Steps(self, function(*args, **settings))
 
         def values(*args, **settings):
-            return (yield from _Steps(function(*args, **settings)))
+            return (yield from _Steps(self, function(*args, **settings)))
 
         def plain(*args, **settings):
-            with no_grad():
+            with copy.copy(self):
                 return function(*args, **settings)
 
         kinds = {
@@ -65,18 +76,49 @@ class no_grad:  # noqa: N801  (a context manager, named as everywhere)
         return functools.wraps(function)(wrapper)  # pyright: ignore[reportReturnType]
 
 
-class _Steps(Generator):
-    """A generator or coroutine that records no graph while it runs, and leaves the mode as it was between its steps."""
+class no_grad(_Block):  # noqa: N801  (a context manager, named as everywhere)
+    """`with no_grad():`, or @no_grad() above a function: no graph is recorded inside, in this thread.
 
-    def __init__(self, inner: Any):
-        self.inner = inner
+    Results do not require gradients.
+    """
+
+    field = "off"
+
+
+class autocast(_Block):  # noqa: N801
+    """`with autocast("bfloat16"):`, or @autocast("bfloat16") above a function: matrix products of float32 arrays round
+    their factors to bfloat16 inside, in this thread, and sum in float32.
+
+    They are those of linear layers, matmul and @, attention and linear_cross_entropy. Their results are float32,
+    and their gradients are computed alike, wherever backward is called. All else computes as without: weights, norms,
+    softmax, losses, optimizers, einsum and recurrent layers stay float32, and float64 is never rounded. As bfloat16 has
+    the range of float32, the loss needs no scaling.
+    dtype: "bfloat16", or "float32" to switch it off inside. ValueError for others.
+    """
+
+    field = "casts"
+
+    def __init__(self, dtype: str):
+        if dtype not in DTYPES:
+            raise ValueError(f"autocast: dtype is {dtype!r}; give {' or '.join(map(repr, DTYPES))}")
+        self.dtype = dtype
+
+
+DTYPES = "float32", "bfloat16"
+
+
+class _Steps(Generator):
+    """A generator or coroutine that runs in such a block, and leaves the mode as it was between its steps."""
+
+    def __init__(self, block: _Block, inner: Any):
+        self.block, self.inner = block, inner
 
     def send(self, value):
-        with no_grad():
+        with copy.copy(self.block):
             return self.inner.send(value)
 
     def throw(self, *error):
-        with no_grad():
+        with copy.copy(self.block):
             return self.inner.throw(*error)
 
     def __await__(self):

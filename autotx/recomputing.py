@@ -21,7 +21,7 @@ import numpy as np
 
 from autotx.backward import FREED, by_tick, walk_back
 from autotx.lift import lift
-from autotx.modes import apart, modes
+from autotx.modes import apart, autocast, modes
 from autotx.tensor import Tensor, next_tick
 
 
@@ -44,7 +44,7 @@ def recompute(function: Callable[..., Tensor], *args: Any, **settings: Any) -> T
         raise TypeError(f"recompute: {call.name} returned a {type(result).__name__}; let it return one Tensor")
     if result._parents is None or result._tick < before:  # it has no graph, or is one of the arguments
         return result
-    call.result, (_, call.used) = result._data, _graph(result, before, call.name)
+    call.dtype, call.result, (_, call.used) = modes.dtype, result._data, _graph(result, before, call.name)
     result = _recompute(*call.used, call=call)
     seen: Any = getattr(result._settings, "record", None)  # inside viz.record: the time is that of the function
     if seen:
@@ -55,6 +55,7 @@ def recompute(function: Callable[..., Tensor], *args: Any, **settings: Any) -> T
 class _Call:
     """A call of a function, its result (an array) and the tensors from outside that it used."""
 
+    dtype: str  # of `autocast`
     result: Any
     used: list[Tensor]
 
@@ -68,7 +69,7 @@ class _Call:
     def gradients(self, g):
         """The gradient of each tensor in `used`, from g, the gradient of the result."""
         args, settings = _with_own_generators(self.args, self.settings)
-        with apart():
+        with apart(), autocast(self.dtype):
             before = next_tick()
             result = self.function(*args, **settings)
             if not np.array_equal(result._data, self.result, equal_nan=True):

@@ -13,6 +13,7 @@ Source: Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 """
 
 import copy
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -69,7 +70,8 @@ def lora(x: Array, weight: Array, bias: Array | None, a: Array, b: Array, /, row
     for i, (begin, end) in enumerate(rows):
         parts.append((slice(begin, end), slice(i * rank, (i + 1) * rank), slice(first, first + end - begin)))
         first += end - begin
-    matmul = kernels.gemm.matmul
+    tile = kernels.mixed.tile()
+    matmul = functools.partial(kernels.gemm.matmul, tile=tile)
     y = matmul(flat, weight.T, kernels.memory.empty((len(flat), len(weight)), weight.dtype), bias=bias)
     h = matmul(seen, a.T)
     h *= scale
@@ -83,7 +85,7 @@ def lora(x: Array, weight: Array, bias: Array | None, a: Array, b: Array, /, row
             matmul(g[:, columns], b[own], u[:, ranks])
         u *= scale
         db = np.concatenate([matmul(g[:, columns].T, h[:, ranks]) for columns, ranks, _ in parts])
-        dx, dweight, dbias = kernels.gemm.linear_backward(g, flat, weight, *wanted[:3])
+        dx, dweight, dbias = kernels.gemm.linear_backward(g, flat, weight, *wanted[:3], tile=tile)
         if wanted[0] and keep is None:
             matmul(u, a, dx, accumulate=True)
         elif wanted[0]:

@@ -1,5 +1,7 @@
 """Scaled dot-product attention as one op, for one head and for many heads."""
 
+import functools
+
 import numpy as np
 
 from autotx import kernels
@@ -38,8 +40,10 @@ def scaled_dot_product_attention(
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     q, k, v = (np.broadcast_to(a, lead + a.shape[-2:]) if a.shape[:-2] != lead else a for a in (q, k, v))
     mask, keep = _checked(name, q, k, v, mask, dropout_p, rng)
-    out, lse = kernels.attention.attention(q, k, v, mask, causal, keep)
-    return out, lambda g, wanted: kernels.attention.attention_backward(g, q, k, v, out, lse, mask, causal, keep)
+    tile = kernels.mixed.tile()
+    out, lse = kernels.attention.attention(q, k, v, mask, causal, keep, tile)
+    backward = functools.partial(kernels.attention.attention_backward, tile=tile)
+    return out, lambda g, wanted: backward(g, q, k, v, out, lse, mask, causal, keep)
 
 
 def multi_head_attention(
@@ -69,14 +73,16 @@ def multi_head_attention(
     q, k, v = _heads(x, kv, *shape)
     mask, keep = _checked("multi_head_attention", q, k, v, mask, dropout_p, rng)
     q, k = _rotated(q, k, rope_base)
-    out, lse = kernels.attention.attention(q, k, v, mask, causal, keep)
+    tile = kernels.mixed.tile()
+    out, lse = kernels.attention.attention(q, k, v, mask, causal, keep, tile)
     y = out.swapaxes(1, 2).reshape(*x.shape[:2], n_head * q.shape[-1])
 
     def gradients(g, wanted):
         dx, dkv = (None if a is None else np.empty(a.shape, a.dtype) for a in (x, kv))
         dq, dk, dv = _heads(dx, dkv, *shape)
         to = (dq, dk) if rope_base is None else (np.empty_like(q), np.empty_like(k))
-        kernels.attention.attention_backward(_split(g, n_head), q, k, v, out, lse, mask, causal, keep, into=(*to, dv))
+        g = _split(g, n_head)
+        kernels.attention.attention_backward(g, q, k, v, out, lse, mask, causal, keep, (*to, dv), tile)
         if rope_base is not None:
             for d, rotated in zip((dq, dk), to):
                 kernels.rope.rope(rotated, rope_base, out=d, back=True)

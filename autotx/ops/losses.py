@@ -1,5 +1,7 @@
 """Losses. The gradient of cross entropy with respect to the logits, P - y, is derived here line by line."""
 
+import functools
+
 import numpy as np
 
 from autotx import kernels
@@ -78,17 +80,18 @@ def linear_cross_entropy(
     dx = np.empty(rows.shape if wanted[0] else 0, weight.dtype)
     dweight = np.zeros(weight.shape if wanted[1] else 0, weight.dtype)
     step = max(1, PIECE // max(1, len(weight)))
+    matmul = functools.partial(kernels.gemm.matmul, tile=kernels.mixed.tile())
     for i in range(0, len(rows), step):
         piece, ids = rows[i : i + step], flat[i : i + step]
-        z = kernels.gemm.matmul(piece, weight.T, kernels.memory.empty((len(piece), len(weight)), weight.dtype))
+        z = matmul(piece, weight.T, kernels.memory.empty((len(piece), len(weight)), weight.dtype))
         losses[i : i + step], m, s = kernels.cross_entropy.cross_entropy(z, ids, _IGNORED, label_smoothing)
         if any(wanted):
             scale = np.full(len(ids), factor, weight.dtype)
             dz = kernels.cross_entropy.cross_entropy_backward(z, m, s, ids, scale, _IGNORED, label_smoothing, out=z)
         if wanted[0]:
-            kernels.gemm.matmul(dz, weight, dx[i : i + step])
+            matmul(dz, weight, dx[i : i + step])
         if wanted[1]:
-            kernels.gemm.matmul(dz.T, piece, dweight, accumulate=True)
+            matmul(dz.T, piece, dweight, accumulate=True)
     loss = losses.sum(dtype=np.float64).astype(losses.dtype) * factor
     return loss, (lambda g: g * dx.reshape(x.shape), lambda g: g * dweight)
 

@@ -26,7 +26,8 @@ def matmul(x: Array, y: Array, /):
             f"matmul: shapes {x.shape} and {y.shape}: the last axis of the first ({a.shape[-1]}) must equal the "
             f"second-last of the second ({b.shape[-2]}); transpose one of them?"
         )
-    z = _product(a, b)
+    tile = kernels.mixed.tile()
+    z = _product(a, b, tile)
     shape = z.shape
     if x.ndim == 1:
         z = z[..., 0, :]
@@ -34,12 +35,12 @@ def matmul(x: Array, y: Array, /):
         z = z[..., 0]
 
     def dx(g):
-        d = _product(np.reshape(g, shape), _t(b))
+        d = _product(np.reshape(g, shape), _t(b), tile)
         return kernels.total(d, tuple(range(d.ndim - 1))) if x.ndim == 1 else d
 
     def dy(g):
         g = np.reshape(g, shape)
-        d = _product(_t(_rows(a)), _rows(g)) if b.ndim == 2 else _product(_t(a), g)
+        d = _product(_t(_rows(a)), _rows(g), tile) if b.ndim == 2 else _product(_t(a), g, tile)
         return kernels.total(d, tuple(range(d.ndim - 2)))[:, 0] if y.ndim == 1 else d
 
     return z, (dx, dy)
@@ -54,13 +55,13 @@ def _rows(a):
     return a.reshape(math.prod(a.shape[:-1]), a.shape[-1]) if a.ndim != 2 else a
 
 
-def _product(a, b):
+def _product(a, b, tile):
     """The kernel's product, with leading axes broadcast; a stack times one matrix is one product of all its rows."""
     if b.ndim == 2:
-        return kernels.gemm.matmul(_rows(a), b).reshape(a.shape[:-1] + b.shape[-1:])
+        return kernels.gemm.matmul(_rows(a), b, tile=tile).reshape(a.shape[:-1] + b.shape[-1:])
     lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     a, b = np.broadcast_to(a, lead + a.shape[-2:]), np.broadcast_to(b, lead + b.shape[-2:])
-    return kernels.gemm.matmul(a, b)
+    return kernels.gemm.matmul(a, b, tile=tile)
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None, /):
@@ -78,12 +79,12 @@ def linear(x: Array, weight: Array, bias: Array | None = None, /):
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: bias of shape {bias.shape}, weight of shape {weight.shape}: give {weight.shape[:1]}")
-    rows = _rows(x.astype(weight.dtype, copy=False))
+    rows, tile = _rows(x.astype(weight.dtype, copy=False)), kernels.mixed.tile()
     y = kernels.memory.empty((len(rows), len(weight)), weight.dtype)
-    y = kernels.gemm.matmul(rows, weight.T, y, bias=bias).reshape((*x.shape[:-1], weight.shape[0]))
+    y = kernels.gemm.matmul(rows, weight.T, y, bias=bias, tile=tile).reshape((*x.shape[:-1], weight.shape[0]))
 
     def gradients(g, wanted):
-        dx, *others = kernels.gemm.linear_backward(_rows(g), rows, weight, *wanted)
+        dx, *others = kernels.gemm.linear_backward(_rows(g), rows, weight, *wanted, tile=tile)
         return None if dx is None else dx.reshape(x.shape), *others
 
     return y, gradients
