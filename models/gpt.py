@@ -20,7 +20,7 @@ import autotx
 from autotx import Tensor, init, nn
 from autotx.checks import checked_size
 from autotx.models.architecture import Blocks
-from autotx.models.inference.pieces import Matrix, Norm, Reader, attend, new_cache, split
+from autotx.models.inference.pieces import Matrix, Norm, Reader, added, attend, attended, new_cache, split
 from autotx.models.inference.sampling import LanguageModel
 from autotx.text import counted
 from autotx.types import Array, ArrayLike, Rng
@@ -104,9 +104,12 @@ class GPT(LanguageModel, nn.Module):
     """
 
     recompute = False  # whether blocks are called by autotx.recompute, which takes less memory and more time
+    # Where the values are that inference/edits.py names: modules of a block, the last matrix of its mlp, the last norm
+    parts: ClassVar = {"norm1": "ln_1", "attention": "attn", "norm2": "ln_2", "last": "mlp.proj", "norm": "ln_f"}
 
     def __init__(self, config: GPTConfig, rng: Rng):
         self.config: GPTConfig = config
+        self.edits: list = []  # those that are switched on
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, rng=None)
         self.wpe = nn.Embedding(config.block_size, config.n_embd, rng=None)
         _draw_weights(self, config, rng)
@@ -169,9 +172,10 @@ class GPTReader(Reader, LanguageModel):
 
     def __init__(self, model: GPT, matrix: type[Matrix]):
         self.config: GPTConfig = model.config
+        self.edits = model.edits
         self.head, self.wpe = matrix.of(model.wte), model.wpe.weight.data
         self.blocks = [_BlockReader(block, matrix) for block in model.blocks]
-        self.ln_f = Norm(model.ln_f)
+        self.norm = Norm(model.ln_f)
 
     def reader(self, rows: int = 1, size: int | None = None) -> "GPTReader":
         """Another reader with the same weights and an empty cache. Arguments: those of GPT.reader."""
@@ -184,9 +188,11 @@ class GPTReader(Reader, LanguageModel):
         """Read the next tokens of each row: ids (B, T) -> their states, (B, T, C)."""
         start = self.begin(ids)
         x = (self.head.rows(ids) + self.wpe[start : self.length]).reshape(-1, self.config.n_embd)
+        if self.edits:
+            return self.edited(x, len(ids), start).reshape(*ids.shape, -1)
         for block, keys, values in zip(self.blocks, *self.cache):
             block.add_to(x, keys, values, start)
-        return self.ln_f(x).reshape(*ids.shape, -1)
+        return self.norm(x).reshape(*ids.shape, -1)
 
     @property
     def nbytes(self) -> int:
@@ -205,6 +211,13 @@ class _BlockReader:
         q, k, v = split(self.qkv(self.ln_1(x)), len(values), 3, values.shape[-1])
         self.proj(attend(q, k, v, keys, values, start), onto=x)
         self.mlp_proj(self.fc(self.ln_2(x), "gelu_tanh"), onto=x)
+
+    def edited(self, x, keys, values, start, edit):
+        """`add_to`, which returns a new x and gives each value to `edit`, a Within. The rest is as there."""
+        q, k, v = split(self.qkv(edit("norm1.out", self.ln_1(x))), len(values), 3, values.shape[-1])
+        x = added(x, self.proj, attended(q, k, v, keys, values, start, edit), edit, "attention.out")
+        hidden = edit("mlp.hidden", self.fc(edit("norm2.out", self.ln_2(x)), "gelu_tanh"))
+        return edit("out", added(x, self.mlp_proj, hidden, edit, "mlp.out"))
 
 
 @dataclass(frozen=True)

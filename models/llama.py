@@ -27,7 +27,7 @@ from autotx import Tensor, init, kernels, nn
 from autotx.checks import checked_size
 from autotx.models.architecture import Blocks
 from autotx.models.config import setting
-from autotx.models.inference.pieces import Matrix, Reader, RMSNorm, new_cache
+from autotx.models.inference.pieces import Matrix, Reader, RMSNorm, added, attended, new_cache
 from autotx.models.inference.sampling import LanguageModel
 from autotx.text import counted
 from autotx.types import Array, ArrayLike, Rng
@@ -142,9 +142,12 @@ class Llama(LanguageModel, nn.Module):
     """
 
     recompute = False  # whether blocks are called by autotx.recompute, which takes less memory and more time
+    # Where the values are that inference/edits.py names: modules of a block, the last matrix of its mlp, the last norm
+    parts: ClassVar = {"norm1": "norm1", "attention": "attention", "norm2": "norm2", "last": "mlp.down", "norm": "norm"}
 
     def __init__(self, config: LlamaConfig, rng: Rng):
         self.config: LlamaConfig = config
+        self.edits: list = []  # those that are switched on
         self.wte = nn.Embedding(config.vocab_size, config.n_embd, rng=None)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False, rng=None)  # (..., C) -> (..., V)
         if config.tied:
@@ -209,6 +212,7 @@ class LlamaReader(Reader, LanguageModel):
 
     def __init__(self, model: Llama, matrix: type[Matrix]):
         self.config: LlamaConfig = model.config
+        self.edits = model.edits
         self.table = matrix.of(model.wte)
         self.head = self.table if model.config.tied else matrix.of(model.head)
         self.blocks = [_BlockReader(block, matrix) for block in model.blocks]
@@ -226,6 +230,8 @@ class LlamaReader(Reader, LanguageModel):
         """Read the next tokens of each row: ids (B, T) -> their states, (B, T, C)."""
         start = self.begin(ids)
         x = self.table.rows(ids).reshape(-1, self.config.n_embd)
+        if self.edits:
+            return self.edited(x, len(ids), start).reshape(*ids.shape, -1)
         for block, keys, values in zip(self.blocks, *self.cache):
             block.add_to(x, keys, values, start)
         return self.norm(x).reshape(*ids.shape, -1)
@@ -252,6 +258,16 @@ class _BlockReader:
         y = kernels.attend.attend_rotated(qkv, keys, values, start, self.n_head, self.rope_base)
         self.proj(y, onto=x)
         self.down(self.gate.gated(self.up, x, self.norm2), onto=x)
+
+    def edited(self, x, keys, values, start, edit):
+        """`add_to`, which returns a new x and gives each value to `edit`, a Within. The rest is as there."""
+        (B, G, _, D), H = values.shape, self.n_head
+        heads = self.qkv(edit("norm1.out", self.norm1(x))).reshape(B, -1, H + 2 * G, D).transpose(0, 2, 1, 3)
+        q, k, v = np.split(heads, (H, H + G), axis=1)
+        q, k = (kernels.rope.rope(part, self.rope_base, start) for part in (q, k))
+        x = added(x, self.proj, attended(q, k, v, keys, values, start, edit), edit, "attention.out")
+        hidden = edit("mlp.hidden", self.gate.gated(self.up, edit("norm2.out", self.norm2(x))))
+        return edit("out", added(x, self.down, hidden, edit, "mlp.out"))
 
 
 @dataclass(frozen=True)

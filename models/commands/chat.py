@@ -9,6 +9,7 @@ import numpy as np
 
 from autotx.files import describe, write_atomically
 from autotx.models.chat import Conversation
+from autotx.models.commands.edits import add_edit, edits_of
 from autotx.models.config import LARGEST, check_limits
 from autotx.models.formats import KNOWN, open_reader
 from autotx.models.inference.pieces import WEIGHTS
@@ -53,6 +54,7 @@ def add_arguments(parser):
         "--seed", type=int, metavar="N", help="the same seed gives the same answers (default: a new one)"
     )
     parser.add_argument("--speculate", action="store_true", help=SPECULATE)
+    add_edit(parser)
 
 
 def add_weights(parser):
@@ -73,17 +75,19 @@ def weights_of(args):
 def run(args):
     """Talk until the input ends. Returns the exit status."""
     _check(args)
+    edits = edits_of(args.edit)
     opened = open_reader(args.model, weights_of(args))
     chat = Conversation(opened, args.context, args.system)
     settings = {"temperature": args.temperature, "top_p": args.top_p, "rng": np.random.default_rng(args.seed)}
     settings["speculate"] = args.speculate
     _say(f"{opened.path.name}, weights of {opened.model.nbytes / 1e6:.3g} MB, {chat.size:,} tokens at once. {HELP}")
     talk = _Talk(chat, settings)
-    for line in _lines():
-        try:
-            talk.take(line.strip())
-        except (ValueError, OSError) as error:  # of this line; the conversation goes on
-            _say(describe(error) if isinstance(error, OSError) else str(error))
+    with opened.model.edit(edits):
+        for line in _lines():
+            try:
+                talk.take(line.strip())
+            except (ValueError, OSError) as error:  # of this line; the conversation goes on
+                _say(describe(error) if isinstance(error, OSError) else str(error))
     return 0
 
 

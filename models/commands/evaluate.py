@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from autotx.models.commands.chat import CONTEXT, add_weights, weights_of
+from autotx.models.commands.edits import add_edit, edits_of
 from autotx.models.commands.translate import SCORING, add_scoring, check_scoring
 from autotx.models.config import check_limits, flag
 from autotx.models.data import read_file
@@ -52,6 +53,7 @@ def add_arguments(parser):
         metavar="NAME",
         help="a model of the same tokens, in float32: how far --model departs from it, after a change for instance",
     )
+    add_edit(parser)
     add_scoring(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -71,7 +73,8 @@ def run(args):
 
 def _of_text(args):
     """The figures of --text, as JSON values."""
-    text, opened = read_file("--text", args.text), open_reader(args.model, weights_of(args))
+    text, edits = read_file("--text", args.text), edits_of(args.edit)
+    opened = open_reader(args.model, weights_of(args))
     model, tokenizer, size = opened.model, opened.tokenizer, opened.model.config.block_size
     context = args.context or min(CONTEXT, size)
     stride = args.stride or max(1, context // 2)
@@ -86,7 +89,7 @@ def _of_text(args):
     if other and context > other.model.config.block_size:
         raise ValueError(f"--context {context} is more than the {other.model.config.block_size} that --against reads")
     begun, scored, total, parts = time.perf_counter(), 0, 0.0, []
-    with Measured(len(ids) - 1) as line:
+    with Measured(len(ids) - 1) as line, model.edit(edits):
         for losses in _losses(model, other, ids, context, stride, parts):
             scored, total = scored + len(losses), total + losses.sum()
             line.show_loss(scored, total / scored)
@@ -205,7 +208,7 @@ def _check(args):
     check_scoring(args)
     check_limits("--context", args.context, at_least=1, at_most=10**9)
     check_limits("--stride", args.stride, at_least=1, at_most=10**9)
-    for_text = [name for name in ("context", "stride", "weights", "against") if getattr(args, name) is not None]
+    for_text = [name for name in ("context", "stride", "weights", "against", "edit") if getattr(args, name) is not None]
     for_pairs = [name for name, default in SCORING.items() if getattr(args, name) != default]
     wrong, other = (for_text, "--text") if args.pairs else (for_pairs, "--pairs")
     if wrong:

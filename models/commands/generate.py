@@ -12,6 +12,7 @@ from autotx.checkpoint import STATE
 from autotx.files import entry, read_json
 from autotx.models.commands import choices, maps
 from autotx.models.commands.chat import add_weights, weights_of
+from autotx.models.commands.edits import add_edit, edits_of
 from autotx.models.config import LARGEST, check_limits
 from autotx.models.data import read_file
 from autotx.models.formats import KNOWN, open_model, open_reader
@@ -104,6 +105,7 @@ def add_arguments(parser):
     parser.add_argument("--json", action="store_true", help="print one JSON object, with all of this, instead of text")
     add_weights(parser)
     parser.add_argument("--speculate", action="store_true", help=SPECULATE)
+    add_edit(parser)
     parser.add_argument(
         "--attention", metavar="FILE", help="draw what every head looked at, prompt and answer: a .png, .svg or .pdf"
     )
@@ -123,6 +125,7 @@ def outputs(args):
 def run(args):
     """Print the prompt and its continuations, the first of them token by token. Returns the exit status."""
     _check(args)
+    edits = edits_of(args.edit)
     if args.step:
         args.model = checkpoint_of(args.model, args.step)
     opened = open_model(args.model, "text") if args.attention else open_reader(args.model, weights_of(args))
@@ -139,7 +142,8 @@ def run(args):
         most = f"the model reads {model.config.block_size} at once, so it sees only the last of them"
         _say(f"the prompt has {len(ids)} tokens; {most}")
     args.seed = secrets.randbits(32) if args.seed is None else args.seed
-    rows = _written(args, model, tokenizer, prompt, ids)
+    with model.edit(edits):
+        rows = _written(args, model, tokenizer, prompt, ids)
     _tell_unseen(len(ids), max(len(row.ids) for row in rows), model.config.block_size)
     if args.json:
         print(json.dumps(_data(args, prompt, ids, rows, tokenizer), ensure_ascii=False))
@@ -250,6 +254,8 @@ def _check(args):
     check_limits("--show-choices", args.show_choices, at_least=1, at_most=100)
     if args.speculate and args.samples > 1:
         raise ValueError("--speculate is for one text; leave it or --samples out")
+    if args.attention and args.edit:
+        raise ValueError("--attention draws the model as it is; leave --edit out")
     if args.attention and args.weights == "int8":
         raise ValueError("--attention draws the model in float32; leave --weights out")
     if (args.layers, args.heads) != (None, None) and not args.attention:

@@ -60,9 +60,9 @@ class Matrix:
         norm_of = None if norm is None else (norm.gamma, norm.eps)
         return kernels.gemm.activate(kernels.linear.linear(x, self.weight, self.bias, norm_of, onto), activation)
 
-    def gated(self, up: "Matrix", x: np.ndarray, norm: "RMSNorm") -> np.ndarray:
+    def gated(self, up: "Matrix", x: np.ndarray, norm: "RMSNorm | None" = None) -> np.ndarray:
         """silu(y W^T) (y W_up^T), y the norm of x: the first half of a SwiGLU layer. This is the gate."""
-        return kernels.linear.gated(x, self.weight, up.weight, (norm.gamma, norm.eps))
+        return kernels.linear.gated(x, self.weight, up.weight, None if norm is None else (norm.gamma, norm.eps))
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """The rows with the numbers ids: an array of shape ids.shape + (in,)."""
@@ -98,6 +98,7 @@ class Reader:
     config: Any
     head: Matrix
     cache: Any = None  # keys and values, see new_cache
+    edits: Any = ()  # those that are switched on; a model and all its readers share one list (see edits.py)
     size = math.inf  # how many tokens of each row it has room for
 
     def begin(self, ids):
@@ -127,7 +128,16 @@ class Reader:
 
     def scores(self, x: np.ndarray) -> np.ndarray:
         """The scores of all tokens as the next one, from states: (..., C) -> (..., V)."""
-        return self.head(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+        scores = self.head(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+        return Within(self.edits)("logits", scores) if self.edits else scores
+
+    def edited(self: Any, x: np.ndarray, rows: int, start: int) -> np.ndarray:
+        """What the blocks and the norm make of x (B T, C), with edits of every value: (B T, C)."""
+        edit = Within(self.edits, rows)
+        x = edit("embedding", x)
+        for i, (block, keys, values) in enumerate(zip(self.blocks, *self.cache)):
+            x = block.edited(x, keys, values, start, edit.block(i))
+        return edit("norm.out", self.norm(x))
 
 
 class Norm:
@@ -185,3 +195,56 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, keys: np.ndarray, values
     B, H, T, D = q.shape
     keys[..., start : start + T], values[:, :, start : start + T] = k.swapaxes(2, 3), v
     return kernels.attend.attend(q, keys, values, start + 1).reshape(B * T, H * D)
+
+
+class Within:
+    """The edits of a model that are switched on (see edits.py), for values whose names begin with `prefix`.
+
+    rows: B, for values (B T, n), which are shown to the edits as (B, T, n); None for values that are shown as they are.
+    """
+
+    def __init__(self, edits, rows=None, prefix=""):
+        self.edits, self.rows, self.prefix = edits, rows, prefix
+
+    def block(self, i):
+        return Within(self.edits, self.rows, f"blocks.{i}.")
+
+    def changes(self, name):
+        """Whether an edit is given this value."""
+        return any(self.prefix + name in edit.functions for edit in self.edits)
+
+    def __call__(self, name, value):
+        """What the edits make of a value; `value` itself where they leave it."""
+        if not self.changes(name):
+            return value
+        made = shown = value.reshape(self.rows, -1, value.shape[-1]) if self.rows and value.ndim == 2 else value
+        for edit in self.edits:
+            made = edit(self.prefix + name, made)
+        return value if made is shown else made.reshape(value.shape)
+
+
+def added(x, matrix, y, edit, name):
+    """x + matrix(y), a new array, where the product is the value `name`."""
+    total = matrix(y, onto=x.copy())
+    if not edit.changes(name):
+        return total
+    product = matrix(y)
+    made = edit(name, product)
+    return total if made is product else np.where(made == product, total, x + made)
+
+
+def attended(q, k, v, keys, values, start, edit):
+    """`pieces.attend`, with edits of its arguments, of the weights and of the heads' results: (B T, H D)."""
+    q, k, v = (edit(f"attention.{name}", part) for name, part in (("q", q), ("k", k), ("v", v)))
+    (B, H, T, D), seen = q.shape, start + q.shape[2]
+    y = attend(q, k, v, keys, values, start).reshape(B, T, H, D)
+    if edit.changes("attention.weights"):
+        scores = q @ np.repeat(keys[..., :seen], H // len(keys[0]), axis=1) * q.dtype.type(D**-0.5)
+        scores[..., ~np.tri(T, seen, start, dtype=bool)] = -np.inf
+        weights = kernels.softmax.softmax(scores)
+        made = edit("attention.weights", weights)
+        changed = (made != weights).any(axis=3).transpose(0, 2, 1)
+        if changed.any():
+            other = made @ np.repeat(values[:, :, :seen], H // len(values[0]), axis=1)
+            y = np.where(changed[..., None], other.transpose(0, 2, 1, 3), y)
+    return edit("attention.heads", y).reshape(B * T, H * D)

@@ -1,11 +1,13 @@
 """Generating tokens with a language model: the choice of a token, and the loop around it."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
+from autotx.models.inference.edits import editing
 from autotx.models.inference.speculation import Guesses
 from autotx.ops.layers import checked_rng
 from autotx.types import ArrayLike, Generator, Rng
@@ -17,6 +19,18 @@ class LanguageModel:
     config: with block_size, the longest context in tokens, and vocab_size.
     reader(rows, size): a reader (see pieces.py) that has read nothing, for `rows` texts of at most `size` tokens each.
     """
+
+    def edit(self, edits: Mapping[str, Callable | None]) -> AbstractContextManager[dict[str, Any]]:
+        """`with model.edit({name: f}) as seen:` replaces values of the model inside by f(value), wherever it computes.
+
+        edits: the name of a value (edits.py lists them), where * stands for any part of it, as in "blocks.*.out", and a
+        function, or None for a value that is only seen. A function is given an array that it may keep and must not
+        write into, in forward a Tensor, and returns another of the same shape and type. seen: {name: value} of those
+        with None, as they were last computed. Blocks may be nested; a value goes through them from the outside in.
+        An edit is of the model with all its readers, also those that have begun, whose cache keeps what it has.
+        ValueError: an unknown name; in the block, a function that raises, or returns another shape or type.
+        """
+        return editing(self, edits)
 
     def generate(self: Any, ids: ArrayLike, max_new_tokens: int, *settings: Any, **more: Any) -> np.ndarray:
         """Continue each row of ids. Returns integers (B, T + N): the prompt and N new tokens.
