@@ -94,7 +94,7 @@ def _weights(parts):
         codes, d = parts.codes[block], np.float32(parts.scales[block])
         m = np.float32(0 if parts.minima is None else parts.minima[block])
         if parts.coding.bits == 4:
-            codes = [int(q) - 8 * (parts.minima is None) for q in (*(codes % 16), *(codes // 16))]
+            codes = [int(q) - 8 * (parts.minima is None) for byte in codes for q in (byte % 16, byte // 16)]
         weights += [d * np.float32(q) + m for q in codes]
     return np.array(weights, np.float32).reshape(len(parts.codes), -1)
 

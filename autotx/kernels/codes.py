@@ -32,8 +32,8 @@ QUANTIZED = 2**16  # weights that are rounded at a time
 class Coding:
     """How the weights of a matrix are coded.
 
-    4 bits: q is from 0 to 15, or, without a minimum, from -8 to 7. In 16 bytes of codes, byte i holds q of number i in
-    its low half and q of number 16 + i in its high half; without a minimum, plus 8. 8 bits: q is from -128 to 127.
+    4 bits: q is from 0 to 15, or, without a minimum, from -8 to 7. Byte i of a block's codes holds q of number 2 i in
+    its low half and q of number 2 i + 1 in its high half; without a minimum, plus 8. 8 bits: q is from -128 to 127.
     """
 
     bits: int  # 4 or 8
@@ -63,8 +63,9 @@ class Coding:
         """q of codes (..., bytes): int8 (..., block)."""
         if self.bits == 8:
             return codes
-        halves = np.concatenate([codes & np.uint8(15), codes >> np.uint8(4)], axis=-1).view(np.int8)
-        return halves if self.minimum else halves - np.int8(8)
+        halves = np.stack([codes & np.uint8(15), codes >> np.uint8(4)], axis=-1).view(np.int8)
+        numbers = halves.reshape(*codes.shape[:-1], self.block)
+        return numbers if self.minimum else numbers - np.int8(8)
 
 
 _codings = {}  # the end of the Numba type's name -> coding

@@ -9,8 +9,8 @@ A vector holds neighbouring elements of y, which need neighbouring rows of W:
     float32   W as it lies in the model, (N, K): squares of LANES x LANES weights are transposed in registers, which
               takes less time than reading them from memory
     codes     W in panels (see codes.py), so that memory is read in order. Codes become floats in registers: of 4 bits,
-              by a shift and a look-up of the low 4 bits of each lane in a vector of 16 floats, where there is such an
-              instruction; then a multiply-add with the block's d and m
+              where there is such an instruction, by a look-up of the low 4 bits of each lane in a vector of 16 floats,
+              which are loaded from the byte with the code on; then by a multiply-add with the block's d and m
 
 Kernels get the address of a function for the kind of their matrix, which `products_of` and `expand_of` give, and `call`
 it: so a kernel is compiled once, and a function for the codings that are used.
@@ -203,12 +203,11 @@ class _Block:
         kind = {2: ir.HalfType(), 4: ir.FloatType()}[coding.scale.itemsize]
         load = lambda name: self._floats(self._load(name, INT(0), kind))  # noqa: E731
         self.scale, self.minimum = load("scales"), load("minima") if coding.minimum else None
-        self.words = [self._load("codes", INT(i), WORD) for i in range(4)] if coding.bits == 4 else []
 
     def weights(self, k):
         """Number k of each row, as a vector of floats."""
         builder = self.vectors.builder
-        q = self._nibbles(k.constant) if self.words else self._bytes(k)
+        q = self._nibbles(k.constant) if self.coding.bits == 4 else self._bytes(k)
         if self.minimum is None:
             return builder.fmul(self.scale, q)
         return self.vectors.fma(self.scale, q, self.minimum)
@@ -218,20 +217,21 @@ class _Block:
         return builder.sitofp(builder.sext(self._load("codes", k, BYTE), _vector(WORD)), self.vectors.kind)
 
     def _nibbles(self, k):
-        vectors, builder = self.vectors, self.vectors.builder
-        shift, zero = 8 * (k % 4) + 4 * (k // 16), 0 if self.coding.minimum else 8
-        shifted = builder.lshr(self.words[k % 16 // 4], ir.Constant(_vector(WORD), [shift] * LANES))
+        vectors, builder, zero = self.vectors, self.vectors.builder, 0 if self.coding.minimum else 8
+        shifted = self._load("codes", INT(k // 8), WORD, skip=k % 8 // 2)  # the byte with the code is the lowest
+        if k % 2:
+            shifted = builder.lshr(shifted, ir.Constant(_vector(WORD), [4] * LANES))
         if LOOKS_UP:
             table = ir.Constant(vectors.kind, [float(q - zero) for q in range(16)])
             return vectors.call("llvm.x86.avx512.permvar.sf.512", vectors.kind, table, shifted)
         low = builder.and_(shifted, ir.Constant(shifted.type, [15] * LANES))
         return builder.sitofp(builder.sub(low, ir.Constant(low.type, [zero] * LANES)), vectors.kind)
 
-    def _load(self, name, index, kind):
-        """LANES neighbours of a field of the panel's type."""
+    def _load(self, name, index, kind, skip=0):
+        """LANES neighbours of a field of the panel's type, `skip` bytes further on."""
         builder, (field, offset) = self.vectors.builder, self.coding.panel.fields[name][:2]
         place = builder.add(builder.mul(index, INT(WIDTH)), self.row)
-        at = builder.gep(self.pointer, [builder.add(INT(offset), builder.mul(place, INT(field.base.itemsize)))])
+        at = builder.gep(self.pointer, [builder.add(INT(offset + skip), builder.mul(place, INT(field.base.itemsize)))])
         return builder.load(builder.bitcast(at, _vector(kind).as_pointer()), align=1)
 
     def _floats(self, vector):

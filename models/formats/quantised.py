@@ -91,12 +91,19 @@ def _fifth(b):
     return low | np.unpackbits(b["h"], axis=-1, bitorder="little") << np.uint8(4)
 
 
+def _pairs(q):
+    """Bytes (..., n) whose halves hold numbers i and n + i -> (..., 2, n / 2), those of numbers 2 i and 2 i + 1."""
+    two, low, high = q.view("<u2"), np.uint16(0x0F), np.uint16(0xF0)
+    first, second = (two & low) | ((two >> 4) & high), ((two >> 4) & low) | ((two >> 8) & high)
+    return np.stack([first, second], axis=-2).astype(np.uint8)
+
+
 def _q4_0(b):
-    return Parts(Coding(4, minimum=False), b["q"], b["d"])
+    return Parts(Coding(4, minimum=False), _pairs(b["q"]).reshape(*b.shape, 16), b["d"])
 
 
 def _q4_1(b):
-    return Parts(Coding(4, minimum=True), b["q"], b["d"], b["m"])
+    return Parts(Coding(4, minimum=True), _pairs(b["q"]).reshape(*b.shape, 16), b["d"], b["m"])
 
 
 def _q5_0(b):
@@ -133,9 +140,8 @@ def _by_groups(coding, codes, d, m=None):
 
 
 def _q4_k(b):
-    """Byte i of 32 holds number i of two groups; in a Coding it is numbers i and 16 + i of one."""
-    q = _bits(b["q"].reshape(*b.shape, 4, 32), 4, 2).reshape(*b.shape, 8, 2, 16)
-    return _by_groups(Coding(4, minimum=True, half=False), q[..., 0, :] | q[..., 1, :] << np.uint8(4), *_groups(b))
+    codes = _pairs(b["q"].reshape(*b.shape, 4, 32)).reshape(*b.shape, 8, 16)
+    return _by_groups(Coding(4, minimum=True, half=False), codes, *_groups(b))
 
 
 def _q5_k(b):
