@@ -9,7 +9,6 @@ Letters: B batch, T tokens, C channels (n_embd), H heads, D = C / H channels a h
 Source: Radford et al., 2019, "Language Models are Unsupervised Multitask Learners"; the whitepaper's GPT sections.
 """
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,10 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 import autotx
-from autotx import Tensor, init, nn
+from autotx import Tensor, init, kernels, nn
 from autotx.checks import checked_size
 from autotx.models.architecture import Blocks
-from autotx.models.inference.pieces import Matrix, Norm, Reader, added, attend, attended, new_cache, split
+from autotx.models.inference.pieces import Matrix, Norm, Reader, added, attended, is_float32, split
 from autotx.models.inference.sampling import LanguageModel
 from autotx.text import counted
 from autotx.types import Array, ArrayLike, Rng
@@ -176,13 +175,12 @@ class GPTReader(Reader, LanguageModel):
         self.head, self.wpe = matrix.of(model.wte), model.wpe.weight.data
         self.blocks = [_BlockReader(block, matrix) for block in model.blocks]
         self.norm = Norm(model.ln_f)
+        self.matrices = [self.head, *(m for b in self.blocks for m in (b.qkv, b.proj, b.fc, b.mlp_proj))]
+        self.float32 = is_float32(model)
 
     def reader(self, rows: int = 1, size: int | None = None) -> "GPTReader":
         """Another reader with the same weights and an empty cache. Arguments: those of GPT.reader."""
-        c, other = self.config, copy.copy(self)
-        other.length, other.size = 0, min(size or c.block_size, c.block_size)
-        other.cache = new_cache(c.n_layer, rows, c.n_head, other.size, c.n_embd // c.n_head, self.wpe.dtype)
-        return other
+        return self.begun(rows, size, self.config.n_head)
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Read the next tokens of each row: ids (B, T) -> their states, (B, T, C)."""
@@ -190,14 +188,8 @@ class GPTReader(Reader, LanguageModel):
         x = (self.head.rows(ids) + self.wpe[start : self.length]).reshape(-1, self.config.n_embd)
         if self.edits:
             return self.edited(x, len(ids), start).reshape(*ids.shape, -1)
-        for block, keys, values in zip(self.blocks, *self.cache):
-            block.add_to(x, keys, values, start)
+        self.run_blocks(x, start)
         return self.norm(x).reshape(*ids.shape, -1)
-
-    @property
-    def nbytes(self) -> int:
-        """The size of all matrices, which are read for each token. Biases and norms are a thousandth of it."""
-        return self.head.nbytes + sum(m.nbytes for b in self.blocks for m in (b.qkv, b.proj, b.fc, b.mlp_proj))
 
 
 class _BlockReader:
@@ -205,11 +197,13 @@ class _BlockReader:
         layers = block.attn.qkv, block.attn.proj, block.mlp.fc, block.mlp.proj
         self.qkv, self.proj, self.fc, self.mlp_proj = map(matrix.of, layers)
         self.ln_1, self.ln_2 = Norm(block.ln_1), Norm(block.ln_2)
+        self.n_head = block.attn.n_head
 
-    def add_to(self, x, keys, values, start):
-        """Add the results of both sublayers to x (B T, C), in place."""
-        q, k, v = split(self.qkv(self.ln_1(x)), len(values), 3, values.shape[-1])
-        self.proj(attend(q, k, v, keys, values, start), onto=x)
+    def add_to(self, x, keys, values, before):
+        """Add the results of both sublayers to x (B T, C), in place. keys: (B, H, D, size), values: (B, H, size, D).
+        before: an array of the number of tokens before."""
+        y = kernels.attend.attend_new(self.qkv(self.ln_1(x)), keys, values, before, self.n_head)
+        self.proj(y, onto=x)
         self.mlp_proj(self.fc(self.ln_2(x), "gelu_tanh"), onto=x)
 
     def edited(self, x, keys, values, start, edit):

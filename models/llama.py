@@ -15,7 +15,6 @@ head, F hidden channels (n_hidden), V vocabulary, L layers.
 Source: Touvron et al., 2023, "LLaMA" and "Llama 2"; Yang et al., 2024, "Qwen2 Technical Report".
 """
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,7 +26,7 @@ from autotx import Tensor, init, kernels, nn
 from autotx.checks import checked_size
 from autotx.models.architecture import Blocks
 from autotx.models.config import setting
-from autotx.models.inference.pieces import Matrix, Reader, RMSNorm, added, attended, new_cache
+from autotx.models.inference.pieces import Matrix, Reader, RMSNorm, added, attended, is_float32
 from autotx.models.inference.sampling import LanguageModel
 from autotx.text import counted
 from autotx.types import Array, ArrayLike, Rng
@@ -217,14 +216,12 @@ class LlamaReader(Reader, LanguageModel):
         self.head = self.table if model.config.tied else matrix.of(model.head)
         self.blocks = [_BlockReader(block, matrix) for block in model.blocks]
         self.norm = RMSNorm(model.norm)
+        self.matrices = [self.head, *(m for b in self.blocks for m in (b.qkv, b.proj, b.gate, b.up, b.down))]
+        self.float32 = is_float32(model)
 
     def reader(self, rows: int = 1, size: int | None = None) -> "LlamaReader":
         """Another reader with the same weights and an empty cache. Arguments: those of Llama.reader."""
-        c, other = self.config, copy.copy(self)
-        other.length, other.size = 0, min(size or c.block_size, c.block_size)
-        dtype = self.norm.gamma.dtype
-        other.cache = new_cache(c.n_layer, rows, c.n_kv_head, other.size, c.n_embd // c.n_head, dtype)
-        return other
+        return self.begun(rows, size, self.config.n_kv_head)
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Read the next tokens of each row: ids (B, T) -> their states, (B, T, C)."""
@@ -232,14 +229,8 @@ class LlamaReader(Reader, LanguageModel):
         x = self.table.rows(ids).reshape(-1, self.config.n_embd)
         if self.edits:
             return self.edited(x, len(ids), start).reshape(*ids.shape, -1)
-        for block, keys, values in zip(self.blocks, *self.cache):
-            block.add_to(x, keys, values, start)
+        self.run_blocks(x, start)
         return self.norm(x).reshape(*ids.shape, -1)
-
-    @property
-    def nbytes(self) -> int:
-        """The size of all matrices that are read for each token. Biases and norms are a thousandth of it."""
-        return self.head.nbytes + sum(m.nbytes for b in self.blocks for m in (b.qkv, b.proj, b.gate, b.up, b.down))
 
 
 class _BlockReader:
@@ -252,10 +243,11 @@ class _BlockReader:
         self.norm1, self.norm2 = RMSNorm(block.norm1), RMSNorm(block.norm2)
         self.n_head, self.rope_base = block.attention.n_head, block.attention.rope_base
 
-    def add_to(self, x, keys, values, start):
-        """Add the results of both sublayers to x (B T, C), in place. keys: (B, G, D, size), values: (B, G, size, D)."""
+    def add_to(self, x, keys, values, before):
+        """Add the results of both sublayers to x (B T, C), in place. keys: (B, G, D, size), values: (B, G, size, D).
+        before: an array of the number of tokens before."""
         qkv = self.qkv(x, norm=self.norm1)
-        y = kernels.attend.attend_rotated(qkv, keys, values, start, self.n_head, self.rope_base)
+        y = kernels.attend.attend_new(qkv, keys, values, before, self.n_head, self.rope_base)
         self.proj(y, onto=x)
         self.down(self.gate.gated(self.up, x, self.norm2), onto=x)
 

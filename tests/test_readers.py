@@ -81,6 +81,34 @@ def test_a_text_is_read_alike_however_it_is_cut(name, matrix, piece, rows, threa
         autotx.set_num_threads(before)
 
 
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="kernels are off")
+@pytest.mark.parametrize("matrix", [Matrix, Int8Matrix])
+@pytest.mark.parametrize("name", ["gpt", "gpt without biases", "llama", "qwen2"])
+def test_launches_that_are_recorded_compute_what_python_launches(name, matrix, monkeypatch):
+    """In a cache that grows, after going back, by readers that take turns, and for other numbers of rows."""
+    monkeypatch.setattr(pieces, "FIRST", 8)
+    *readers, by_python = (made(name).reader(2, matrix=matrix) for _ in range(3))
+    by_python._record = lambda x: None
+    for length in (9, 10, 11, 8, 9, 12, 16, 17, 18, 30, 31, 34, 35):
+        for reader in (*readers, by_python):
+            reader.rewind(length - 1)
+        expected = by_python.read(ROWS[:2, by_python.length : length])
+        for reader in readers:
+            assert np.array_equal(reader.read(ROWS[:2, reader.length : length]), expected)
+    assert {rows for rows, kept in readers[0].recorded.items() if kept} == {2, 6}
+    one = made(name).reader(1, matrix=matrix)
+    one.read(ROWS[:1, :1])
+    one.repeat(2)
+    assert not one.recorded
+
+
+def test_only_readers_of_float32_record():
+    model = ARCHITECTURES["gpt"](None).astype(np.float64)
+    reader = model.reader()
+    reader.read(ROWS[:1, :1])
+    assert reader.recorded == {1: None}
+
+
 @pytest.mark.parametrize("piece", [1, 7])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_cache_grows_with_what_is_read(name, piece, monkeypatch):

@@ -19,6 +19,7 @@ from autotx.kernels.threads import shared
 from autotx.kernels.tile import thread_memory
 
 KEY_BLOCK = key_block(FLOAT32_TILE)
+NO_ANGLES = np.empty((0, 0), np.float32)
 ONE_TASK_FLOATS = 2**16  # floats of keys times queries: up to so many, attention runs in the calling thread
 
 
@@ -44,26 +45,28 @@ def attend(q, keys, values, seen):
     return out
 
 
-def attend_rotated(qkv, keys, values, start, n_head, base):
-    """Causal attention with rotary positions of T new tokens to themselves and the `start` tokens before them.
+def attend_new(qkv, keys, values, start, n_head, base=None):
+    """Causal attention of T new tokens to themselves and the tokens before them.
 
-    qkv: (B T, (H + 2 G) D), the new queries, keys and values. The keys, rotated, and the values are first written to
-    the cache: keys (B, G, D, size) and values (B, G, size, D), C-contiguous. H = n_head; base: that of `rope`. Result:
-    (B T, H D). For few queries it is one launch.
+    qkv: (B T, (H + 2 G) D), the new queries, keys and values. The keys and values are first written to the cache, keys
+    (B, G, D, size) and values (B, G, size, D), C-contiguous. start: an array of one integer, the number of tokens
+    before. H = n_head. base: queries and keys are rotated as by `rope`; None for no rotation. Result: (B T, H D). For
+    few queries it is one launch.
     """
-    (B, G, _, D), H = values.shape, n_head
+    (B, G, size, D), H = values.shape, n_head
     T = len(qkv) // B
     heads = qkv.reshape(B, T, H + 2 * G, D)
     if T > FEW_QUERIES or not use_numba(qkv, keys, values):
+        at = int(start[0])
         q, k, v = np.split(heads.transpose(0, 2, 1, 3), (H, H + G), axis=1)
-        keys[..., start : start + T] = rope(k, base, start).swapaxes(2, 3)
-        values[:, :, start : start + T] = v
-        return attend(rope(q, base, start), keys, values, start + 1).reshape(B * T, H * D)
+        q, k = (q, k) if base is None else (rope(part, base, at) for part in (q, k))
+        keys[..., at : at + T], values[:, :, at : at + T] = k.swapaxes(2, 3), v
+        return attend(q, keys, values, at + 1).reshape(B * T, H * D)
     out = np.empty((B, T, H, D), np.float32)
-    cos, sin = (table[start:] for table in angles(start + T, D, base, FLOAT32))
-    step = B * H if B * H * T * D * (start + T) <= ONE_TASK_FLOATS else 1
+    cos, sin = (NO_ANGLES, NO_ANGLES) if base is None else angles(size, D, base, FLOAT32)
+    step = B * H if B * H * T * D * size <= ONE_TASK_FLOATS else 1
     scratch = thread_memory(3 * D + KEY_BLOCK, FLOAT32)
-    _attend_rotated(tasks(B * H, step), contiguous(heads), cos, sin, keys, values, start, out, scratch, step)
+    _attend_new(tasks(B * H, step), contiguous(heads), cos, sin, keys, values, start, out, scratch, step)
     return out.reshape(B * T, H * D)
 
 
@@ -125,25 +128,29 @@ def _attend(q, keys, values, lengths, causal, out, scratch, step, worker, task):
 WRITTEN = types.Array(types.float32, 4, "C")
 
 
-@shared(types.Array(types.float32, 4, "C", readonly=True), IN2, IN2, WRITTEN, WRITTEN, INTEGER, WRITTEN, OUT2, INTEGER)
+@shared(CACHE, IN2, IN2, WRITTEN, WRITTEN, IDS, WRITTEN, OUT2, INTEGER)
 @kernel
-def _attend_rotated(heads, cos, sin, keys, values, start, out, scratch, step, worker, task):
+def _attend_new(heads, cos, sin, keys, values, before, out, scratch, step, worker, task):
     """A task: `step` heads, counted through the batch. Heads that share keys and values write the same numbers."""
-    (B, T, _, D), (H, G) = heads.shape, (out.shape[2], keys.shape[1])
+    (B, T, _, D), (H, G), start = heads.shape, (out.shape[2], keys.shape[1]), before[0]
     rotated, rest = scratch[worker, :D], scratch[worker, D:]
     for head in range(task * step, min(task * step + step, B * H)):
         b, h, kv = head // H, head % H, head % H // (H // G)
         k, v = keys[b, kv], values[b, kv]
         for t in range(T):
-            _rotate(heads[b, t, H + kv], cos[t], sin[t], rotated)
+            _rotate(heads[b, t, H + kv], cos, sin, start + t, rotated)
             for d in range(D):
                 k[d, start + t] = rotated[d]
                 v[start + t, d] = heads[b, t, H + G + kv, d]
         for t in range(T):
-            _rotate(heads[b, t, h], cos[t], sin[t], rotated)
+            _rotate(heads[b, t, h], cos, sin, start + t, rotated)
             _attend_query(rotated, k, v, start + t + 1, rest, out[b, t, h])
 
 
 @kernel
-def _rotate(x, cos, sin, y):
-    rotate_row(x.ctypes.data, cos.ctypes.data, sin.ctypes.data, x.size // 2, y.ctypes.data)
+def _rotate(x, cos, sin, position, y):
+    """y = x, rotated where there are angles."""
+    if cos.size:
+        rotate_row(x.ctypes.data, cos[position].ctypes.data, sin[position].ctypes.data, x.size // 2, y.ctypes.data)
+    else:
+        y[:] = x

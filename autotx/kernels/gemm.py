@@ -133,11 +133,16 @@ def _matmul_numpy(tile, a, b, out, accumulate, bias, activation):
 
 def activate(out, activation):
     """Apply an activation of `matmul`, given by its name, in place. Returns `out`."""
-    if activation == "relu":
-        np.maximum(out, 0, out=out)
-    elif activation:
-        out[...] = gelu.gelu(out, "tanh" if activation == "gelu_tanh" else "none")
+    if activation:
+        out[...] = activated(out, activation)
     return out
+
+
+def activated(x, activation):
+    """f(x), for an activation of `matmul`."""
+    if activation is None:
+        return x
+    return np.maximum(x, 0) if activation == "relu" else gelu.gelu(x, "tanh" if activation == "gelu_tanh" else "none")
 
 
 def _ends(tile, c, accumulate, bias, activation):

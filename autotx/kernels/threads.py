@@ -34,6 +34,7 @@ The caller's local variables therefore exist as long as a worker uses them.
 """
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import os
@@ -57,6 +58,7 @@ CROWDED = 1_000  # or after this many, for the next LATER launches, where anothe
 LATER = 300
 LOST = 200_000  # more cycles than this between two spins: the worker was probably interrupted
 POOL = types.Array(types.int64, 1, "C")
+BOX, TAKEN = 128, 2  # integers: the most that the argument of a recorded launch takes, and which counts the tasks taken
 
 
 MOST_THREADS = numba.config.NUMBA_NUM_THREADS  # read once: Numba changes it whenever the environment has changed
@@ -185,28 +187,57 @@ def share(typing, shared, kernel, tasks, arguments):
     """
 
     def generate(context, builder, signature, values):
-        _, kernel, tasks, arguments_ = values
-        given = [_uncounted(builder, builder.extract_value(arguments_, i), t) for i, t in enumerate(arguments)]
-        code, box = _code(context, builder, arguments, [tasks, kernel, _NUMBER(0), *given])
+        box_type, code = _code(context, builder, arguments)
+        with builder.goto_entry_block():
+            box = builder.alloca(box_type)
+        _fill(builder, box, arguments, values[1:])
         place = _place(context, builder, signature, values)
-        address = builder.ptrtoint(box, _NUMBER)
-        won = builder.extract_value(builder.cmpxchg(place(BUSY), _NUMBER(0), _NUMBER(1), "seq_cst"), 1)
-        helped = builder.and_(won, builder.icmp_signed(">", tasks, _NUMBER(1)))
-        with builder.if_then(helped):
-            builder.store(builder.ptrtoint(code, _NUMBER), place(TASK))
-            builder.store(address, place(ARGUMENTS))
-            generation = builder.add(builder.load(place(GENERATION)), _NUMBER(1))
-            builder.store_atomic(generation, place(OPEN), "seq_cst", 8)
-            builder.store_atomic(generation, place(GENERATION), "seq_cst", 8)
-        builder.call(code, [address, _NUMBER(0)])
-        with builder.if_then(helped):
-            builder.store_atomic(_NUMBER(0), place(OPEN), "seq_cst", 8)
-            _wait(builder, place(INSIDE))
-        with builder.if_then(won):
-            builder.store_atomic(_NUMBER(0), place(BUSY), "seq_cst", 8)
+        _publish(builder, place, builder.ptrtoint(code, _NUMBER), builder.ptrtoint(box, _NUMBER), values[2])
         return context.get_dummy_value()
 
     return types.void(shared, types.intp, types.int64, arguments), generate
+
+
+@intrinsic
+def _publish_again(typing, shared, code, box, tasks):
+    """`share` of a launch that `_keep` made."""
+
+    def generate(context, builder, signature, values):
+        _publish(builder, _place(context, builder, signature, values), *values[1:])
+        return context.get_dummy_value()
+
+    return types.void(shared, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def _keep(typing, memory, kernel, tasks, arguments):
+    """Write the box of a launch to an address, for BOX integers. Returns the address of its code."""
+
+    def generate(context, builder, signature, values):
+        box_type, code = _code(context, builder, arguments)
+        assert context.get_abi_sizeof(box_type) <= 8 * BOX, arguments
+        _fill(builder, builder.inttoptr(values[0], box_type.as_pointer()), arguments, values[1:])
+        return builder.ptrtoint(code, _NUMBER)
+
+    return types.int64(types.int64, types.intp, types.int64, arguments), generate
+
+
+def _publish(builder, place, code, address, tasks):
+    """Emit a launch: code(address, worker) on all threads that come. place: see `_place`."""
+    won = builder.extract_value(builder.cmpxchg(place(BUSY), _NUMBER(0), _NUMBER(1), "seq_cst"), 1)
+    helped = builder.and_(won, builder.icmp_signed(">", tasks, _NUMBER(1)))
+    with builder.if_then(helped):
+        builder.store(code, place(TASK))
+        builder.store(address, place(ARGUMENTS))
+        generation = builder.add(builder.load(place(GENERATION)), _NUMBER(1))
+        builder.store_atomic(generation, place(OPEN), "seq_cst", 8)
+        builder.store_atomic(generation, place(GENERATION), "seq_cst", 8)
+    builder.call(builder.inttoptr(code, _CODE.as_pointer()), [address, _NUMBER(0)])
+    with builder.if_then(helped):
+        builder.store_atomic(_NUMBER(0), place(OPEN), "seq_cst", 8)
+        _wait(builder, place(INSIDE))
+    with builder.if_then(won):
+        builder.store_atomic(_NUMBER(0), place(BUSY), "seq_cst", 8)
 
 
 def _uncounted(builder, value, kind):
@@ -225,19 +256,23 @@ def _uncounted(builder, value, kind):
     return value
 
 
-def _code(context, builder, arguments, values):
-    """The code of a launch, and the struct that is its argument: [tasks, kernel, tasks taken, *arguments]."""
-    box_type = ir.LiteralStructType([v.type for v in values])
-    with builder.goto_entry_block():
-        box = builder.alloca(box_type)
-    for i, value in enumerate(values):
+def _fill(builder, box, arguments, values):
+    """Write the argument of a launch. values: kernel, tasks, the tuple of arguments."""
+    kernel, tasks, given = values
+    given = [_uncounted(builder, builder.extract_value(given, i), kind) for i, kind in enumerate(arguments)]
+    for i, value in enumerate([tasks, kernel, _NUMBER(0), *given]):
         builder.store(value, builder.gep(box, [ir.IntType(32)(0), ir.IntType(32)(i)]))
+
+
+def _code(context, builder, arguments):
+    """The type of the struct that is a launch's argument, [tasks, kernel, tasks taken, *arguments], and its code."""
+    box_type = ir.LiteralStructType([_NUMBER] * 3 + [context.get_value_type(kind) for kind in arguments])
     code = ir.Function(builder.module, _CODE, builder.module.get_unique_name("task"))
     code.linkage = "internal"
     body = ir.IRBuilder(code.append_basic_block())
     inner = body.inttoptr(code.args[0], box_type.as_pointer())
     field = lambda i: body.gep(inner, [ir.IntType(32)(0), ir.IntType(32)(i)])  # noqa: E731
-    tasks, kernel, *given = [body.load(field(i)) for i in (0, 1, *range(3, len(values)))]
+    tasks, kernel, *given = [body.load(field(i)) for i in (0, 1, *range(3, 3 + len(arguments)))]
     kinds = (*arguments.types, types.int64, types.int64)
     callee = body.inttoptr(kernel, context.call_conv.get_function_type(types.void, kinds).as_pointer())
     loop, work, done = (code.append_basic_block() for _ in range(3))
@@ -254,7 +289,7 @@ def _code(context, builder, arguments, values):
     body.branch(loop)
     body.position_at_end(done)
     body.ret_void()
-    return code, box
+    return box_type, code
 
 
 def _place(context, builder, signature, values):
@@ -420,6 +455,82 @@ def _launcher(signature):
     return compile_for(launch, types.void(POOL, types.intp, types.int64, types.BaseTuple.from_types(signature)))
 
 
+class Recorded:
+    """Launches that are made again by one call, with no Python between them.
+
+        with recording() as launches:
+            ...
+        launches.run()                          as often as wanted
+
+    In the `with` block nothing is computed: kernels are only noted, with their arguments, which are kept. Every run
+    reads and writes the same arrays. So there may be nothing but launches in the block, and what changes from run to
+    run must be in arrays. Scratch memory is its own (see tile.thread_memory).
+    """
+
+    def __init__(self):
+        self.memory = {}  # number type -> scratch memory
+        self._arguments, self._codes, self._boxes = [], [], []
+
+    def add(self, signature, at, tasks, arguments):
+        box = np.zeros(BOX, np.int64)
+        self._codes.append(_keeper(signature)(box.ctypes.data, at, tasks, arguments))
+        self._boxes.append(box)
+        self._arguments.append(arguments)
+
+    def run(self):
+        if isinstance(self._codes, list):
+            self._codes, self._boxes = np.array(self._codes, np.int64), np.array(self._boxes).reshape(-1, BOX)
+            compile_for(_run_from, types.int64(POOL, POOL, types.Array(types.int64, 2, "C"), types.int64))
+        done = 0
+        while done < len(self._codes):
+            done = _run_from(ready(), self._codes, self._boxes, done)
+
+
+class _Recording(threading.local):
+    now: Recorded | None = None  # where the launches of this Python thread are noted
+
+
+_recording = _Recording()
+
+
+@contextlib.contextmanager
+def recording():
+    """In a `with` block, the launches of this Python thread are noted in a Recorded."""
+    _recording.now = launches = Recorded()
+    try:
+        yield launches
+    finally:
+        _recording.now = None
+
+
+def recorded():
+    """The Recorded of the `recording` that this Python thread is in, or None."""
+    return _recording.now
+
+
+@kernel(from_python=True)
+def _keep_launch(memory, kernel, tasks, arguments):
+    return _keep(memory, kernel, tasks, arguments)
+
+
+@functools.cache
+def _keeper(signature):
+    """`_keep_launch`, compiled for arguments of these types."""
+    keep = kernel(_keep_launch.py_func, from_python=True)
+    return compile_for(keep, types.int64(types.int64, types.intp, types.int64, types.BaseTuple.from_types(signature)))
+
+
+@kernel(from_python=True)
+def _run_from(shared, codes, boxes, i):
+    """Launches from number i on, until all are done or another worker sleeps, which Python has to wake: how many."""
+    asleep = _get(shared, ASLEEP)
+    while i < codes.size and _get(shared, ASLEEP) <= asleep:
+        boxes[i, TAKEN] = 0
+        _publish_again(shared, codes[i], boxes[i].ctypes.data, boxes[i, 0])
+        i += 1
+    return i
+
+
 def shared(*signature):
     """Decorate a kernel: f(tasks, *arguments) runs f(*arguments, worker, task) for each task, on all threads.
 
@@ -435,7 +546,10 @@ def shared(*signature):
             if not compiled:
                 compiled[:] = _launcher(signature), address(function, types.void(*signature, types.int64, types.int64))
             launch, at = compiled
-            launch(ready() if tasks > 1 else _shared, at, tasks, arguments)
+            if _recording.now is None:
+                launch(ready() if tasks > 1 else _shared, at, tasks, arguments)
+            else:
+                _recording.now.add(signature, at, tasks, arguments)
 
         return run
 
@@ -458,7 +572,10 @@ def shared_by_tile(signature):
                 at = address(function, types.void(tile.type, *kinds, types.int64, types.int64))
                 compiled[tile] = _launcher((types.none, *kinds)), at  # a tile takes no space, as None
             launch, at = compiled[tile]
-            launch(ready() if tasks > 1 else _shared, at, tasks, (None, *arguments))
+            if _recording.now is None:
+                launch(ready() if tasks > 1 else _shared, at, tasks, (None, *arguments))
+            else:
+                _recording.now.add((types.none, *signature(tile)), at, tasks, (None, *arguments))
 
         return run
 

@@ -22,7 +22,7 @@ from numba.core.datamodel import models
 from numba.core.imputils import lower_getattr_generic
 from numba.extending import infer_getattr, register_model
 
-from autotx.kernels.threads import MOST_THREADS
+from autotx.kernels.threads import MOST_THREADS, recorded
 
 CACHE_LINE = 64  # bytes
 
@@ -144,10 +144,11 @@ def thread_memory(size, number):
     """Scratch memory, reused by later kernels: for each worker one row of at least `size` numbers, on cache lines.
 
     There is a row for every worker that may come: another Python thread may raise the number of threads meanwhile.
-    Memory that nobody writes to is not taken from the system.
+    Memory that nobody writes to is not taken from the system. Launches that are recorded have memory of their own.
     """
-    rows = _kept.__dict__.get(number)
+    kept = _kept.__dict__ if recorded() is None else recorded().memory
+    rows = kept.get(number)
     if rows is None or rows.shape[1] < size:
         width = -(-size // 1024) * 1024
-        rows = _kept.__dict__[number] = aligned(MOST_THREADS * width, number).reshape(MOST_THREADS, width)
+        rows = kept[number] = aligned(MOST_THREADS * width, number).reshape(MOST_THREADS, width)
     return rows

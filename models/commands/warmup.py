@@ -24,6 +24,7 @@ from autotx.kernels import (
     silu,
     softmax,
     sums,
+    threads,
 )
 from autotx.models.bench.limit import flop_per_second
 
@@ -85,10 +86,20 @@ def call_all():
     out, lse = attention.attention(heads, heads, heads, causal=True)
     attention.attention_backward(heads, heads, heads, heads, out, lse, causal=True)
     attend.attend(heads[:, :, :1], heads, heads, 8)
-    attend.attend_rotated(np.ones((1, 24), np.float32), heads.copy(), heads.copy(), 0, 1, 1e4)
+    _recorded(heads.copy())
     steps, state, square = np.ones((8, 1, 8), np.float32), np.ones((8, 8), np.float32), np.ones((8, 8), np.float32)
     y, saved = recurrent.recurrent(recurrent.TANH, steps, state, None, square, square, None, None)
     recurrent.recurrent_backward(recurrent.TANH, y, saved, square, square)
+
+
+def _recorded(heads):
+    """What readers of new tokens record, and run again."""
+    x, square = np.ones((1, 8), np.float32), np.ones((8, 8), np.float32)
+    with threads.recording() as launches:
+        attend.attend_new(np.ones((1, 24), np.float32), heads, heads, np.zeros(1, np.int64), 1, 1e4)
+        linear.gated(x, square, square), linear.linear(x, square)
+        gelu.gelu(x, "tanh"), layernorm.layer_norm(x, x[0], x[0])
+    launches.run()
 
 
 def _products():

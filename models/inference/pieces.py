@@ -19,6 +19,7 @@ because its products of many rows add in another order.
 Letters: B rows of text, T tokens of a piece, C channels, H heads, D = C / H channels a head, V vocabulary, L layers.
 """
 
+import copy
 import math
 from typing import Any
 
@@ -58,7 +59,7 @@ class Matrix:
         activation, and that is returned.
         """
         norm_of = None if norm is None else (norm.gamma, norm.eps)
-        return kernels.gemm.activate(kernels.linear.linear(x, self.weight, self.bias, norm_of, onto), activation)
+        return kernels.gemm.activated(kernels.linear.linear(x, self.weight, self.bias, norm_of, onto), activation)
 
     def gated(self, up: "Matrix", x: np.ndarray, norm: "RMSNorm | None" = None) -> np.ndarray:
         """silu(y W^T) (y W_up^T), y the norm of x: the first half of a SwiGLU layer. This is the gate."""
@@ -99,6 +100,12 @@ class Reader:
     head: Matrix
     cache: Any = None  # keys and values, see new_cache
     edits: Any = ()  # those that are switched on; a model and all its readers share one list (see edits.py)
+    blocks: list[Any]
+    norm: Any  # after them
+    matrices: list[Matrix]  # all that are read for each token; biases and norms are a thousandth of them
+    float32 = False  # whether all parameters are
+    before: np.ndarray  # one integer, see `run_blocks`
+    recorded: dict[int, Any]  # number of rows -> see `_record`
     size = math.inf  # how many tokens of each row it has room for
 
     def begin(self, ids):
@@ -115,6 +122,7 @@ class Reader:
         self.length += ids.shape[1]
         if self.cache is not None and self.length > (room := self.cache[1].shape[3]):
             self.cache = _grown(self.cache, start, min(self.size, max(self.length, 2 * room)))
+            self.recorded = {}
         return start
 
     def rewind(self, length: int) -> None:
@@ -125,6 +133,53 @@ class Reader:
         """Go on as a reader of so many texts, which have all begun as the only one of this reader."""
         if self.cache is not None:
             self.cache = tuple(np.repeat(part, rows, axis=1) for part in self.cache)
+            self.recorded = {}
+
+    def begun(self, rows: int, size: int | None, heads: int) -> Any:
+        """Another reader with the same weights and an empty cache, for `rows` texts of at most `size` tokens (None:
+        block_size). heads: those of keys and values. Its class calls `run_blocks`."""
+        other, c = copy.copy(self), self.config
+        other.length, other.size = 0, min(size or c.block_size, c.block_size)
+        other.cache = new_cache(c.n_layer, rows, heads, other.size, c.n_embd // c.n_head, self.norm.gamma.dtype)
+        other.before, other.recorded = np.zeros(1, np.int64), {}
+        return other
+
+    def run_blocks(self, x: np.ndarray, start: int) -> None:
+        """Add what every block gives to x (B T, C), in place: block.add_to(x, keys, values, before), with its part of
+        the cache, and an array that holds `start`, the number of tokens before.
+
+        A new token is read by some five launches of kernels in a block, which take Python a third of the time that it
+        takes to read a matrix of 4 bits. So for a few rows they are recorded, and run by one call from then on.
+        """
+        self.before[0] = start
+        if len(x) not in self.recorded:
+            self.recorded[len(x)] = self._record(x)
+        if self.recorded[len(x)] is None:
+            self._add_blocks(x)
+            return
+        states, launches = self.recorded[len(x)]
+        states[...] = x
+        launches.run()
+        x[...] = states
+
+    def _add_blocks(self, x):
+        for block, keys, values in zip(self.blocks, *self.cache):
+            block.add_to(x, keys, values, self.before)
+
+    def _record(self, x):
+        """An array like x, and the launches by which `_add_blocks` changes it; None where it does more than launch."""
+        few = len(x) <= kernels.gemv.FEW_ROWS and len(x) <= len(self.cache[0][0]) * kernels.attention.FEW_QUERIES
+        if not few or not self.float32 or not kernels.gemv.takes(x, *(m.weight for m in self.matrices)):
+            return None
+        states = np.empty_like(x)
+        with kernels.threads.recording() as launches:
+            self._add_blocks(states)
+        return states, launches
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all matrices."""
+        return sum(matrix.nbytes for matrix in self.matrices)
 
     def scores(self, x: np.ndarray) -> np.ndarray:
         """The scores of all tokens as the next one, from states: (..., C) -> (..., V)."""
@@ -159,6 +214,10 @@ class RMSNorm:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         return kernels.rmsnorm.rms_norm(x, self.gamma, self.eps)[0]
+
+
+def is_float32(model: nn.Module) -> bool:
+    return all(p.dtype == np.float32 for p in model.parameters())
 
 
 def split(x: np.ndarray, B: int, parts: int, D: int) -> np.ndarray:
