@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from autotx.files import to_json
 from autotx.models.optimizers import OPTIMIZERS, SCHEDULES
+from autotx.modes import DTYPES
 
 FILE = "config.json"
 LARGEST = (1 << 63) - 1  # of a seed
@@ -75,6 +76,9 @@ class TrainConfig(Settings):
     momentum: float = setting(0.0, "memory of the gradient, for sgd", at_least=0, below=1, fixed=True)
     grad_clip: float = setting(1.0, "largest norm of the gradient, 0 for no limit", at_least=0, at_most=1e30)
 
+    dtype: str = setting(
+        "float32", "in what matrix products are computed; bfloat16 rounds their factors", choices=DTYPES
+    )
     recompute: bool = setting(False, "compute each block again for backward: less memory, a quarter more time")
 
     # Validation and statistics

@@ -20,10 +20,12 @@ import shlex
 import signal
 import threading
 import time
+from typing import Any
 
 import numpy as np
 
 import autotx
+from autotx import Tensor, kernels
 from autotx.checkpoint import STATE
 from autotx.files import describe, entry
 from autotx.models.comm import ALONE, Comm, started
@@ -36,7 +38,7 @@ from autotx.models.shares import share
 from autotx.models.streams import lasting
 from autotx.optim import clip_grad_norm
 from autotx.text import counted
-from autotx.types import PathLike
+from autotx.types import PathLike, Rng
 from autotx.viz.statistics import LayerStatistics
 
 INTERRUPTED = 128 + signal.SIGINT  # the exit status after Ctrl-C, as shells report it
@@ -70,6 +72,7 @@ class Trainer:
         self.schedule = SCHEDULES[config.schedule].make(config)
         self.statistics = LayerStatistics(self.model, config.stats_interval) if config.stats_interval else None
         self.step = self.place = 0  # steps done; the place in the data, as Task.batches counts it
+        self.product: str | None = None  # what multiplied bfloat16 before the run was resumed, see kernels/mixed.py
         self.limit = 0.0  # FLOP/s of all processes, 0 when not measured
         self.best: dict | None = None  # with --keep-best: {"step", "val_loss"} of the smallest validation loss
 
@@ -82,9 +85,27 @@ class Trainer:
         with np.errstate(all="ignore"):
             batch = self.task.batches(self.place, self.data_rng)[0]
             own, _, rng = share(self.task, batch, self.comm, self.dropout_rng)
-            self.task.loss(own, rng=rng).backward()
+            self.loss(own, rng).backward()
         self.optimizer.zero_grad()
         self.data_rng, self.dropout_rng = before
+
+    def loss(self, batch: Any, rng: Rng) -> Tensor:
+        """The mean loss over the targets of a batch, by products of config.dtype. Validation computes in float32."""
+        with autotx.autocast(self.config.dtype):
+            return self.task.loss(batch, rng=rng)
+
+    def choose_product(self) -> str:
+        """Settle what multiplies bfloat16: what did so before the run was resumed, else what is fastest here. Returns a
+        line about it for the user, empty for float32."""
+        if self.config.dtype == "float32":
+            return ""
+        mixed, before = kernels.mixed, self.product
+        fastest, kept = self.comm.first(mixed.fastest), mixed.use(before)
+        if not kept and not mixed.use(fastest):  # another processor than that of process 0
+            mixed.use(mixed.fastest())
+        how = "rounded and multiplied as float32" if mixed.name() == "float32" else f"multiplied by {mixed.name()}"
+        lost = "" if kept or before is None else f"; before it was by {before}, which is not here: sums differ slightly"
+        return f"bfloat16, {how}{lost}"
 
     def train_step(self) -> dict:
         """One optimizer step. Returns its record for the log, a dict. DivergedError when a number is not finite."""
@@ -104,7 +125,7 @@ class Trainer:
         """Find out what the cores of all processes could do, for the log, if the task tells the FLOP of a step."""
         if self.task.flop:
             measured = importlib.import_module("autotx.models.bench.limit")  # here, because it loads Numba
-            limit = np.array([measured.flop_per_second()])
+            limit = np.array([measured.flop_per_second(self.config.dtype)])
             self.comm.sum(limit)
             self.limit = limit.item()
 
@@ -118,7 +139,7 @@ class Trainer:
         with self.statistics.step(self.step + 1) if self.statistics else contextlib.nullcontext():
             for batch in batches:
                 own, count, rng = share(self.task, batch, self.comm, self.dropout_rng)
-                loss = self.task.loss(own, rng=rng)
+                loss = self.loss(own, rng)
                 mean += loss.item() * (count / total)
                 (loss if count == total else loss * (count / total)).backward()
         self.comm.sum(mean)
@@ -172,6 +193,7 @@ class Trainer:
             "place": self.place,
             **({"best": self.best} if self.best else {}),
             **self.task.state(),
+            **({"product": kernels.mixed.name()} if self.config.dtype != "float32" else {}),
             "data_rng": self.data_rng.bit_generator.state,
             "dropout_rng": self.dropout_rng.bit_generator.state,
         }
@@ -195,6 +217,7 @@ class Trainer:
             self.data_rng.bit_generator.state = state["data_rng"]
             self.dropout_rng.bit_generator.state = state["dropout_rng"]
             self.step, self.place = (_counted(state, name) for name in ("step", "place"))
+            self.product = state.get("product")
             if self.config.keep_best and "best" in state:
                 best = entry(state, "best", dict, STATE)
                 self.best = {"step": _counted(best, "step"), "val_loss": entry(best, "val_loss", float, STATE)}
@@ -284,6 +307,7 @@ def _train(config, run, go_on, comm):
         trainer.restore(run)
         if trainer.step > config.steps:
             raise ValueError(f"--steps {config.steps}: the run in {config.out} is at step {trainer.step} already")
+    product = trainer.choose_product()
     records = run.read_log(trainer.step)  # those of later steps, which no checkpoint has, are removed below
     if trainer.step < config.steps:
         trainer.rehearse()
@@ -295,7 +319,7 @@ def _train(config, run, go_on, comm):
         held.enter_context(log)
         if config.tensorboard and comm.rank == 0:
             note = held.enter_context(event_files(run.folder, records))
-        _introduce(trainer, len(records))
+        _introduce(trainer, len(records), product)
         stopped_by = _loop(trainer, run, records, log, note)
     if trainer.step < config.steps:
         print(f"Stopped at step {trainer.step} of {config.steps}; saved in {config.out}. Go on with:")
@@ -372,11 +396,13 @@ def _save(trainer, run, log, saved):
     trainer.comm.first(lambda: trainer.keep(run))
 
 
-def _introduce(trainer, logged):
-    """Print what is learned and where. logged: the number of steps in the log."""
+def _introduce(trainer, logged, product):
+    """Print what is learned and where. logged: the number of steps in the log. product: of `choose_product`."""
     config = trainer.config
     for heading, text in trainer.task.introduction():
         print(f"{heading:8}{text}")
+    if product:
+        print(f"dtype   {product}")
     if trainer.comm.size > 1:
         print(f"mpi     {trainer.comm.describe()}")
     if 1 < config.steps <= config.warmup_steps:

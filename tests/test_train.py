@@ -18,6 +18,7 @@ import pytest
 
 from autotx.checkpoint import load_checkpoint, load_tensors
 from autotx.files import read_json
+from autotx.kernels import gemm, mixed
 from autotx.models import train as training
 from autotx.models.cli import main
 from autotx.models.data import TextSource, load_data, random_blocks, read_text
@@ -292,6 +293,61 @@ def test_every_optimizer_goes_on_bit_for_bit(config, at_step, tmp_path, optimize
     assert main(["train", "--out", stopped.out, "--resume"]) == 0
     assert contents(stopped.out) == contents(straight.out)
     assert type(Trainer(stopped).optimizer).__name__.lower() == optimizer
+
+
+@pytest.fixture
+def fastest(monkeypatch):
+    """fastest(name) lets a timing say that products of bfloat16 are fastest by the tile of this name."""
+    monkeypatch.setattr(gemm, "SMALL", 0)
+    monkeypatch.setattr(mixed, "_used", [])
+    return lambda name: monkeypatch.setattr(mixed, "fastest", lambda: name)
+
+
+def test_bfloat16_goes_on_bit_for_bit_whatever_a_second_timing_says(config, at_step, tmp_path, fastest, capsys):
+    names = mixed._that_run()
+    for name, later in zip(names, names[1:] + names[:1]):
+        runs = [dataclasses.replace(config, out=str(tmp_path / f"{name}{n}"), dtype="bfloat16") for n in range(2)]
+        fastest(name)
+        assert train(runs[0]) == 0
+        at_step(4, press_ctrl_c)
+        assert train(runs[1]) == INTERRUPTED
+        fastest(later)
+        assert main(["train", "--out", runs[1].out, "--resume"]) == 0
+        assert contents(runs[1].out) == contents(runs[0].out)
+        assert read_config(runs[1].out).dtype == "bfloat16"
+        how = "rounded and multiplied as float32" if name == "float32" else f"multiplied by {name}"
+        assert capsys.readouterr().out.count(f"dtype   bfloat16, {how}\n") == 3
+    plain = dataclasses.replace(config, out=str(tmp_path / "plain"))
+    train(plain)
+    assert contents(plain.out) != contents(runs[0].out)
+    assert "product" not in load_checkpoint(plain.out)[1]
+
+
+def test_a_product_that_is_not_here_is_told_and_the_run_goes_on(config, at_step, fastest, capsys, monkeypatch):
+    config = dataclasses.replace(config, dtype="bfloat16")
+    fastest("float32")
+    at_step(4, press_ctrl_c)
+    train(config)
+    real = Run.load
+
+    def elsewhere(self, *args):
+        weights, optimizer, state = real(self, *args)
+        return weights, optimizer, {**state, "product": "abacus"}
+
+    monkeypatch.setattr(Run, "load", elsewhere)
+    assert resume(config) == 0
+    assert "multiplied as float32; before it was by abacus, which is not here: sums diff" in capsys.readouterr().out
+    assert load_checkpoint(config.out)[1]["product"] == "float32"
+
+
+def test_bfloat16_computes_again_what_it_computed(config, tmp_path, fastest):
+    fastest(mixed._that_run()[0])
+    results = []
+    for recompute in (False, True):
+        out = str(tmp_path / f"run{recompute}")
+        train(dataclasses.replace(config, out=out, dtype="bfloat16", recompute=recompute, grad_accum=1))
+        results.append(contents(out))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -38,7 +38,7 @@ def _tile(name):
 
 def name():
     """The name of the tile that bfloat16 uses in this process."""
-    return _used[0] if _used else _fastest()
+    return _used[0] if _used else fastest()
 
 
 def use(name):
@@ -61,7 +61,8 @@ def _that_run():
 
 
 @functools.cache
-def _fastest():
+def fastest():
+    """The name of the tile that took the least time on this processor."""
     found = _that_run()
     if len(found) == 1:
         return found[0]

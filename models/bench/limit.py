@@ -9,11 +9,13 @@ import numba
 import numpy as np
 from numba import types
 
+from autotx.kernels import mixed
 from autotx.kernels.jit import kernel
 from autotx.kernels.rows import IDS, INTEGER
 from autotx.kernels.simd import FLOAT32_TILE
 from autotx.kernels.threads import get_num_threads, shared, shared_by_tile
 from autotx.kernels.tile import aligned
+from autotx.modes import autocast
 
 DEPTH = 128  # both panels fit into an L1 cache of 32 KiB
 TILES = 1_000  # in a task
@@ -22,14 +24,15 @@ BUFFER = 2**31  # bytes that are read, far more than caches hold
 PIECE = 2**16  # integers in a task
 
 
-def flop_per_second():
+def flop_per_second(dtype="float32"):
     """The limit of this process with its threads, measured once in a tenth of a second. 0 where nothing is compiled."""
-    return 0.0 if numba.config.DISABLE_JIT else _measured(get_num_threads())
+    with autocast(dtype):
+        return 0.0 if numba.config.DISABLE_JIT else _measured(get_num_threads(), mixed.tile())
 
 
 @functools.cache
-def _measured(threads):
-    run, seconds = limit(threads), []
+def _measured(threads, tile):
+    run, seconds = limit(threads, tile), []
     (work,) = run()
     for _ in range(3):
         begun = time.perf_counter()
@@ -38,12 +41,12 @@ def _measured(threads):
     return 1e9 * work / min(seconds)
 
 
-def limit(threads=None):
+def limit(threads=None, tile=FLOAT32_TILE):
     """Build a run in which each thread multiplies the same two small panels many times; its result is its GFLOP.
 
     threads: by default NUMBA_NUM_THREADS.
     """
-    tile, threads = FLOAT32_TILE, threads or int(os.environ["NUMBA_NUM_THREADS"])
+    threads = threads or int(os.environ["NUMBA_NUM_THREADS"])
     between = 512  # floats, so that no two threads share a cache line
     sizes = *(tile.panel_size(tile, n, DEPTH) for n in (tile.rows, tile.cols)), tile.rows * tile.cols + between
     scratch = aligned(threads * sum(sizes), tile.number)
