@@ -14,10 +14,12 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from making import checks, commands, fonts, ops, reference, whitepaper  # noqa: E402
 
 import autotx  # noqa: E402
+from autotx.models.formats.quantised import FORMATS  # noqa: E402
 
 project, author, release = "autotx", "the authors of autotx", autotx.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-myst_enable_extensions = ["deflist", "colon_fence", "attrs_inline"]
+myst_enable_extensions = ["substitution"]
+myst_substitutions = {"gguf_types": ", ".join(sorted(form.name for form in FORMATS.values()))}
 myst_heading_anchors = 3
 exclude_patterns = ["making", "static", "learn"]
 nitpicky = True

@@ -1,6 +1,9 @@
 """The site (docs/): what is made from the code is whole and true. The build itself, a step of CI, checks its links."""
 
+import contextlib
 import doctest
+import itertools
+import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,7 +13,8 @@ import pytest
 from making import checks, commands, docstrings, notation, ops, reference
 
 import autotx
-from autotx.models import cli
+from autotx.checkpoint import list_tensors
+from autotx.models import cli, events, prepare, run
 from autotx.viz.formulas import formulas, parameters
 from autotx.viz.ops import OPS, row
 
@@ -167,7 +171,7 @@ def test_the_check_finds_what_a_page_must_not_have(tmp_path):
     ]
 
 
-PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("how/*.md")])
+PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("how/*.md"), *DOCS.glob("files/*.md")])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -186,3 +190,91 @@ def test_what_the_page_on_security_says_is_true():
     ]
     client = r"urllib\.request|http\.client|import requests|create_connection|aiohttp|httpx"
     assert not [name for name, text in sources.items() if re.search(client, text)]
+
+
+# The pages on file formats
+
+
+def _listed(page, heading=None):
+    """The rows of a table of a page: {name: when}, of the first one after a heading."""
+    text = (DOCS / "files" / f"{page}.md").read_text(encoding="utf-8")
+    text = text.partition(f"\n## {heading}\n")[2] if heading else text
+    rows = itertools.takewhile(lambda line: line.startswith("|"), text[text.index("\n|") + 1 :].splitlines())
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in list(rows)[2:]]
+    return {name: row[-1] for row in cells for name in re.findall(r"`([^`]+)`", row[0])}
+
+
+def _needed(listed):
+    return {name for name, when in listed.items() if when.startswith("always")}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with runs of several kinds and token files."""
+    folder = tmp_path_factory.mktemp("formats")
+    sizes = "--n-layer=1 --n-head=1 --n-embd=8 --block-size=8 --batch-size=2"
+    steps = "--steps=2 --eval-interval=1 --eval-batches=1 --warmup-steps=1"
+    with contextlib.chdir(folder):
+        Path("text.txt").write_text("the quick brown fox jumps over the lazy dog.\n" * 200)
+        Path("many.jsonl").write_text('{"text": "the quick brown fox"}\n' * 20)
+        Path("labels.tsv").write_text("".join(f"fox {c}\ta\ndog {c}\tb\n" for c in "abcdefgh"))
+        for line in (
+            f"train --text=text.txt --out=gpt {sizes} {steps} --keep=1 --keep-best --stats-interval=1",
+            f"train --text=text.txt --out=lora --init=gpt --lora-rank=2 {steps}",
+            f"train --text=text.txt --out=tuned --init=gpt {steps}",
+            "train --text=text.txt --out=words --model=word2vec --dim=4 --steps=2",
+            "finetune --model=gpt --labels=labels.tsv --out=labels --steps=2",
+            "prepare --text=many.jsonl --out=data --tokenizer=char --validation-share=0.1",
+        ):
+            assert cli.main(line.split()) == 0
+    return folder
+
+
+def test_the_files_of_a_run_are_those_that_the_page_lists(runs):
+    listed = _listed("run")
+    assert listed.keys() == {*run._FILES, run.KEPT, events.FOLDER}
+    found = {
+        name: {path.name for path in (runs / name).iterdir()} for name in ("gpt", "lora", "tuned", "words", "labels")
+    }
+    assert found["gpt"] >= _needed(listed)
+    assert found["gpt"] - _needed(listed) == {"statistics.jsonl", "checkpoints"}
+    assert found["lora"] - _needed(listed) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert found["tuned"] - _needed(listed) == {"shape.json"}
+    assert found["words"] - _needed(listed) == {"vectors.txt"}
+    assert found["labels"] - _needed(listed) == {"classifier.json"}
+    kept = {path.name for path in (runs / "gpt" / "checkpoints" / "best").iterdir()}
+    assert kept == _needed(listed) - {"log.jsonl", "loss.png"}
+
+
+JSON_FILES = {  # (run, file): (page, heading, keys that other runs have)
+    ("gpt", "state.json"): ("run", "state.json", {"base_sha256"}),
+    ("lora", "state.json"): ("run", "state.json", {"best"}),
+    ("gpt", "log.jsonl"): ("run", "log.jsonl", {"val_accuracy"}),
+    ("labels", "log.jsonl"): ("run", "log.jsonl", {"limit_share"}),
+    ("gpt", "statistics.jsonl"): ("run", "statistics.jsonl", set()),
+    ("lora", "adapter_config.json"): ("models", "Adapters", set()),
+    ("data", "data.json"): ("tokens", "data.json", set()),
+}
+
+
+@pytest.mark.parametrize("file", JSON_FILES, ids="/".join)
+def test_the_keys_of_a_file_are_those_that_the_page_lists(runs, file):
+    page, heading, others = JSON_FILES[file]
+    text = runs.joinpath(*file).read_text(encoding="utf-8")
+    saved = json.loads(text.splitlines()[-1] if file[1].endswith("jsonl") else text)
+    assert saved.keys() == _listed(page, heading).keys() - others
+
+
+def test_settings_and_optimizer_are_kept_as_the_page_says(runs):
+    saved = json.loads((runs / "gpt" / "config.json").read_text())
+    flags = {word for action in cli.load("train")[1]._actions for word in action.option_strings}
+    assert {f"--{name.replace('_', '-')}" for name in saved} <= flags | {"--architecture", "--task"}
+    tensors, _ = list_tensors(runs / "gpt" / "optimizer.safetensors")
+    assert {re.sub(r"\d+", "0", name) for name in tensors} == _listed("run", "optimizer.safetensors").keys()
+
+
+def test_the_files_of_a_preparation_are_those_that_the_page_lists(runs):
+    listed = _listed("tokens")
+    assert {path.name for path in (runs / "data").iterdir()} == _needed(listed) == listed.keys() - {prepare.PLACE}
+    tokens = np.load(runs / "data" / "training.npy", mmap_mode="r")
+    assert (tokens.dtype, tokens.ndim, tokens.offset) == (np.uint16, 1, 128)

@@ -73,7 +73,7 @@ def derivation(text: str, names: Collection[str]) -> str:
         line = re.sub(r"\s+(\+?=)\s+", r" \1 ", f" {line.strip()}").strip()
         for cell in re.split(r",?\s{2,}", line):
             left, equals, right = cell.partition("= ")
-            if equals and not cell.startswith("("):
+            if equals and not re.match(r"\(|[a-z]{3,} (?![+=])", cell):  # else words: "because sum_i y_i = 1"
                 rows.append([left.rstrip("+ "), f"{'+' if left.rstrip().endswith('+') else ''}= {right}", ""])
             elif rows:
                 rows[-1][2] = cell

@@ -34,7 +34,7 @@ def pages() -> dict:
         made[f"reference/{module.rpartition('.')[2]}"] = "\n\n".join(
             [
                 heading(title, "="),
-                f".. automodule:: {module}\n   :members:\n   :show-inheritance:"
+                f".. automodule:: {module}\n   :members:"
                 + ("\n   :imported-members:" if hasattr(importlib.import_module(module), "__all__") else ""),
                 *([".. autofunction:: autotx.models.formats.open_model"] if module == "autotx.models" else []),
                 "",
