@@ -267,7 +267,7 @@ def test_the_tile_that_is_asked_for_is_used_where_it_can_be():
         assert mixed.name() == name
         with autotx.autocast("bfloat16"):
             assert mixed.tile() is mixed._tile(name)
-    assert mixed.tile() is simd.FLOAT32_TILE
+    assert mixed.tile() is simd.PRODUCT_TILE
 
 
 def _python(code, **environment):

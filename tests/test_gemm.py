@@ -15,7 +15,8 @@ from numba import types
 
 from autotx.kernels import gelu, gemm, jit, simd, threads
 from autotx.kernels.gemm import matmul
-from autotx.kernels.simd import FLOAT32_TILE as TILE
+from autotx.kernels.simd import FLOAT32_TILE
+from autotx.kernels.simd import PRODUCT_TILE as TILE
 
 ROWS, COLS, LANES = TILE.rows, TILE.cols, TILE.lanes
 FLOAT64_DEEP = simd.SimdTile(np.dtype(np.float64), LANES // 2, 6, LANES, depth=384)
@@ -77,9 +78,19 @@ def test_empty(M, N, K):
 
 def test_more_than_one_block_of_each_axis():
     rng = np.random.default_rng(1)
-    M, N, K = 9 * ROWS + 1, TILE.width + 3, 2 * TILE.depth + 5
+    M, N, K = 2 * TILE.strip * ROWS + 1, TILE.width + 3, 2 * TILE.depth + 5
     a, b, bias = _matrix(rng, M, K), _matrix(rng, K, N), _matrix(rng, N)
-    _check(matmul(a, b, bias=bias), a, b, bias)
+    for layout in (LAYOUTS["plain"], LAYOUTS["transposed"]):
+        _check(matmul(layout(a), layout(b), bias=bias), a, b, bias)
+
+
+@needs_jit
+def test_rows_that_are_read_as_they_lie_have_the_bits_of_packed_ones():
+    """Also by the tile that packs A for each of its positions: the order of a sum depends on K alone."""
+    rng = np.random.default_rng(14)
+    a, b = _matrix(rng, TILE.strip * ROWS + 5, 400), _matrix(rng, 400, COLS + 9)
+    variants = product(LAYOUTS.values(), (TILE, FLOAT32_TILE))
+    assert len({gemm.matmul(layout(a), b, tile=tile).tobytes() for layout, tile in variants}) == 1
 
 
 ACTIVATIONS = {
@@ -253,11 +264,11 @@ SHAPES = [(1, 768, 384, 128), (1, 1, 1, 1), (48, 64, 64, 32), (2, 5000, 9, 7)]
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 64])
 @pytest.mark.parametrize(("stack", "M", "N", "K"), SHAPES)
 def test_blocks_cover_whole_tiles(n, stack, M, N, K):
-    m_block, n_block, k_block = gemm._blocks(TILE, stack, M, N, K, n)
+    m_block, n_block, k_block = gemm._blocks(TILE, stack, M, N, K, n, packs_a=bool(n % 2))
     assert m_block % ROWS == n_block % COLS == k_block % LANES == 0
     assert 0 < n_block <= max(TILE.width, COLS)
     assert 0 < k_block <= TILE.depth
-    assert k_block == gemm._blocks(TILE, 1, 1, 1, K, 1)[2]  # the order of a sum depends on K alone
+    assert k_block == gemm._blocks(TILE, 1, 1, 1, K, 1, packs_a=False)[2]  # the order of a sum depends on K alone
 
 
 # ---- packing and processors -------------------------------------------------------------------------------------
@@ -270,7 +281,7 @@ def pack(tile, x, width, panels, at, worker, task):
 
 
 @needs_jit
-@pytest.mark.parametrize("width", [ROWS, COLS])
+@pytest.mark.parametrize("width", [ROWS, FLOAT32_TILE.rows, COLS, TILE.strip * ROWS])
 @pytest.mark.parametrize("lines", [1, ROWS, COLS + 1, 3 * COLS + 5])
 def test_pack(width, lines):
     rng = np.random.default_rng(8)
@@ -293,6 +304,9 @@ def test_tile_shapes():
     assert simd.tile_shape({"avx2", "fma"}) == (8, 6, 16)
     assert simd.tile_shape({"neon"}) == (4, 14, 8)
     assert simd.tile_shape(set()) == (4, 6, 8)
+    assert simd.tile_shape({"avx512f", "avx2", "fma"}, wide=True) == (16, 6, 64)
+    assert simd.tile_shape({"avx2", "fma"}, wide=True) == (8, 6, 16)
+    assert simd.tile_shape({"neon"}, wide=True) == (4, 6, 16)
 
 
 @needs_jit
@@ -305,13 +319,13 @@ def test_two_tiles_in_one_process(number):
     rng = np.random.default_rng(5)
     for M, N, K in [(70, 90, 110), (13, 37, 250), (3, 200, 20)]:
         a, b = rng.standard_normal((M, K)), rng.standard_normal((K, N))
-        for tile in (other, TILE, other):
+        for tile in (other, FLOAT32_TILE, other):
             x, y = a.astype(tile.number), b.astype(tile.number)
             found = matmul(x, y, np.empty((M, N), tile.number), tile=tile)
             expected = x.astype(np.float64) @ y
             np.testing.assert_allclose(found, expected, rtol=0, atol=64 * np.finfo(tile.number).eps * K)
-    assert other is not TILE
-    assert other.type != TILE.type
+    assert other is not FLOAT32_TILE
+    assert other.type != FLOAT32_TILE.type
 
 
 @needs_jit
@@ -507,8 +521,8 @@ attention.attention(x[None], x[None], x[None])
     for times in ("once", "from the cache"):
         _, said = _python(code, NUMBA_CACHE_DIR=str(tmp_path))
         assert bool(said) == (times == "once")
-        assert len(list(tmp_path.rglob("simd._multiply-*.kernel"))) == 1
-        assert len(list(tmp_path.rglob("simd.copy_lines-*.kernel"))) == 1
+        assert len(list(tmp_path.rglob("simd._multiply-*.kernel"))) == 2  # one for each tile
+        assert len(list(tmp_path.rglob("simd.copy_lines-*.kernel"))) == 2
 
 
 ELSEWHERE = """

@@ -34,7 +34,7 @@ def permitted():
     return ctypes.CDLL(None, use_errno=True).syscall(arch_prctl, request, tile_data) == 0
 
 
-def _multiply(tile, depth, a, a_size, b, b_size, start, start_row, start_col, c, c_step, rows, cols):
+def _multiply(tile, depth, a, a_size, _row, _k, b, b_size, start, start_row, start_col, c, c_step, rows, cols):
     """`simd.multiply`, with the addresses of the first elements in place of arrays."""
     buffer, squares = stack(), (depth + NUMBERS - 1) // NUMBERS
     _configure()
@@ -141,7 +141,7 @@ class AmxTile(PairTile):
     Sums start from `start`, then add the products in the order of k."""
 
     def outlined(self):
-        return {"multiply_outlined": outlined(self.type, *12 * [types.int64])(_multiply), **super().outlined()}
+        return {"multiply_outlined": outlined(self.type, *14 * [types.int64])(_multiply), **super().outlined()}
 
 
 def amx_tile():

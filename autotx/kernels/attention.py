@@ -416,9 +416,9 @@ def _rounded(tile, scratch, x, depth, place):
 @kernel
 def _scores(tile, scratch, right, left, D, n, scores):
     """scores (n, cols) = left (n, D) times right (D, cols), both packed."""
-    a_size, cols = tile.panel_size(tile, tile.rows, D), tile.cols
+    steps, cols = (tile.panel_size(tile, tile.rows, D), 1, tile.rows), tile.cols
     tile.multiply(
-        tile, D, scratch, left, a_size, scratch, right, 0, tile.zeros, 0, (0, 0), scratch, scores, cols, n, cols
+        tile, D, scratch, left, steps, scratch, right, 0, tile.zeros, 0, (0, 0), scratch, scores, cols, n, cols
     )  # fmt: skip
 
 
@@ -483,9 +483,9 @@ def _rescale(tile, scratch, place, lines, factor_at):
 @kernel
 def _add_weighted(tile, scratch, weights, n, channels, depth, D, out):
     """out (D, cols) += x^T (D, n) times weights (n, cols). x has `depth` lines, packed in panels of `rows` channels."""
-    a_size, cols = tile.panel_size(tile, tile.rows, depth), tile.cols
+    steps, cols = (tile.panel_size(tile, tile.rows, depth), 1, tile.rows), tile.cols
     tile.multiply(
-        tile, n, scratch, channels, a_size, scratch, weights, 0, scratch, out, (cols, 1), scratch, out, cols, D, cols
+        tile, n, scratch, channels, steps, scratch, weights, 0, scratch, out, (cols, 1), scratch, out, cols, D, cols
     )  # fmt: skip
 
 
@@ -642,7 +642,7 @@ def _add_over_queries(tile, scratch, repacked, channels, n, keys, hidden, querie
         x_at += tile.offset(tile, tile.rows, first)
         y_at, y_size = channels + tile.offset(tile, tile.cols, first), tile.panel_size(tile, tile.cols, queries)
         to = place + s * step
-        rows = min(keys - s, tile.rows)
+        rows, steps = min(keys - s, tile.rows), (0, 1, tile.rows)
         tile.multiply(
-            tile, queries - first, scratch, x_at, 0, scratch, y_at, y_size, dx, to, (step, 1), dx, to, step, rows, D
+            tile, queries - first, scratch, x_at, steps, scratch, y_at, y_size, dx, to, (step, 1), dx, to, step, rows, D
         )  # fmt: skip

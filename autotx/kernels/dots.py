@@ -25,9 +25,9 @@ from numba.extending import intrinsic
 
 from autotx.kernels.codes import ACROSS, WIDTH, Coded
 from autotx.kernels.jit import address, kernel
-from autotx.kernels.simd import FLOAT32_TILE, INT, Vectors, host_features, square_columns
+from autotx.kernels.simd import FLOAT32_TILE, INT, PRODUCT_TILE, Vectors, host_features, square_columns
 
-LANES, COLS = FLOAT32_TILE.lanes, FLOAT32_TILE.cols
+LANES, COLS = FLOAT32_TILE.lanes, PRODUCT_TILE.cols
 HEIGHTS = 4, 1  # rows of x that are multiplied together
 UNROLLED = 8  # steps of k
 LINE = 64  # bytes of a cache line

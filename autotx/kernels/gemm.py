@@ -1,20 +1,22 @@
 """Matrix products at nearly the speed at which the processor multiplies and adds: why a BLAS is fast, in one file.
 
 C = A B with A (M, K) and B (K, N): every element of C is a sum of K products, M N K multiply-adds in all. Three plain
-loops compute one or two of them in a nanosecond. One core of the machine measured below can compute 53: an instruction
-computes 16, and 3.3 instructions start in a nanosecond (106 GFLOP/s, where a multiply-add is 2 FLOP). The difficulty is
-not the arithmetic but its input: a multiply-add reads two floats, so 53 need 424 bytes a nanosecond, which no memory
-provides. So every number that was loaded into a cache or a register is used there many times:
+loops compute one or two of them in a nanosecond. One core of the machines measured below can compute 53 (Zen 4) or 86
+to 100 (Emerald Rapids): an instruction computes 16, and 3.3 or 5.4 to 6.3 instructions start in a nanosecond (106 and
+172 to 200 GFLOP/s, where a multiply-add is 2 FLOP). The difficulty is not the arithmetic but its input: a multiply-add
+reads two floats, so 53 need 424 bytes a nanosecond, which no memory provides. So every number that was loaded into a
+cache or a register is used there many times:
 
-| kept in   | what                                    | multiply-adds per float there   | bytes a ns, from   |
-|-----------|-----------------------------------------|---------------------------------|--------------------|
-| registers | a tile of C, rows x cols = 14 x 32      | 32 (of A), 14 (of B)            | 22 from L1 and L2  |
-| L1, 32 KB | a panel of A, rows x depth: 21 KB       | width = 512: the columns in L2  | 0.4 from memory    |
-| L2, 1 MB  | a block of B, depth x width: 786 KB     | m_block = 384: rows of the task | 0.6 from memory    |
-| -         | C itself, which is read and written     | depth = 384                     | 1.1 to and from it |
+| kept in   | what                                    | multiply-adds per float there   | bytes a ns at 53 (86)      |
+|-----------|-----------------------------------------|---------------------------------|----------------------------|
+| registers | a tile of C, rows x cols = 6 x 64       | 64 (of A), 6 (of B)             | 39 (63) from L1 and L2     |
+| L1, 32 KB | rows of A, rows x depth: 9 KB           | width = 512: the columns in L2  | 0.4 (0.7) from memory      |
+| L2, 1 MB  | a block of B, depth x width: 786 KB     | m_block = 384: rows of the task | 0.6 (0.9) from memory      |
+| -         | C itself, which is read and written     | depth = 384                     | 1.1 (1.8) to and from it   |
 
-The last column is 53 multiply-adds / uses x 4 bytes (8 bytes for C). The sizes are those of a Tile (see tile.py). A
-core can load 128 bytes a nanosecond from L1, 60 from L2, and 10 to 20 from memory: on every level more than is needed,
+The last column is 53 (86) multiply-adds / uses x 4 bytes (8 bytes for C). The sizes are those of a Tile (see tile.py).
+A core of the Zen 4 can load 128 bytes a nanosecond from L1, 60 from L2, and 10 to 20 from memory; one of the Emerald
+Rapids, whose caches have 48 KB and 2 MB, at least 74 from L2 and 12 from memory: on every level more than is needed,
 so only the arithmetic limits the speed. This is the roofline argument (Williams, Waterman and Patterson, 2009), applied
 to each level. The order of the loops is that of Goto and van de Geijn ("Anatomy of high-performance matrix
 multiplication", 2008), with A and B exchanged:
@@ -23,19 +25,23 @@ multiplication", 2008), with A and B exchanged:
         for each piece of K, at most `depth` long:
             pack that piece of B's columns                       the block of B: stays in L2
             for each strip of A's rows:                          `_block`
-                pack the strip                                   panels of `rows` rows: each stays in L1
-                for each panel of A, for each panel of B:
+                pack the strip, unless its rows lie ready
+                for each `rows` of its rows, for each panel of B:
                     multiply                                     the register tile, simd.py
 
 Packing copies a piece into the order in which the tile reads it. The tile then reads whole cache lines, one after the
-other, and only the packing depends on whether a matrix is transposed, sliced or reversed. It takes 0.1 to 0.3 ns a
-float, as long as 5 to 16 multiply-adds, once for a block of C. `_blocks` weighs that cost against the number of tasks.
+other, and only the packing depends on whether a matrix is transposed, sliced or reversed. It takes 0.1 to 0.4 ns a
+float, which is what memory takes, or as long as 5 to 30 multiply-adds, once for a block of C. `_blocks` weighs that
+cost against the number of tasks. A matrix A whose rows have neighbouring numbers, as in y = x W^T and dx = g W, is read
+as it lies: the tile goes along its rows anyway. In dW = g^T x its columns are the rows of g, far from each other in
+memory, so strips of 144 are packed: in wide ones memory is read in order (0.25 ns a float, against 0.37 in strips of
+48), and 144 floats are 9 cache lines, an odd number, so that the lines of a tile's rows spread over the whole of L1.
 
-Measured on a Zen 4 core (CPU time of one thread, machine shared; a GPT's products forward and back; speed relative to
-depth x width = 384 x 512): 384 x 256 0.95, 256 x 512 0.97, 320 x 512 0.97, 768 x 256 0.97, 384 x 384 0.98, 512 x 384
-0.99, 384 x 768 1.01, 512 x 512 1.01. The choice matters little as long as a panel of A fits into L1 and a block of B
-nearly into L2; of the best, the smaller sizes also fit smaller caches. The tile alone runs at 102 to 106 GFLOP/s there,
-whole products at 71 to 93, and OpenBLAS, measured in turns, at 71 to 93 (geometric mean of the ratios 1.00).
+Block sizes, measured with a tile of 14 x 32 on a Zen 4 core (CPU time of one thread, machine shared; a GPT's products
+forward and back; speed relative to depth x width = 384 x 512): 384 x 256 0.95, 256 x 512 0.97, 320 x 512 0.97, 768 x
+256 0.97, 384 x 384 0.98, 512 x 384 0.99, 384 x 768 1.01, 512 x 512 1.01. On the Emerald Rapids, with twice the L2, 384
+x 1,024 was as fast as 384 x 512. The choice matters little as long as the rows of A fit into L1 and a block of B nearly
+into L2; of the best, the smaller sizes also fit smaller caches.
 
 Results have the same bits with any number of threads: an element is the sum over k in order, piece after piece, and the
 pieces depend on K alone.
@@ -48,6 +54,7 @@ import functools
 import numba
 import numpy as np
 from numba import types
+from numba.extending import register_jitable
 
 from autotx.kernels import gelu, gemv, total
 from autotx.kernels.codes import BLOCK, Coded
@@ -57,14 +64,14 @@ from autotx.kernels.gelu import gelu_of, gelu_tanh_of
 from autotx.kernels.gemv import FEW_ROWS
 from autotx.kernels.jit import call, kernel, outlined
 from autotx.kernels.rows import FLOAT32, FLOAT_BYTES, floats
-from autotx.kernels.simd import FLOAT32_TILE, address_of
+from autotx.kernels.simd import PRODUCT_TILE, address_of
 from autotx.kernels.threads import get_num_threads, shared_by_tile
 from autotx.kernels.tile import even_pieces, thread_memory
 
 SMALL = 2**18  # multiply-adds: NumPy computes products of at most so many
 
 
-def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=FLOAT32_TILE):
+def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=PRODUCT_TILE):
     """out = f(a @ b + bias), or out += a @ b + bias.
 
     a: (..., M, K), b: (..., K, N), the same leading axes, any strides. out: (..., M, N), a new array if None; it must
@@ -92,7 +99,7 @@ def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=FL
     if tile.number != FLOAT32 and (bias is not None or activation):  # `_finish` computes float32 alone
         matmul(a, b, out, accumulate, tile=tile)
         return activate(out if bias is None else np.add(out, bias, out), activation)
-    if M <= FEW_ROWS and tile is FLOAT32_TILE and out.ndim == 2 and b.flags.f_contiguous:
+    if M <= FEW_ROWS and tile is PRODUCT_TILE and out.ndim == 2 and b.flags.f_contiguous:
         if accumulate:
             return gemv.linear(a, b.T, bias, onto=out)
         out[...] = gemv.linear(a, b.T, bias)
@@ -100,7 +107,7 @@ def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=FL
     return multiply(a, b, out, accumulate, bias, activation, tile)
 
 
-def multiply(a, b, out, accumulate=False, bias=None, activation=None, tile=FLOAT32_TILE):
+def multiply(a, b, out, accumulate=False, bias=None, activation=None, tile=PRODUCT_TILE):
     """`matmul`, by the kernels for any size, of arrays that they take. b may be a Coded, the transpose of B."""
     a, c, codes = _stack(a), _stack(out), expand_of(b) if isinstance(b, Coded) else (0, 0)
     start, finish, bias = _ends(tile, c, accumulate, bias, activation)
@@ -163,7 +170,7 @@ def _stack(x):
     return x[None] if x.ndim == 2 else x if x.ndim == 3 else x.reshape(-1, *x.shape[-2:])
 
 
-def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False, tile=FLOAT32_TILE):
+def linear_backward(g, x, weight, with_x=True, with_weight=True, with_bias=False, tile=PRODUCT_TILE):
     """dx = g W, dweight = g^T x, and dbias, the sum of the rows of g: the gradients of y = x W^T + bias.
 
     g: (N, O), x: (N, I), weight W: (O, I), which only dx needs. Results that are not requested are None. The rows of g
@@ -199,37 +206,40 @@ def _product(tile, a, b, c, start, finish=0, bias=None, sums=None, threads=None,
     `expand_of` returns for a Coded, in place of b; zeros for none.
     """
     stack, M, K = a.shape
-    tasks, blocks, b_at, size = _plan(tile, stack, M, c.shape[2], K, threads or get_num_threads())
+    packs_a = not _read_as_it_lies(tile, a.strides[2])
+    tasks, blocks, b_at, size = _plan(tile, stack, M, c.shape[2], K, threads or get_num_threads(), packs_a)
     bias = tile.zeros if bias is None else bias
     sums = tile.zeros[None, :0] if sums is None else sums
     return tasks, (a, b, codes, c, *start, finish, bias, sums, blocks, b_at), size
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(tile, stack, M, N, K, threads):
+def _plan(tile, stack, M, N, K, threads, packs_a):
     """The number of tasks, the sizes of their blocks, where B's panels begin in a worker's memory, and its size."""
-    m_block, n_block, k_block = blocks = _blocks(tile, stack, M, N, K, threads)
+    m_block, n_block, k_block = blocks = _blocks(tile, stack, M, N, K, threads, packs_a)
     tasks = stack * -(-M // m_block) * -(-N // n_block)
-    b_at = tile.panel_size(tile, tile.rows, k_block) * tile.strip  # panels of A, then panels of B
+    width = _packed_width(tile)
+    b_at = tile.panel_size(tile, width, k_block) * (tile.strip * tile.rows // width)  # panels of A, then panels of B
     return tasks, blocks, b_at, b_at + tile.panel_size(tile, tile.cols, k_block) * -(-n_block // tile.cols)
 
 
-def _blocks(tile, stack, M, N, K, threads):
+def _blocks(tile, stack, M, N, K, threads, packs_a):
     """(m_block, n_block, k_block): the rows and columns of C in a task, and the length of a piece of K.
 
     Chooses the candidates with the least expected time: the number of tasks per thread times the cost of a task, in
-    multiply-adds per unit of K. A twentieth of a task is added for a thread that starts late: with many small tasks the
-    other threads make up for it, with few large ones less is packed.
+    multiply-adds per unit of K. A fifth of a task is added for a thread that starts late or has a slower core: with
+    many small tasks the other threads make up for it, with few large ones less is packed. packs_a: whether A is packed.
     """
     k_block = even_pieces(K, tile.depth, max(tile.lanes, BLOCK))  # whole blocks of codes
-    best, strip = None, tile.strip * tile.rows
+    best, strip = None, min(8, tile.strip) * tile.rows
     for n_block in {even_pieces(N, width, tile.cols) for width in (tile.width, tile.width // 2, tile.width // 4)}:
         for m_pieces in range(1, min(64, -(-M // strip)) + 1):
             m_block = even_pieces(M, -(-M // m_pieces), tile.rows)
             tasks = stack * -(-M // m_block) * -(-N // n_block)
-            rounds = -(-tasks // threads) + 0.05
+            rounds = -(-tasks // threads) + 0.2
             pack_b = n_block if k_block < K else n_block * min(1, threads / m_pieces)  # see `_block_of_c`
-            cost = rounds * (m_block * n_block + tile.packing * (m_block + pack_b) + tile.task / K)
+            packed = pack_b + m_block * packs_a
+            cost = rounds * (m_block * n_block + tile.packing * packed + tile.task / K)
             best = min(best or (cost, m_block, n_block), (cost, m_block, n_block))
     return *best[1:], k_block
 
@@ -306,6 +316,18 @@ def _block_of_c(tile, a, b, codes, c, start, steps, finish, bias, sums, blocks, 
             _block(tile, piece, panels, b_at, c, c_at, c_steps[1:], *to)
 
 
+@register_jitable
+def _read_as_it_lies(tile, step):
+    """Whether A is not packed: the numbers of a row, `step` bytes apart, are neighbours, and the tile can read them."""
+    return tile.takes_steps and step == tile.itemsize
+
+
+@register_jitable
+def _packed_width(tile):
+    """The lines of A's panels: a panel is a strip, from which each tile takes its rows, or the rows of one tile."""
+    return tile.rows * (tile.strip if tile.takes_steps else 1)
+
+
 @kernel
 def _add_row_sums(a, sums):
     """sums[i] += the sum of row i of `a`, whose columns are contiguous."""
@@ -318,15 +340,18 @@ def _add_row_sums(a, sums):
 @kernel
 def _block(tile, a, scratch, b_at, start, start_at, steps, c, c_at, c_step, N, finish, bias, bias_at):
     """A block of C = start + A B, with a: (M, depth) unpacked, B: (depth, N) packed at `b_at`; then `_finish`."""
-    (M, depth), strip = a.shape, tile.strip * tile.rows
-    a_size, b_size = tile.panel_size(tile, tile.rows, depth), tile.panel_size(tile, tile.cols, depth)
+    M, depth = a.shape
+    strip, width, a_step = tile.strip * tile.rows, _packed_width(tile), a.strides[0] // tile.itemsize
     for i in range(0, M, strip):
-        last = min(i + strip, M)
-        tile.pack(tile, a[i:last], tile.rows, scratch, 0)
-        from_, to, rows = start_at + i * steps[0], c_at + i * c_step, last - i
-        tile.multiply(
-            tile, depth, scratch, 0, a_size, scratch, b_at, b_size, start, from_, steps, c, to, c_step, rows, N
-        )  # fmt: skip
+        last, from_, to = min(i + strip, M), start_at + i * steps[0], c_at + i * c_step
+        b_size = tile.panel_size(tile, tile.cols, depth)
+        rest = scratch, b_at, b_size, start, from_, steps, c, to, c_step, last - i, N
+        if _read_as_it_lies(tile, a.strides[1]):
+            tile.multiply(tile, depth, a, i * a_step, (tile.rows * a_step, a_step, 1), *rest)
+        else:
+            tile.pack(tile, a[i:last], width, scratch, 0)
+            a_size = tile.rows if tile.takes_steps else tile.panel_size(tile, width, depth)
+            tile.multiply(tile, depth, scratch, 0, (a_size, 1, width), *rest)
         if finish:
             _finish(finish, address_of(c, to), c_step, last - i, N, address_of(bias, bias_at))
 

@@ -15,7 +15,7 @@ import numpy as np
 from autotx.kernels import gemm, jit
 from autotx.kernels.amx import amx_tile, permitted
 from autotx.kernels.bfloat16 import dot_tile, rounded_tile
-from autotx.kernels.simd import FLOAT32_TILE, host_features
+from autotx.kernels.simd import PRODUCT_TILE, host_features
 from autotx.modes import modes
 
 # A tile is made only where it can run: kernels of other folders are compiled with the functions of all tiles.
@@ -26,9 +26,9 @@ SIZE = 512  # of the product that is timed
 _used = []  # the name that `use` has set
 
 
-def tile():
-    """The tile of the products that this thread computes."""
-    return FLOAT32_TILE if modes.dtype == "float32" else _tile(name())
+def tile(of_float32=PRODUCT_TILE):
+    """The tile of the products that this thread computes. of_float32: the one for where nothing is rounded."""
+    return of_float32 if modes.dtype == "float32" else _tile(name())
 
 
 @functools.cache

@@ -239,10 +239,10 @@ def _add_product(tile, x, packed, piece, scratch, panels, out, out_at, N):
     for k in range(0, depth, piece):
         n = min(piece, depth - k)
         tile.pack(tile, x[:, k : k + n], tile.rows, scratch, panels)
-        a_size, b_size = tile.panel_size(tile, tile.rows, n), tile.panel_size(tile, tile.cols, n)
+        steps, b_size = (tile.panel_size(tile, tile.rows, n), 1, tile.rows), tile.panel_size(tile, tile.cols, n)
         b_at = _panel_at(tile, N, k, piece, n, 0)
         tile.multiply(
-            tile, n, scratch, panels, a_size, packed, b_at, b_size, out, out_at, (N, 1), out, out_at, N, rows, N
+            tile, n, scratch, panels, steps, packed, b_at, b_size, out, out_at, (N, 1), out, out_at, N, rows, N
         )  # fmt: skip
 
 

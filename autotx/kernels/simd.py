@@ -1,23 +1,32 @@
 """The register tile: the innermost loop of every matrix product, and the packing that feeds it.
 
 A processor multiplies and adds whole vectors of `lanes` numbers. To keep its arithmetic units busy, a small tile of the
-result, rows x cols, stays in vector registers while the loop runs along the depth (the summed axis): a step loads cols
-values of B and rows values of A, and computes rows * cols multiply-adds. A tile that is two vectors wide, with as many
-rows as the remaining registers allow, computes most per loaded value:
+result, rows x cols, stays in vector registers while the loop runs along the depth (the summed axis): a step loads
+cols / lanes vectors of B and rows values of A, and makes rows * cols / lanes multiply-adds of vectors. There are two
+shapes, for processors with enough registers: two vectors wide with as many rows as the other registers allow, or six
+rows of four vectors.
 
-| instructions   | lanes | registers | tile rows x cols | multiply-adds / loaded value |
-|----------------|-------|-----------|------------------|------------------------------|
-| AVX-512        | 16    | 32        | 14 x 32          | 448 / 46 = 9.7               |
-| AVX2 with FMA  | 8     | 16        | 6 x 16           | 96 / 22 = 4.4                |
-| NEON           | 4     | 32        | 14 x 8           | 112 / 22 = 5.1               |
+| instructions   | lanes | registers | tall, rows x cols | multiply-adds / loads | wide    | multiply-adds / loads |
+|----------------|-------|-----------|-------------------|-----------------------|---------|-----------------------|
+| AVX-512        | 16    | 32        | 14 x 32           | 28 / 16               | 6 x 64  | 24 / 10               |
+| AVX2 with FMA  | 8     | 16        | 6 x 16            | 12 / 8                | 6 x 16  | 12 / 8                |
+| NEON           | 4     | 32        | 14 x 8            | 28 / 16               | 6 x 16  | 24 / 10               |
+
+The tall tile loads the fewest numbers (46 for 448 multiply-adds, the wide one 70 for 384), the wide one needs the
+fewest instructions for them, which matters where two hardware threads share a core. On an Emerald Rapids both ran at
+0.97 to 0.99 of the speed of multiply-adds without loads (172 GFLOP/s); at times, by all signs when another virtual
+machine used the core's second thread, at 0.68 and 0.83. Six rows also leave registers for the address of each row, so A
+may have any steps: where the numbers of a row are neighbours, the tile reads A as it lies, and it need not be packed.
+So products use the wide tile, and attention the tall one, because a wider tile computes more beyond the causal edge.
 
 Where the number of rows is not a multiple of the tile's, the last tile computes rows of zeros that are then dropped.
 Tiles of half and a quarter of the rows compute the last rows with less waste: with the tile of 14 alone, 9 % of the
 work on 128 rows would be on zeros, and 24 % on the 32 channels of a head. They save 2 % of a step of size S.
 
 Compilers do not derive such a tile from three loops, so it is an `intrinsic`: a Python function that Numba calls while
-it compiles, and that emits the instructions (of LLVM, which then assigns the registers). On a Zen 4 core it runs at 102
-to 106 GFLOP/s from L1 and L2; a whole product of OpenBLAS reaches 95 there.
+it compiles, and that emits the instructions (of LLVM, which then assigns the registers). On a Zen 4 core the tall tile
+runs at 102 to 106 GFLOP/s from L1 and L2; a whole product of OpenBLAS reaches 95 there. The wide one was not measured
+on a Zen 4; it needs 39 of the 60 bytes a nanosecond that a core loads from L2 (see gemm.py).
 
 Use in a kernel that takes a tile as its first argument:
 
@@ -27,7 +36,8 @@ Use in a kernel that takes a tile as its first argument:
     tile.pack(tile, a, tile.rows, a_panels, 0)                           # a: (rows, depth), any strides
     tile.pack(tile, b.T, tile.cols, b_panels, 0)                         # b: (depth, cols), any strides
     tile.multiply(
-        tile, depth, a_panels, 0, a_size, b_panels, 0, b_size, start, 0, (row_step, 1), c, 0, row_step, rows, cols
+        tile, depth, a_panels, 0, (a_size, 1, tile.rows), b_panels, 0, b_size,
+        start, 0, (row_step, 1), c, 0, row_step, rows, cols,
     )
 
 `pack` copies lines into panels of `tile.rows` or `tile.cols` lines, in the order in which the tile reads them: all
@@ -64,7 +74,7 @@ def host_features():
     return {name for name, present in llvmlite.binding.get_host_cpu_features().items() if present}
 
 
-def tile_shape(features, itemsize=4):
+def tile_shape(features, itemsize=4, wide=False):
     """(lanes, rows, cols) of the tile for a processor with these features and numbers of `itemsize` bytes."""
     if "avx512f" in features:
         register, registers = 64, 32
@@ -73,6 +83,8 @@ def tile_shape(features, itemsize=4):
     else:
         register, registers = 16, 32 if "neon" in features else 16
     lanes = register // itemsize
+    if wide and registers == 32:
+        return lanes, 6, 4 * lanes
     return lanes, (registers - 4) // 2, 2 * lanes  # 4 registers: two vectors of B, a value of A, one in reserve
 
 
@@ -189,19 +201,21 @@ def offset(tile, width, depth):
 
 
 @kernel
-def multiply(tile, depth, a, a_at, a_size, b, b_at, b_size, start, start_at, start_steps, c, c_at, c_step, rows, cols):
+def multiply(tile, depth, a, a_at, a_steps, b, b_at, b_size, start, start_at, start_steps, c, c_at, c_step, rows, cols):
     """C[i, j] = start[i, j] + sum over k < depth of A[i, k] B[k, j], for i < rows and j < cols, tile by tile.
 
-    a, b: arrays of packed panels: the first begins at element `a_at`, `b_at`, each next one `a_size`, `b_size` elements
-    later; panels of B begin on a cache line. start, c: arrays, used from elements `start_at`, `c_at`. start_steps:
-    elements from row to row and from column to column, (0, 0) for tile.zeros. c_step: elements from row to row.
+    a: an array that holds A from element `a_at` on; a_steps: elements from tile to tile, from row to row in a tile, and
+    from one k to the next; only a tile that `takes_steps` takes others than (size of a panel, 1, tile.rows). b: an
+    array of packed panels: the first begins at element `b_at`, each next one `b_size` elements later, on a cache line.
+    start, c: arrays, used from elements `start_at`, `c_at`. start_steps: elements from row to row and from column to
+    column, (0, 0) for tile.zeros. c_step: elements from row to row.
     """
     a_at, b_at, c_at = address_of(a, a_at), address_of(b, b_at), address_of(c, c_at)
     start_at = address_of(start, start_at)
-    tile.multiply_outlined(tile, depth, a_at, a_size, b_at, b_size, start_at, *start_steps, c_at, c_step, rows, cols)
+    tile.multiply_outlined(tile, depth, a_at, *a_steps, b_at, b_size, start_at, *start_steps, c_at, c_step, rows, cols)
 
 
-def _multiply(tile, depth, a, a_size, b, b_size, start, start_row, start_col, c, c_step, rows, cols):
+def _multiply(tile, depth, a, a_size, a_row, a_k, b, b_size, start, start_row, start_col, c, c_step, rows, cols):
     """`multiply`, with the addresses of the first elements in place of arrays."""
     for i in range(0, rows, tile.rows):
         a_panel = a + tile.itemsize * (i // tile.rows * a_size)
@@ -209,37 +223,38 @@ def _multiply(tile, depth, a, a_size, b, b_size, start, start_row, start_col, c,
             b_panel = b + tile.itemsize * (j // tile.cols * b_size)
             start_tile = start + tile.itemsize * (i * start_row + j * start_col)
             c_tile = c + tile.itemsize * (i * c_step + j)
-            _tile(tile, depth, a_panel, b_panel, start_tile, start_row, c_tile, c_step, rows - i, cols - j)
+            _tile(tile, depth, a_panel, a_row, a_k, b_panel, start_tile, start_row, c_tile, c_step, rows - i, cols - j)
 
 
 @intrinsic
-def _tile(typing, tile, depth, a, b, start, start_step, c, c_step, rows, cols):
-    """One tile: C[i, j] = start[i, j] + sum over k < depth of A[k, i] B[k, j], where i < rows and j < cols."""
+def _tile(typing, tile, depth, a, a_row, a_k, b, start, start_step, c, c_step, rows, cols):
+    """One tile: C[i, j] = start[i, j] + sum over k < depth of A[i, k] B[k, j], where i < rows and j < cols."""
     sizes, heights = tile.tile, tile.tile.heights
 
     def generate(context, builder, signature, arguments):
-        _, depth, a, b, start, start_step, c, c_step, rows, cols = arguments
+        _, depth, a, a_row, a_k, b, start, start_step, c, c_step, rows, cols = arguments
         vectors = Vectors(context, builder, sizes)
         a_panel, b_panel, start, c = vectors.pointers(a, b, start, c)
         base, target = _Rows(vectors, start, start_step), _Rows(vectors, c, c_step)
+        a_steps = a_row, a_k
         for height, lower in zip(heights, (*heights[1:], 0)):
             fits = builder.icmp_signed(">", rows, INT(lower))  # the next smaller tile is too small
             if height < sizes.rows:
                 fits = builder.and_(fits, builder.icmp_signed("<=", rows, INT(height)))
             with builder.if_then(fits):
-                _tile_of(vectors, height, depth, a_panel, b_panel, base, target, rows, cols)
+                _tile_of(vectors, height, depth, a_panel, a_steps, b_panel, base, target, rows, cols)
         return context.get_dummy_value()
 
-    return types.void(tile, *9 * [types.int64]), generate
+    return types.void(tile, *11 * [types.int64]), generate
 
 
-def _tile_of(vectors, height, depth, a_panel, b_panel, base, target, rows, cols):
+def _tile_of(vectors, height, depth, a_panel, a_steps, b_panel, base, target, rows, cols):
     """Emit the instructions of `_tile` for a tile of `height` rows."""
     builder, tile = vectors.builder, vectors.tile
     across = tile.cols // tile.lanes
     for i, j in np.ndindex(height, across):
         target.prefetch(i, j)
-    panels = tile.reader(vectors, a_panel, b_panel)
+    panels = tile.reader(vectors, a_panel, a_steps, b_panel, rows)
     sums = sum_over_depth(vectors, height, across, panels.steps(depth), panels.a_at, panels.b_at, panels.multiply_add)
     whole = builder.and_(builder.icmp_signed(">=", rows, INT(height)), builder.icmp_signed(">=", cols, INT(tile.cols)))
     with builder.if_else(whole) as (all_of_it, a_part):
@@ -256,18 +271,25 @@ def _tile_of(vectors, height, depth, a_panel, b_panel, base, target, rows, cols)
 
 
 class Panels:
-    """What a step of the loop over the depth computes, from two packed panels."""
+    """What a step of the loop over the depth computes, from a packed panel of B, and of A or, for a tile that
+    `takes_steps`, from A with any steps: a_steps are numbers from row to row and from one k to the next."""
 
-    def __init__(self, vectors, a, b):
+    def __init__(self, vectors, a, a_steps, b, rows):
         self.vectors, self.builder, self.tile, self.a, self.b = vectors, vectors.builder, vectors.tile, a, b
+        builder, steps = self.builder, self.tile.takes_steps
+        a_row, self.a_k = a_steps if steps else (INT(1), INT(self.tile.rows))
+        self.lines = []
+        for i in map(INT, range(self.tile.rows)):
+            row = builder.select(builder.icmp_signed("<", i, rows), i, INT(0)) if steps else i  # of A, no other
+            self.lines.append(builder.gep(a, [builder.mul(row, a_row)]))
 
     def steps(self, depth):
         return depth
 
     def a_at(self, k):
         """Pointers to the values of A, one for each row."""
-        column = self.builder.gep(self.a, [self.builder.mul(k, INT(self.tile.rows))])
-        return [self.builder.gep(column, [INT(i)]) for i in range(self.tile.rows)]
+        skip = self.builder.mul(k, self.a_k)
+        return [self.builder.gep(line, [skip]) for line in self.lines]
 
     def b_at(self, k):
         """The vectors of B, one for each vector across the tile."""
@@ -456,14 +478,20 @@ class SimdTile(Tile):
     copy_size = panel_size
 
     @property
+    def takes_steps(self):
+        """Whether `multiply` takes A with any steps. It needs a register for the address of each row of the tile."""
+        return self.rows <= 8
+
+    @property
     def heights(self):
         """The rows of the tile, and of the two smaller tiles for the last rows."""
         return self.rows, (self.rows + 2) // 2, (self.rows + 2) // 4
 
     def outlined(self):
         copying = outlined(self.type, *7 * [types.int64])(copy_lines)
-        multiplying = outlined(self.type, *12 * [types.int64])(_multiply)
+        multiplying = outlined(self.type, *14 * [types.int64])(_multiply)
         return {"multiply_outlined": multiplying, "copy_outlined": copying, "pack_outlined": copying}
 
 
-FLOAT32_TILE = SimdTile(np.dtype(np.float32), *tile_shape(host_features()))
+FLOAT32_TILE = SimdTile(np.dtype(np.float32), *tile_shape(host_features()))  # of attention and recurrent layers
+PRODUCT_TILE = SimdTile(np.dtype(np.float32), *tile_shape(host_features(), wide=True), strip=24)  # 144 rows

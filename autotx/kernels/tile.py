@@ -36,13 +36,14 @@ class Tile:
         panel_size(tile, width, depth)                       numbers in a panel of `width` lines; callable from Python
         offset(tile, width, depth)                           numbers in a panel before `depth`, a multiple of cols
         pack(tile, x, width, panels, at)                     copy lines of x into panels, in the order `multiply` reads
-        multiply(tile, depth, a, a_at, a_size, b, ...)       C = start + A B from packed panels, tile by tile
+        multiply(tile, depth, a, a_at, a_steps, b, ...)      C = start + A B from packed panels, tile by tile
         copy_size, copy                                      `panel_size` and `pack` of a tile that does not round
 
     simd.py describes them in full. A tile may round the factors of a product to another type, see bfloat16.py.
     """
 
     rounds: ClassVar[bool] = False  # whether `pack` rounds
+    takes_steps: ClassVar[bool] = False  # whether `multiply` takes A as it lies, with any steps
 
     number: np.dtype  # the type of the elements of A, B and C
     lanes: int  # numbers in a vector register
@@ -50,8 +51,8 @@ class Tile:
     cols: int  # of a tile: the lines of a panel of B
     depth: int = 384  # of a product: the longest piece of the summed axis in a block; a sum is split into such pieces
     width: int = 512  # of a product: the most columns of B in a block
-    strip: int = 4  # of a product: panels of A that are packed at a time
-    packing: int = 15  # the time to pack one number, in multiply-adds
+    strip: int = 4  # of a product: tiles of rows of A that are packed at a time
+    packing: int = 20  # the time to pack one number, in multiply-adds
     task: int = 50_000  # the time to start one task of a product, in multiply-adds
     keys: int = 112  # of attention: keys in a block; sums over keys are split into such blocks
     queries: int = 128  # of attention: queries in a block

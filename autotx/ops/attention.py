@@ -40,7 +40,7 @@ def scaled_dot_product_attention(
     lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     q, k, v = (np.broadcast_to(a, lead + a.shape[-2:]) if a.shape[:-2] != lead else a for a in (q, k, v))
     mask, keep = _checked(name, q, k, v, mask, dropout_p, rng)
-    tile = kernels.mixed.tile()
+    tile = kernels.mixed.tile(kernels.simd.FLOAT32_TILE)
     out, lse = kernels.attention.attention(q, k, v, mask, causal, keep, tile)
     backward = functools.partial(kernels.attention.attention_backward, tile=tile)
     return out, lambda g, wanted: backward(g, q, k, v, out, lse, mask, causal, keep)
@@ -73,7 +73,7 @@ def multi_head_attention(
     q, k, v = _heads(x, kv, *shape)
     mask, keep = _checked("multi_head_attention", q, k, v, mask, dropout_p, rng)
     q, k = _rotated(q, k, rope_base)
-    tile = kernels.mixed.tile()
+    tile = kernels.mixed.tile(kernels.simd.FLOAT32_TILE)
     out, lse = kernels.attention.attention(q, k, v, mask, causal, keep, tile)
     y = out.swapaxes(1, 2).reshape(*x.shape[:2], n_head * q.shape[-1])
 

@@ -12,7 +12,7 @@ from numba import types
 from autotx.kernels import mixed
 from autotx.kernels.jit import kernel
 from autotx.kernels.rows import IDS, INTEGER
-from autotx.kernels.simd import FLOAT32_TILE
+from autotx.kernels.simd import PRODUCT_TILE
 from autotx.kernels.threads import get_num_threads, shared, shared_by_tile
 from autotx.kernels.tile import aligned
 from autotx.modes import autocast
@@ -41,7 +41,7 @@ def _measured(threads, tile):
     return 1e9 * work / min(seconds)
 
 
-def limit(threads=None, tile=FLOAT32_TILE):
+def limit(threads=None, tile=PRODUCT_TILE):
     """Build a run in which each thread multiplies the same two small panels many times; its result is its GFLOP.
 
     threads: by default NUMBA_NUM_THREADS.
@@ -67,7 +67,9 @@ def _multiply_again_and_again(tile, scratch, a_size, b_size, c_size, worker, tas
     c = b + b_size
     zeros, rows, cols = tile.zeros, tile.rows, tile.cols
     for _ in range(TILES):
-        tile.multiply(tile, DEPTH, scratch, a, 0, scratch, b, 0, zeros, 0, (0, 0), scratch, c, cols, rows, cols)
+        tile.multiply(
+            tile, DEPTH, scratch, a, (0, 1, rows), scratch, b, 0, zeros, 0, (0, 0), scratch, c, cols, rows, cols
+        )
 
 
 def bandwidth():
