@@ -6,10 +6,12 @@ import math
 import re
 from pathlib import Path
 
+import numba
 import pytest
 from gguf_files import needs_smollm2
 
-from autotx.models.bench import command, inputs, results, smollm2, table
+from autotx.kernels.simd import PRODUCT_TILE
+from autotx.models.bench import command, inputs, limit, results, smollm2, table
 from autotx.models.bench.cases import AUTOTX, SECTIONS, Case, S, parameter_count, parameter_shapes, step_flop
 from autotx.models.bench.turns import QUICK, Arena, race
 from autotx.models.formats import located
@@ -69,6 +71,13 @@ def test_ratios_are_of_medians_and_their_range_of_neighbours():
     assert (results.rate(read), read.share) == ("32 tokens/s", 0.25)
     peer = row.peers["peer"]
     assert (peer.seconds, peer.ratio, peer.low, peer.high) == (3.0, 1.5, 1.0, 3.0)
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="kernels are off")
+def test_the_limit_of_the_registers_counts_what_it_adds(monkeypatch):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    run = limit.registers(rounds=1000)  # it checks the sums
+    assert run() == [2e-9 * limit.TASKS * PRODUCT_TILE.rows * PRODUCT_TILE.cols * 1000]
 
 
 def test_differences_are_relative_to_the_largest_number_and_nan_is_wrong():

@@ -1,5 +1,5 @@
-"""The limits of the machine: FLOP of all cores when all numbers stay in registers and the L1 cache, and bytes that they
-read from memory."""
+"""The limits of the machine: FLOP of all cores when all numbers stay in registers and the L1 cache, FLOP when they stay
+in registers, and bytes that the cores read from memory."""
 
 import functools
 import os
@@ -7,12 +7,15 @@ import time
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from autotx.kernels import mixed
 from autotx.kernels.jit import kernel
 from autotx.kernels.rows import IDS, INTEGER
-from autotx.kernels.simd import PRODUCT_TILE
+from autotx.kernels.simd import INT, PRODUCT_TILE, Vectors
 from autotx.kernels.threads import get_num_threads, shared, shared_by_tile
 from autotx.kernels.tile import aligned
 from autotx.modes import autocast
@@ -70,6 +73,49 @@ def _multiply_again_and_again(tile, scratch, a_size, b_size, c_size, worker, tas
         tile.multiply(
             tile, DEPTH, scratch, a, (0, 1, rows), scratch, b, 0, zeros, 0, (0, 0), scratch, c, cols, rows, cols
         )
+
+
+def registers(rounds=500_000):
+    """Build a run in which each thread adds to as many vectors as the tile has, all in registers; its result is its
+    GFLOP. What the tile of `limit` falls short of it is the cost of loading numbers from the L1 cache. rounds: of
+    multiply-adds in a task."""
+    tile, threads = PRODUCT_TILE, int(os.environ["NUMBA_NUM_THREADS"])
+    sums = np.empty((threads * TASKS, tile.rows * tile.cols), np.float32)
+
+    def run():
+        sums[:, : tile.lanes] = 0.5
+        _add_again_and_again(tile, threads * TASKS, rounds, sums)
+        assert (sums[:, -1] == sums.shape[1] // tile.lanes - 1 + 0.25 * rounds).all()
+        return [2e-9 * sums.size * rounds]
+
+    return run
+
+
+@shared_by_tile(lambda tile: (INTEGER, tile.array(2, "C")))
+@kernel
+def _add_again_and_again(tile, rounds, sums, worker, task):
+    _multiply_add(tile, rounds, sums[task].ctypes.data)
+
+
+@intrinsic
+def _multiply_add(typing, tile, rounds, place):
+    """Add x^2 `rounds` times to each vector of a tile, of which the i-th begins at i. x: the vector at the address
+    `place`, to which the sums are then written, one after another."""
+
+    def generate(context, builder, signature, arguments):
+        vectors = Vectors(context, builder, tile.tile)
+        [place] = vectors.pointers(arguments[2])
+        x, count = vectors.load(place), tile.tile.rows * tile.tile.cols // vectors.lanes
+        start = [ir.Constant(vectors.kind, [float(i)] * vectors.lanes) for i in range(count)]
+        sums = [cgutils.alloca_once_value(builder, vector) for vector in start]
+        with cgutils.for_range(builder, arguments[1]):
+            for one in sums:
+                builder.store(vectors.fma(x, x, builder.load(one)), one)
+        for i, one in enumerate(sums):
+            vectors.store(builder.load(one), place, INT(i * vectors.lanes))
+        return context.get_dummy_value()
+
+    return types.void(tile, types.int64, types.int64), generate
 
 
 def bandwidth():

@@ -202,6 +202,7 @@ def as_json(rows, facts, limits):
     return {
         "machine": facts,
         "limit_gflops": limits.get("FLOP"),
+        "register_gflops": limits.get("registers"),
         "read_gb_s": limits.get("bytes"),
         "rows": [asdict(row) for row in rows],
     }
