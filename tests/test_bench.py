@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import numba
@@ -13,7 +14,7 @@ from gguf_files import needs_smollm2
 from autotx.kernels.simd import PRODUCT_TILE
 from autotx.models.bench import command, inputs, limit, results, smollm2, table
 from autotx.models.bench.cases import AUTOTX, SECTIONS, Case, S, parameter_count, parameter_shapes, step_flop
-from autotx.models.bench.turns import QUICK, Arena, race
+from autotx.models.bench.turns import QUICK, Arena, Contestant, race
 from autotx.models.formats import located
 from autotx.models.formats.gguf_file import GGUF
 
@@ -117,9 +118,26 @@ def test_the_sizes_of_smollm2_are_those_of_its_file():
     file = GGUF(located(smollm2.NAME))
     sizes = {name: math.prod(tensor.shape) for name, tensor in file.tensors.items() if len(tensor.shape) == 2}
     assert sum(sizes.values()) == smollm2.WEIGHTS
+    assert sum(file.tensors[name].format.nbytes(size) for name, size in sizes.items()) == smollm2.BYTES
     assert sum(size for name, size in sizes.items() if name.startswith("blk.")) == smollm2.BLOCKS
     assert file.metadata["llama.attention.head_count"] == smollm2.HEADS
     assert smollm2.text(20).shape == (1, 20)
+
+
+@needs_smollm2
+def test_a_program_that_times_itself_is_asked_for_its_time(tmp_path):
+    program = tmp_path / "llama-bench"
+    program.write_text(f"""#!{sys.executable}
+import sys
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+assert flags["-m"].endswith(".gguf") and flags["-t"] == "1" and flags["-o"] == "json"
+print('[{{"avg_ns": %d}}]' % (1e9 * (int(flags["-p"]) + 10 * int(flags["-n"]))))
+""")
+    program.chmod(0o755)
+    peer = Contestant("llama-bench", "with_llamabench", options={"program": str(program)})
+    with Arena(threads=1) as arena:
+        for builder, settings, seconds in (("read_prompt", {"tokens": 7}, 7), ("continue_text", {"new": 3}, 30)):
+            assert set(race(arena, [peer], builder, settings, QUICK).turns["llama-bench"]) == {seconds}
 
 
 def test_products_are_the_three_of_a_layer():

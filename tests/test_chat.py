@@ -3,7 +3,9 @@
 import importlib.util
 import io
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from gguf_files import SMOLLM2, byte_level, needs_smollm2, small_llama, write_model
@@ -98,6 +100,23 @@ def test_the_real_template_writes_what_transformers_writes():
     for some in (messages[:1], messages, [{"role": "system", "content": "Be brief."}, *messages]):
         expected, _ = utils.render_jinja_template([some], chat_template=chat_source(), add_generation_prompt=True)
         assert chat.template.render(some) == expected[0]
+
+
+@needs_smollm2
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say how much memory it gave")
+def test_the_real_model_talks_in_less_memory_than_its_float32_weights_take():
+    program = """
+from autotx.models.chat import Conversation
+from autotx.models.formats import open_reader
+from autotx.models.inference.pieces import Matrix
+chat = Conversation(open_reader("smollm2", Matrix), 2048)
+chat.ask("What is gravity?")
+list(chat.answer(temperature=0, max_new_tokens=8))
+print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0].split()[1])
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert int(told) < 420_000  # kB
 
 
 def chat_source():

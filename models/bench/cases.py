@@ -28,6 +28,7 @@ JAX = Contestant("jax", "with_jax", needs="jax")
 MICROGRAD = Contestant("micrograd", "with_micrograd", needs="micrograd")
 TRANSFORMERS = Contestant("transformers", "with_transformers", needs="transformers")
 LLAMACPP = Contestant("llama.cpp", "with_llamacpp", needs="xllamacpp")
+FLOAT32 = Contestant("float32", "with_autotx", options={"weights": "float32"})  # autotx itself
 
 
 # Several processes, and one that does all of their work, or the share of one of them
@@ -50,7 +51,6 @@ class Case:
     x: float = 0  # ... where x is given, by the exponent p of time ~ x^p
     quick: bool = False  # part of --quick
     without: tuple = ()  # names of contestants that do not run this case
-    ours: dict = field(default_factory=dict)  # settings for autotx alone
     bound: str = ""  # "FLOP" or "bytes": which of the machine's limits the speed is compared with, where ...
     demand: float = 0  # ... so many are needed for a run; a case in FLOP needs its work
     tolerance: float = WRONG  # of the results, relative to the largest number
@@ -148,38 +148,25 @@ def _scaling(letter, what, values):
 
 
 def _smollm2():
-    """What is asked of an opened model: right results, speed and memory. int8 is a setting of autotx alone."""
-    int8, only_transformers = {"weights": "int8"}, {"without": ("llama.cpp",), "once": True}
-    reading = {"tokens": 512}, 512, "tokens"
-    writing = {"bound": "bytes", "demand": 64 * smollm2.WEIGHTS, "goal": "60 % of the read bandwidth"}
-    limits = {"bound": "FLOP", "demand": smollm2.prompt_flop(512), "goal": "70 % of the limit, ratio above 1"}
+    """What is asked of an opened model: right results, speed and memory."""
+    numbers, others = {"without": ("llama.cpp", "llama-bench", "float32"), "once": True}, ("transformers", "float32")
+    reading = {"bound": "FLOP", "demand": smollm2.prompt_flop(512), "goal": "70 % of the limit, ratios above 1"}
+    writing = {"bound": "bytes", "demand": 64 * smollm2.BYTES, "goal": "70 % of the read bandwidth, llama.cpp 1.3"}
     lora = {"rank": 8, "rows": 4, "tokens": 256}
     step = {"bound": "FLOP", "demand": smollm2.lora_flop(4, 256), "goal": "ratio above 1.3, less memory"}
+    peers = "transformers", "llama.cpp", "llama-bench"
     return [
-        Case("loss of a text", "text_loss", {"tokens": 512}, tolerance=3e-4, goal="equal to 3e-4", **only_transformers),
-        Case(
-            "loss, int8",
-            "text_loss",
-            {"tokens": 512},
-            ours=int8,
-            tolerance=5e-3,
-            goal="equal to 0.5 %",
-            **only_transformers,
-        ),
-        Case("6 greedy texts", "greedy", {"new": 48}, 288, "tokens", goal="the same tokens", **only_transformers),
-        Case("prompt, 512 tokens", "read_prompt", *reading, **limits),
-        Case("prompt, 512 tokens, int8", "read_prompt", *reading, **limits, ours=int8, without=("transformers",)),
-        Case("64 tokens, int8", "continue_text", {"new": 64}, 64, "tokens", **writing, quick=True),
-        Case("LoRA step of 4 x 256 (with peft)", "lora_step", lora, 1024, "tokens", **step, without=("llama.cpp",)),
-        Case(
-            "chat, context 2,048, int8",
-            "converse",
-            {"context": 2048, "new": 64},
-            goal="at most 1.8 times the memory of llama.cpp",
-            without=("transformers",),
-            once=True,
-        ),
-    ]
+        Case("loss of a text", "text_loss", {"tokens": 512}, tolerance=3e-4, goal="equal to 3e-4", **numbers),
+        Case("6 greedy texts", "greedy", {"new": 48}, 288, "tokens", goal="the same tokens", **numbers),
+        Case("scores of a text", "text_scores", {"tokens": 512}, 512, "tokens", tolerance=0, without=peers,
+             goal="the same bits, from 4 bits and from float32"),
+        Case("prompt, 512 tokens", "read_prompt", {"tokens": 512}, 512, "tokens", **reading, without=("float32",)),
+        Case("64 tokens", "continue_text", {"new": 64}, 64, "tokens", **writing, quick=True),
+        Case("LoRA step of 4 x 256 (with peft)", "lora_step", lora, 1024, "tokens", **step,
+             without=numbers["without"]),
+        Case("chat, context 2,048", "converse", {"context": 2048, "new": 64}, without=(*others, "llama-bench"),
+             goal="at most 1.5 times the memory of llama.cpp", once=True),
+    ]  # fmt: skip
 
 
 SECTIONS = {
@@ -252,8 +239,8 @@ SECTIONS = {
         fresh=True,
     ),
     "models": Section(
-        "SmolLM2-135M-Instruct, a model that pip brings (llama.cpp computes with its 4 bits, the others do not)",
-        (AUTOTX, TRANSFORMERS, LLAMACPP),
+        "SmolLM2-135M-Instruct, a model that pip brings, in its 4 bits (transformers and float32 make float32 of them)",
+        (AUTOTX, FLOAT32, TRANSFORMERS, LLAMACPP),
         _smollm2(),
         fresh=True,
         model=smollm2.NAME,

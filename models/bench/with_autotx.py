@@ -188,40 +188,44 @@ def _smollm2(weights):
     return open_reader(smollm2.NAME, WEIGHTS[weights])
 
 
-def text_loss(tokens, weights="float32"):
+def text_loss(tokens):
     """The mean loss of a text."""
+    scores, ids = text_scores(tokens), smollm2.text(tokens)
+    return lambda: [autotx.cross_entropy(scores()[0][:-1], ids[0, 1:]).item()]
+
+
+def text_scores(tokens, weights="file"):
+    """What each token of a text says of the next."""
     ids, reader = smollm2.text(tokens), _smollm2(weights).model.reader(1, tokens)
 
     def run():
         reader.rewind(0)
-        return [autotx.cross_entropy(reader.scores(reader.read(ids[:, :-1]))[0], ids[0, 1:]).item()]
+        return [reader.scores(reader.read(ids))[0]]
 
     return run
 
 
 def greedy(new):
     """The likeliest continuation of each of smollm2.PROMPTS."""
-    model = _smollm2("float32").model
+    model = _smollm2("file").model
     prompts = [smollm2.tokenizer().encode(prompt) for prompt in smollm2.PROMPTS]
     return lambda: [model.generate(ids, new, temperature=0) for ids in prompts]
 
 
-def read_prompt(tokens, weights="float32"):
-    """Read a prompt and score the tokens that may follow: the result, unless the weights are rounded."""
-    ids, reader = smollm2.text(tokens), _smollm2(weights).model.reader(1, tokens)
+def read_prompt(tokens):
+    """Read a prompt and score the tokens that may follow."""
+    ids, reader = smollm2.text(tokens), _smollm2("file").model.reader(1, tokens)
 
     def run():
         reader.rewind(0)
-        scores = reader.scores(reader.read(ids)[:, -1])
-        return [scores] if weights == "float32" else []
+        return [reader.scores(reader.read(ids)[:, -1])]
 
     return run
 
 
-def continue_text(new, weights="int8"):
-    """Write `new` tokens after a few that were read before."""
-    ids = smollm2.text(16)
-    model = _smollm2(weights).model
+def continue_text(new, weights="file"):
+    """Write `new` tokens after a few that are read before."""
+    ids, model = smollm2.text(16), _smollm2(weights).model
     return lambda: model.generate(ids, new, temperature=0)[:0]
 
 
@@ -244,7 +248,7 @@ def lora_step(rank, rows, tokens):
 
 def converse(context, new):
     """Begin a conversation, with the model opened as by `autotx chat`."""
-    chat = Conversation(_smollm2("int8"), context)
+    chat = Conversation(_smollm2("file"), context)
 
     def run():
         chat.reset()

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autotx.kernels.codes import Coding, Parts
+from autotx import kernels
 
 CHUNK = 1 << 16  # numbers that are converted at a time: their intermediate arrays stay in the cache
 
@@ -79,6 +79,12 @@ class Stored:
         return np.frombuffer(self._data, np.uint8, self.format.nbytes(math.prod(self.shape)), self._start)
 
 
+def _parts(bits, codes, d, m=None, **coding):
+    """Parts of a Coding. The kernels are imported here, when a file is read: importing them makes the system give
+    memory to the zeros of a model, which are replaced."""
+    return kernels.codes.Parts(kernels.codes.Coding(bits, m is not None, **coding), codes, d, m)
+
+
 def _bits(packed, width, count):
     """Integers of `width` bits: packed (..., n) bytes -> (..., count, n), those of the lowest bits first."""
     shifts = np.arange(0, width * count, width, dtype=np.uint8)[:, None]
@@ -99,23 +105,23 @@ def _pairs(q):
 
 
 def _q4_0(b):
-    return Parts(Coding(4, minimum=False), _pairs(b["q"]).reshape(*b.shape, 16), b["d"])
+    return _parts(4, _pairs(b["q"]).reshape(*b.shape, 16), b["d"])
 
 
 def _q4_1(b):
-    return Parts(Coding(4, minimum=True), _pairs(b["q"]).reshape(*b.shape, 16), b["d"], b["m"])
+    return _parts(4, _pairs(b["q"]).reshape(*b.shape, 16), b["d"], b["m"])
 
 
 def _q5_0(b):
-    return Parts(Coding(8, minimum=False), _fifth(b).view(np.int8) - np.int8(16), b["d"])
+    return _parts(8, _fifth(b).view(np.int8) - np.int8(16), b["d"])
 
 
 def _q5_1(b):
-    return Parts(Coding(8, minimum=True), _fifth(b).view(np.int8), b["d"], b["m"])
+    return _parts(8, _fifth(b).view(np.int8), b["d"], b["m"])
 
 
 def _q8_0(b):
-    return Parts(Coding(8, minimum=False), b["q"], b["d"])
+    return _parts(8, b["q"], b["d"])
 
 
 def _groups(b):
@@ -132,22 +138,23 @@ def _groups(b):
         yield b[name].astype(np.float32)[..., None] * numbers.astype(np.float32)
 
 
-def _by_groups(coding, codes, d, m=None):
+def _by_groups(bits, codes, d, m=None, block=32):
     """Parts of blocks of 256 numbers. codes: (rows, blocks, groups, bytes); d, m: (rows, blocks, groups)."""
     rows = len(codes)
     m = None if m is None else -m.reshape(rows, -1)
-    return Parts(coding, codes.reshape(rows, -1, codes.shape[-1]), d.reshape(rows, -1), m)
+    codes = codes.reshape(rows, -1, codes.shape[-1])
+    return _parts(bits, codes, d.reshape(rows, -1), m, half=False, block=block)
 
 
 def _q4_k(b):
     codes = _pairs(b["q"].reshape(*b.shape, 4, 32)).reshape(*b.shape, 8, 16)
-    return _by_groups(Coding(4, minimum=True, half=False), codes, *_groups(b))
+    return _by_groups(4, codes, *_groups(b))
 
 
 def _q5_k(b):
     q = _bits(b["q"].reshape(*b.shape, 4, 32), 4, 2).reshape(*b.shape, 8, 32)
     q |= _bits(b["h"], 1, 8) << np.uint8(4)
-    return _by_groups(Coding(8, minimum=True, half=False), q.view(np.int8), *_groups(b))
+    return _by_groups(8, q.view(np.int8), *_groups(b))
 
 
 def _q6_k(b):
@@ -156,7 +163,7 @@ def _q6_k(b):
     high = _bits(b["h"].reshape(*b.shape, 2, 32), 2, 4).reshape(*b.shape, 8, 32)
     q = (low | high << np.uint8(4)).view(np.int8) - np.int8(32)
     scales = b["d"].astype(np.float32)[..., None] * b["s"].astype(np.float32)
-    return _by_groups(Coding(8, minimum=False, half=False, block=16), q.reshape(*b.shape, 16, 16), scales)
+    return _by_groups(8, q.reshape(*b.shape, 16, 16), scales, block=16)
 
 
 def _bfloat16(b):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autotx.kernels.codes import Coded, join
+from autotx import kernels
 from autotx.models.formats.quantised import Stored
 
 
@@ -176,8 +176,8 @@ def _coded(found, tensors, path):
     for name, part in zip(theirs, parts):
         for numbers in (part.scales, part.minima):
             _hold_finite(np.zeros(0) if numbers is None else numbers, name, path)
-    whole = join(parts, lambda arrays: layout.read(arrays)[0])
-    coded = Coded(whole, (len(whole.codes), stored[0].shape[1]))
+    whole = kernels.codes.join(parts, lambda arrays: layout.read(arrays)[0])
+    coded = kernels.codes.Coded(whole, (len(whole.codes), stored[0].shape[1]))
     for s in stored:
         s.release()
     return coded
