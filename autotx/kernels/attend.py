@@ -9,10 +9,11 @@ import numpy as np
 from numba import types
 
 from autotx.kernels.attention import FEW_QUERIES, IN4, INFINITY, attention, key_block, scale_of
+from autotx.kernels.dots import sum_of_rows
 from autotx.kernels.exp import ONE, ZERO, exp, larger
 from autotx.kernels.jit import kernel
 from autotx.kernels.rope import angles, rope, rotate_row
-from autotx.kernels.rows import FLOAT32, IDS, IN2, INTEGER, OUT2, contiguous, tasks, use_numba
+from autotx.kernels.rows import FLOAT32, FLOAT_BYTES, IDS, IN2, INTEGER, OUT2, contiguous, tasks, use_numba
 from autotx.kernels.simd import FLOAT32_TILE
 from autotx.kernels.softmax import row_max
 from autotx.kernels.threads import shared
@@ -64,20 +65,13 @@ def attend_new(qkv, keys, values, start, n_head, base=None):
         return attend(q, keys, values, at + 1).reshape(B * T, H * D)
     out = np.empty((B, T, H, D), np.float32)
     cos, sin = (NO_ANGLES, NO_ANGLES) if base is None else angles(size, D, base, FLOAT32)
-    step = B * H if B * H * T * D * size <= ONE_TASK_FLOATS else 1
+    step = B * G if B * H * T * D * size <= ONE_TASK_FLOATS else 1
     scratch = thread_memory(3 * D + KEY_BLOCK, FLOAT32)
-    _attend_new(tasks(B * H, step), contiguous(heads), cos, sin, keys, values, start, out, scratch, step)
+    _attend_new(tasks(B * G, step), contiguous(heads), cos, sin, keys, values, start, out, scratch, step)
     return out.reshape(B * T, H * D)
 
 
 CACHE = types.Array(types.float32, 4, "C", readonly=True)
-
-
-@kernel(fastmath={"contract"})
-def _add_scaled(x, scale, y):
-    """y += scale x"""
-    for i in range(y.size):
-        y[i] += scale * x[i]
 
 
 @kernel
@@ -94,17 +88,15 @@ def _attend_query(q, keys, values, seen, scratch, out):
     out[:] = ZERO
     for s in range(0, seen, KEY_BLOCK):
         p = weights[: min(KEY_BLOCK, seen - s)]
-        p[:] = ZERO
-        for d in range(D):
-            _add_scaled(keys[d, s : s + p.size], scaled[d], p)
+        at = keys.ctypes.data + FLOAT_BYTES * s
+        sum_of_rows(scaled.ctypes.data, D, at, keys.shape[1], p.ctypes.data, p.size)
         before, top, block_total = top, larger(top, row_max(p)), ZERO
         factor = exp(before - top)
         for i in range(p.size):
             p[i] = exp(p[i] - top)
-        summed[:] = ZERO
         for i in range(p.size):
-            _add_scaled(values[s + i], p[i], summed)
             block_total += p[i]
+        sum_of_rows(p.ctypes.data, p.size, values.ctypes.data + FLOAT_BYTES * s * D, D, summed.ctypes.data, D)
         for d in range(D):
             out[d] = summed[d] + out[d] * factor
         total = block_total + total * factor
@@ -131,20 +123,22 @@ WRITTEN = types.Array(types.float32, 4, "C")
 @shared(CACHE, IN2, IN2, WRITTEN, WRITTEN, IDS, WRITTEN, OUT2, INTEGER)
 @kernel
 def _attend_new(heads, cos, sin, keys, values, before, out, scratch, step, worker, task):
-    """A task: `step` heads, counted through the batch. Heads that share keys and values write the same numbers."""
+    """A task: `step` heads of keys and values, counted through the batch, with the queries' heads that they serve. So
+    no two threads write to a cache line."""
     (B, T, _, D), (H, G), start = heads.shape, (out.shape[2], keys.shape[1]), before[0]
     rotated, rest = scratch[worker, :D], scratch[worker, D:]
-    for head in range(task * step, min(task * step + step, B * H)):
-        b, h, kv = head // H, head % H, head % H // (H // G)
+    for head in range(task * step, min(task * step + step, B * G)):
+        b, kv = head // G, head % G
         k, v = keys[b, kv], values[b, kv]
         for t in range(T):
             _rotate(heads[b, t, H + kv], cos, sin, start + t, rotated)
             for d in range(D):
                 k[d, start + t] = rotated[d]
                 v[start + t, d] = heads[b, t, H + G + kv, d]
-        for t in range(T):
-            _rotate(heads[b, t, h], cos, sin, start + t, rotated)
-            _attend_query(rotated, k, v, start + t + 1, rest, out[b, t, h])
+        for h in range(H // G * kv, H // G * (kv + 1)):
+            for t in range(T):
+                _rotate(heads[b, t, h], cos, sin, start + t, rotated)
+                _attend_query(rotated, k, v, start + t + 1, rest, out[b, t, h])
 
 
 @kernel

@@ -24,7 +24,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from autotx.kernels.codes import ACROSS, WIDTH, Coded
-from autotx.kernels.jit import address, kernel
+from autotx.kernels.jit import address, kernel, outlined
 from autotx.kernels.simd import FLOAT32_TILE, INT, PRODUCT_TILE, Vectors, host_features, square_columns
 
 LANES, COLS = FLOAT32_TILE.lanes, PRODUCT_TILE.cols
@@ -55,6 +55,13 @@ def expand(coding, w, K, first, count, k, depth, to, to_size):
     """`count` columns of W^T, from `first` on, and `depth` rows, from k on, in panels of the tile's width: what `pack`
     makes of floats. first: a multiple of that width. to_size: numbers from panel to panel."""
     _expand(coding, w, K, first, count, k, depth, to, to_size)
+
+
+@outlined(*6 * [types.int64])
+def sum_of_rows(factors, count, x, step, y, n):
+    """y[j] = sum over k < count of factors[k] x[k, j], one after the other, for j < n. factors, x, y: addresses of
+    floats. step: numbers from row to row of x. The sums stay in registers."""
+    _sum_of_rows(factors, count, x, step, y, n)
 
 
 def products_of(weight):
@@ -116,6 +123,26 @@ def _add_square(vectors, xs, left, square, sums):
             for k, column in enumerate(square):
                 for row, [place] in zip(rows, sums):
                     _add(vectors, vectors.shuffle(row, row, [k] * LANES), column, place)
+
+
+@intrinsic
+def _sum_of_rows(typing, factors, count, x, step, y, n):
+    def generate(context, builder, signature, arguments):
+        factors, count, x, step, y, n = arguments
+        vectors = Vectors(context, builder, FLOAT32_TILE)
+        factors, x, y = vectors.pointers(factors, x, y)
+        with cgutils.for_range_slice(builder, INT(0), n, INT(4 * LANES), INT) as (j, _):
+            at = [builder.add(j, INT(v * LANES)) for v in range(4)]
+            masks, [sums] = [vectors.first_lanes(builder.sub(n, column)) for column in at], _sums(vectors, 1, 4)
+            for k, _ in _steps(builder, count, (1,)):
+                factor, row = vectors.splat(builder.gep(factors, [k])), builder.gep(x, [builder.mul(k, step)])
+                for column, mask, place in zip(at, masks, sums):
+                    _add(vectors, factor, vectors.masked_load(builder.gep(row, [column]), mask), place)
+            for column, mask, place in zip(at, masks, sums):
+                vectors.masked_store(builder.load(place), builder.gep(y, [column]), mask)
+        return context.get_dummy_value()
+
+    return types.void(*6 * [types.int64]), generate
 
 
 @intrinsic
