@@ -320,36 +320,41 @@ class _Rows:
         self.vectors.prefetch(self.place(i, j), write=True)
 
 
+UNROLLED = 2  # steps of the loop over the depth that are emitted one after another
+
+
 def sum_over_depth(vectors, height, across, depth, a_at, b_at, multiply_add):
     """Emit the loop over k < depth. Returns sums[i][j]: height x across vectors, held in registers during the loop.
 
     a_at(k): pointers to `height` numbers or more. b_at(k): `across` vectors. multiply_add(a, b, c): c + a b.
     """
-
     builder = vectors.builder
-    before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
-    some = builder.icmp_signed(">", depth, INT(0))
-    builder.cbranch(some, loop, after)
 
-    builder.position_at_end(loop)
-    k = builder.phi(INT)
-    sums = [[builder.phi(vectors.kind) for _ in range(across)] for _ in range(height)]
-    b, new = b_at(k), []
-    for pointer, row in zip(a_at(k), sums):
-        a = vectors.splat(pointer)
-        new.append([multiply_add(a, b[j], row[j]) for j in range(across)])
-    k_next = builder.add(k, INT(1))
-    builder.cbranch(builder.icmp_signed("<", k_next, depth), loop, after)
-    k.add_incoming(INT(0), before)
-    k.add_incoming(k_next, loop)
+    def step(k, *sums):
+        b, new = b_at(k), []
+        for i, pointer in zip(range(height), a_at(k)):
+            a = vectors.splat(pointer)
+            new += [multiply_add(a, b[j], sums[i * across + j]) for j in range(across)]
+        return builder.add(k, INT(1)), *new
 
-    builder.position_at_end(after)
-    results = [[builder.phi(vectors.kind) for _ in range(across)] for _ in range(height)]
-    for i, j in np.ndindex(height, across):
-        for phi in (sums[i][j], results[i][j]):
-            phi.add_incoming(vectors.zeros, before)
-            phi.add_incoming(new[i][j], loop)
-    return results
+    values = INT(0), *height * across * [vectors.zeros]  # k and the sums
+    for count in (UNROLLED, 1):  # a second loop takes the steps that remain
+        end = builder.sub(depth, INT(count - 1))
+        before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
+        builder.cbranch(builder.icmp_signed("<", values[0], end), loop, after)
+        builder.position_at_end(loop)
+        new = old = [builder.phi(value.type) for value in values]
+        for _ in range(count):
+            new = step(*new)
+        builder.cbranch(builder.icmp_signed("<", new[0], end), loop, after)
+        builder.position_at_end(after)
+        results = [builder.phi(value.type) for value in values]
+        for phis in (old, results):
+            for phi, first, last in zip(phis, values, new):
+                phi.add_incoming(first, before)
+                phi.add_incoming(last, loop)
+        values = results
+    return [values[1 + i * across : 1 + (i + 1) * across] for i in range(height)]
 
 
 # ---- packing ----------------------------------------------------------------------------------------------------
