@@ -43,6 +43,8 @@ GROUPS = {  # what for: {command: (module in autotx.models, summary)}
         "export": ("commands.export", "write a GPT or a Llama for transformers or llama.cpp"),
     },
     "look": {
+        "lens": ("commands.lens", "show what a language model would say after each layer, and who contributes to it"),
+        "patch": ("commands.patch", "find which values of one prompt bring its answer back in another"),
         "plot": ("commands.plot", "draw the curves of runs, also while they go on, or what a model learned"),
         "graph": ("commands.graph", "draw the computation of a model, or of a single op"),
         "replay": ("commands.replay", "write a page that steps through a model's work, forward and backward"),

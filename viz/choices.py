@@ -21,13 +21,15 @@ def choices(
     at the top. ValueError: a name that does not end in .html or .htm, no such folder. OSError: it cannot be written.
     """
     file = checked_path(file)
-    data = {"prompt": visible(prompt, "\n\t"), "texts": [[_token(*token) for token in text] for text in texts]}
-    files.write_atomically(file, document("choices.html", ("look.css", "choices.css"), ("choices.js",), data,
-                                          title=title, about=about))  # fmt: skip
+    data = {"prompt": visible(prompt, "\n\t"), "texts": [[token_data(*token) for token in text] for text in texts]}
+    content = document("choices.html", ("look.css", "choices.css"), ("likely.js", "choices.js"), data,
+                       title=title, about=about)  # fmt: skip
+    files.write_atomically(file, content)
     return Page(file)
 
 
-def _token(text, probability, rank, likeliest):
+def token_data(text: str, probability: float, rank: int, likeliest: Sequence[Likely]) -> list:
+    """A token as the pages' scripts read it."""
     best = [[visible(other), _rounded(p)] for other, p in likeliest]
     return [visible(text, "\n\t"), visible(text), _rounded(probability), rank, best]
 

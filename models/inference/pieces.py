@@ -205,6 +205,11 @@ class Norm:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         return kernels.layernorm.layer_norm(x, self.gamma, self.beta, self.eps)[0]
 
+    def parts(self, c: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """What parts c (..., C) of x (C,) contribute to the norm of x, whose scale is taken as a constant: (..., C). Of
+        parts that add up to x, the results and beta add up to the norm."""
+        return self.gamma * (c - c.mean(axis=-1, keepdims=True)) / np.sqrt(x.var() + self.eps)
+
 
 class RMSNorm:
     """An nn.RMSNorm on NumPy arrays."""
@@ -214,6 +219,10 @@ class RMSNorm:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         return kernels.rmsnorm.rms_norm(x, self.gamma, self.eps)[0]
+
+    def parts(self, c: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """As of a Norm; there is no beta."""
+        return self.gamma * c / np.sqrt((x * x).mean() + self.eps)
 
 
 def is_float32(model: nn.Module) -> bool:
