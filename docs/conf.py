@@ -3,6 +3,7 @@
 sphinx-build -W docs site     builds it; open site/index.html
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -27,12 +28,14 @@ nitpick_ignore_regex = [("py:.*", ".*")]  # types in signatures, most of which h
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 python_maximum_signature_line_length = 100
+highlight_language = "none"
 smartquotes = False  # "--lr" is no dash
 pygments_style, pygments_dark_style = "friendly", "monokai"
 html_theme = "furo"
 html_title = "autotx"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_show_search_summary = False  # it would fetch each page found, which no browser allows from the disk
 html_show_sphinx = html_show_sourcelink = html_copy_source = html_show_copyright = False
 html_theme_options = {"source_directory": "docs/"}
 
@@ -50,6 +53,11 @@ def make(app):
     ops.pictures(HERE / "ops")
 
 
+def trim(app, name, source):
+    """Leave out the empty line that ends the output of an example for doctest. (An event of Sphinx.)"""
+    source[0] = re.sub(r"(>>>[^`]*)\n\n```\n", r"\1\n```\n", source[0])
+
+
 def check(app, error):
     """Add the font of the formulas, and stop where a built page is not whole."""
     if error:
@@ -61,6 +69,7 @@ def check(app, error):
 
 def setup(app):
     app.connect("builder-inited", make)
+    app.connect("source-read", trim)
     app.connect("build-finished", check, priority=900)  # after what the theme writes
     app.connect("autodoc-process-docstring", reference.on_docstring)
     app.connect("autodoc-process-signature", reference.on_signature)

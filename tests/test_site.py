@@ -78,9 +78,9 @@ def test_prose_stays_prose():
 
 
 def test_a_derivation_becomes_a_table_of_sides_and_reasons():
-    made = docstrings.derivation("    L   = -s\n        = s - s          because it is\n    dp = g     dq = h", ())
+    made = docstrings.derivation("    L   = -s\n        = s - s        because x = 1\n    dp = g     dq = h", ())
     rows = [[_text(cell) for cell in re.findall("<td>(.*?)</td>", line)] for line in re.findall("<tr>.*?</tr>", made)]
-    assert rows == [["L", "=−s", ""], ["", "=s−s", "because it is"], ["dp", "=g", ""], ["dq", "=h", ""]]
+    assert rows == [["L", "=−s", ""], ["", "=s−s", "because x=1"], ["dp", "=g", ""], ["dq", "=h", ""]]
 
 
 def test_arguments_and_errors_begin_a_paragraph():
@@ -247,8 +247,8 @@ def test_the_files_of_a_run_are_those_that_the_page_lists(runs):
 
 
 JSON_FILES = {  # (run, file): (page, heading, keys that other runs have)
-    ("gpt", "state.json"): ("run", "state.json", {"base_sha256"}),
-    ("lora", "state.json"): ("run", "state.json", {"best"}),
+    ("gpt", "state.json"): ("run", "state.json", {"base_sha256", "product"}),
+    ("lora", "state.json"): ("run", "state.json", {"best", "product"}),
     ("gpt", "log.jsonl"): ("run", "log.jsonl", {"val_accuracy"}),
     ("labels", "log.jsonl"): ("run", "log.jsonl", {"limit_share"}),
     ("gpt", "statistics.jsonl"): ("run", "statistics.jsonl", set()),

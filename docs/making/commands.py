@@ -35,11 +35,8 @@ def _setting(parser, action):
     names = ", ".join(f"{n} {_values(action)}".strip() for n in action.option_strings or [_shown(action)])
     text = parser._get_formatter()._expand_help(action) if action.help else ""
     if action.choices and "{" not in names:
-        text = f"{text} — one of {', '.join(map(str, action.choices))}"
-    more = (
-        " It may be given several times." if isinstance(action, argparse._AppendAction | argparse._ExtendAction) else ""
-    )
-    return f".. option:: {names}\n\n   {escaped(' '.join(text.split()))}{more}"
+        text = f"{text}; one of {', '.join(map(str, action.choices))}"
+    return f".. option:: {names}\n\n   {escaped(' '.join(text.split()))}"
 
 
 def _values(action):

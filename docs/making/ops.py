@@ -45,7 +45,7 @@ def pictures(folder: Path) -> None:
 
 def page(name: str, sections: dict, times: list) -> str:
     """The page of an op, as reStructuredText."""
-    title = row(name).title
+    title = row(name).title or name.replace("_", " ")
     parts = [
         heading(name, "="),
         raw(formula_html(name)),
@@ -64,7 +64,7 @@ def page(name: str, sections: dict, times: list) -> str:
         parts += [heading("Beside PyTorch", "-"), _times(times)]
     if sections:
         parts += [heading("In the whitepaper", "-"), _sections(name, sections)]
-    if title:
+    if title != name:  # also for the search, which knows whole words
         parts.insert(1, f"*{title}*")
     return "\n\n".join(parts) + "\n"
 
