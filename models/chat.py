@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from autotx.models.architecture import Opened
 from autotx.models.chat_template import ChatTemplate
+from autotx.types import ArrayLike
 
 ANSWER = 256  # tokens that are kept free for an answer, or a quarter of all
 
@@ -40,7 +43,7 @@ class Conversation:
         self.turns: list[Turn] = []
         self.first = 0  # the first turn that the model still sees
         self.cut = False  # whether the last answer ended because all tokens were used
-        self._read: list[int] = []  # the tokens that the reader has read
+        self.read_ids: list[int] = []  # the tokens that the reader has read
         self._ids: list[int] = []  # the prompt of the last question
         self._check(self._prompt(0, [Turn("")]))
 
@@ -60,6 +63,13 @@ class Conversation:
     def reset(self) -> None:
         """Forget all turns."""
         self.turns, self.first = [], 0
+
+    def resume(self, system: str | None, turns: list[Turn], first: int = 0, ids: ArrayLike = (), **known: Any) -> None:
+        """Go on with a conversation of which the model has read the tokens ids. known: those of `reader.known`."""
+        self.system, self.turns, self.first, self.read_ids = system, turns, first, np.asarray(ids).tolist()
+        self._check(self._prompt(0, [Turn("")]))
+        if known:
+            self.reader.resume(**known)
 
     def set_system(self, text: str | None) -> None:
         """Change what the model is told before all turns. ValueError, and no change, when that leaves no room."""
@@ -95,13 +105,13 @@ class Conversation:
         What was made before an interruption stays part of the conversation.
         """
         ids, turn, written = self._ids, self.turns[-1], []
-        same = (i for i, (a, b) in enumerate(zip(self._read, ids)) if a != b)
-        self._read = self._read[: min(next(same, len(self._read)), len(ids) - 1)]  # one is read, to go on from
-        self.reader.rewind(len(self._read))
+        same = (i for i, (a, b) in enumerate(zip(self.read_ids, ids)) if a != b)
+        self.read_ids = self.read_ids[: min(next(same, len(self.read_ids)), len(ids) - 1)]  # one is read, to go on from
+        self.reader.rewind(len(self.read_ids))
         decoder, ends, self.cut = self.tokenizer.decoder(), self.tokenizer.ends, False
         settings = {"max_new_tokens": self.size - len(ids), "end": ends, "reader": self.reader, **settings}
         for (token,) in self.reader.stream([ids], **settings):
-            self._read = [*ids, *written]
+            self.read_ids = [*ids, *written]
             if token in ends:
                 break
             written.append(int(token))
@@ -120,9 +130,7 @@ class Conversation:
 
     def _prompt(self, first, turns):
         """The tokens of the turns from `first` on, up to where the answer to the last one begins."""
-        messages = self.messages(first, turns)[:-1]
-        quoted = [{**message, "content": self.tokenizer.quote(message["content"])} for message in messages]
-        return self.tokenizer.encode_quoted(self.template.render(quoted)).tolist()
+        return prompt_of(self.tokenizer, self.template, self.messages(first, turns)[:-1])
 
     def _check(self, ids):
         most = self.size - self._kept_free
@@ -131,3 +139,9 @@ class Conversation:
                 f"that makes {len(ids)} tokens; of the {self.size} that the model reads at once {self._kept_free} are "
                 "kept for its answer, so give a shorter text, or more by --context"
             )
+
+
+def prompt_of(tokenizer: Any, template: ChatTemplate, messages: list[dict[str, str]]) -> list[int]:
+    """The tokens of messages, up to where the answer to the last one begins. ValueError: the template refuses them."""
+    quoted = [{**message, "content": tokenizer.quote(message["content"])} for message in messages]
+    return tokenizer.encode_quoted(template.render(quoted)).tolist()

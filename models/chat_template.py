@@ -54,7 +54,7 @@ class ChatTemplate:
     def __init__(self, source: str, start: str = "", end: str = ""):
         if loopcontrols is None:
             raise ValueError('chat templates need the library Jinja: pip install "autotx[llm]"')
-        self._texts = {"bos_token": start, "eos_token": end}
+        self.source, self.texts = source, {"bos_token": start, "eos_token": end}
         with _explained(), _limited():
             self._template = Sandbox().from_string(source)
 
@@ -65,7 +65,7 @@ class ChatTemplate:
         does what it may not.
         """
         with _explained(), _limited():
-            text = self._template.render(messages=messages, add_generation_prompt=more, tools=None, **self._texts)
+            text = self._template.render(messages=messages, add_generation_prompt=more, tools=None, **self.texts)
         if len(text) > LONGEST:
             raise ValueError(
                 f"the model's chat template writes {len(text):,} characters; at most {LONGEST:,} are taken"

@@ -162,7 +162,7 @@ def test_turns_that_no_longer_fit_are_told_with_their_tokens(opened):
         left += chat.ask(f"the lazy dog {i}")
         "".join(chat.answer(temperature=0, max_new_tokens=3))
         assert len(chat._ids) <= 48
-        assert len(chat._read) <= 64
+        assert len(chat.read_ids) <= 64
     assert [turn.number for turn in left] == list(range(1, len(left) + 1))
     assert len(left) >= 2
     assert left[0].question == "the lazy dog 0"
@@ -191,8 +191,8 @@ def test_an_answer_ends_where_all_tokens_are_used(opened):
     text = "".join(chat.answer(temperature=0, min_new_tokens=1000))
     assert chat.cut
     assert chat.turns[-1].answer == text
-    assert len(chat._ids) + len(chat._read) > 64
-    assert len(chat._read) == 63  # the last token is written, not read
+    assert len(chat._ids) + len(chat.read_ids) > 64
+    assert len(chat.read_ids) == 63  # the last token is written, not read
 
 
 def test_an_answer_that_is_stopped_stays_as_far_as_it_came(opened):

@@ -1,19 +1,20 @@
 """`autotx chat`: a conversation with a language model, in the terminal."""
 
 import contextlib
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from autotx.files import describe, write_atomically
+from autotx.files import describe
+from autotx.models import saved_chats
 from autotx.models.chat import Conversation
 from autotx.models.commands.edits import add_edit, edits_of
 from autotx.models.config import LARGEST, check_limits
 from autotx.models.formats import KNOWN, open_reader
 from autotx.models.inference.pieces import WEIGHTS
 from autotx.models.inference.speculation import SPECULATE
+from autotx.text import counted
 
 CONTEXT = 2048
 HELP = "/reset forgets, /system TEXT tells it how to answer, /save FILE keeps what was said; Ctrl-C stops an answer"
@@ -32,6 +33,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--system", metavar="TEXT", help="what the model is told first (default: what its template says)"
     )
+    parser.add_argument("--continue", dest="go_on", metavar="FILE", help="go on with a conversation of /save")
     parser.add_argument(
         "--context",
         type=int,
@@ -77,11 +79,16 @@ def run(args):
     _check(args)
     edits = edits_of(args.edit)
     opened = open_reader(args.model, weights_of(args))
-    chat = Conversation(opened, args.context, args.system)
-    settings = {"temperature": args.temperature, "top_p": args.top_p, "rng": np.random.default_rng(args.seed)}
-    settings["speculate"] = args.speculate
+    chat, rng = Conversation(opened, args.context, args.system), np.random.default_rng(args.seed)
+    settings = {"temperature": args.temperature, "top_p": args.top_p, "rng": rng, "speculate": args.speculate}
+    if args.go_on:
+        with opened.model.edit(edits):
+            known = saved_chats.load(chat, args.go_on, rng if args.seed is None else None)
+        again = "" if known else ", which the model reads again"
+        _say(f"{args.go_on}: {counted(len(chat.turns), 'turn')}{again}")
     _say(f"{opened.path.name}, weights of {opened.model.nbytes / 1e6:.3g} MB, {chat.size:,} tokens at once. {HELP}")
     talk = _Talk(chat, settings)
+    talk.saved.update([Path(args.go_on)] if args.go_on else [])
     with opened.model.edit(edits):
         for line in _lines():
             try:
@@ -118,14 +125,15 @@ class _Talk:
         _say(f"system: {self.chat.system or 'what the template says'}")
 
     def save(self, text):
-        path = Path(text)
         if not text:
             raise ValueError("/save needs the name of a file")
-        if path.exists() and path not in self.saved:
-            raise ValueError(f"{path} exists; give another name")
-        write_atomically(path, json.dumps({"messages": self.chat.messages()}, ensure_ascii=False).encode() + b"\n")
+        path, kept = Path(text), saved_chats.beside(text)
+        for file in (path, kept):
+            if file.exists() and path not in self.saved:
+                raise ValueError(f"{file} exists; give another name")
+        known = saved_chats.save(self.chat, path, self.settings["rng"])
         self.saved.add(path)
-        _say(f"saved to {path}")
+        _say(f"saved to {path}{', and keys and values beside it' if known else ''}; --continue {path} goes on")
 
     def answer(self, question):
         for turn in self.chat.ask(question):
@@ -167,6 +175,8 @@ def _short(text):
 
 
 def _check(args):
+    if args.go_on and args.system is not None:
+        raise ValueError("--system begins a conversation, --continue has its own; leave one out")
     check_limits("--context", args.context, at_least=1, at_most=10**9)
     check_limits("--temperature", args.temperature, at_least=0, at_most=1e30)
     check_limits("--top-p", args.top_p, above=0, at_most=1)

@@ -107,6 +107,7 @@ class Reader:
     before: np.ndarray  # one integer, see `run_blocks`
     recorded: dict[int, Any]  # number of rows -> see `_record`
     size = math.inf  # how many tokens of each row it has room for
+    OWN = ("length", "size", "cache", "before", "recorded")  # what belongs to the texts that are read, not to the model
 
     def begin(self, ids):
         """Check ids (B, T) and count them as read; `read` calls this first. Returns the length before them.
@@ -128,6 +129,18 @@ class Reader:
     def rewind(self, length: int) -> None:
         """Forget what was read after the first `length` tokens of each row."""
         self.length = min(self.length, length)
+
+    def known(self, length: int) -> dict[str, np.ndarray]:
+        """Views of the keys (layers, rows, heads, D, length) and values (layers, rows, heads, length, D) of the first
+        `length` tokens."""
+        keys, values = self.cache
+        return {"keys": keys[..., :length], "values": values[..., :length, :]}
+
+    def resume(self, keys: np.ndarray, values: np.ndarray) -> None:
+        """Go on as a reader of the same weights and rows, of which `known` gave these."""
+        self.length = keys.shape[-1]
+        self.cache = _grown((keys, values), self.length, min(self.size, max(self.length, FIRST)))
+        self.recorded = {}
 
     def repeat(self, rows: int) -> None:
         """Go on as a reader of so many texts, which have all begun as the only one of this reader."""
