@@ -44,6 +44,7 @@ GROUPS = {  # what for: {command: (module in autotx.models, summary)}
     },
     "look": {
         "lens": ("commands.lens", "show what a language model would say after each layer, and who contributes to it"),
+        "explain": ("commands.explain", "tell which tokens of a prompt a language model's answer comes from"),
         "patch": ("commands.patch", "find which values of one prompt bring its answer back in another"),
         "plot": ("commands.plot", "draw the curves of runs, also while they go on, or what a model learned"),
         "graph": ("commands.graph", "draw the computation of a model, or of a single op"),
