@@ -72,3 +72,12 @@ def test_threads_that_come_together_get_memory_of_their_own(monkeypatch):
             assert all(pool.map(work, range(4)))
     finally:
         sys.setswitchinterval(before)
+
+
+def test_lasting_arrays_lie_on_cache_lines_and_do_not_overlap():
+    arrays = [memory.lasting(size) for size in (1, 64, 65, memory.PIECE // 4, memory.PIECE // 4 + 1, 1000)]
+    for i, array in enumerate(arrays):
+        assert array.ctypes.data % 64 == 0
+        array[:] = i
+    assert all((array == i).all() for i, array in enumerate(arrays))
+    assert [len(array) for array in arrays[:3]] == [64, 64, 128]

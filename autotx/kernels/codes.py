@@ -17,9 +17,9 @@ from numba import types
 from numba.core.datamodel import models
 from numba.extending import register_model
 
+from autotx.kernels.memory import lasting
 from autotx.kernels.rows import FLOAT32, tasks
 from autotx.kernels.simd import FLOAT32_TILE, host_features
-from autotx.kernels.tile import aligned
 
 ACROSS = 3  # vectors of a panel: so many sums hide the time that a multiply-add takes
 WIDTH = ACROSS * FLOAT32_TILE.lanes
@@ -128,7 +128,8 @@ class Coded:
     def __init__(self, parts: Parts, shape, dtype=FLOAT32):
         self.coding, self.shape, self.dtype = parts.coding, shape, dtype
         P, blocks, panel = tasks(shape[0], WIDTH), parts.scales.shape[1], parts.coding.panel
-        self.panels = aligned(P * blocks * panel.itemsize, np.dtype(np.uint8)).view(panel).reshape(P, blocks)
+        size = P * blocks * panel.itemsize
+        self.panels = lasting(size)[:size].view(panel).reshape(P, blocks)
         self._fill(0, parts)
 
     @classmethod
