@@ -239,7 +239,9 @@ def test_patch_as_text_json_and_files(said, folder, tmp_path):
     assert found["tokens"][-1].endswith("fox|dog") or "|" in "".join(found["tokens"])
     shown = said("patch", *both, "--out", tmp_path / "a.png")
     assert f"is {of.clean:.2f} after --clean and {of.corrupt:.2f} after --corrupt" in shown
-    assert re.search(r"  blocks? [\d to]+ +at \d+, '.*': -?\d+\.\d%", shown)
+    restored = patch(opened.model, clean, corrupt, "residual", target, against).restored()
+    assert f"  {len(clean) - 1}, '{found['tokens'][-1]}': {restored[:, -1].max():.1%} in block " in shown
+    assert "; more than half in block " in shown
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size[0] > 400
 
@@ -302,7 +304,8 @@ def test_the_picture_of_patching():
     shares = np.array([[0, 0.5, 1.2], [-0.1, 0, 1]])
     figure, axes = viz.patching(shares, ["a", "$b", "c|d"], "mlp", title="t")
     assert [t.get_text() for t in axes.texts] == ["0.00", "0.50", "1.20", "-0.10", "0.00", "1.00"]
-    assert axes.get_ylabel() == "mlp of block"
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["block 0", "block 1"]
+    assert any("that one mlp of the clean run" in t.get_text() for t in figure.texts)
     assert viz.style.drawn(figure)
     assert not viz.patching(np.zeros((30, 3)), ["a", "b", "c"])[1].texts
     with pytest.raises(ValueError, match=r"^patching: shares of shape \(2, 3\) for 2 tokens; give \(layers, tokens\)$"):

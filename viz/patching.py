@@ -44,9 +44,9 @@ def patching(
                 colour = look.paper if abs(share) > 0.7 * most else look.ink
                 axes.text(t, layer, f"{share:.2f}", ha="center", va="center", fontsize=7, color=colour)
         axes.set_xticks(range(len(tokens)), names, rotation=90)
-        axes.set_yticks(range(0, layers, 1 if layers <= WRITTEN else 5))
+        numbers = range(0, layers, 1 if layers <= WRITTEN else 5)
+        axes.set_yticks(numbers, [f"block {i}" for i in numbers])
         axes.tick_params(length=2, labelsize=8)
-        axes.set_ylabel(f"{what} of block")
         bar = figure.add_axes((0.8 / width, 0.42 / height, 1.8 / width, 0.11 / height))
         figure.colorbar(image, cax=bar, orientation="horizontal", ticks=[-1, 0, 1])
         bar.tick_params(length=2, labelsize=7)
@@ -54,6 +54,6 @@ def patching(
         figure.text(
             0.1 / width, 1 - 0.12 / height, style.label(title, 120, plain=True) if title else "", va="top", fontsize=11
         )
-        note = "Each cell: that one value of the clean run, in the corrupt one. 1: its answer is back."
+        note = f"Each cell: that one {what} of the clean run in the corrupt one. 1: its answer is back."
         figure.text(0.1 / width, 1 - 0.4 / height, note, va="top", fontsize=8)
     return style.Picture(figure, axes)

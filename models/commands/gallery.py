@@ -19,11 +19,14 @@ from autotx.files import checked_folder, write_atomically
 from autotx.models.commands import maps
 from autotx.models.commands.choices import listed
 from autotx.models.commands.graph import loss_of
+from autotx.models.commands.lens import shown
 from autotx.models.commands.plot import read_runs, timed
 from autotx.models.formats import open_model
 from autotx.models.gpt import GPT, GPTConfig
 from autotx.models.inference.beams import translate
 from autotx.models.inference.continuations import Continuation, continue_text
+from autotx.models.inference.lens import lens
+from autotx.models.inference.patching import patch
 from autotx.models.mlp import MLP
 from autotx.models.pairs import encode
 from autotx.models.paper.constants import PE, W_K, W_Q, X
@@ -134,6 +137,23 @@ def gpt_attention(workshop, path):
     viz.save(maps.of_text(model, tokenizer, ids, len(prompt), title)[0], path)
 
 
+def logit_lens(workshop, path):
+    model, tokenizer = workshop.gpt
+    ids = tokenizer.encode(PROMPT)
+    cells = shown(lens(model, ids), ids, tokenizer)
+    viz.save(viz.lens(*cells, title="What a small GPT would say after each of its layers"), path)
+
+
+def patching(workshop, path):
+    """Both texts end in an e; after "the obje" comes a c, after "the type" rather an r."""
+    model, tokenizer = workshop.gpt
+    clean, corrupt, (c, r) = (tokenizer.encode(text) for text in ("the obje", "the type", "cr"))
+    restored = patch(model, clean, corrupt, "attention", int(c), int(r)).restored()
+    places = [a if a == b else f"{a}|{b}" for a, b in zip(*map(tokenizer.texts, (clean, corrupt)))]
+    title = "Whose attention tells the e of “the obje” from that of “the type”"
+    viz.save(viz.patching(restored, places, "attention", title=title), path)
+
+
 def all_attention(workshop, path):
     figure = _translation(workshop, 342, False, "What an encoder-decoder looks at while it writes 342 in German")
     viz.save(figure, path)
@@ -230,6 +250,8 @@ PICTURES = [
     ("transformer.png", "The encoder-decoder of “Attention Is All You Need”, its encoder opened.", encoder_decoder),
     ("norm.png", "One op, layer norm: formulas both ways, and a worked example.", layer_norm),
     ("attention.png", "The attention of every layer and head of a small GPT.", gpt_attention),
+    ("lens.png", "What a small GPT would say after each of its layers.", logit_lens),
+    ("patch.png", "What its attention at one place, put into the reading of another text, brings back.", patching),
     ("translation.png", "The three kinds of attention of an encoder-decoder that translates.", all_attention),
     ("cross.png", "Its decoder looking at the source, in the dark style.", cross_attention),
     ("paper.png", "The whitepaper's attention weights of “You are welcome”.", paper_attention),

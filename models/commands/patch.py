@@ -11,8 +11,11 @@ from autotx.models.commands.chat import add_weights, weights_of
 from autotx.models.commands.prompts import ids_of, quoted, token_of
 from autotx.models.formats import KNOWN, open_reader
 from autotx.models.inference.patching import WHAT, patch
+from autotx.models.inference.sampling import largest
 from autotx.text import visible
 from autotx.viz import style
+
+PLACES = 5  # that are printed
 
 EXAMPLES = (
     'autotx patch --model smollm2 --clean "The capital of France is" --corrupt "The capital of Italy is"',
@@ -106,18 +109,17 @@ def _write(found, args, data, labels, tokenizer, target, against):
 
 
 def _described(found, args, tokenizer, target, against, labels):
-    """For each layer the place with the largest effect, in lines for people; layers with the same place share one."""
+    """At which places, and in which layers, the answer comes back, in lines for people."""
     restored = found.restored()
     what = f"the score of {quoted(tokenizer, target)} less that of {quoted(tokenizer, against)}"
     lines = [
         f"{what} is {found.clean:.2f} after --clean and {found.corrupt:.2f} after --corrupt",
         f"share of the difference that one {args.what} of the clean run brings back, where it is largest:",
     ]
-    places = np.abs(restored).argmax(axis=1)
-    ends = [*np.flatnonzero(np.diff(places)) + 1, len(places)]
-    for first, end in zip([0, *ends], ends):
-        shares = restored[first:end, places[first]]
-        blocks = f"block {first}" if end == first + 1 else f"blocks {first} to {end - 1}"
-        share = f"{shares[0]:.1%}" if end == first + 1 else f"{shares.min():.1%} to {shares.max():.1%}"
-        lines.append(f"  {blocks:16} at {places[first]}, '{visible(labels[places[first]])}': {share}")
+    for t in largest(np.abs(restored).max(axis=0), PLACES):
+        layer, half = np.abs(restored[:, t]).argmax(), np.flatnonzero(restored[:, t] > 0.5)
+        ranges = np.split(half, np.flatnonzero(np.diff(half) > 1) + 1)
+        told = ", ".join(f"{r[0]} to {r[-1]}" if len(r) > 1 else f"{r[0]}" for r in ranges if len(r))
+        told = f"; more than half in block {told}" if told else ""
+        lines.append(f"  {t}, '{visible(labels[t])}': {restored[layer, t]:.1%} in block {layer}{told}")
     return "\n".join(lines)

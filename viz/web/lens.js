@@ -4,6 +4,9 @@ const { layers, tokens, cells } = JSON.parse(document.getElementById("data").tex
 const main = document.getElementById("texts");
 const places = []; // places[layer][position], elements
 
+// A text of nothing but spaces, visibly.
+const seen = (text) => (text.trim() ? text : text.replaceAll(" ", "␣"));
+
 function showCell(layer, position) {
   show(cells[layer][position], `${layers[layer]}, after '${tokens[position]}', `);
 }
@@ -11,7 +14,7 @@ function showCell(layer, position) {
 let chosen = [layers.length - 1, tokens.length - 1];
 
 function choose(layer, position, focus = true) {
-  const [before] = [places[chosen[0]][chosen[1]]];
+  const before = places[chosen[0]][chosen[1]];
   before.ariaSelected = "false";
   before.tabIndex = -1;
   chosen = [Math.max(0, Math.min(layer, layers.length - 1)), Math.max(0, Math.min(position, tokens.length - 1))];
@@ -22,13 +25,13 @@ function choose(layer, position, focus = true) {
   showCell(...chosen);
 }
 
-const head = make("tr", {}, make("th"), ...tokens.map((text) => make("th", { textContent: text, scope: "col" })));
+const head = make("tr", {}, make("th"), ...tokens.map((text) => make("th", { textContent: seen(text), scope: "col" })));
 const body = make("tbody");
 layers.forEach((name, layer) => {
   places.push(
     cells[layer].map(([, , , rank, best], position) => {
       const [text, p] = best[0];
-      const cell = make("td", { textContent: text, tabIndex: -1, role: "gridcell" });
+      const cell = make("td", { textContent: seen(text), tabIndex: -1, role: "gridcell" });
       cell.style.setProperty("--sure", p);
       cell.className = rank === 1 ? "right" : "";
       cell.ariaLabel = `${name}, after ${tokens[position]}: ${text}, ${percent(p)}`;
