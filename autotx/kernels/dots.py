@@ -28,7 +28,7 @@ from autotx.kernels.jit import address, kernel, outlined
 from autotx.kernels.simd import FLOAT32_TILE, INT, PRODUCT_TILE, Vectors, host_features, square_columns
 
 LANES, COLS = FLOAT32_TILE.lanes, PRODUCT_TILE.cols
-HEIGHTS = 4, 1  # rows of x that are multiplied together
+HEIGHTS = 4, 2, 1  # rows of x that are multiplied together: weights are loaded and expanded once for them
 UNROLLED = 8  # steps of k
 LINE = 64  # bytes of a cache line
 AHEAD, AHEAD_CODES = 9 * 2**13, 2**15  # bytes: how far ahead weights are prefetched
