@@ -207,11 +207,11 @@ class _BlockReader:
         self.mlp_proj(self.fc(self.ln_2(x), "gelu_tanh"), onto=x)
 
     def edited(self, x, keys, values, start, edit):
-        """`add_to`, which returns a new x and gives each value to `edit`, a Within. The rest is as there."""
+        """`add_to`, which also gives each value to `edit`, a Within. Returns x, or what is made of it."""
         q, k, v = split(self.qkv(edit("norm1.out", self.ln_1(x))), len(values), 3, values.shape[-1])
         x = added(x, self.proj, attended(q, k, v, keys, values, start, edit), edit, "attention.out")
         hidden = edit("mlp.hidden", self.fc(edit("norm2.out", self.ln_2(x)), "gelu_tanh"))
-        return edit("out", added(x, self.mlp_proj, hidden, edit, "mlp.out"))
+        return edit.residual("out", added(x, self.mlp_proj, hidden, edit, "mlp.out"))
 
 
 @dataclass(frozen=True)

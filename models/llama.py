@@ -252,14 +252,14 @@ class _BlockReader:
         self.down(self.gate.gated(self.up, x, self.norm2), onto=x)
 
     def edited(self, x, keys, values, start, edit):
-        """`add_to`, which returns a new x and gives each value to `edit`, a Within. The rest is as there."""
+        """`add_to`, which also gives each value to `edit`, a Within. Returns x, or what is made of it."""
         (B, G, _, D), H = values.shape, self.n_head
         heads = self.qkv(edit("norm1.out", self.norm1(x))).reshape(B, -1, H + 2 * G, D).transpose(0, 2, 1, 3)
         q, k, v = np.split(heads, (H, H + G), axis=1)
         q, k = (kernels.rope.rope(part, self.rope_base, start) for part in (q, k))
         x = added(x, self.proj, attended(q, k, v, keys, values, start, edit), edit, "attention.out")
         hidden = edit("mlp.hidden", self.gate.gated(self.up, edit("norm2.out", self.norm2(x))))
-        return edit("out", added(x, self.down, hidden, edit, "mlp.out"))
+        return edit.residual("out", added(x, self.down, hidden, edit, "mlp.out"))
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ class Reader:
     def edited(self: Any, x: np.ndarray, rows: int, start: int) -> np.ndarray:
         """What the blocks and the norm make of x (B T, C), with edits of every value: (B T, C)."""
         edit = Within(self.edits, rows)
-        x = edit("embedding", x)
+        x = edit.residual("embedding", x)
         for i, (block, keys, values) in enumerate(zip(self.blocks, *self.cache)):
             x = block.edited(x, keys, values, start, edit.block(i))
         return edit("norm.out", self.norm(x))
@@ -303,15 +303,27 @@ class Within:
             made = edit(self.prefix + name, made)
         return value if made is shown else made.reshape(value.shape)
 
+    def residual(self, name, x):
+        """As a call, for x that is written into afterwards: the edits have copies of their own."""
+        if not self.changes(name):
+            return x
+        shown = x.copy()
+        made = self(name, shown)
+        return x if made is shown else np.array(made)
+
 
 def added(x, matrix, y, edit, name):
-    """x + matrix(y), a new array, where the product is the value `name`."""
-    total = matrix(y, onto=x.copy())
+    """Add matrix(y), the value `name`, to x, in place. Returns x."""
     if not edit.changes(name):
-        return total
+        return matrix(y, onto=x)
     product = matrix(y)
     made = edit(name, product)
-    return total if made is product else np.where(made == product, total, x + made)
+    if made is product:
+        return matrix(y, onto=x)
+    total, same = matrix(y, onto=x.copy()), made == product
+    np.add(x, made, x)
+    x[same] = total[same]
+    return x
 
 
 def attended(q, k, v, keys, values, start, edit):
