@@ -145,4 +145,5 @@ class AmxTile(PairTile):
 
 
 def amx_tile():
-    return AmxTile(FLOAT32, 16, 2 * SIDE, SIDE, depth=768, width=512, packing=90, task=400_000)
+    permitted()  # or its first instruction would end the process
+    return AmxTile(FLOAT32, 16, 2 * SIDE, SIDE, depth=768, width=768, packing=200, task=400_000)
