@@ -23,6 +23,9 @@ GPT2 = _sizes(L=12, H=12, C=768, T=1024, V=50257)
 AUTOTX = Contestant("autotx", "with_autotx")
 TORCH = Contestant("torch", "with_torch", needs="torch")
 TORCH_FUSED = Contestant("torch fused", "with_torch", options={"fused": True}, needs="torch")  # PyTorch's faster AdamW
+BFLOAT16 = {"dtype": "bfloat16"}
+AUTOTX_BFLOAT16 = Contestant("autotx bfloat16", "with_autotx", options=BFLOAT16)
+TORCH_BFLOAT16 = Contestant("torch bfloat16", "with_torch", options=BFLOAT16, needs="torch")
 NUMPY = Contestant("numpy", "with_numpy")
 JAX = Contestant("jax", "with_jax", needs="jax")
 MICROGRAD = Contestant("micrograd", "with_micrograd", needs="micrograd")
@@ -51,7 +54,9 @@ class Case:
     x: float = 0  # ... where x is given, by the exponent p of time ~ x^p
     quick: bool = False  # part of --quick
     without: tuple = ()  # names of contestants that do not run this case
-    bound: str = ""  # "FLOP" or "bytes": which of the machine's limits the speed is compared with, where ...
+    bound: str = (
+        ""  # "FLOP", "bfloat16" or "bytes": which of the machine's limits the speed is compared with, where ...
+    )
     demand: float = 0  # ... so many are needed for a run; a case in FLOP needs its work
     tolerance: float = WRONG  # of the results, relative to the largest number
     once: bool = False  # a case that compares results: one turn is enough
@@ -60,7 +65,7 @@ class Case:
     @property
     def need(self):
         """(limit, how much of it a run needs)."""
-        return ("FLOP", self.work) if self.unit == "FLOP" else (self.bound, self.demand)
+        return (self.bound or "FLOP", self.work) if self.unit == "FLOP" else (self.bound, self.demand)
 
 
 @dataclass(frozen=True)
@@ -92,12 +97,12 @@ def _step(name, size, builder="step", **more):
     return Case(name, builder, size, step_flop(**size), "FLOP", **more)
 
 
-def _products(name, rows, inputs, outputs, quick=False):
+def _products(name, rows, inputs, outputs, quick=False, **more):
     """The three products of a layer: y = x W^T, and the gradients of x and of W."""
     title, flop = f"{name} {rows}x{inputs}->{outputs}", 2 * rows * inputs * outputs
     settings = {"rows": rows, "inputs": inputs, "outputs": outputs}
     return [
-        Case(f"{title} {which}", "matmul", {**settings, "which": which}, flop, "FLOP", group=which, quick=quick)
+        Case(f"{title} {which}", "matmul", {**settings, "which": which}, flop, "FLOP", group=which, quick=quick, **more)
         for which in ("forward", "dX", "dW")
     ]
 
@@ -169,6 +174,8 @@ def _smollm2():
     ]  # fmt: skip
 
 
+ROUNDED = {"bound": "bfloat16", "tolerance": 1e-2}
+
 SECTIONS = {
     "step": Section(
         "GPT training step: forward, cross entropy, backward, clip to norm 1, AdamW; float32",
@@ -191,6 +198,23 @@ SECTIONS = {
             *_products("L mlp", 1024, 768, 3072),
             *_products("L mlp", 1024, 3072, 768),
             *_products("L head", 1024, 768, 50257),
+        ],
+    ),
+    "step-bfloat16": Section(
+        "The training step with products in bfloat16 (torch: autocast)",
+        (AUTOTX_BFLOAT16, AUTOTX, TORCH_BFLOAT16, TORCH),
+        [_step("S", S, quick=True, bound="bfloat16"), _step("M", M, bound="bfloat16"), _step("L", L, bound="bfloat16")],
+        fresh=True,
+    ),
+    "matmul-bfloat16": Section(
+        "Matrix products in bfloat16 (autotx rounds arrays of float32 and returns float32; torch's are in bfloat16)",
+        (AUTOTX_BFLOAT16, AUTOTX, TORCH_BFLOAT16),
+        [
+            *_products("S mlp", 768, 128, 512, quick=True, **ROUNDED),
+            *_products("M mlp", 4096, 384, 1536, **ROUNDED),
+            *_products("M mlp", 4096, 1536, 384, **ROUNDED),
+            *_products("L mlp", 1024, 768, 3072, **ROUNDED),
+            *_products("square", 2048, 2048, 2048, **ROUNDED),
         ],
     ),
     "attention": Section(

@@ -79,6 +79,7 @@ def _print_machine(facts):
 
 LIMITS = {
     "FLOP": (Contestant("limit", "limit"), "GFLOP/s (the register tile in L1, on all threads)"),
+    "bfloat16": (Contestant("limit", "limit", builder="limit_bfloat16"), "GFLOP/s in bfloat16 (its tile in L1)"),
     "registers": (Contestant("limit", "limit", builder="registers"), "GFLOP/s from registers alone, by all threads"),
     "bytes": (Contestant("limit", "limit", builder="bandwidth"), "GB/s read from memory, by all threads"),
 }

@@ -62,6 +62,12 @@ def limit(threads=None, tile=PRODUCT_TILE):
     return run
 
 
+def limit_bfloat16():
+    """`limit` of the tile of bfloat16."""
+    with autocast("bfloat16"):
+        return limit(tile=mixed.tile())
+
+
 @shared_by_tile(lambda tile: (tile.array(1, "C"), INTEGER, INTEGER, INTEGER))
 @kernel
 def _multiply_again_and_again(tile, scratch, a_size, b_size, c_size, worker, task):

@@ -38,7 +38,7 @@ def gpt(L, H, C, T, V):
     return model
 
 
-def step(L, H, C, T, B, V):
+def step(L, H, C, T, B, V, dtype="float32"):
     """One training step: forward, cross entropy, backward, clip to norm 1, AdamW."""
     model = gpt(L, H, C, T, V)
     optimizer = optim.AdamW(optim.decay_groups(model, 0.1), lr=1e-3, betas=(0.9, 0.99))
@@ -47,7 +47,8 @@ def step(L, H, C, T, B, V):
 
     def run():
         optimizer.zero_grad()
-        _, loss = model(ids, targets, scores=False)
+        with autotx.autocast(dtype):
+            _, loss = model(ids, targets, scores=False)
         loss.backward()
         optim.clip_grad_norm(parameters, 1.0)
         optimizer.step()
@@ -106,9 +107,11 @@ def step_beside_blas(**size):
     return run, before
 
 
-def matmul(**sizes):
+def matmul(dtype="float32", **sizes):
     a, b = inputs.product(**sizes)
-    return lambda: [kernels.gemm.matmul(a, b)]
+    with autotx.autocast(dtype):
+        tile = kernels.mixed.tile()
+    return lambda: [kernels.gemm.matmul(a, b, tile=tile)]
 
 
 def op(name, shape, forward_only=False):

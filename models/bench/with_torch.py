@@ -88,7 +88,7 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
 
 
-def step(L, H, C, T, B, V, **options):
+def step(L, H, C, T, B, V, dtype="float32", **options):
     model = GPT(L, H, C, T, V)
     parameters = list(model.parameters())
     groups = [
@@ -100,7 +100,8 @@ def step(L, H, C, T, B, V, **options):
 
     def run():
         optimizer.zero_grad(set_to_none=True)
-        loss = model(ids, targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = model(ids, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -109,8 +110,8 @@ def step(L, H, C, T, B, V, **options):
     return run
 
 
-def matmul(**sizes):
-    a, b = (torch.from_numpy(x) for x in inputs.product(**sizes))
+def matmul(dtype="float32", **sizes):
+    a, b = (torch.from_numpy(x).to(getattr(torch, dtype)) for x in inputs.product(**sizes))
     return lambda: [torch.matmul(a, b)]
 
 

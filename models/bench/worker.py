@@ -89,7 +89,7 @@ def _seconds(results, start):
 
 def _sample(result):
     """Evenly spaced elements of an array or number, and its mean, a list."""
-    flat = np.asarray(result).reshape(-1)
+    flat = np.asarray(result.float() if hasattr(result, "float") else result).reshape(-1)  # NumPy has no bfloat16
     picked = flat[np.linspace(0, flat.size - 1, min(SAMPLES, flat.size)).astype(int)]
     return [*picked.tolist(), float(flat.mean(dtype=np.float64))]
 
