@@ -257,7 +257,7 @@ class Scores(Reader, LanguageModel):
         return np.zeros((*ids.shape, 1))
 
     def scores(self, x):
-        return np.tile(self.fixed, (len(x), 1))
+        return np.tile(self.fixed, (*x.shape[:-1], 1))
 
 
 def test_what_was_seen_is_less_likely_by_the_repetition_penalty():
