@@ -37,6 +37,7 @@ GROUPS = {  # what for: {command: (module in autotx.models, summary)}
     "use": {
         "generate": ("commands.generate", "let a language model go on with a text"),
         "chat": ("commands.chat", "converse with a language model, such as SmolLM2"),
+        "serve": ("commands.serve", "serve a language model by OpenAI's API, to programs on this machine"),
         "translate": ("commands.translate", "translate sentences with a trained transformer"),
         "classify": ("commands.classify", "label texts with a fine-tuned model"),
         "nearest": ("commands.nearest", "list the words whose vectors are most like that of a word"),

@@ -1,0 +1,52 @@
+"""`autotx serve`: a language model behind OpenAI's API, for programs on this machine."""
+
+import sys
+from pathlib import Path
+
+from autotx.models.commands.chat import CONTEXT, add_weights, weights_of
+from autotx.models.config import check_limits
+from autotx.models.formats import KNOWN, open_reader
+from autotx.models.serving.server import SECONDS, Service
+from autotx.models.serving.transport import HOST, Server
+
+PORT = 8000
+EXAMPLES = ("autotx serve", "autotx serve --model runs/book --port 8001")
+
+
+def add_arguments(parser):
+    parser.add_argument("--model", metavar="NAME", default="smollm2", help=f"{KNOWN} (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, metavar="N", default=PORT, help="of 127.0.0.1; 0 for a free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        default=CONTEXT,
+        help="how many tokens the model sees at once (default: %(default)s, or as many as it can)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="X", default=SECONDS, help="that a text may take (default: %(default)s)"
+    )
+    add_weights(parser)
+
+
+def run(args):
+    """Answer requests until Ctrl-C. Returns the exit status."""
+    check_limits("--port", args.port, at_least=0, at_most=65535)
+    check_limits("--context", args.context, at_least=2, at_most=10**9)
+    check_limits("--seconds", args.seconds, above=0, at_most=1e9)
+    service = Service(open_reader(args.model, weights_of(args)), Path(args.model).name, args.context, args.seconds)
+    try:
+        server = Server(args.port, service.answer)
+    except OSError as error:
+        raise ValueError(f"--port {args.port}: {error.strerror}; give another one") from None
+    with server:
+        place = f"http://{HOST}:{server.port}"
+        told = f"{service.name}: the API is at {place}/v1; Ctrl-C ends"
+        print(told, file=sys.stderr, flush=True)
+        try:
+            server.serve_forever()
+        finally:
+            service.stopping.set()
+    return 0
