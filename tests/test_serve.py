@@ -56,7 +56,7 @@ def send(server):
     """send(path, body): (status, headers, JSON or bytes) of the answer. body: JSON, bytes, or None for a GET."""
 
     def do(path, body=None, method=None, **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
         content = body if body is None or isinstance(body, bytes) else json.dumps(body)
         connection.request(method or ("GET" if body is None else "POST"), path, content,
                            {name.replace("_", "-"): text for name, text in headers.items()})  # fmt: skip
@@ -261,7 +261,7 @@ def test_a_model_without_a_template_has_completions_alone(tmp_path, send, monkey
     service = Service(open_reader(path, Matrix), "small.gguf", 64)
     with Server(0, service.answer) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
         connection.request("POST", "/v1/chat/completions", json.dumps(CHAT))
         answer = connection.getresponse()
         assert answer.status == 400
@@ -408,7 +408,7 @@ class Slow:
 
 
 def begin(server, body, path="/v1/completions"):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
     connection.request("POST", path, json.dumps(body))
     return connection
 
@@ -548,7 +548,7 @@ def test_the_command_ends_at_once(file, tmp_path):
         lines = io.TextIOWrapper(process.stderr)
         line = next(line for line in lines if "the API" in line)
         port = int(re.search(r"http://127\.0\.0\.1:(\d+)/v1", line)[1])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
         connection.request("POST", "/v1/completions", json.dumps({**FOX, "max_tokens": 500, "stream": True}))
         connection.getresponse().read(20)
         begun = time.monotonic()
