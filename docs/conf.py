@@ -12,17 +12,18 @@ from sphinx.errors import ExtensionError
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from making import checks, commands, fonts, ops, reference, whitepaper  # noqa: E402
+from making import checks, commands, fonts, formulas, ops, reference, whitepaper  # noqa: E402
 
 import autotx  # noqa: E402
 from autotx.models.formats.quantised import FORMATS  # noqa: E402
 
 project, author, release = "autotx", "the authors of autotx", autotx.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-myst_enable_extensions = ["substitution"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["substitution", "dollarmath"]
+nb_execution_mode = "off"  # their outputs are kept: docs/learn/run.py
 myst_substitutions = {"gguf_types": ", ".join(sorted(form.name for form in FORMATS.values()))}
 myst_heading_anchors = 3
-exclude_patterns = ["making", "static", "learn"]
+exclude_patterns = ["making", "static"]
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # types in signatures, most of which have no page here
 autodoc_member_order = "bysource"
@@ -31,6 +32,7 @@ python_maximum_signature_line_length = 100
 highlight_language = "none"
 smartquotes = False  # "--lr" is no dash
 pygments_style, pygments_dark_style = "friendly", "monokai"
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "autotx"
 html_static_path = ["static"]
@@ -68,6 +70,7 @@ def check(app, error):
 
 
 def setup(app):
+    app.add_html_math_renderer("mathml", (formulas.inline, None), (formulas.displayed, None))
     app.connect("builder-inited", make)
     app.connect("source-read", trim)
     app.connect("build-finished", check, priority=900)  # after what the theme writes
