@@ -1,5 +1,6 @@
 """The server: OpenAI's client, what is refused, clients that go away, and that nothing else is reached by it."""
 
+import functools
 import http.client
 import io
 import json
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 
+import numba
 import numpy as np
 import pytest
 from gguf_files import small_llama, write_model
@@ -97,9 +99,11 @@ def test_a_completion_is_what_generate_writes(send, file, capsys, settings):
     assert found["usage"]["completion_tokens"] == count
     logprobs = choice["logprobs"]
     assert logprobs["tokens"] == [c["token"] for c in expected["choices"]]
-    assert logprobs["token_logprobs"] == [math.log(c["probability"]) for c in expected["choices"]]
+    # NumPy, in place of the kernels, adds up otherwise for a prompt that is cut elsewhere.
+    same = functools.partial(pytest.approx, rel=1e-6 if numba.config.DISABLE_JIT else 0, abs=0)
+    assert logprobs["token_logprobs"] == same([math.log(c["probability"]) for c in expected["choices"]])
     for likeliest, c in zip(logprobs["top_logprobs"], expected["choices"]):
-        assert likeliest == {pair["token"]: math.log(pair["probability"]) for pair in c["likeliest"]}
+        assert likeliest == same({pair["token"]: math.log(pair["probability"]) for pair in c["likeliest"]})
     assert logprobs["text_offset"] == np.cumsum([0, *map(len, logprobs["tokens"])])[:-1].tolist()
 
 
