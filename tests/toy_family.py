@@ -67,7 +67,7 @@ class BigramReader(Reader, LanguageModel):
     def __init__(self, model, matrix):
         self.config = model.config
         self.wte, self.head = matrix(model.wte.weight.data), matrix.of(model.out)
-        self.nbytes = self.wte.nbytes + self.head.nbytes
+        self.matrices = self.wte, self.head
 
     def reader(self, rows=1, size=None):
         other = copy.copy(self)

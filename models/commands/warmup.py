@@ -17,6 +17,7 @@ from autotx.kernels import (
     jit,
     layernorm,
     linear,
+    mixed,
     parameters,
     recurrent,
     rmsnorm,
@@ -26,16 +27,17 @@ from autotx.kernels import (
     sums,
     threads,
 )
+from autotx.kernels.simd import FLOAT32_TILE
 from autotx.models.bench.limit import flop_per_second
+from autotx.modes import autocast
 
-EXAMPLES = (
-    "autotx warmup",
-    "NUMBA_CACHE_DIR=cache autotx warmup",
-)
+SIZE = int(gemm.SMALL**0.5) + 1  # of square matrices whose products are too large for NumPy
+
+EXAMPLES = ("autotx warmup", "NUMBA_CACHE_DIR=cache autotx warmup --bfloat16")
 
 
 def add_arguments(parser):
-    """The command has no arguments."""
+    parser.add_argument("--bfloat16", action="store_true", help="also those of autotx train --dtype bfloat16")
 
 
 def run(args):
@@ -47,15 +49,18 @@ def run(args):
     if folder is None:
         raise ValueError("no folder to keep the kernels in can be written; set NUMBA_CACHE_DIR to one that can")
     begun = time.perf_counter()
-    call_all()
+    call_all(args.bfloat16)
     seconds, compiled = time.perf_counter() - begun, jit.has_compiled()
     done = f"compiled in {seconds:.1f} s and kept in" if compiled else f"were there, loaded in {seconds:.1f} s from"
     print(f"Kernels {done} {folder}")
     return 0
 
 
-def call_all():
-    """Call every kernel in float32. Only the products depend on the size: small ones use NumPy, see `_products`."""
+def call_all(bfloat16=False):
+    """Call every kernel in float32. Only the products depend on the size: small ones use NumPy, see `_products`.
+
+    bfloat16: also the products that round to it, by the instructions that are fastest here.
+    """
     x = np.ones((65, 65), np.float32)
     row, ids = np.ones(65, np.float32), np.zeros(65, np.int64)
     flop_per_second()
@@ -83,13 +88,23 @@ def call_all():
     parameters.scale([x.copy()], 0.5)
     _products()
     heads = np.ones((1, 1, 8, 8), np.float32)
-    out, lse = attention.attention(heads, heads, heads, causal=True)
-    attention.attention_backward(heads, heads, heads, heads, out, lse, causal=True)
+    _attention(heads)
+    if bfloat16:
+        with autocast("bfloat16"):
+            gemm.matmul(np.ones((SIZE, SIZE), np.float32), np.ones((SIZE, 64), np.float32), tile=mixed.tile())
+            _attention(heads)
     attend.attend(heads[:, :, :1], heads, heads, 8)
-    _recorded(heads.copy())
+    if not numba.config.DISABLE_JIT:
+        _recorded(heads.copy())
     steps, state, square = np.ones((8, 1, 8), np.float32), np.ones((8, 8), np.float32), np.ones((8, 8), np.float32)
     y, saved = recurrent.recurrent(recurrent.TANH, steps, state, None, square, square, None, None)
     recurrent.recurrent_backward(recurrent.TANH, y, saved, square, square)
+
+
+def _attention(heads):
+    tile = mixed.tile(FLOAT32_TILE)
+    out, lse = attention.attention(heads, heads, heads, causal=True, tile=tile)
+    attention.attention_backward(heads, heads, heads, heads, out, lse, causal=True, tile=tile)
 
 
 def _recorded(heads):
@@ -104,11 +119,11 @@ def _recorded(heads):
 
 def _products():
     """Products with many rows, and with one row and the matrix stored along either axis, too large to use NumPy."""
-    size = int(gemm.SMALL**0.5) + 1
-    square, few = np.ones((size, size), np.float32), np.ones((1, size), np.float32)
+    square, few = np.ones((SIZE, SIZE), np.float32), np.ones((1, SIZE), np.float32)
     gemm.matmul(square, square[:, :64])
     gemm.matmul(few, square)
     gemm.matmul(few, square.T)
     for weight in (square, codes.Coded.rounded(square)):
         linear.linear(few, weight)
         linear.gated(few, weight, weight)
+    linear.linear(square, weight)
