@@ -125,7 +125,8 @@ def address(compiled, signature):
     """Compile a kernel for this signature. Returns the address of its machine code."""
     compile_for(compiled, signature)
     result = compiled.overloads[signature.args]
-    return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    with uncut():  # LLVM's lock is held meanwhile, which a fork would copy
+        return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
 
 @intrinsic
