@@ -344,7 +344,7 @@ def test_long_texts_are_cut_and_counted(config, capsys, folder):
 
 @pytest.mark.slow
 def test_pretraining_pays_when_labels_are_few(capsys):
-    assert few_labels.main(["--labels=50", "--draws=1"]) == 0
+    assert few_labels.main(["--labels=50", "--draws=1", "--steps=1000"]) == 0
     pre_trained, fresh = map(float, re.search(r"^ *50 +(\S+)% +(\S+)%$", capsys.readouterr().out, re.M).groups())
     assert pre_trained > fresh + 3
     assert pre_trained > 70
