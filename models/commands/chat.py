@@ -18,8 +18,6 @@ from autotx.text import counted
 
 CONTEXT = 2048
 HELP = "/reset forgets, /system TEXT tells it how to answer, /save FILE keeps what was said; Ctrl-C stops an answer"
-
-
 EXAMPLES = (
     "autotx chat",
     'autotx chat --system "Answer in one sentence." --temperature 0',
@@ -34,13 +32,7 @@ def add_arguments(parser):
         "--system", metavar="TEXT", help="what the model is told first (default: what its template says)"
     )
     parser.add_argument("--continue", dest="go_on", metavar="FILE", help="go on with a conversation of /save")
-    parser.add_argument(
-        "--context",
-        type=int,
-        metavar="N",
-        default=CONTEXT,
-        help="how many tokens the model sees at once (default: %(default)s, or as many as it can)",
-    )
+    add_context(parser)
     add_weights(parser)
     parser.add_argument(
         "--temperature",
@@ -57,6 +49,17 @@ def add_arguments(parser):
     )
     parser.add_argument("--speculate", action="store_true", help=SPECULATE)
     add_edit(parser)
+
+
+def add_context(parser):
+    """--context, of the commands that converse."""
+    parser.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        default=CONTEXT,
+        help="how many tokens the model sees at once (default: %(default)s, or as many as it can)",
+    )
 
 
 def add_weights(parser):

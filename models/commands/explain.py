@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autotx import viz
 from autotx.models.commands.edits import add_edit, edits_of
-from autotx.models.commands.prompts import ids_of, quoted, token_of
+from autotx.models.commands.prompts import ids_of, likeliest, quoted, score_of, targets_of
 from autotx.models.config import check_limits
 from autotx.models.formats import KNOWN, open_model
 from autotx.models.inference.attribution import PIECES, TOLERANCE, attribution
@@ -60,17 +60,13 @@ def run(args):
     if baseline is not None and len(baseline) != len(ids):
         told = ", ".join(quoted(tokenizer, i) for i in baseline)
         raise ValueError(f"--baseline has {len(baseline)} tokens, {told}, and --prompt {len(ids)}; give as many")
-    target, against = (None if text is None else token_of(flag, text, tokenizer) for flag, text in (
-        ("--target", args.target), ("--against", args.against)))  # fmt: skip
+    target, against = targets_of(args, tokenizer)
     with model.edit(edits):
-        if target is None:
-            reader = model.reader(1, len(ids))
-            target = int(reader.scores(reader.read(ids[None])[:, -1]).argmax())
+        target = likeliest(model, ids) if target is None else target
         if target == against:
             raise ValueError(f"--target and --against are both {quoted(tokenizer, target)}; give two tokens")
         found = attribution(model, ids, target, against, baseline, args.steps)
-    what = f"the score of {quoted(tokenizer, target)}"
-    what += "" if against is None else f" less that of {quoted(tokenizer, against)}"
+    what = score_of(tokenizer, target, against)
     told = "\n".join(_described(found, what, args.baseline))
     tokens = tokenizer.texts(ids)
     if args.json:

@@ -9,7 +9,7 @@ import numpy as np
 from autotx import viz
 from autotx.models.commands.chat import add_weights, weights_of
 from autotx.models.commands.edits import add_edit, edits_of
-from autotx.models.commands.prompts import ids_of, quoted, token_of
+from autotx.models.commands.prompts import ids_of, quoted, score_of, targets_of
 from autotx.models.config import check_limits
 from autotx.models.formats import KNOWN, open_reader
 from autotx.models.inference.lens import accounts, lens
@@ -59,8 +59,7 @@ def run(args):
     check_limits("--likeliest", args.likeliest, at_least=1, at_most=100)
     edits, opened = edits_of(args.edit), open_reader(args.model, weights_of(args))
     model, tokenizer, ids = opened.model, opened.tokenizer, ids_of("--prompt", args.prompt, opened)
-    target, against = (None if text is None else token_of(flag, text, tokenizer) for flag, text in (
-        ("--target", args.target), ("--against", args.against)))  # fmt: skip
+    target, against = targets_of(args, tokenizer)
     with model.edit(edits):
         found = lens(model, ids, args.likeliest)
         target = int(found.next[-1]) if target is None else target
@@ -121,8 +120,7 @@ def _described(found, of, ids, tokenizer, target, against):
 
 def _contributions(of, tokenizer, target, against, most):
     """The largest contributions in lines for people."""
-    what = f"the score of {quoted(tokenizer, target)}"
-    what += "" if against is None else f" less that of {quoted(tokenizer, against)}"
+    what = score_of(tokenizer, target, against)
     parts = {f"head {i}.{h}": c for (i, h), c in np.ndenumerate(of.heads)}
     parts |= {f"mlp {i}": c for i, c in enumerate(of.mlps)} | {"embedding": of.embedding}
     size = np.abs(list(parts.values()))

@@ -8,7 +8,7 @@ import numpy as np
 
 from autotx import files, viz
 from autotx.models.commands.chat import add_weights, weights_of
-from autotx.models.commands.prompts import ids_of, quoted, token_of
+from autotx.models.commands.prompts import ids_of, likeliest, quoted, score_of, targets_of
 from autotx.models.formats import KNOWN, open_reader
 from autotx.models.inference.patching import WHAT, patch
 from autotx.models.inference.sampling import largest
@@ -60,8 +60,8 @@ def run(args):
         told = " and ".join(f"{len(ids)} ({' '.join(quoted(tokenizer, i) for i in ids)})" for ids in (clean, corrupt))
         raise ValueError(f"--clean and --corrupt have {told} tokens; give two prompts of as many")
     target, against = (
-        _likeliest(model, ids) if text is None else token_of(flag, text, tokenizer)
-        for flag, text, ids in (("--target", args.target, clean), ("--against", args.against, corrupt))
+        likeliest(model, ids) if token is None else token
+        for token, ids in zip(targets_of(args, tokenizer), (clean, corrupt))
     )
     if target == against:
         raise ValueError(f"--target and --against are both {quoted(tokenizer, target)}; give two tokens that the "
@@ -87,11 +87,6 @@ def run(args):
     return 0
 
 
-def _likeliest(model, ids):
-    reader = model.reader(1, len(ids))
-    return int(reader.scores(reader.read(ids[None])[:, -1]).argmax())
-
-
 def _labels(tokenizer, clean, corrupt):
     """A token for each place; both where the prompts differ."""
     pairs = zip(tokenizer.texts(clean), tokenizer.texts(corrupt))
@@ -111,7 +106,7 @@ def _write(found, args, data, labels, tokenizer, target, against):
 def _described(found, args, tokenizer, target, against, labels):
     """At which places, and in which layers, the answer comes back, in lines for people."""
     restored = found.restored()
-    what = f"the score of {quoted(tokenizer, target)} less that of {quoted(tokenizer, against)}"
+    what = score_of(tokenizer, target, against)
     lines = [
         f"{what} is {found.clean:.2f} after --clean and {found.corrupt:.2f} after --corrupt",
         f"share of the difference that one {args.what} of the clean run brings back, where it is largest:",

@@ -35,3 +35,21 @@ def token_of(flag, text, tokenizer):
 def quoted(tokenizer, token):
     """A token for people: its text in quotes."""
     return f"'{visible(tokenizer.texts([token])[0])}'"
+
+
+def targets_of(args, tokenizer):
+    """The tokens of --target and --against, None for one that is not given. Errors as in `token_of`."""
+    given = ("--target", args.target), ("--against", args.against)
+    return [None if text is None else token_of(flag, text, tokenizer) for flag, text in given]
+
+
+def likeliest(model, ids):
+    """The token that a language model finds likeliest after ids (T,)."""
+    reader = model.reader(1, len(ids))
+    return int(reader.scores(reader.read(ids[None])[:, -1]).argmax())
+
+
+def score_of(tokenizer, target, against):
+    """The name of what is measured: the score of a token, less that of another one if there is one."""
+    less = "" if against is None else f" less that of {quoted(tokenizer, against)}"
+    return f"the score of {quoted(tokenizer, target)}{less}"

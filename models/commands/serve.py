@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from autotx.models.commands.chat import CONTEXT, add_weights, weights_of
+from autotx.models.commands.chat import add_context, add_weights, weights_of
 from autotx.models.config import check_limits
 from autotx.models.formats import KNOWN, open_reader
 from autotx.models.serving.server import SECONDS, Service
@@ -18,13 +18,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--port", type=int, metavar="N", default=PORT, help="of 127.0.0.1; 0 for a free one (default: %(default)s)"
     )
-    parser.add_argument(
-        "--context",
-        type=int,
-        metavar="N",
-        default=CONTEXT,
-        help="how many tokens the model sees at once (default: %(default)s, or as many as it can)",
-    )
+    add_context(parser)
     parser.add_argument(
         "--seconds", type=float, metavar="X", default=SECONDS, help="that a text may take (default: %(default)s)"
     )
