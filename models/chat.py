@@ -8,6 +8,7 @@ import numpy as np
 
 from autotx.models.architecture import Opened
 from autotx.models.chat_template import ChatTemplate
+from autotx.models.inference.pieces import in_common
 from autotx.types import ArrayLike
 
 ANSWER = 256  # tokens that are kept free for an answer, or a quarter of all
@@ -105,8 +106,7 @@ class Conversation:
         What was made before an interruption stays part of the conversation.
         """
         ids, turn, written = self._ids, self.turns[-1], []
-        same = (i for i, (a, b) in enumerate(zip(self.read_ids, ids)) if a != b)
-        self.read_ids = self.read_ids[: min(next(same, len(self.read_ids)), len(ids) - 1)]  # one is read, to go on from
+        self.read_ids = self.read_ids[: in_common(self.read_ids, ids)]
         self.reader.rewind(len(self.read_ids))
         decoder, ends, self.cut = self.tokenizer.decoder(), self.tokenizer.ends, False
         settings = {"max_new_tokens": self.size - len(ids), "end": ends, "reader": self.reader, **settings}

@@ -56,14 +56,8 @@ def lens(
         axes.tick_params(length=0, labelsize=8)
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.set_xlabel("the text, token by token", fontsize=8)
-        bar = figure.add_axes((left / width, 0.5 / height, 1.8 / width, 0.11 / height))
-        figure.colorbar(image, cax=bar, orientation="horizontal", ticks=[0, 0.5, 1])
-        bar.tick_params(length=2, labelsize=7)
-        bar.set_title("probability", fontsize=8, pad=3)
-        figure.text(
-            0.1 / width, 1 - 0.12 / height, style.label(title, 120, plain=True) if title else "", va="top", fontsize=11
-        )
-        figure.text(0.1 / width, 1 - 0.4 / height, note, va="top", fontsize=8)
+        style.colour_bar(figure, image, (left, 0.5), [0, 0.5, 1], "probability")
+        style.heading(figure, title, note)
     return style.Picture(figure, axes)
 
 

@@ -47,13 +47,7 @@ def patching(
         numbers = range(0, layers, 1 if layers <= WRITTEN else 5)
         axes.set_yticks(numbers, [f"block {i}" for i in numbers])
         axes.tick_params(length=2, labelsize=8)
-        bar = figure.add_axes((0.8 / width, 0.42 / height, 1.8 / width, 0.11 / height))
-        figure.colorbar(image, cax=bar, orientation="horizontal", ticks=[-1, 0, 1])
-        bar.tick_params(length=2, labelsize=7)
-        bar.set_title("share that comes back", fontsize=8, pad=3)
-        figure.text(
-            0.1 / width, 1 - 0.12 / height, style.label(title, 120, plain=True) if title else "", va="top", fontsize=11
-        )
+        style.colour_bar(figure, image, (0.8, 0.42), [-1, 0, 1], "share that comes back")
         note = f"Each cell: that one {what} of the clean run in the corrupt one. 1: its answer is back."
-        figure.text(0.1 / width, 1 - 0.4 / height, note, va="top", fontsize=8)
+        style.heading(figure, title, note)
     return style.Picture(figure, axes)

@@ -42,9 +42,5 @@ def shares(
             axes[i].set_yticks(range(len(tokens)), names if i == 0 else [])
             axes[i].tick_params(length=0, labelsize=8)
             axes[i].set_title(name, fontsize=9)
-        figure.text(
-            0.1 / width, 1 - 0.12 / height, style.label(title, 120, plain=True) if title else "", va="top", fontsize=11
-        )
-        text = "\n".join(style.label(line, 140, plain=True) for line in lines)
-        figure.text(0.1 / width, 1 - 0.4 / height, text, va="top", fontsize=8, linespacing=1.3)
+        style.heading(figure, title, "\n".join(style.label(line, 140, plain=True) for line in lines))
     return style.Picture(figure, axes)

@@ -98,6 +98,23 @@ def figure(width: float, height: float, **settings: Any) -> "Figure":
     return made
 
 
+def heading(figure: "Figure", title: str, note: str) -> None:
+    """Write a title at the top left of a Figure, and below it a note, in smaller letters."""
+    width, height = figure.get_size_inches()
+    text = label(title, 120, plain=True) if title else ""
+    figure.text(0.1 / width, 1 - 0.12 / height, text, va="top", fontsize=11)
+    figure.text(0.1 / width, 1 - 0.4 / height, note, va="top", fontsize=8, linespacing=1.3)
+
+
+def colour_bar(figure: "Figure", image: Any, at: tuple[float, float], ticks: list[float], title: str) -> None:
+    """Add the scale of an image's colours to a Figure. at: of its lower left corner, in inches."""
+    width, height = figure.get_size_inches()
+    bar = figure.add_axes((at[0] / width, at[1] / height, 1.8 / width, 0.11 / height))
+    figure.colorbar(image, cax=bar, orientation="horizontal", ticks=ticks)
+    bar.tick_params(length=2, labelsize=7)
+    bar.set_title(title, fontsize=8, pad=3)
+
+
 def cells(area: np.ndarray, **settings: Any) -> "PolyCollection":
     """Boxes over the cells of an image where `area`, booleans (rows, columns), is True; adjacent cells of a row share a
     box. settings: the settings of a PolyCollection, such as its hatch."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from autotx.models.inference.patching import scores_after
 from autotx.text import visible
 
 
@@ -45,8 +46,7 @@ def targets_of(args, tokenizer):
 
 def likeliest(model, ids):
     """The token that a language model finds likeliest after ids (T,)."""
-    reader = model.reader(1, len(ids))
-    return int(reader.scores(reader.read(ids[None])[:, -1]).argmax())
+    return int(scores_after(model, ids[None]).argmax())
 
 
 def score_of(tokenizer, target, against):

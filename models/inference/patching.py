@@ -40,15 +40,15 @@ def patch(
         raise ValueError(f"patch: prompts of {clean.size} and {corrupt.size} tokens; give two of as many")
     names = [f"blocks.{i}.{WHAT[what]}" for i in range(len(model.blocks))]
     with model.edit(dict.fromkeys(names)) as seen:
-        first = _scores(model, clean[None])
-    of = [_difference(scores, target, against)[0] for scores in (first, _scores(model, corrupt[None]))]
+        first = scores_after(model, clean[None])
+    of = [_difference(scores, target, against)[0] for scores in (first, scores_after(model, corrupt[None]))]
     T, patched = len(clean), []
     step = max(1, TOKENS // T)
     for name in names:
         for t in range(0, T, step):
             places = np.arange(t, min(t + step, T))
             with model.edit({name: put(seen[name], places)}):
-                patched.append(_difference(_scores(model, np.tile(corrupt, (len(places), 1))), target, against))
+                patched.append(_difference(scores_after(model, np.tile(corrupt, (len(places), 1))), target, against))
     return Patched(float(of[0]), float(of[1]), np.concatenate(patched).reshape(len(names), T))
 
 
@@ -63,8 +63,8 @@ def put(value: np.ndarray, places: np.ndarray) -> Any:
     return edit
 
 
-def _scores(model, ids):
-    """The scores of all tokens after each row of ids (B, T): (B, V)."""
+def scores_after(model: Any, ids: np.ndarray) -> np.ndarray:
+    """The scores of all tokens after each row of ids (B, T): (B, V). model: a GPT, a Llama, or a reader of one."""
     reader = model.reader(len(ids), ids.shape[1])
     return reader.scores(reader.read(ids)[:, -1])
 

@@ -242,6 +242,12 @@ def is_float32(model: nn.Module) -> bool:
     return all(p.dtype == np.float32 for p in model.parameters())
 
 
+def in_common(read: list[int], ids: list[int]) -> int:
+    """With how many of the tokens that have been read a text ids begins; not its last, which is read to go on from."""
+    differ = (i for i, (a, b) in enumerate(zip(read, ids)) if a != b)
+    return min(next(differ, len(read)), len(ids) - 1)
+
+
 def split(x: np.ndarray, B: int, parts: int, D: int) -> np.ndarray:
     """Split channels into heads: (B T, parts H D) -> (parts, B, H, T, D), a view. 3 parts: queries, keys, values."""
     return x.reshape(B, -1, parts, x.shape[1] // (parts * D), D).transpose(2, 0, 3, 1, 4)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from autotx.models.inference.continuations import Continuation
+from autotx.models.inference.pieces import in_common
 
 PIECE = 128  # tokens of a prompt that are read between two looks at the client; the cuts change no bit
 
@@ -49,8 +50,7 @@ class Writer:
 
     def known(self, ids: list[int]) -> int:
         """How many tokens of a text, but the last, have been read already."""
-        same = (i for i, (a, b) in enumerate(zip(self._read, ids)) if a != b)
-        return min(next(same, min(len(self._read), len(ids))), len(ids) - 1)
+        return in_common(self._read, ids)
 
     def _begun(self, ids, edited):
         """The reader, which knows what ids have in common with the last text; a new one for an edited model."""
