@@ -174,7 +174,8 @@ def test_a_library_or_a_thread_without_memory_is_told_in_one_line(fails, monkeyp
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits differ")
 def test_a_training_without_memory_for_the_compiler_leaves_nothing(tmp_path):
-    limited = 'ulimit -v 300000; exec "$@"'
+    # Python and NumPy fit into this, LLVM's library does not: nearer to what is needed, where memory ends is chance.
+    limited = 'ulimit -v 220000; exec "$@"'
     command = ["sh", "-c", limited, "sh", sys.executable, "-m", "autotx", "train", "--n-embd=16", "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **ONE_THREAD})
     assert done.returncode == 2
