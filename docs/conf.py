@@ -19,7 +19,7 @@ from autotx.models.formats.quantised import FORMATS  # noqa: E402
 
 project, author, release = "autotx", "the authors of autotx", autotx.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-myst_enable_extensions = ["substitution", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "dollarmath", "substitution"]
 nb_execution_mode = "off"  # their outputs are kept: docs/learn/run.py
 myst_substitutions = {"gguf_types": ", ".join(sorted(form.name for form in FORMATS.values()))}
 myst_heading_anchors = 3

@@ -598,12 +598,12 @@ def test_numbers_of_the_gallery():
     assert len({gallery.german(n) for n in range(1, 1000)}) == 999
 
 
-def test_the_readme_shows_what_the_gallery_makes():
+def test_the_site_shows_what_the_gallery_makes():
     root = Path(__file__).parents[1]
     kept = {p.name for p in (root / "viz/gallery").iterdir()}
     made = {name for name, _, _ in gallery.PICTURES if name.endswith(".png")}
     assert kept == made | {"replay.png", "choices.png"}  # screenshots of pages
-    shown = re.findall(r"\]\(viz/gallery/([^)]+)\)", (root / "README.md").read_text(encoding="utf-8"))
+    shown = re.findall(r"viz/gallery/(\S+)", (root / "docs/use/pictures.md").read_text(encoding="utf-8"))
     assert len(shown) >= 12
     assert set(shown) <= kept
     assert sum(p.stat().st_size for p in (root / "viz/gallery").iterdir()) < 1.5e6

@@ -1,4 +1,7 @@
-"""The README tells the truth: its examples print what they say, and its two commands stand in it literally."""
+"""The README and the site's pages tell the truth: their commands, tables and trees, and the README's examples.
+
+`test_site.py` runs the examples of the pages.
+"""
 
 import argparse
 import configparser
@@ -19,8 +22,18 @@ ROOT = Path(__file__).parent.parent
 
 def test_examples_print_what_the_readme_says():
     failures, tried = doctest.testfile(str(ROOT / "README.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
-    assert tried > 20
+    assert tried > 10
     assert failures == 0
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_readmes_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert len(links) > 20
+    assert not [link for link in links if not (ROOT / link).is_file()]
 
 
 def test_the_two_commands_stand_in_the_readme():
@@ -29,10 +42,13 @@ def test_the_two_commands_stand_in_the_readme():
     assert "\npython3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest\n" in readme
 
 
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/*/*.md"))]
+
+
 def _blocks():
-    """The fenced blocks of the README: (language, or "" for none; content)."""
+    """The fenced blocks of the README and the pages: (language, or "" for none; content)."""
     language, lines = None, []
-    for line in (ROOT / "README.md").read_text().splitlines():
+    for line in (line for page in PAGES for line in page.read_text().splitlines()):
         if not line.startswith("```"):
             lines.append(line)
         elif language is None:
@@ -54,21 +70,23 @@ def test_a_run_of_the_command_line_is_loaded_in_python(tmp_path, monkeypatch, ca
 
 
 def _shell_lines():
-    """The command lines of the README: in blocks without a language, without the comments beside them."""
+    """The command lines of the README and the pages: in blocks without a language, without the comments beside them."""
     for language, block in _blocks():
         for line in block.replace("\\\n", " ").splitlines() if not language else ():
             command = re.split(r" {5,}", line.strip())[0]
             yield from (part.strip() for part in command.split("&&"))
 
 
-COMMAND_LINES = [line for line in _shell_lines() if re.match(r"(\S*/)?autotx |python (-m autotx|experiments)", line)]
+COMMAND_LINES = sorted(
+    {line for line in _shell_lines() if re.match(r"(\S*/)?autotx |python (-m autotx|experiments)", line)}
+)
 
 
 def test_the_table_of_extras_is_that_of_the_package():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
-    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) ?\|$", (ROOT / "README.md").read_text(), re.M)
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) ?\|$", (ROOT / "docs/use/start.md").read_text(), re.M)
     assert [name for name, _ in rows if name in extras] == list(extras)
     for name, brings in rows:
         if name in extras and "others" not in brings:
@@ -82,8 +100,8 @@ def test_the_citation_names_this_version():
     assert f"\nversion: {autotx.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
-def test_the_readme_shows_commands():
-    assert len(COMMAND_LINES) > 20
+def test_the_pages_show_commands():
+    assert len(COMMAND_LINES) > 30
 
 
 class ParsedError(Exception):
@@ -112,7 +130,7 @@ def test_command_lines_are_understood(line, monkeypatch):
 
 
 def test_the_tree_exists():
-    """Each file and folder that the README's layout names, below the folder that it stands in."""
+    """Each file and folder that the map of the code names, below the folder that it stands in."""
     (tree,) = (block for language, block in _blocks() if block.startswith("autotx/ "))
     folder, named = ROOT, 0
     for line in tree.splitlines():
@@ -123,6 +141,6 @@ def test_the_tree_exists():
             assert folder.is_dir(), folder
             continue
         for name in re.match(r"(\s+[\w.]+(\.py|/)(?=\s|$))+", line)[0].split():
-            assert (folder / name).exists(), f"{folder.name}/{name} is in the README's tree"
+            assert (folder / name).exists(), f"{folder.name}/{name} is in the map"
             named += 1
     assert named > 30

@@ -11,6 +11,12 @@ from autotx.models.paper import page, replays, report
 from autotx.models.paper.case import VERDICTS
 from autotx.viz.ops import OPS
 
+COMMANDS = (
+    "autotx paper                                table of all, in a few seconds",
+    "autotx paper --section softmax              one section, with formulas and evidence",
+    "autotx paper --json cases.json --html paper.html",
+)
+
 
 class _Used(modes.Watcher):
     """Notes the ops that are computed."""
@@ -75,9 +81,11 @@ def _index():
         "numbers. ``autotx paper`` recomputes each of its numbers, formulas and checkable sentences with the engine, "
         f"in float64: {all_cases} cases, of which {found['exact']} are exact, {found['rounding']} differ in the last "
         f"printed digit only, {found['erratum']} are wrong, each with what is right, and {found['external']} quote "
-        "what cannot be computed here. Every case is a test.",
+        "what cannot be computed here. Every case is a test. Convolutional networks and batch normalization, which the "
+        "paper only names, are not in autotx.",
         raw(f"<ul>{listed}</ul>"),
         "The errata alone, as a list: :doc:`errata`.",
+        ".. code-block:: none\n\n   " + "\n   ".join(COMMANDS),
         heading("Its sections", "-"),
         table(("section", *VERDICTS), rows),
         ".. toctree::\n   :hidden:\n\n   errata",
