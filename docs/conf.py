@@ -15,13 +15,17 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from making import checks, commands, fonts, formulas, ops, reference, whitepaper  # noqa: E402
 
 import autotx  # noqa: E402
+from autotx.models.formats.gguf_tokenizer import PATTERNS  # noqa: E402
 from autotx.models.formats.quantised import FORMATS  # noqa: E402
 
 project, author, release = "autotx", "the authors of autotx", autotx.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 myst_enable_extensions = ["colon_fence", "dollarmath", "substitution"]
 nb_execution_mode = "off"  # their outputs are kept: docs/learn/run.py
-myst_substitutions = {"gguf_types": ", ".join(sorted(form.name for form in FORMATS.values()))}
+myst_substitutions = {
+    "gguf_types": ", ".join(sorted(form.name for form in FORMATS.values())),
+    "gguf_patterns": ", ".join(PATTERNS),
+}
 myst_heading_anchors = 3
 exclude_patterns = ["making", "static"]
 nitpicky = True

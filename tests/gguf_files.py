@@ -164,8 +164,8 @@ def tensors_of(model, arch):
 def small_llama(kind="gpt2", **changes):
     """A Llama of random weights, as large as the small tokenizer of a kind."""
     tokens = (byte_level if kind == "gpt2" else sentencepiece)()[0]
-    sizes = {"block_size": 64, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "n_hidden": 48, **changes}
-    return Llama(LlamaConfig(vocab_size=len(tokens), **sizes), np.random.default_rng(0))
+    sizes = {"block_size": 64, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "n_hidden": 48}
+    return Llama(LlamaConfig(**{"vocab_size": len(tokens), **sizes, **changes}), np.random.default_rng(0))
 
 
 def write_model(path, model, arch="llama", kind="gpt2", tensors=None, **changes):

@@ -1,4 +1,4 @@
-"""Folders of Hugging Face: what transformers saves is computed alike, what is exported opens there and in llama.cpp."""
+"""Folders of Hugging Face: what transformers saves is computed alike, what is exported opens there."""
 
 import json
 
@@ -286,40 +286,3 @@ def test_a_table_may_have_a_few_rows_without_a_token(folder, tmp_path):
     assert load_tokenizer(tmp_path).pieces == tokenizer.pieces
     assert main(["export", "--model", str(folder), "--to", "gguf", str(tmp_path / "b.gguf")]) == 0
     assert open_model(tmp_path / "b.gguf").tokenizer.pieces == tokenizer.pieces
-
-
-# llama.cpp
-
-
-def completed(path, prompt, n):
-    """(what llama.cpp writes after a prompt, always the likeliest token; the log probability of the first)."""
-    library = pytest.importorskip("xllamacpp")
-    settings = library.CommonParams()
-    settings.model.path, settings.n_ctx, settings.n_gpu_layers, settings.verbosity = str(path), 64, 0, 0
-    settings.cache_type_k = settings.cache_type_v = library.ggml_type.GGML_TYPE_F32
-    asked = {"prompt": prompt, "n_predict": n, "temperature": 0, "n_probs": 1}
-    found = library.Server(settings).handle_completions(asked)
-    (choice,) = (json.loads(found) if isinstance(found, str) else found)["choices"]
-    return choice["text"], choice["logprobs"]["content"][0]["logprob"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "tokens"), [("gpt", "char"), ("gpt", "byte"), ("llama", "char"), ("llama", "byte")])
-def test_llama_cpp_goes_on_with_the_same_text(kind, tokens, tmp_path):
-    (tmp_path / "text.txt").write_text("the cat sat on the mat. the dog sat on the log.\n" * 60)
-    shape = f"--model {kind} --tokenizer {tokens} --n-layer 2 --n-head 2 --n-embd 64 --block-size 64 --batch-size 4"
-    training = "--steps 60 --lr 5e-3 --min-lr 1e-3 --warmup-steps 5 --eval-batches 1"
-    run, prompt = tmp_path / "run", "the cat sat"
-    argv = ["train", "--text", str(tmp_path / "text.txt"), "--out", str(run), *shape.split(), *training.split()]
-    assert main(argv) == 0
-    opened = open_model(run)
-    ids = opened.tokenizer.encode(prompt)
-    expected = opened.tokenizer.decode(opened.model.generate(ids, 24, temperature=0)[0])
-    scores = opened.model(ids[None])[0].data[0, -1].astype(np.float64)
-    best = scores.max() - np.log(np.exp(scores).sum())
-    for form, tolerance in (("f32", 1e-4), ("f16", 0.02), ("q8_0", 0.1)):
-        path = tmp_path / f"{form}.gguf"
-        assert main(["export", "--model", str(run), "--to", "gguf", "--type", form, str(path)]) == 0
-        text, found = completed(path, prompt, 24)
-        assert abs(found - best) < tolerance, form
-        assert form != "f32" or prompt + text == expected
