@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.errors import ExtensionError
 
 HERE = Path(__file__).parent
@@ -35,7 +36,7 @@ autodoc_typehints = "signature"
 python_maximum_signature_line_length = 100
 highlight_language = "none"
 smartquotes = False  # "--lr" is no dash
-pygments_style, pygments_dark_style = "friendly", "monokai"
+pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "autotx"
@@ -64,6 +65,16 @@ def trim(app, name, source):
     source[0] = re.sub(r"(>>>[^`]*)\n\n```\n", r"\1\n```\n", source[0])
 
 
+def describe(app, document):
+    """Give the pictures that notebooks draw a text for readers who do not see them. (An event of Sphinx.)"""
+    for picture in document.findall(nodes.image):
+        if "alt" not in picture:
+            section = picture.parent
+            while not isinstance(section, nodes.section):
+                section = section.parent
+            picture["alt"] = f"Drawn by the code above, in “{section.next_node(nodes.title).astext()}”"
+
+
 def check(app, error):
     """Add the font of the formulas, and stop where a built page is not whole."""
     if error:
@@ -77,6 +88,7 @@ def setup(app):
     app.add_html_math_renderer("mathml", (formulas.inline, None), (formulas.displayed, None))
     app.connect("builder-inited", make)
     app.connect("source-read", trim)
+    app.connect("doctree-read", describe)
     app.connect("build-finished", check, priority=900)  # after what the theme writes
     app.connect("autodoc-process-docstring", reference.on_docstring)
     app.connect("autodoc-process-signature", reference.on_signature)
