@@ -88,6 +88,31 @@ def test_a_run_of_three_processes_is_one_that_goes_on_with_two_or_one(config, mp
     same(one, config)
 
 
+@pytest.mark.slow
+def test_a_run_in_bfloat16_goes_on_with_fewer_processes(config, mpi, tmp_path):
+    """They use the same product, and train what one process does, but for the rounding of bfloat16."""
+    one = dataclasses.replace(config, out=str(tmp_path / "one"), dtype="bfloat16")
+    assert train(one) == 0
+    ended, statuses, out, errors = world(2, words(config, dtype="bfloat16"))
+    assert (ended, statuses, errors) == (0, [0], [])
+    assert out.count("dtype   bfloat16, ") == 1
+    ended, statuses, again, errors = world(1, ["train", "--out", config.out, "--resume", "--steps=10"])
+    assert (ended, statuses, errors) == (0, [0], [])
+    dtype = next(line for line in out.splitlines() if line.startswith("dtype"))
+    assert dtype in again.splitlines()
+    assert "not here" not in again
+    assert resume(one, steps=10) == 0
+    (tensors, state), (others, other_state) = (load_checkpoint(c.out) for c in (one, config))
+    assert state["product"] == other_state["product"]
+    assert (state["data_rng"], state["dropout_rng"]) == (other_state["data_rng"], other_state["dropout_rng"])
+    for name, array in tensors["model.safetensors"].items():
+        np.testing.assert_allclose(others["model.safetensors"][name], array, rtol=0, atol=5e-3)
+    logs = [[json.loads(line) for line in Path(c.out, "log.jsonl").read_text().splitlines()] for c in (one, config)]
+    assert [record["step"] for record in logs[1]] == list(range(1, 11))
+    for record, other in zip(*logs):
+        assert other["loss"] == pytest.approx(record["loss"], abs=1e-3)
+
+
 def wait_for_lock(folder):
     """Wait until no process has the folder, for ten seconds at most."""
     opened, end = os.open(folder, os.O_RDONLY), time.monotonic() + 10

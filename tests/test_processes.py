@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import autotx
+from autotx.kernels import gemm
 from autotx.models import comm
 from autotx.models.comm import ALONE, World
 from autotx.models.optimizers import OPTIMIZERS
@@ -159,6 +160,28 @@ def test_in_float32_they_train_the_same_to_rounding(data):
         if name.endswith("qkv.bias"):
             array[keys] = other[1][name][keys] = 0
         np.testing.assert_allclose(other[1][name], array, rtol=0, atol=1e-5)
+
+
+def test_in_bfloat16_they_train_the_same_to_its_rounding(data, monkeypatch):
+    """The loss of the first step is the same: a row does not depend on the rows beside it. Its gradients are, where all
+    processes have equally many of 4 rows; else they are rounded after they were scaled by the share of the rows."""
+    monkeypatch.setattr(gemm, "SMALL", 0)
+    plain = trained(settings("gpt", data), ALONE, 1, np.float32)[0][0]["loss"]
+    for rows in (4, 5):
+        config = settings("gpt", data, dtype="bfloat16", lr=0.01, batch_size=rows)
+        one = trained(config, ALONE, 60, np.float32)
+        assert one[0][-1]["loss"] < 3.5
+        assert rows == 4 or abs(one[0][0]["loss"] - plain) > 3e-6
+        for size in (2, 4):
+            worlds = together(size, lambda comm, c=config: trained(c, comm, 60, np.float32))
+            first = worlds[0][0][0]
+            assert first["loss"] == pytest.approx(one[0][0]["loss"], abs=1e-6)
+            assert first["grad_norm"] == pytest.approx(one[0][0]["grad_norm"], rel=1e-5 if rows == 4 else 2**-8)
+            for record, again in zip(one[0], worlds[0][0]):
+                assert again["loss"] == pytest.approx(record["loss"], abs=0.01)
+            for world in worlds:
+                assert all(np.array_equal(array, worlds[0][1][name]) for name, array in world[1].items())
+                assert world[3] == one[3]
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (2, 5), (1,), ()])
