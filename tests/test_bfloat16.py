@@ -1,6 +1,7 @@
 """Products in bfloat16: every tile against the float32 product of rounded factors, autocast, and which tile is used."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -293,22 +294,29 @@ print(mixed.name(), len(measured))
 
 
 COMPILED = """
-from autotx.kernels import jit
-from autotx.kernels.amx import amx_tile, _multiply
-amx_tile()
-name, compiled = next(pair for pair in jit._waiting[jit.Path(_multiply.__code__.co_filename)])
+from autotx.kernels import jit, {module}
+from autotx.kernels.{module} import {tile}
+{tile}()
+path = jit.Path({multiply}.__code__.co_filename)
+compiled = [compiled for name, compiled in jit._waiting[path] if "{name}" in name and "multiply" in name][-1]
 compiled.compile()
 print(compiled._library.get_asm_str())
 """
+
+
+def _compiled_for(cpu, features, folder, **names):
+    """The assembly text of a tile's `multiply`, for a processor that need not be this one."""
+    features = f"+avx512f,+avx512bw,+avx512vl,+avx512dq,+avx512bf16,+avx2,+fma{features}"
+    there = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(folder)}
+    return _python(COMPILED.format(**names), **there)
 
 
 @needs_jit
 @pytest.mark.skipif("avx2" not in simd.host_features(), reason="no x86")
 def test_the_tile_of_amx_is_compiled_to_its_instructions(tmp_path):
     """Also on a processor without them, where nothing runs it."""
-    features = "+amx-tile,+amx-bf16,+avx512f,+avx512bw,+avx512vl,+avx512dq,+avx512bf16,+avx2,+fma"
-    cpu = {"NUMBA_CPU_NAME": "sapphirerapids", "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
-    text = _python(COMPILED, **cpu)
+    names = {"module": "amx", "tile": "amx_tile", "multiply": "amx._multiply", "name": "AmxTile"}
+    text = _compiled_for("sapphirerapids", ",+amx-tile,+amx-bf16", tmp_path, **names)
     for instruction, count in {
         "ldtilecfg": 1,
         "tdpbf16ps": 8,
@@ -317,3 +325,23 @@ def test_the_tile_of_amx_is_compiled_to_its_instructions(tmp_path):
         "tilerelease": 1,
     }.items():
         assert text.count(f"\t{instruction}\t") + text.count(f"\t{instruction}\n") >= count, instruction
+
+
+@needs_jit
+@pytest.mark.skipif("avx2" not in simd.host_features(), reason="no x86")
+def test_the_sums_of_the_tile_of_avx512_bf16_stay_in_registers(tmp_path):
+    """While the loop over the depth runs, for every height of the tile."""
+    names = {"module": "bfloat16", "tile": "dot_tile", "multiply": "bfloat16.simd._multiply", "name": "DotTile"}
+    text = _compiled_for("znver4", "", tmp_path, **names)
+    loops = [loop for loop in _loops(text) if "vdpbf16ps" in loop]
+    assert len(loops) >= 3
+    for loop in loops:
+        assert not re.search(r"vmov\w+\t.*zmm.*\(%rsp\)|vmov\w+\t.*\(%rsp\), %zmm", loop), loop
+
+
+def _loops(text):
+    """The loops of an assembly text that are one block: from a label to a jump back to it."""
+    for block in re.split(r"^(?=\.LBB)", text, flags=re.M):
+        label, _, rest = block.partition(":")
+        if loop := re.match(rf".*\tj\w+\t{re.escape(label)}$", rest, re.M | re.S):
+            yield loop[0]
