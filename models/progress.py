@@ -1,4 +1,7 @@
-"""The progress of a training: one line that is rewritten, if the terminal has room for it, or else repeated lines."""
+"""The progress of a training: one line that is rewritten, if the terminal has room for it, or else repeated lines.
+
+In a notebook it is a bar and a curve (`notebook.py`).
+"""
 
 import shutil
 import sys
@@ -6,7 +9,7 @@ import time
 from collections import deque
 from datetime import timedelta
 
-from autotx.models import streams
+from autotx.models import notebook, streams
 
 SECONDS_BETWEEN_LINES = 10
 SECONDS_BETWEEN_CHANGES = 0.1  # of the line that is rewritten
@@ -60,10 +63,14 @@ class Line:
 
 
 class Progress(Line):
-    """Shows records {"step", "loss", "val_loss", "tokens_per_second"}, some with "val_accuracy"."""
+    """Shows records {"step", "loss", "val_loss", "tokens_per_second"}, some with "val_accuracy".
 
-    def __init__(self, step, steps):
+    log: the list of all records so far, whose losses a notebook shows as a curve.
+    """
+
+    def __init__(self, step, steps, log=()):
         super().__init__()
+        self.cell = notebook.Cell(log) if notebook.is_shown() else None
         self.steps = steps
         self.recent = deque(maxlen=RECENT)
         self.val_loss = self.accuracy = None
@@ -78,7 +85,16 @@ class Progress(Line):
             self.val_loss, self.accuracy = record["val_loss"], record.get("val_accuracy")
         losses, speed, left = self._losses(), self._speed(), self._time_left(step)
         figures = [[*losses, speed, left], [*losses, left], losses]
-        self.show(f"step {step}/{self.steps}", step / self.steps, figures, important=validated)
+        start, share = f"step {step}/{self.steps}", step / self.steps
+        if self.cell:
+            self.cell.show(f"{start}: {', '.join(figures[0])}", share)
+        else:
+            self.show(start, share, figures, important=validated)
+
+    def _finish(self):
+        super()._finish()
+        if self.cell:
+            self.cell.finish()
 
     def _losses(self):
         figures = [f"loss {self._mean('loss'):.4f}"]

@@ -353,7 +353,7 @@ def _loop(trainer, run, records, log, note):
     interrupt = Interrupt(tells=comm.rank == 0)
     try:
         # NaN and Inf are checked after every step, so NumPy's warnings would repeat the error.
-        with Progress(trainer.step, config.steps) as progress, interrupt, np.errstate(all="ignore"):
+        with Progress(trainer.step, config.steps, records) as progress, interrupt, np.errstate(all="ignore"):
             while trainer.step < config.steps and not asked:
                 record = trainer.train_step()
                 validate = trainer.step % config.eval_interval == 0 or trainer.step == config.steps

@@ -49,6 +49,52 @@ def test_commands_from_a_notebook(tmp_path):
         assert "Traceback" not in shown
 
 
+TRAINS = """
+from autotx.models.registry import settings_of
+from autotx.models.train import train
+
+sizes = dict(n_layer=1, n_head=1, n_embd=8, block_size=8, batch_size=2, eval_batches=1, eval_interval=2)
+train(settings_of("gpt")(out="run", text=("text.txt",), steps=6, **sizes));
+"""
+RESUMES = 'train(settings_of("gpt")(out="run", text=("text.txt",), steps=8, resume=True, **sizes));'
+SHOWS = """
+import numpy as np
+from autotx import Tensor, viz
+
+viz.attention({"attention": np.full((1, 3, 3), 1 / 3)}, list("abc"))
+"""
+GRAPHS = ["viz.show_graphs(); x = Tensor([1.0, 2.0], requires_grad=True)", "(x * x).sum()", "x"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_what_a_notebook_shows_of_python(tmp_path):
+    """A training has one bar and one curve, a picture and a Tensor stand there once; nothing is printed beside them."""
+    (tmp_path / "text.txt").write_text("the quick brown fox\n" * 50)
+    sources = [f"import sys; sys.path[:0] = {sys.path!r}", TRAINS, RESUMES, SHOWS, *GRAPHS]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    resources = {"metadata": {"path": tmp_path}}
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    begins, trains, resumes, shows, switch, graph, leaf = (cell.outputs for cell in notebook.cells)
+    assert not begins
+    assert not switch
+    for outputs, last in ((trains, 6), (resumes, 8)):
+        bar, curve = (output.data for output in outputs if output.output_type == "display_data")
+        assert bar["text/plain"].startswith(f"step {last}/{last}: loss ")
+        assert "validation loss" in bar["text/plain"]
+        assert '<progress value="1.0000" max="1">' in bar["text/html"]
+        assert len(curve["image/png"]) > 1000
+        printed = "".join(output.get("text", "") for output in outputs)
+        assert printed.count(f"Done: {last} steps.") == 1
+        assert "step 2/" not in printed
+    for outputs, kind in ((shows, "image/png"), (graph, "text/html"), (leaf, "text/plain")):
+        (output,) = outputs
+        assert output.output_type == "execute_result"
+        assert kind in output.data
+    assert "<svg" in graph[0].data["text/html"]
+    assert leaf[0].data["text/plain"].startswith("Tensor([1., 2.]")
+
+
 MISTAKES = [
     "x @ x",
     "x.reshape(4, 5)",
