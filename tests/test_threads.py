@@ -12,7 +12,7 @@ import pytest
 from numba import types
 
 import autotx
-from autotx.kernels import gelu, gemm, threads
+from autotx.kernels import gelu, gemm, mixed, threads
 from autotx.kernels.jit import kernel
 from autotx.kernels.tile import thread_memory
 from autotx.models import GPT, GPTConfig, Transformer, TransformerConfig
@@ -320,13 +320,15 @@ def test_a_kernel_may_be_called_when_the_workers_have_gone():
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def _losses(model, batches):
-    """The losses of two steps, with dropout, accumulation, clipping and AdamW; and the bits of the weights after."""
+def _losses(model, batches, dtype):
+    """The losses of two steps, with dropout, accumulation, clipping and AdamW; and the bits of the weights after.
+    dtype: of the products."""
     rng, losses = np.random.default_rng(1), []
     optimizer = autotx.optim.AdamW(autotx.optim.decay_groups(model, 0.1), lr=1e-2)
     for batch in batches:
         for _ in range(2):
-            loss = model(*batch, rng=rng)[1] if isinstance(model, GPT) else model.loss(*batch, 0.1, rng)
+            with autotx.autocast(dtype):
+                loss = model(*batch, rng=rng)[1] if isinstance(model, GPT) else model.loss(*batch, 0.1, rng)
             loss.backward()
             losses.append(loss.item())
         autotx.optim.clip_grad_norm(model.parameters(), 1.0)
@@ -337,8 +339,12 @@ def _losses(model, batches):
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
 @pytest.mark.parametrize("kind", ["gpt", "transformer"])
-def test_a_training_step_is_the_same_bits_with_any_number_of_threads(kind, rng):
-    """The products are large enough to be computed by our own kernels, each of which is spread over the threads."""
+@pytest.mark.parametrize("product", [None, *mixed._that_run()])
+def test_a_training_step_is_the_same_bits_with_any_number_of_threads(kind, product, rng, monkeypatch):
+    """The products are large enough to be computed by our own kernels, each of which is spread over the threads.
+    product: what multiplies bfloat16; None for products in float32."""
+    monkeypatch.setattr(mixed, "_used", [product] if product else [])
+    dtype = "bfloat16" if product else "float32"
     ids = rng.integers(3, 65, (2, 2, 12, 64))
     ids[:, :, ::2, 40:] = PAD  # of the transformer's sentences some are shorter
     results = []
@@ -346,7 +352,7 @@ def test_a_training_step_is_the_same_bits_with_any_number_of_threads(kind, rng):
         autotx.set_num_threads(n)
         sizes = {"block_size": 64, "vocab_size": 65, "n_layer": 2, "n_head": 4, "n_embd": 128, "dropout": 0.1}
         make = (GPT, GPTConfig) if kind == "gpt" else (Transformer, TransformerConfig)
-        results.append(_losses(make[0](make[1](**sizes), np.random.default_rng(0)), ids))
+        results.append(_losses(make[0](make[1](**sizes), np.random.default_rng(0)), ids, dtype))
     assert results[0][0][0] > results[0][0][2]
     assert results[1:] == results[:1] * 3
 

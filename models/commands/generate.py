@@ -138,13 +138,14 @@ def run(args):
         args.max_new_tokens = args.max_new_tokens or shown.most - len(ids)
     elif args.max_new_tokens is None:
         args.max_new_tokens = NEW_TOKENS
-    if len(ids) > model.config.block_size:
-        most = f"the model reads {model.config.block_size} at once, so it sees only the last of them"
-        _say(f"the prompt has {len(ids)} tokens; {most}")
+    size = model.config.block_size
+    if len(ids) > size:
+        _say(f"the prompt has {len(ids):,} tokens, and the model reads {size:,} at once: it does not see the first "
+             f"{len(ids) - size:,}, and reads the others anew for each token that it writes")  # fmt: skip
     args.seed = secrets.randbits(32) if args.seed is None else args.seed
     with model.edit(edits):
         rows = _written(args, model, tokenizer, prompt, ids)
-    _tell_unseen(len(ids), max(len(row.ids) for row in rows), model.config.block_size)
+    _tell_unseen(len(ids), max(len(row.ids) for row in rows), size)
     if args.json:
         print(json.dumps(_data(args, prompt, ids, rows, tokenizer), ensure_ascii=False))
     if args.html:
