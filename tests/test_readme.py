@@ -72,7 +72,7 @@ def test_a_run_of_the_command_line_is_loaded_in_python(tmp_path, monkeypatch, ca
 def _shell_lines():
     """The command lines of the README and the pages: in blocks without a language, without the comments beside them."""
     for language, block in _blocks():
-        for line in block.replace("\\\n", " ").splitlines() if not language else ():
+        for line in re.sub(r"\\\n *", "", block).splitlines() if not language else ():
             command = re.split(r" {5,}", line.strip())[0]
             yield from (part.strip() for part in command.split("&&"))
 
