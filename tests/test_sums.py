@@ -118,6 +118,16 @@ def test_what_is_not_kept_is_not_calculated_with(browser, rng, tmp_path):
     assert page.errors() == []
 
 
+def test_a_sum_of_which_no_term_is_kept_is_not_written_out(browser, rng, tmp_path):
+    w = Tensor(0.01 * rng.standard_normal((6000, 200)), requires_grad=True)  # of which few rows are kept
+    viz.page(autotx.linear(rng.standard_normal((2, 200)), w).tanh().sum(), tmp_path / "page.html")
+    page = Page(browser, tmp_path / "page.html")
+    said = [line for _, _, _, lines in page.run(EVERY_SUM) for line in lines or ()]
+    assert "This needs a number that the page does not keep; another element may do." in said
+    assert not any(line.lstrip().startswith("+ …") for line in said)
+    assert page.errors() == []
+
+
 def test_what_is_not_known_is_not_written_out(browser, rng, tmp_path):
     q = Tensor(rng.standard_normal((1, 3, 4)), requires_grad=True)
     dropped = autotx.scaled_dot_product_attention(q, q, q, dropout_p=0.5, rng=rng)

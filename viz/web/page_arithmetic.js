@@ -130,6 +130,7 @@ function token(names, axis, i) {
 function sumOfProducts(c, terms, total = c.value) {
   const known = terms.filter((term) => term.every((f) => f !== null));
   const size = (term) => (Number.isNaN(product(term)) ? Infinity : Math.abs(product(term)));
+  if (terms.length && !known.length) c.missing = true;
   const nonzero = known.filter((term) => size(term) > 0);
   if (known.length === terms.length) c.check(sumOf(known.map(product)), total, sumOf(known.map(size)));
   let shown = nonzero.length ? nonzero : known.slice(0, 1);
