@@ -1,6 +1,7 @@
 """The notebooks of docs/learn print what is kept in them, and their checks tell right from wrong."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -55,14 +56,15 @@ def test_a_check_tells_a_right_op_from_wrong_ones(capsys):
     assert checks.check_op(right, lambda x: x**3, POINT)
     assert not checks.check_op(lambda x, /: (x**2, (lambda g: 2 * x * g,)), lambda x: x**3, POINT)
     assert not checks.check_op(lambda x, /: (x**3, (lambda g: 2 * x * g,)), lambda x: x**3, POINT)
+    assert not checks.check_op(lambda x, /: (x.sum(), (lambda g: np.ones(x.shape),)), np.sum, POINT)  # forgets g
     assert not checks.check_op(lambda x, /: x**3, lambda x: x**3, POINT)
     assert not checks.check_op(lambda x, /: 1 / 0, lambda x: x**3, POINT)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "right"
     assert lines[1] == "not yet: element [0, 1] is 4, and should be -8"
-    assert "by central differences" in lines[2]
-    assert lines[3:] == [
-        "not yet: it returns ndarray; return the result and the pullback, a tuple of functions",
+    assert all("by central differences" in line for line in lines[2:4])
+    assert lines[4:] == [
+        "not yet: it returns ndarray, not the result and a tuple of functions",
         "not yet: ZeroDivisionError: division by zero",
     ]
 
@@ -78,8 +80,10 @@ def test_a_check_tells_a_right_layer_from_wrong_ones(capsys):
     assert checks.check_layer(Scale(False), lambda x, s: x * s, POINT)
     assert not checks.check_layer(Scale(True), lambda x, s: x * s, POINT)
     assert not checks.check_layer(Scale(False), lambda x, s: x + s, POINT)
+    assert not checks.check_layer(Scale(False), lambda x, s: x / s, POINT)  # the same at the start, where s is 1
+    assert not checks.check_layer(Scale(False), lambda x, s: x * s, POINT, starts=[np.zeros(2)])
     assert not checks.check_layer(nn.Tanh(), np.tanh, POINT)
-    assert capsys.readouterr().out.count("not yet") == 3
+    assert capsys.readouterr().out.count("not yet") == 5
 
 
 def test_a_check_tells_a_right_kernel_from_wrong_ones(capsys):
@@ -89,12 +93,26 @@ def test_a_check_tells_a_right_kernel_from_wrong_ones(capsys):
     assert capsys.readouterr().out.count("not yet") == 2
 
 
-def test_a_check_tells_a_right_value_from_wrong_ones(capsys):
-    assert checks.check_value([1.0, 2.0], np.array([1, 2]))
-    assert not checks.check_value(..., 2)
-    assert not checks.check_value([1.0], [1, 2])
+def test_a_check_tells_a_right_answer_from_wrong_ones_and_does_not_show_it(capsys):
+    assert checks.check_answer("2.1", np.full(3, 5.0))
+    assert checks.check_answer("5.1", 6.022)
+    assert not checks.check_answer("5.1", 6.0)
+    assert not checks.check_answer("6.1", [..., 6])
+    assert not checks.check_answer("7.1", 2881)
+    assert not checks.check_answer("2.1", [5, 5])
     assert capsys.readouterr().out.splitlines() == [
         "right",
+        "right",
+        "not yet: it is 6, which is not the answer",
         "not yet: nothing is there yet",
-        "not yet: the shape is (1,), and should be (2,)",
+        "not yet: it is 2881, which is not the answer",
+        "not yet: the shape is (2,), which is not the answer",
     ]
+
+
+def test_no_exercise_shows_its_answer_and_every_solution_is_hidden():
+    cells = [cell for path in run.notebooks() for cell in nbformat.read(path, as_version=4).cells]
+    solutions = [cell for cell in cells if "solution" in run.tags(cell)]
+    assert all("hide-input" in run.tags(cell) and cell.metadata.jupyter.source_hidden for cell in solutions)
+    asked = {name for cell in cells for name in re.findall(r'check_answer\("([\d.]+)", ', cell.source)}
+    assert asked == set(checks.ANSWERS)

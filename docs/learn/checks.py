@@ -1,64 +1,91 @@
-"""What the exercises of the notebooks are checked with: is the number, op, layer or kernel that you wrote right?
+"""The checks of the exercises: is the number, op, layer or kernel that you wrote right?
 
-Each function prints one line, `right` or what differs, and returns whether it is right. Mistakes in what you wrote are
-told, never raised, so that a notebook runs to its end.
+Each function prints one line, `right` or what differs, and returns whether it is right.
+Mistakes in what you wrote are told, never raised, so that a notebook runs to its end.
 """
 
 import numpy as np
 
 import autotx
+from answers import ANSWERS
 from autotx import Tensor
 
 
-def check_value(yours, right, rtol=1e-6):
-    """Whether a number or an array equals `right`, to a relative error of rtol."""
-    return _told(lambda: _difference(yours, right, rtol))
+def check_answer(exercise, yours):
+    """Whether a number or an array is the answer of an exercise, say "1.3". It is not shown.
+
+    Whole numbers have to be exact, others to two thousandths.
+    """
+
+    def wrong():
+        if yours is ... or (isinstance(yours, list) and ... in yours):
+            return "nothing is there yet"
+        right = np.asarray(ANSWERS[exercise])
+        found = _difference(yours, right, 0 if right.dtype.kind == "i" else 2e-3)
+        return found and found.split(", and should be")[0] + ", which is not the answer"
+
+    return _told(wrong)
 
 
 def check_op(op, formula, *arrays, **settings):
-    """Whether an op is right: op(*arrays, /, **settings) returns its result and its pullback (see autotx.lift).
+    """Whether an op is right: op(*arrays, /, **settings) returns its result and its pullback.
 
-    formula: the same result in NumPy. arrays: float64, the point at which the gradients are compared with central
-    differences.
+    (See autotx.lift.) formula: the same result in NumPy. arrays: float64, where the gradients
+    are compared with central differences.
     """
 
     def wrong():
         found = op(*arrays, **settings)
         if not isinstance(found, tuple) or len(found) != 2:
-            return f"it returns {type(found).__name__}; return the result and the pullback, a tuple of functions"
+            kind = type(found).__name__
+            return f"it returns {kind}, not the result and a tuple of functions"
         different = _difference(found[0], formula(*arrays, **settings), 1e-12)
         if different:
             return different
         inputs = [Tensor(x, requires_grad=True, dtype=np.float64) for x in arrays]
-        autotx.gradcheck(lambda *given: autotx.lift(op)(*given, **settings), inputs)
+        # times 3, so that g is not 1 where the result is one number: to forget g is a mistake
+        autotx.gradcheck(lambda *given: autotx.lift(op)(*given, **settings) * 3, inputs)
         return None
 
     return _told(wrong)
 
 
-def check_layer(layer, formula, x):
-    """Whether a layer computes formula(x, *its parameters), and the gradients of x and of all of them.
+def check_layer(layer, formula, x, starts=()):
+    """Whether a layer computes formula(x, *its parameters), and the gradients of all of them.
 
-    layer: an autotx.nn.Module, which is changed to float64. x: a float64 array.
+    layer: an autotx.nn.Module, which is changed to float64 and gets random parameters, so that
+    zeros and ones hide no mistake. x: a float64 array. starts: what the parameters have to be
+    before, if that was asked for.
     """
 
     def wrong():
         module = layer.astype(np.float64)
         parameters = list(module.parameters())
         if not parameters:
-            return "it has no parameters; keep each as a Tensor with requires_grad=True in an attribute"
-        different = _difference(module(x).data, formula(x, *(p.data for p in parameters)), 1e-12)
+            return "it has no parameters: attributes that are Tensor(..., requires_grad=True)"
+        for i, (parameter, start) in enumerate(zip(parameters, starts)):
+            if different := _difference(parameter.data, start, 1e-12):
+                return f"parameter {i} at the start: {different}"
+        rng = np.random.default_rng(0)
+        for parameter in parameters:
+            parameter.data = rng.normal(size=parameter.shape)
+        different = _difference(
+            module(x).data, formula(x, *(p.data for p in parameters)), 1e-12
+        )
         if different:
             return different
-        autotx.gradcheck(lambda given, *_: module(given), [Tensor(x, requires_grad=True), *parameters])
+        autotx.gradcheck(
+            lambda given, *_: module(given), [Tensor(x, requires_grad=True), *parameters]
+        )
         return None
 
     return _told(wrong)
 
 
 def check_kernel(kernel, twin, *shapes, rtol=1e-5):
-    """Whether a kernel for one float32 array gives what its twin, plain NumPy in float64, gives, at each of the shapes.
+    """Whether a kernel for one float32 array gives what its twin gives, at each of the shapes.
 
+    The twin is plain NumPy in float64.
     Also for an array that is not contiguous, and with the same bits on one thread as on all.
     """
 
@@ -74,7 +101,8 @@ def check_kernel(kernel, twin, *shapes, rtol=1e-5):
                 autotx.set_num_threads(1)
                 try:
                     if not np.array_equal(kernel(given), found):
-                        return f"for the shape {given.shape}: one thread gives other bits than {threads}"
+                        at = f"for the shape {given.shape}"
+                        return f"{at}: one thread gives other bits than {threads}"
                 finally:
                     autotx.set_num_threads(threads)
         return None
@@ -84,7 +112,7 @@ def check_kernel(kernel, twin, *shapes, rtol=1e-5):
 
 def _difference(yours, right, rtol):
     """What differs, as a text; None if nothing does."""
-    if yours is None or yours is Ellipsis:
+    if yours is None or yours is ...:
         return "nothing is there yet"
     yours, right = np.asarray(yours, np.float64), np.asarray(right, np.float64)
     if yours.shape != right.shape:
