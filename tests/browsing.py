@@ -35,7 +35,8 @@ def started(profile):
 
 
 class Page:
-    """A page in the browser, 1280 x 860 and light unless said otherwise. What is on it, as a person sees it."""
+    """A page in the browser, of a file or an address; 1280 x 860 and light unless said otherwise. What is on it, as a
+    person sees it."""
 
     def __init__(self, browser, file, width=1280, height=860, dark=False):
         self.browser = browser
@@ -43,7 +44,7 @@ class Page:
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-        browser.get(file.as_uri())
+        browser.get(file if isinstance(file, str) else file.as_uri())
         browser.execute_async_script(
             "const told = arguments[0], look = () => document.body.matches('.ready') ? told() : setTimeout(look, 10);"
             "look()"

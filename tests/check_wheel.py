@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKED = {".py", ".typed", ".html", ".css", ".js"}  # not the pictures and timings of README and site
+PACKED = {".py", ".typed", ".html", ".css", ".js", ".svg"}  # not the pictures and timings of README and site
 
 
 def package_files():

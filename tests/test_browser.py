@@ -1,17 +1,25 @@
-"""The replay page in a real browser: it is stepped through, opened, picked from, and looked at.
+"""The replay page in a real browser: it is stepped through, opened, picked from, and looked at. And the page of
+`autotx serve`, which asks its server.
 
 browsing.py says what browser it is, and when these tests are skipped. What it writes out is tested in test_sums.py.
 """
 
 import re
+import threading
+import time
 
 import numpy as np
 import pytest
-from browsing import Page
+from browsing import KEYS, Page
+from gguf_files import small_llama, write_model
 
 from autotx import Tensor, viz
 from autotx.models import GPT, MLP, GPTConfig
+from autotx.models.formats import open_reader
+from autotx.models.inference.pieces import Matrix
 from autotx.models.paper import replays
+from autotx.models.serving.server import Service
+from autotx.models.serving.transport import Server
 from autotx.viz.labels import op_title
 
 
@@ -286,3 +294,95 @@ def test_hostile_names_are_only_text(browser, tmp_path):
     assert evil in page.text("figure[data-name='x'] figcaption")
     assert page.run("return document.querySelectorAll('img, #detail b b').length") == 0
     assert page.errors() == []
+
+
+# The page of autotx serve
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Of a server of a small model, whose weights are large enough to be sure of something."""
+    pytest.importorskip("jinja2")
+    model = small_llama(block_size=128)
+    for parameter in model.parameters():
+        parameter.writable()[...] *= 3
+    file = write_model(tmp_path_factory.mktemp("served") / "small.gguf", model)
+    with Server(0, Service(open_reader(file, Matrix), "small.gguf", 128).answer) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.port}/"
+        server.shutdown()
+        thread.join()
+
+
+def until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def count(page, selector):
+    return page.run("return document.querySelectorAll(arguments[0]).length", selector)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (400, 800)])
+def test_the_served_page(browser, address, width, height, dark):
+    page = Page(browser, address, width, height, dark)
+    assert page.text("h1") == "small.gguf"
+    assert page.text("#facts") == "2 layers of 4 heads, 128 tokens at once"
+    page.run("const box = document.getElementById('prompt'); box.value = 'the quick brown fox'; box.focus()")
+    browser.switch_to.active_element.send_keys("\ue009" + KEYS["Enter"])  # with Control
+    until(lambda: page.text("#status").startswith("24 tokens in"))
+    given, tokens = count(page, ".token.given"), count(page, ".token")
+    assert tokens == given + 24
+    assert count(page, ".token:last-of-type .rivals span") == 3
+
+    page.run("document.querySelector('.token[tabindex=\"0\"]').focus()")
+    page.press("End")
+    until(lambda: count(page, "#lens tbody tr") == 3)
+    assert page.text("#which") == f"Why '{page.run('return answers[0].tokens.at(-1).shown')}'"
+    assert count(page, "#detail tr") >= 6
+    weights = page.run("return [...document.querySelectorAll('#attention small')].map((e) => parseFloat(e.innerText))")
+    assert len(weights) == tokens - 1
+    assert sum(weights) == pytest.approx(100, abs=0.1 * tokens)
+    before = page.text("#attention")
+    page.run("byId('layer').value = 1; byId('head').value = 2; byId('head').dispatchEvent(new Event('change'))")
+    assert page.text("#attention") != before
+    assert "head 2 of layer 1" in page.text("#attention-note")
+    last = page.run("return inside.lens.at(-1).probability === answers[0].tokens.at(-1).probability")
+    assert last, "the last layer says what the model said"
+
+    page.run("byId('attribute').focus()")
+    page.press("Enter")
+    until(lambda: "Of the difference" in page.text("#shares-note"))
+    assert "of the way disagree by" in page.text("#shares-note")
+    assert count(page, "#shares span") == tokens - 1
+
+    page.run("byId('switch').requestSubmit()")
+    until(lambda: page.text("#difference") and count(page, ".answer") == 2)
+    assert page.texts(".chip") == ["layer 0, head 0\n×"] or "layer 0, head 0" in page.text(".chip")
+    assert page.text(".answer:nth-child(2) h2").startswith("The answer without head 0.0")
+    marked = page.run("return answers.map((a) => a.tokens.map((t) => t.span.matches('.other')))")
+    ids = page.run("return answers.map((a) => a.tokens.map((t) => t.id))")
+    assert any(map(any, marked)) == (ids[0] != ids[1])
+    assert page.run("return document.documentElement.scrollWidth") <= width
+    assert page.run(CONTRAST) >= 4.5
+    page.run("document.querySelector('.chip button').click()")
+    assert count(page, ".answer") == 1
+    assert page.errors() == []
+
+
+def test_the_served_page_says_what_is_wrong_in_one_line(browser, address):
+    page = Page(browser, address)
+    page.run("byId('prompt').value = 'fox '.repeat(300); byId('form').requestSubmit()")
+    until(lambda: page.text("#status").endswith("has no room for more"))
+    page.run("byId('prompt').value = '<b>the</b> quick'; byId('tokens').value = 100; byId('form').requestSubmit()")
+    until(lambda: count(page, ".token") > 20)
+    page.run("byId('stop').click()")
+    assert page.text("#status") == "stopped" or page.text("#status").startswith("100 tokens")
+    assert count(page, ".token b b") == 0
+    page.run("window.fetch = () => Promise.reject(new TypeError('gone')); byId('form').requestSubmit()")
+    until(lambda: page.text("#status") == "the server does not answer; does autotx serve still run?")
+    assert all("400 (Bad Request)" in error for error in page.errors()), "the browser's own line on the first of them"

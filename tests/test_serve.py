@@ -21,9 +21,13 @@ from gguf_files import small_llama, write_model
 
 import autotx
 from autotx.models.cli import main
-from autotx.models.formats import open_reader
+from autotx.models.formats import open_model, open_reader
+from autotx.models.inference.attribution import Line, attribution
+from autotx.models.inference.edits import without
+from autotx.models.inference.lens import accounts, lens
 from autotx.models.inference.pieces import Matrix
 from autotx.models.serving import transport
+from autotx.models.serving.requests import Request
 from autotx.models.serving.server import Service
 from autotx.models.serving.transport import Server
 
@@ -275,8 +279,10 @@ def test_a_model_without_a_template_has_completions_alone(tmp_path, send, monkey
 
 def test_paths_and_methods(send):
     for path in (
-        "/",
         "/v1",
+        "/inside",
+        "/inside/page.html",
+        "/inside/../server.py",
         "/etc/passwd",
         "/../../etc/passwd",
         "/v1/models/../../x",
@@ -309,7 +315,10 @@ def test_paths_and_methods(send):
         {"Sec_Fetch_Site": "same-site"},
     ],
 )
-@pytest.mark.parametrize(("path", "body"), [("/v1/models", None), ("/v1/completions", FOX)])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/models", None), ("/v1/completions", FOX), ("/", None), ("/inside/write", {"prompt": "the"})],
+)
 def test_a_page_of_another_origin_is_refused(send, server, headers, path, body):
     headers = {name: text.replace("{port}", str(server.port)) for name, text in headers.items()}
     status, answered, found = send(path, body, **headers)
@@ -475,6 +484,142 @@ def test_an_error_in_the_middle_of_a_stream_is_told(server, service, send, monke
     content = send("/v1/completions", {**FOX, "stream": True})[2].decode()
     assert '"message": "generate: the model\'s scores have a NaN"' in content.split("\n\n")[-2]
     assert "[DONE]" not in content
+
+
+# What the page asks for
+
+
+def told(send, path, body):
+    """The values of an answer of /inside/."""
+    status, _, content = send(path, body)
+    assert status == 200, content
+    return events(content)
+
+
+def looked_at(send, service, off=()):
+    """The tokens of a text that the page lets write: (ids of the prompt, the new ones, as they are told)."""
+    first, *new, end = told(send, "/inside/write", {"prompt": FOX["prompt"], "tokens": 6, "off": list(off)})
+    assert first["ids"] == service.tokenizer.encode(FOX["prompt"]).tolist()
+    assert end == {"ended": "length"}
+    return first["ids"], [part["token"] for part in new]
+
+
+def test_the_page_loads_from_this_server_alone(send):
+    status, headers, content = send("/")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert "default-src 'none'; script-src 'self'; style-src 'self'" in headers["Content-Security-Policy"]
+    assert not re.search(rb"https?://|style=|onclick|<script>", content)
+    for file in re.findall(r'(?:href|src)="([^"]*)"', content.decode()):
+        status, headers, _ = send(file)
+        assert (status, headers["Content-Type"].partition("/")[0]) in [(200, "text"), (200, "image")]
+    facts = send("/inside/model")[2]
+    assert facts == {"name": "small.gguf", "chats": True, "layers": 2, "heads": 4, "size": 256, "vocab": facts["vocab"]}
+
+
+def test_the_page_s_tokens_are_those_of_show_choices(send, service, file, capsys):
+    expected = written(file, capsys, "--temperature", 0, "--max-new-tokens", 6, "--show-choices", 6)["choices"]
+    _, new = looked_at(send, service)
+    same = functools.partial(pytest.approx, rel=1e-6 if numba.config.DISABLE_JIT else 0, abs=0)
+    assert [token["probability"] for token in new] == same([c["probability"] for c in expected])
+    for token, c in zip(new, expected):
+        assert [p for _, p, _ in token["likeliest"]] == same([pair["probability"] for pair in c["likeliest"]])
+        assert token["rank"] == c["rank"]
+    messages = {"messages": CHAT["messages"], "tokens": 2}
+    first = told(send, "/inside/write", messages)[0]
+    assert first["ids"] == service.ids(Request(messages=CHAT["messages"]))
+
+
+@pytest.mark.parametrize("off", [[], [[1, 2], [0, 0]]])
+def test_the_inside_of_a_token_is_that_of_lens_and_of_the_model(send, service, off):
+    prompt, new = looked_at(send, service, off)
+    ids, place = np.array([*prompt, *(token["id"] for token in new)]), len(prompt) + 2
+    (found,) = told(send, "/inside/token", {"ids": ids[: place + 1].tolist(), "off": off})
+    model = service.opened.model
+    with model.edit(without(off, 4)), model.edit({"blocks.*.attention.weights": None}) as seen:
+        expected = lens(model, ids, 6)
+        of = accounts(model, ids[:place], int(ids[place]))
+    same = functools.partial(pytest.approx, rel=1e-5 if numba.config.DISABLE_JIT else 0, abs=0)
+    assert [cell["probability"] for cell in found["lens"]] == same(expected.probability[:, place - 1].tolist())
+    assert [cell["rank"] for cell in found["lens"]] == expected.rank[:, place - 1].tolist()
+    assert found["lens"][-1] == new[2], "what the model itself said"
+    weights = np.array([value[0, :, -1] for value in seen.values()])
+    np.testing.assert_allclose(found["attention"], weights, rtol=1e-6)
+    np.testing.assert_allclose(found["heads"], of.heads, rtol=1e-6, atol=1e-12)
+    assert (np.array(found["heads"])[tuple(np.array(off).T)] == 0).all() or not off
+
+
+def test_a_head_that_is_off_changes_the_text_alone_that_is_without_it(send, service):
+    before = looked_at(send, service)
+    changed = looked_at(send, service, [[0, h] for h in range(4)])
+    assert [t["probability"] for t in changed[1]] != [t["probability"] for t in before[1]]
+    assert looked_at(send, service) == before
+
+
+def test_the_page_s_attribution_is_that_of_explain(send, service, file):
+    prompt, new = looked_at(send, service)
+    ids, target, against = np.array(prompt), new[0]["id"], new[0]["likeliest"][1][2]
+    *points, found = told(send, "/inside/attribution", {"ids": [*prompt, target], "against": against})
+    expected = attribution(open_model(file).model, ids, target, against)
+    assert [part["points"] for part in points] == sorted(part["points"] for part in points)
+    assert found["shares"] == pytest.approx(expected.integrated.tolist(), rel=1e-6)
+    assert (found["points"], found["adds_up"]) == (expected.points, expected.adds_up())
+    assert found["missed"] == pytest.approx(expected.error)
+
+
+INSIDE_WRONG = [
+    ("write", {"prompt": ""}, "the prompt is empty"),
+    ("write", {"prompt": "the", "tokens": 0}, "tokens should be a whole number from 1"),
+    ("write", {"prompt": "the", "off": [[2, 0]]}, "off should be of layers below 2 and heads below 4"),
+    ("write", {"prompt": "the", "off": [[0]]}, "off should be a list of at most 8 pairs"),
+    ("write", {"prompt": "the", "top_p": 1}, "'top_p' is no setting here"),
+    ("write", {"prompt": "fox " * 500}, "the context of 256 has no room for more"),
+    ("token", {"ids": [1]}, "ids should be 2 to 256 tokens"),
+    ("token", {"ids": [1] * 257}, "ids should be 2 to 256 tokens"),
+    ("token", {"ids": [1, 10**7]}, "ids should be 2 to 256 tokens, each from 0 to"),
+    ("token", {"ids": "the"}, "ids should be 2 to 256 tokens"),
+    ("attribution", {"ids": [1, 2]}, "one token is before this one"),
+    ("attribution", {"ids": [1, 2, 3], "against": 3}, "a token cannot be compared with itself"),
+    ("attribution", {"ids": [1, 2, 3], "against": -1}, "against should be a whole number from 0"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "message"), INSIDE_WRONG)
+def test_what_the_page_may_not_ask(send, path, body, message):
+    status, _, found = send(f"/inside/{path}", body)
+    assert status == 400
+    assert message in found["error"]["message"]
+    assert "\n" not in found["error"]["message"]
+
+
+def test_an_attribution_stops_when_its_client_goes_away(server, service, send, monkeypatch):
+    computed, go = [], threading.Semaphore(0)
+    compute = Line.compute
+
+    def slowly(line, places):
+        computed.append(places)
+        go.acquire(timeout=20)
+        compute(line, places)
+
+    monkeypatch.setattr(Line, "compute", slowly)
+    connection = begin(server, {"ids": [1, 2, 3, 4]}, "/inside/attribution")
+    until(lambda: computed)
+    connection.close()
+    go.release(100)
+    until(lambda: not service.turns._line)
+    assert len(computed) == 1
+
+
+def test_the_page_is_told_how_many_are_before_it(server, service, monkeypatch):
+    slow = Slow(service, monkeypatch)
+    first = begin(server, FOX)
+    until(lambda: slow.made == 1)
+    second = begin(server, {"prompt": "the", "tokens": 1}, "/inside/write")
+    until(lambda: len(service.turns._line) == 2)
+    answer = second.getresponse()
+    assert answer.readline() == b'data: {"waiting": 1}\n'
+    slow.go.release(10**6)
+    assert events(answer.read().lstrip())[-1] == {"ended": "length"}
+    first.getresponse().read()
 
 
 # OpenAI's client

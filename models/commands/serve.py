@@ -1,4 +1,4 @@
-"""`autotx serve`: a language model behind OpenAI's API, for programs on this machine."""
+"""`autotx serve`: a language model behind OpenAI's API, for programs on this machine, and a page that looks into it."""
 
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ def run(args):
         raise ValueError(f"--port {args.port}: {error.strerror}; give another one") from None
     with server:
         place = f"http://{HOST}:{server.port}"
-        told = f"{service.name}: the API is at {place}/v1; Ctrl-C ends"
+        told = f"{service.name}: the page is at {place}/, the API is at {place}/v1; Ctrl-C ends"
         print(told, file=sys.stderr, flush=True)
         try:
             server.serve_forever()

@@ -25,6 +25,7 @@ Attention Flow in Transformers"; Xiao et al., 2023, "Efficient Streaming Languag
 
 import contextlib
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,16 +55,17 @@ class Attribution(NamedTuple):
 
 def attribution(
     model: Any, ids: np.ndarray, target: int, against: int | None = None, baseline: np.ndarray | None = None,
-    points: int = 200,
+    points: int = 200, watch: Callable[[int], None] | None = None,
 ) -> Attribution:  # fmt: skip
     """The Attribution of the score of `target` as the next token after a prompt, ids (T,). model: a GPT or a Llama.
 
     against: a token whose score is subtracted. baseline: ids (T,); None for the mean of all embeddings (see the top).
-    points: the most at which F is computed. ValueError: prompts of different lengths, more tokens than the model reads.
+    points: the most at which F is computed. watch: called with the number of points so far, before more are computed;
+    it may raise. ValueError: prompts of different lengths, more tokens than the model reads.
     """
     if baseline is not None and len(baseline) != len(ids):
         raise ValueError(f"attribution: a baseline of {len(baseline)} tokens for {len(ids)}; give as many")
-    line = Line(model, ids, target, against, baseline)
+    line = Line(model, ids, target, against, baseline, watch or (lambda count: None))
     with _frozen(model):
         integrated, error = line.integral(points)
     first, last = line.at[0.0], line.at[1.0]
@@ -79,8 +81,8 @@ class Point(NamedTuple):
 class Line:
     """The straight line from the baseline to the embeddings x of a prompt, and the points at which F was computed."""
 
-    def __init__(self, model, ids, target, against, baseline):
-        self.model, self.ids, self.target, self.against = model, ids, target, against
+    def __init__(self, model, ids, target, against, baseline, watch):
+        self.model, self.ids, self.target, self.against, self.watch = model, ids, target, against, watch
         self.x = self._embedded(ids)
         if baseline is None:
             table = model.wte.weight.data
@@ -99,6 +101,7 @@ class Line:
         """F and its gradient at some places from 0 to 1."""
         step = max(1, TOKENS // len(self.ids))
         for i in range(0, len(places), step):
+            self.watch(len(self.at))
             part = np.array(places[i : i + step])
             along = self.b + part[:, None, None] * (self.x - self.b)
             x = Tensor(along.astype(self.x.dtype), requires_grad=True)

@@ -33,7 +33,7 @@ import contextlib
 import difflib
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,14 @@ NEAR = 3  # names that an unknown one is answered with
 def names(layers: int) -> list[str]:
     """The names of all values of a model with so many blocks."""
     return ["embedding", *(f"blocks.{i}.{name}" for i in range(layers) for name in INSIDE), "norm.out", "logits"]
+
+
+def without(heads: Iterable[tuple[int, int]], count: int) -> dict[str, Callable]:
+    """The edits that switch heads off, (layer, head) each: their results become 0. count: of the heads of a layer."""
+    kept: dict[int, np.ndarray] = {}
+    for layer, head in heads:
+        kept.setdefault(layer, np.ones((count, 1), np.float32))[head] = 0
+    return {f"blocks.{layer}.attention.heads": lambda x, on=on: x * on for layer, on in kept.items()}
 
 
 @contextlib.contextmanager

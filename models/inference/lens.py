@@ -40,19 +40,21 @@ class Lens(NamedTuple):
         return ["embedding", *(f"block {i}" for i in range(len(self.rank) - 1))]
 
 
-def lens(model: Any, ids: np.ndarray, count: int = 5) -> Lens:
+def lens(model: Any, ids: np.ndarray, count: int = 5, reader: Any = None) -> Lens:
     """The Lens of a text. model: a GPT, a Llama, or a reader of one; ids (T,); count: tokens to list for each cell.
 
+    reader: one of this model that has read the beginning of ids, which is left out; None for a new one.
     ValueError: an id out of range, or more tokens than the model reads at once.
     """
-    reader = model.reader(1)
+    reader = model.reader(1) if reader is None else reader
+    new = ids[reader.length :]
     with reader.edit({"embedding": None, "blocks.*.out": None}) as seen:
-        reader.read(ids[None])
-    following = [*ids[1:], int(reader.scores(reader.norm(_last(reader, seen)[-1:])).argmax())]
+        reader.read(new[None])
+    following = [*new[1:], int(reader.scores(reader.norm(_last(reader, seen)[-1:])).argmax())]
     layers = [[], *([] for _ in reader.blocks)]
     step = max(1, SCORES // reader.config.vocab_size)
     for row, (x,) in zip(layers, seen.values()):
-        for i in range(0, len(ids), step):
+        for i in range(0, len(new), step):
             scores = reader.scores(reader.norm(x[i : i + step]))
             row += [choice(one, token, count) for one, token in zip(scores, following[i : i + step])]
     found = [np.array([[of(cell) for cell in row] for row in layers]) for of in (
@@ -82,16 +84,18 @@ class Accounts(NamedTuple):
         return float(self.embedding + self.heads.sum() + self.biases.sum() + self.mlps.sum() + self.constant)
 
 
-def accounts(model: Any, ids: np.ndarray, token: int, against: int | None = None, position: int = -1) -> Accounts:
+def accounts(
+    model: Any, ids: np.ndarray, token: int, against: int | None = None, position: int = -1, reader: Any = None
+) -> Accounts:
     """Who contributes how much to the score of `token` as the next one after a position of a text.
 
-    against: a token whose score is subtracted, so that everything is of the difference. Others as in `lens`.
-    The final norm's scale is frozen at its value (see the top); computed in float64.
+    against: a token whose score is subtracted, so that everything is of the difference. position: among those that are
+    read. Others as in `lens`. The final norm's scale is frozen at its value (see the top); computed in float64.
     """
-    reader = model.reader(1)
+    reader = model.reader(1) if reader is None else reader
     names = "embedding", "blocks.*.attention.heads", "blocks.*.mlp.out", "blocks.*.out"
     with reader.edit(dict.fromkeys(names)) as seen:
-        states = reader.read(ids[None])
+        states = reader.read(ids[None, reader.length :])
     seen = {name: value[0, position].astype(np.float64) for name, value in seen.items()}
     scores = reader.scores(states[0, position][None])[0].astype(np.float64)
     rows = reader.head.rows(np.array([token, token if against is None else against])).astype(np.float64)

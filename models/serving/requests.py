@@ -4,9 +4,12 @@ A setting that would change the answer and is not computed here, such as tools, 
 not know. IGNORED are those that change nothing of an answer. null is the same as leaving a setting out.
 """
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from autotx.models.config import LARGEST
 from autotx.models.serving.transport import RefusedError
@@ -50,6 +53,24 @@ class Request:
     logprobs: bool = False
     stream: bool = False
     usage: bool = False  # whether a stream ends with the numbers of tokens
+    off: list[tuple[int, int]] = field(default_factory=list)  # heads that are switched off, (layer, head); of the page
+
+
+class Shape(NamedTuple):
+    """What the page may ask of a model."""
+
+    layers: int  # 0 for one that names no inner values
+    heads: int  # of a layer
+    size: int  # of the context
+    vocab: int
+
+
+class Look(NamedTuple):
+    """Which token of a text the page asks about."""
+
+    ids: list[int]  # of the text, the token is the last one
+    off: list[tuple[int, int]]  # heads that are switched off, (layer, head)
+    against: int | None  # a token that it is compared with
 
 
 def request_of(body: dict[str, Any], name: str, chat: bool) -> Request:
@@ -83,6 +104,62 @@ def request_of(body: dict[str, Any], name: str, chat: bool) -> Request:
             few = " or ".join(map(repr, ONLY[key]))
             raise RefusedError(400, f"{key} other than {few} is not computed here", key, "unsupported_parameter")
     return found
+
+
+def sampling(request: Request) -> dict[str, Any]:
+    """The settings of LanguageModel.stream. The same seed gives the text of autotx generate --seed."""
+    seed = secrets.randbits(32) if request.seed is None else request.seed % (1 << 63)
+    narrowed = {"top_p": request.top_p} if request.top_p else {"top_k": 1}
+    return {"temperature": request.temperature, "rng": np.random.default_rng(seed), "speculate": True, **narrowed}
+
+
+# Of the page, which needs no agreement with another API
+
+
+def page_request_of(body: dict[str, Any], shape: Shape) -> Request:
+    """The Request of the page for a text. RefusedError."""
+    left, found = dict(body), Request()
+    if "messages" in left:
+        found.messages = _messages(left.pop("messages"))
+    else:
+        found.prompt = _prompt(left.pop("prompt", None))
+    found.most = _take(left, "tokens", _tokens, COMPLETION)
+    found.temperature = _take(left, "temperature", _number(0, 2), 0.0)
+    found.seed = _take(left, "seed", _whole(0, LARGEST), 0)
+    found.off = _take(left, "off", _heads(shape), [])
+    _none_left(left)
+    return found
+
+
+def look_of(body: dict[str, Any], shape: Shape) -> Look:
+    """The Look of what the page asks about a token. RefusedError."""
+    left, last = dict(body), shape.vocab - 1
+    ids: Any = body.get("ids")
+    if not _are_tokens(ids) or not 2 <= len(ids) <= shape.size or not all(0 <= i <= last for i in ids):
+        raise RefusedError(400, f"ids should be 2 to {shape.size:,} tokens, each from 0 to {last:,}", "ids")
+    del left["ids"]
+    off, against = _take(left, "off", _heads(shape), []), _take(left, "against", _whole(0, last))
+    _none_left(left)
+    return Look(ids, off, against)
+
+
+def _heads(shape):
+    layers, heads = shape.layers, shape.heads
+
+    def check(value):
+        pairs: list[Any] = value if isinstance(value, list) else [None]
+        if len(pairs) > layers * heads or not all(_are_tokens(pair) and len(pair) == 2 for pair in pairs):
+            raise ValueError(f"a list of at most {layers * heads} pairs, [layer, head]")
+        if not all(0 <= layer < layers and 0 <= head < heads for layer, head in pairs):
+            raise ValueError(f"of layers below {layers} and heads below {heads}, both from 0")
+        return [(layer, head) for layer, head in pairs]
+
+    return check
+
+
+def _none_left(left):
+    for key in left:
+        raise RefusedError(400, f"{key[:100]!r} is no setting here", key[:100], "unknown_parameter")
 
 
 def _check_model(model, name):
@@ -172,8 +249,10 @@ def _message(message, place):
 def _prompt(prompt):
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
         (prompt,) = prompt
-    if isinstance(prompt, str) or (
-        isinstance(prompt, list) and prompt and all(isinstance(i, int) and not isinstance(i, bool) for i in prompt)
-    ):
+    if isinstance(prompt, str) or _are_tokens(prompt):
         return prompt
     raise RefusedError(400, "prompt should be one text, or the tokens of one", "prompt")
+
+
+def _are_tokens(ids):
+    return isinstance(ids, list) and bool(ids) and all(isinstance(i, int) and not isinstance(i, bool) for i in ids)

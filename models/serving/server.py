@@ -1,18 +1,18 @@
 """The API of one model: which path answers what, and the objects that the answers are, as OpenAI's API has them."""
 
+import contextlib
 import math
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
-
-import numpy as np
 
 from autotx.models.architecture import Opened
 from autotx.models.chat import Conversation, prompt_of
 from autotx.models.inference.continuations import Choice, Continuation
-from autotx.models.serving.requests import Request, request_of
+from autotx.models.serving.inside import Inside
+from autotx.models.serving.requests import Request, request_of, sampling
 from autotx.models.serving.transport import Handler, RefusedError, Turns
 from autotx.models.serving.writer import Writer
 
@@ -27,6 +27,7 @@ class Service:
         self.name, self.tokenizer, self.seconds = name, opened.tokenizer, seconds
         self.opened, self.writer, self.turns = opened, Writer(opened.model, opened.tokenizer, size), Turns()
         self.made, self.stopping = int(time.time()), threading.Event()
+        self.inside = Inside(self)
 
     def answer(self, handler: Handler) -> None:
         """Answer a request. RefusedError for one that cannot be; GoneError when its client has gone."""
@@ -35,6 +36,7 @@ class Service:
             ("GET", f"/v1/models/{self.name}"): lambda handler: handler.send_json(self._model()),
             ("POST", "/v1/chat/completions"): lambda handler: self.complete(handler, chat=True),
             ("POST", "/v1/completions"): lambda handler: self.complete(handler, chat=False),
+            **self.inside.paths(),
         }
         path = handler.path.partition("?")[0]
         if (handler.command, path) not in paths:
@@ -53,17 +55,23 @@ class Service:
 
     def complete(self, handler, chat):
         request = request_of(handler.body(), self.name, chat)
-        with self.turns.wait(self._check(handler)) as before:
+        with self.turn(handler) as before:
+            self._complete(handler, request, chat, {"X_Queue_Length": str(before)})
+
+    @contextlib.contextmanager
+    def turn(self, handler: Handler, tell: Callable[[int], None] | None = None) -> Iterator[int]:
+        """`with service.turn(handler) as before:` as Turns.wait; a ValueError inside is one of the request."""
+        with self.turns.wait(self.check(handler), tell) as before:
             try:
-                self._complete(handler, request, chat, {"X_Queue_Length": str(before)})
+                yield before
             except ValueError as error:
                 code = "context_length_exceeded" if "context of" in str(error) else None
                 raise RefusedError(400, " ".join(str(error).split()), code=code) from None
 
     def _complete(self, handler, request, chat, headers):
-        ids, most = self._ids(request), request.most or self.writer.size
+        ids, most = self.ids(request), request.most or self.writer.size
         answer = (Chat if chat else Completion)(self, request, ids)
-        pieces = self.writer.write(ids, answer.row, most, self._check(handler), self.seconds, **sampling(request))
+        pieces = self.writer.write(ids, answer.row, most, self.check(handler), self.seconds, **sampling(request))
         first = next(pieces)  # an error of the request comes before the headers
         if not request.stream:
             for _ in pieces:
@@ -74,7 +82,9 @@ class Service:
         for event in answer.events(first, pieces):
             handler.send_event(event)
 
-    def _check(self, handler):
+    def check(self, handler: Handler) -> Callable[[], None]:
+        """What raises when nobody waits for the answer any more, or the server stops."""
+
         def check():
             handler.check()
             if self.stopping.is_set():
@@ -82,7 +92,8 @@ class Service:
 
         return check
 
-    def _ids(self, request):
+    def ids(self, request: Request) -> list[int]:
+        """The tokens of what is to be gone on with. ValueError: there are none."""
         if request.messages is not None:
             template = Conversation.template_of(self.opened)
             return prompt_of(self.tokenizer, template, request.messages)
@@ -90,13 +101,6 @@ class Service:
         if not ids:
             raise ValueError("the prompt is empty; give at least one character")
         return ids
-
-
-def sampling(request: Request) -> dict[str, Any]:
-    """The settings of LanguageModel.stream. The same seed gives the text of autotx generate --seed."""
-    seed = secrets.randbits(32) if request.seed is None else request.seed % (1 << 63)
-    narrowed = {"top_p": request.top_p} if request.top_p else {"top_k": 1}
-    return {"temperature": request.temperature, "rng": np.random.default_rng(seed), "speculate": True, **narrowed}
 
 
 class Answer:

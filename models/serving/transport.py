@@ -27,6 +27,18 @@ LARGEST_BODY = 1 << 20  # bytes
 REQUEST_SECONDS = 20  # that a request may take to arrive, and a client to take a piece of the answer
 CONNECTIONS = 64
 WAITING = 8  # requests, beside the one that is answered
+SAFE = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)  # what a browser lets a page of this server do: nothing but with this server
 LINGER = 2.0  # seconds in which the rest of a refused body is thrown away, so that the client reads why
 
 
@@ -51,10 +63,11 @@ class Turns:
         self._line, self._changed = deque(), threading.Condition()
 
     @contextlib.contextmanager
-    def wait(self, check: Callable[[], None]) -> Iterator[int]:
+    def wait(self, check: Callable[[], None], tell: Callable[[int], None] | None = None) -> Iterator[int]:
         """`with turns.wait(check) as before:` runs the body when it is its turn; before it there were so many requests.
 
-        check: called now and then, and may raise. RefusedError: too many are waiting.
+        check: called now and then, and may raise. tell: called with the number of requests that are before this one,
+        whenever it has changed. RefusedError: too many are waiting.
         """
         me = object()
         with self._changed:
@@ -64,15 +77,23 @@ class Turns:
                               Retry_After="5", X_Queue_Length=str(before))  # fmt: skip
             self._line.append(me)
         try:
-            with self._changed:
-                while self._line[0] is not me:
-                    self._changed.wait(0.2)
-                    check()
+            told = None
+            while now := self._before(me, told):
+                if tell is not None and now != told:
+                    tell(now)
+                told = now
+                check()
             yield before
         finally:
             with self._changed:
                 self._line.remove(me)
                 self._changed.notify_all()
+
+    def _before(self, me, told):
+        """How many are before one; where they are `told` still, waits a little for a change."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._line.index(me) != told, 0.2)
+            return self._line.index(me)
 
 
 class Server(ThreadingHTTPServer):
@@ -197,7 +218,12 @@ class Handler(BaseHTTPRequestHandler):
         """Send the headers of an answer. length: of its body; None for one that ends with the connection."""
         self.begun = True
         self.send_response(status)
-        fixed = {"Content_Type": kind, "Cache_Control": "no-store", "X_Content_Type_Options": "nosniff"}
+        fixed = {
+            "Content_Type": kind,
+            "Cache_Control": "no-store",
+            "X_Content_Type_Options": "nosniff",
+            "Content_Security_Policy": SAFE,
+        }
         sized = {} if length is None else {"Content_Length": str(length)}
         for name, text in {**fixed, **sized, "Connection": "close", **headers}.items():
             self.send_header(name.replace("_", "-"), text)

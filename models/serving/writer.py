@@ -17,7 +17,7 @@ class Writer:
     """A language model's reader that goes on with texts of at most `size` tokens, and remembers the last one."""
 
     def __init__(self, model: Any, tokenizer: Any, size: int):
-        self.tokenizer, self.size = tokenizer, min(size, model.config.block_size)
+        self.model, self.tokenizer, self.size = model, tokenizer, min(size, model.config.block_size)
         self._reader, self._read = model.reader(1, self.size), []
 
     def write(self, ids: list[int], row: Continuation, most: int, check: Callable[[], None], seconds: float,
@@ -30,12 +30,9 @@ class Writer:
         """
         if len(ids) >= self.size:
             raise ValueError(f"the prompt has {len(ids):,} tokens; the context of {self.size:,} has no room for more")
-        end, reader = time.monotonic() + seconds, self._begun(ids, bool(edits))
-        with reader.edit(edits or {}):
-            while reader.length < len(ids) - 1:
-                check()
-                reader.read(np.array([ids[reader.length : min(reader.length + PIECE, len(ids) - 1)]]))
-                self._remember(reader, ids)
+        end = time.monotonic() + seconds
+        with self.model.edit(edits or {}):
+            reader = self.read(ids, check, bool(edits))
             scores: list[Any] = []
             tokens = reader.stream([ids], min(most, self.size - len(ids)), end=self.tokenizer.ends, reader=reader,
                                    watch=lambda found, _: scores.append(found[0]), **settings)  # fmt: skip
@@ -47,6 +44,15 @@ class Writer:
                     if row.ended or time.monotonic() > end:
                         break
         yield row.finish()
+
+    def read(self, ids: list[int], check: Callable[[], None], edited: bool) -> Any:
+        """A reader that has read all of ids but the last one. edited: whether edits of the model are on."""
+        reader = self._begun(ids, edited)
+        while reader.length < len(ids) - 1:
+            check()
+            reader.read(np.array([ids[reader.length : min(reader.length + PIECE, len(ids) - 1)]]))
+            self._remember(reader, ids)
+        return reader
 
     def known(self, ids: list[int]) -> int:
         """How many tokens of a text, but the last, have been read already."""
