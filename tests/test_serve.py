@@ -509,7 +509,7 @@ def test_the_page_loads_from_this_server_alone(send):
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert "default-src 'none'; script-src 'self'; style-src 'self'" in headers["Content-Security-Policy"]
     assert not re.search(rb"https?://|style=|onclick|<script>", content)
-    for file in re.findall(r'(?:href|src)="([^"]*)"', content.decode()):
+    for file in re.findall(r'(?:href|src)="(/[^"]*)"', content.decode()):
         status, headers, _ = send(file)
         assert (status, headers["Content-Type"].partition("/")[0]) in [(200, "text"), (200, "image")]
     facts = send("/inside/model")[2]
