@@ -695,6 +695,7 @@ def test_the_command_ends_at_once(file, tmp_path):
     root = os.path.dirname(os.path.dirname(autotx.__file__))
     with subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}) as process:
         lines = io.TextIOWrapper(process.stderr)
+        next(line for line in lines if line.startswith("small.gguf: ready after "))  # before the port is open
         line = next(line for line in lines if "the API" in line)
         port = int(re.search(r"http://127\.0\.0\.1:(\d+)/v1", line)[1])
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)

@@ -31,8 +31,12 @@ def run(args):
     check_limits("--context", args.context, at_least=2, at_most=10**9)
     check_limits("--seconds", args.seconds, above=0, at_most=1e9)
     service = Service(open_reader(args.model, weights_of(args)), Path(args.model).name, args.context, args.seconds)
+
+    def prepare():
+        print(f"{service.name}: ready after {service.warm():.1f} s of compiling or loading kernels", file=sys.stderr)
+
     try:
-        server = Server(args.port, service.answer)
+        server = Server(args.port, service.answer, prepare)
     except OSError as error:
         raise ValueError(f"--port {args.port}: {error.strerror}; give another one") from None
     with server:

@@ -29,6 +29,13 @@ class Service:
         self.made, self.stopping = int(time.time()), threading.Event()
         self.inside = Inside(self)
 
+    def warm(self) -> float:
+        """Write a short text, which compiles or loads the kernels. Returns the seconds that it took."""
+        begun, row = time.monotonic(), Continuation(self.tokenizer, likeliest=1)
+        for _ in self.writer.write([0], row, 2, lambda: None, math.inf, **sampling(Request(seed=0))):
+            pass
+        return time.monotonic() - begun
+
     def answer(self, handler: Handler) -> None:
         """Answer a request. RefusedError for one that cannot be; GoneError when its client has gone."""
         paths = {

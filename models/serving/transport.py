@@ -97,14 +97,25 @@ class Turns:
 
 
 class Server(ThreadingHTTPServer):
-    """`serve_forever` answers requests by `answer(handler)`, each in a thread of its own."""
+    """`serve_forever` answers requests by `answer(handler)`, each in a thread of its own.
+
+    prepare: called when the port is known to be free, before it is open.
+    """
 
     daemon_threads = True
     request_queue_size = CONNECTIONS
 
-    def __init__(self, port: int, answer: Callable[["Handler"], None]):
+    def __init__(self, port: int, answer: Callable[["Handler"], None], prepare: Callable[[], None] | None = None):
         self.answer, self._free = answer, threading.Semaphore(CONNECTIONS)
-        super().__init__((HOST, port), Handler)
+        super().__init__((HOST, port), Handler, bind_and_activate=False)
+        try:
+            self.server_bind()
+            if prepare is not None:
+                prepare()
+            self.server_activate()
+        except BaseException:
+            self.server_close()
+            raise
 
     @property
     def port(self) -> int:
