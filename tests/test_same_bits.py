@@ -1,15 +1,20 @@
 """What a model writes depends on its text alone: the same tokens and scores, to the bit, whatever is beside it and
 however it is computed."""
 
+import functools
+import itertools
+
 import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
-from test_readers import PAD, SOURCE, V, made
+from test_readers import PAD, SOURCE, T, V, made
 
 import autotx
+from autotx.kernels.codes import BLOCK, Coded, Coding, Parts
+from autotx.models import Llama, LlamaConfig
 from autotx.models.inference.beams import log_softmax, translate
 from autotx.models.inference.pieces import Int8Matrix, Matrix
 from autotx.models.transformer import END, START
@@ -18,6 +23,48 @@ pytestmark = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="NumPy adds up 
 
 NEW = 16  # tokens that are written
 MATRICES = [Matrix, Int8Matrix]
+
+
+class FourBits(Matrix):
+    """Weights that are rounded to 4 bits, coded as in a file of a quantised model, whose rows are whole blocks."""
+
+    coding: Coding
+    keeps_codes = False
+
+    def __init__(self, weight, bias=None):
+        blocks, coding = weight.reshape(len(weight), -1, BLOCK), self.coding
+        low = blocks.min(axis=2) if coding.minimum else -np.abs(blocks).max(axis=2)
+        high = blocks.max(axis=2) if coding.minimum else -low
+        # float16 also where float32 is kept: d q has to fit 24 bits, see kernels/codes.py.
+        d, m = (part.astype(np.float16).astype(coding.scale) for part in ((high - low) / 15, low))
+        zero = m if coding.minimum else -8 * d
+        codes = np.clip(np.rint((blocks - zero[..., None]) / d[..., None]), 0, 15).astype(np.uint8)
+        packed = codes[..., ::2] | codes[..., 1::2] << np.uint8(4)
+        super().__init__(Coded(Parts(coding, packed, d, m if coding.minimum else None), weight.shape), bias)
+
+
+class Q4_0(FourBits):  # noqa: N801  (the names of the formats)
+    coding = Coding(4, minimum=False)
+
+
+class Q4_1(FourBits):  # noqa: N801
+    coding = Coding(4, minimum=True)
+
+
+class Q4_K(FourBits):  # noqa: N801
+    coding = Coding(4, minimum=True, half=False)
+
+
+@functools.cache
+def in_blocks():
+    """A Llama whose rows are whole blocks, with weights far from zeros."""
+    rng = np.random.default_rng(1)
+    model = Llama(LlamaConfig(T, V, 2, 6, 2, 192, 544), rng)
+    for p in model.parameters():
+        p.data = (p.numpy() + 0.15 * rng.standard_normal(p.shape)).astype(np.float32)
+    return model
+
+
 PROMPTS = np.random.default_rng(5).integers(3, V, (3, 40))
 
 
@@ -42,10 +89,13 @@ ways = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 0}, {"temperature": 0.9, "top_p": 0.9}], ids=["greedy", "drawn"])
-@pytest.mark.parametrize("matrix", MATRICES)
-@pytest.mark.parametrize("name", ["gpt", "llama", "qwen2"])
+@pytest.mark.parametrize(
+    ("name", "matrix"),
+    [*itertools.product(["gpt", "llama", "qwen2"], MATRICES), *itertools.product(["in blocks"], [Q4_0, Q4_1, Q4_K])],
+)
 def test_a_text_goes_on_alike_whatever_is_beside_it(name, matrix, settings):
-    reader, prompt, before = made(name).reader(matrix=matrix), PROMPTS[0], autotx.get_num_threads()
+    model = in_blocks() if name == "in blocks" else made(name)
+    reader, prompt, before = model.reader(matrix=matrix), PROMPTS[0], autotx.get_num_threads()
     expected = written(reader, prompt, **settings)
     assert len(set(expected[0].tolist())) > 1
 
