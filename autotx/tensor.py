@@ -309,7 +309,7 @@ class Tensor(Methods):
         """
         if not self._requires_grad:
             raise ValueError("backward: no tensor that went into this one requires a gradient; pass requires_grad=True")
-        grad = self._seed(grad)
+        grad = self._seed(grad, kept=retain_graph or self._parents is None)
         nodes, leaves = reachable(self)
         for leaf in leaves:
             _check_leaf(leaf)
@@ -327,8 +327,12 @@ class Tensor(Methods):
                     d = kernels.add(have, d, have if have.__class__ is np.ndarray and have.flags.writeable else None)
                 t.grad = np.asarray(d)
 
-    def _seed(self, grad):
-        """The gradient that backward starts from, as an array of this tensor's shape and type."""
+    def _seed(self, grad, kept=True):
+        """The gradient that backward starts from, as an array of this tensor's shape and type.
+
+        kept: it becomes a `.grad`, so it must not be the caller's array. Else a view of that is enough, which the walk
+        makes read-only: a copy of 8 MB took as long as a softmax and its backward.
+        """
         if grad is None:
             if self._data.size != 1:
                 raise ValueError(
@@ -336,7 +340,7 @@ class Tensor(Methods):
                     "its gradient, backward(grad)"
                 )
             grad = np.ones(self.shape)
-        grad = np.array(array_of(grad), dtype=self._data.dtype)  # a copy: backward adds to the .grad of a leaf
+        grad = np.array(array_of(grad), dtype=self._data.dtype, copy=True if kept else None)[...]
         if grad.shape != self.shape:
             raise ValueError(f"backward: the gradient has shape {grad.shape}, the tensor {self.shape}; make them equal")
         return grad

@@ -1743,3 +1743,15 @@ def test_numbers_and_whole_numbers_take_the_type_of_the_tensor_beside_them():
 def test_a_tensor_is_not_none():
     x = Tensor([1.0])
     assert x != None  # noqa: E711
+
+
+@pytest.mark.parametrize("retain_graph", [False, True])
+@pytest.mark.parametrize("op", [lambda x: x, lambda x: x + 0, lambda x: x.reshape(4), lambda x: -(-x)])
+def test_the_gradient_that_backward_begins_with_stays_its_callers(op, retain_graph):
+    x, g = Tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True), np.full(4, 3, np.float32)
+    y = op(x)
+    g = g.reshape(y.shape)
+    y.backward(g, retain_graph=retain_graph)
+    g[...] = 7  # not read-only afterwards, and in no gradient
+    for t in (x, y):
+        assert t.grad is None or (t.grad == 3).all()

@@ -92,9 +92,9 @@ def _dot(x, y):
     """The sum of x_i y_i."""
     total = 0.0
     for start in range(0, x.size, BLOCK):
-        s = ZERO
-        for i in range(start, min(start + BLOCK, x.size)):
-            s += x[i] * y[i]
+        s, x_block, y_block = ZERO, x[start : start + BLOCK], y[start : start + BLOCK]
+        for i in range(x_block.size):  # from 0 to the size of an array, or LLVM runs its loop without vectors
+            s += x_block[i] * y_block[i]
         total += s
     return np.float32(total)
 
@@ -133,9 +133,9 @@ def row_sum(x, factor):
     """The sum of x_i times a factor, which the terms are multiplied by: for a mean, the sum itself could overflow."""
     total = 0.0
     for start in range(0, x.size, BLOCK):
-        s = ZERO
-        for i in range(start, min(start + BLOCK, x.size)):
-            s += x[i] * factor
+        s, block = ZERO, x[start : start + BLOCK]
+        for i in range(block.size):
+            s += block[i] * factor
         total += s
     return np.float32(total)
 
@@ -145,9 +145,9 @@ def exp_sum(x, m):
     """The sum of exp(x_i - m), in float64."""
     total = 0.0
     for start in range(0, x.size, BLOCK):
-        s = ZERO
-        for i in range(start, min(start + BLOCK, x.size)):
-            s += exp(x[i] - m)
+        s, block = ZERO, x[start : start + BLOCK]
+        for i in range(block.size):
+            s += exp(block[i] - m)
         total += s
     return total
 
