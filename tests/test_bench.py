@@ -88,11 +88,16 @@ def test_differences_are_relative_to_the_largest_number_and_nan_is_wrong():
     assert [results.differs(2e-3, tolerance) for tolerance in (1e-3, 5e-3)] == ["WRONG", "2e-03"]
 
 
-def test_the_readmes_table_is_made_from_the_file_it_names():
-    root = Path(__file__).parent.parent
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    [(file, shown)] = re.findall(r"<!-- from (.+) -->\n\n(.+?\n)\n<!-- end of table -->", readme, re.DOTALL)
-    assert table.table(json.loads((root / file).read_text(encoding="utf-8"))) == shown
+ROOT = Path(__file__).parent.parent
+TABLE = re.compile(r"<!-- from (\S+?)(?:, (\S+))? -->\n\n(.+?\n)\n<!-- end of table -->", re.DOTALL)
+
+
+@pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("docs/how/limits.md", 2)])
+def test_the_tables_are_made_from_the_files_they_name(page, count):
+    tables = TABLE.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert len(tables) == count
+    for file, section, shown in tables:
+        assert table.table(json.loads((ROOT / file).read_text(encoding="utf-8")), section or "step") == shown
 
 
 def test_the_readmes_table_of_a_new_run():

@@ -37,7 +37,7 @@ def ratios(rows, facts):
     axes.set_xlabel("time of the peer / time of autotx: right of 1, autotx is faster")
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in COLOURS if name in facts["versions"])
     machine = f"{facts['processor']}, {counted(facts['cores'], 'core')}, {counted(facts['threads'], 'thread')}"
-    axes.set_title(f"{machine}; {versions}", fontsize=10)
+    figure.suptitle(f"{machine}\n{versions}", fontsize=10)
     if bars:
         figure.legend(loc="outside lower right", frameon=False, ncols=4)  # outside the plot, where it covers no bar
     return figure

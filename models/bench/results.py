@@ -172,7 +172,7 @@ def machine(threads):
             continue
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "processor": _proc("cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "processor": _processor(),
         "cores": cores(),
         "threads": threads,
         "memory": _proc("meminfo", "MemTotal"),
@@ -181,6 +181,13 @@ def machine(threads):
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "versions": versions,
     }
+
+
+def _processor():
+    """Its name, and where Linux tells them its family and model: virtual machines often hide the name."""
+    name = _proc("cpuinfo", "model name") or platform.processor() or platform.machine()
+    family, model = _proc("cpuinfo", "cpu family"), _proc("cpuinfo", "model")
+    return f"{name} (family {family}, model {model})" if family and model else name
 
 
 def cores():

@@ -1,7 +1,8 @@
-"""`python -m autotx.models.bench.table FILE`: prints the README's table of training steps, in Markdown.
+"""`python -m autotx.models.bench.table FILE [SECTION]`: prints a table of training steps, as the README and the site
+show them, in Markdown: of the section `step` (the default) or `step-bfloat16`.
 
-FILE: written by `autotx bench --json FILE`. The README's files are in models/bench/history; a comment above its table
-names the file that it is made from.
+FILE: written by `autotx bench --json FILE`. The files of the README and the site are in models/bench/history; a comment
+above each table names the file that it is made from, and its section.
 """
 
 import json
@@ -12,15 +13,22 @@ from autotx.models.bench.cases import L, M, S, parameter_count
 from autotx.models.bench.results import clock
 
 SIZES = {"S": S, "M": M, "L": L}
-HEADER = """\
+HEADERS = {
+    "step": """\
 | training step (`autotx bench --only step`) | autotx | PyTorch eager (fused AdamW) | PyTorch / autotx | peak memory |
 |---|---|---|---|---|
-"""
+""",
+    "step-bfloat16": """\
+| `autotx bench --only step-bfloat16` | autotx | autotx in float32 | PyTorch, autocast | PyTorch, float32 |
+|---|---|---|---|---|
+""",
+}
 
 
-def table(measured):
-    """The table as a str. measured: the dict from results.as_json, of a run with the section `step`."""
-    return HEADER + "".join(_line(row) for row in measured["rows"] if row["section"] == "step")
+def table(measured, section="step"):
+    """The table as a str. measured: the dict from results.as_json, of a run with this section."""
+    line = {"step": _line, "step-bfloat16": _line_of_bfloat16}[section]
+    return HEADERS[section] + "".join(line(row) for row in measured["rows"] if row["section"] == section)
 
 
 def _line(row):
@@ -35,5 +43,11 @@ def _line(row):
     return f"| {' | '.join(cells)} |\n"
 
 
+def _line_of_bfloat16(row):
+    """The time of autotx, and how many times as long the others take."""
+    ratios = [f"{row['peers'][name]['ratio']:.2f}" for name in ("autotx", "torch bfloat16", "torch")]
+    return f"| {' | '.join([row['case'], clock(row['seconds']), *ratios])} |\n"
+
+
 if __name__ == "__main__":
-    print(table(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), end="")
+    print(table(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), *sys.argv[2:]), end="")
