@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import autotx
 from autotx import Tensor, nn
+from autotx.kernels.bfloat16 import rounded
 
 LEARN = Path(__file__).parent.parent / "docs" / "learn"
 sys.path.append(str(LEARN))
@@ -67,6 +69,33 @@ def test_a_check_tells_a_right_op_from_wrong_ones(capsys):
         "not yet: it returns ndarray, not the result and a tuple of functions",
         "not yet: ZeroDivisionError: division by zero",
     ]
+
+
+def test_a_check_tells_an_op_like_another_from_wrong_ones(capsys):
+    def right(a, b):
+        with autotx.autocast("bfloat16"):
+            return a @ b
+
+    def product(forward, backward):
+        return lambda a, b, /: (
+            forward(a) @ forward(b),
+            (lambda g: backward(g) @ forward(b).T, lambda g: forward(a).T @ backward(g)),
+        )
+
+    def same(x):
+        return x
+
+    points = np.random.default_rng(0).normal(size=(2, 3, 3)).astype(np.float32)
+    assert checks.check_like(product(rounded, rounded), right, *points)
+    assert not checks.check_like(product(rounded, same), right, *points)  # its gradients round nothing
+    assert not checks.check_like(product(same, rounded), right, *points)
+    assert not checks.check_like(product(same, same), right, *points)
+    assert not checks.check_like(lambda a, b, /: ..., right, *points)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "right"
+    assert lines[1].startswith("not yet: the gradient of argument 1: element [0, 0] is ")
+    assert all(line.startswith("not yet: the result: element [0, 0] is ") for line in lines[2:4])
+    assert lines[4] == "not yet: it returns ellipsis, not the result and a tuple of functions"
 
 
 def test_a_check_tells_a_right_layer_from_wrong_ones(capsys):

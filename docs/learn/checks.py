@@ -50,6 +50,32 @@ def check_op(op, formula, *arrays, **settings):
     return _told(wrong)
 
 
+def check_like(op, right, *arrays):
+    """Whether an op does what `right` does, a function of Tensors.
+
+    Its result and gradients are compared in float32, to a hundred-thousandth.
+    """
+
+    def wrong():
+        found = op(*arrays)
+        if not isinstance(found, tuple) or len(found) != 2:
+            kind = type(found).__name__
+            return f"it returns {kind}, not the result and a tuple of functions"
+        g, sides = np.random.default_rng(0).normal(size=np.shape(found[0])), []
+        for function in (autotx.lift(op), right):
+            inputs = [Tensor(x, requires_grad=True, dtype=np.float32) for x in arrays]
+            result = function(*inputs)
+            result.backward(g.astype(np.float32))
+            sides.append([result.numpy(), *(x.grad for x in inputs)])
+        arguments = [f"the gradient of argument {i + 1}" for i in range(len(arrays))]
+        for name, *both in zip(["the result", *arguments], *sides):
+            if different := _difference(*both, 1e-5):
+                return f"{name}: {different}"
+        return None
+
+    return _told(wrong)
+
+
 def check_layer(layer, formula, x, starts=()):
     """Whether a layer computes formula(x, *its parameters), and the gradients of all of them.
 

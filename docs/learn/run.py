@@ -43,7 +43,11 @@ def execute(path, short):
         if short and "settings" in tags(cell):
             cell.source = re.sub(r"= .*# short: (.*)", r"= \1", cell.source)
     client = nbclient.NotebookClient(
-        notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": HERE}}
+        notebook,
+        timeout=3600,
+        kernel_name="python3",
+        coalesce_streams=True,
+        resources={"metadata": {"path": HERE}},
     )
     client.execute()
     return notebook
