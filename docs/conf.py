@@ -23,6 +23,7 @@ project, author, release = "autotx", "the authors of autotx", autotx.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 myst_enable_extensions = ["colon_fence", "dollarmath", "substitution"]
 nb_execution_mode = "off"  # their outputs are kept: docs/learn/run.py
+nb_merge_streams = True  # what a cell printed is one box, however many pieces it came in
 nb_code_prompt_show = "Show the solution"
 nb_code_prompt_hide = "Hide the solution"
 myst_substitutions = {
