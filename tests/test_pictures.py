@@ -602,7 +602,7 @@ def test_the_site_shows_what_the_gallery_makes():
     root = Path(__file__).parents[1]
     kept = {p.name for p in (root / "viz/gallery").iterdir()}
     made = {name for name, _, _ in gallery.PICTURES if name.endswith(".png")}
-    assert kept == made | {"replay.png", "choices.png"}  # screenshots of pages
+    assert kept == made | {"replay.png", "choices.png", "serve.png"}  # screenshots of pages
     shown = re.findall(r"viz/gallery/(\S+)", (root / "docs/use/pictures.md").read_text(encoding="utf-8"))
     assert len(shown) >= 12
     assert set(shown) <= kept
