@@ -65,7 +65,7 @@ def attribution(
     """
     if baseline is not None and len(baseline) != len(ids):
         raise ValueError(f"attribution: a baseline of {len(baseline)} tokens for {len(ids)}; give as many")
-    line = Line(model, ids, target, against, baseline, watch or (lambda count: None))
+    line = Line(model, ids, target, against, baseline, watch)
     with _frozen(model):
         integrated, error = line.integral(points)
     first, last = line.at[0.0], line.at[1.0]
@@ -81,8 +81,9 @@ class Point(NamedTuple):
 class Line:
     """The straight line from the baseline to the embeddings x of a prompt, and the points at which F was computed."""
 
-    def __init__(self, model, ids, target, against, baseline, watch):
-        self.model, self.ids, self.target, self.against, self.watch = model, ids, target, against, watch
+    def __init__(self, model, ids, target, against, baseline, watch=None):
+        self.model, self.ids, self.target, self.against = model, ids, target, against
+        self.watch = watch or (lambda count: None)
         self.x = self._embedded(ids)
         if baseline is None:
             table = model.wte.weight.data
