@@ -36,9 +36,8 @@ def check_op(op, formula, *arrays, **settings):
 
     def wrong():
         found = op(*arrays, **settings)
-        if not isinstance(found, tuple) or len(found) != 2:
-            kind = type(found).__name__
-            return f"it returns {kind}, not the result and a tuple of functions"
+        if not_an_op := _not_an_op(found):
+            return not_an_op
         different = _difference(found[0], formula(*arrays, **settings), 1e-12)
         if different:
             return different
@@ -58,9 +57,8 @@ def check_like(op, right, *arrays):
 
     def wrong():
         found = op(*arrays)
-        if not isinstance(found, tuple) or len(found) != 2:
-            kind = type(found).__name__
-            return f"it returns {kind}, not the result and a tuple of functions"
+        if not_an_op := _not_an_op(found):
+            return not_an_op
         g, sides = np.random.default_rng(0).normal(size=np.shape(found[0])), []
         for function in (autotx.lift(op), right):
             inputs = [Tensor(x, requires_grad=True, dtype=np.float32) for x in arrays]
@@ -134,6 +132,13 @@ def check_kernel(kernel, twin, *shapes, rtol=1e-5):
         return None
 
     return _told(wrong)
+
+
+def _not_an_op(found):
+    """What is wrong with the form of what an op returned, or None."""
+    if isinstance(found, tuple) and len(found) == 2:
+        return None
+    return f"it returns {type(found).__name__}, not the result and a tuple of functions"
 
 
 def _difference(yours, right, rtol):
