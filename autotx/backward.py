@@ -143,7 +143,7 @@ def _sum(p, have, d, g, owned, op):
         d = unbroadcast(d, data.shape, op).astype(data.dtype, copy=False)
     if have is None:
         # A leaf keeps its gradient after backward, so the array must not be g, nor a view of another array
-        return d if not is_leaf or (d is not g and d.base is None) else d.copy()
+        return d if not is_leaf or (d is not g and kernels.memory.is_whole(d)) else d.copy()
     owned.add(id(p))
     return kernels.add(have, d, have if mine else None)
 

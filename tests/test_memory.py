@@ -48,6 +48,12 @@ def test_small_arrays_are_numpys():
     assert (a.base, a.shape, a.dtype) == (None, (2, 3), np.float64)
 
 
+def test_an_array_is_whole_where_no_other_has_its_memory():
+    for a in (np.empty(3), memory.empty((ROWS, 1000), np.float32)):
+        assert memory.is_whole(a)
+        assert not memory.is_whole(a[1:])
+
+
 def test_only_a_few_blocks_wait():
     arrays = [memory.empty((ROWS + 1000 * i, 1000), np.float32) for i in range(memory.KEPT + 3)]
     arrays.clear()

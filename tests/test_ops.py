@@ -328,6 +328,23 @@ def test_linear_cross_entropy_in_pieces_is_cross_entropy_of_linear(rng, monkeypa
         np.testing.assert_allclose(a.grad, b.grad, rtol=1e-9, atol=1e-15)
 
 
+def test_a_second_backward_pass_of_linear_cross_entropy_adds_the_same_gradients(rng):
+    x, weight = (Tensor(rng.normal(size=shape), requires_grad=True) for shape in [(6, 4), (9, 4)])
+    loss = autotx.linear_cross_entropy(x, weight, [0, 1, 2, 3, 8, 8])
+    loss.backward(retain_graph=True)
+    once = x.grad.copy(), weight.grad.copy()
+    loss.backward(3)
+    for a, first in zip((x, weight), once):
+        np.testing.assert_allclose(a.grad, 4 * first, rtol=1e-12)
+
+
+def test_linear_cross_entropy_of_nothing_has_gradients_of_zeros():
+    x, weight = (Tensor(np.ones(shape), requires_grad=True) for shape in [(0, 4), (9, 4)])
+    autotx.linear_cross_entropy(x, weight, np.zeros(0, int), reduction="sum").backward()
+    assert x.grad.shape == (0, 4)
+    assert not weight.grad.any()
+
+
 def test_linear_cross_entropy_computes_only_the_gradients_that_are_wanted(rng, monkeypatch):
     made, matmul = [], kernels.gemm.matmul
     monkeypatch.setattr(kernels.gemm, "matmul", lambda a, b, *rest, **s: made.append(1) or matmul(a, b, *rest, **s))

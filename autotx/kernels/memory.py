@@ -55,8 +55,12 @@ def empty(shape, dtype):
     if size <= LARGE_BYTES:
         return np.empty(shape, dtype)
     block = _fitting(size)
-    lease = _Lease(np.empty(size + size // 8, np.uint8) if block is None else block)
-    return np.asarray(lease)[:size].view(dtype).reshape(shape)
+    return np.asarray(_Lease(np.empty(size + size // 8, np.uint8) if block is None else block, shape, dtype))
+
+
+def is_whole(array):
+    """Whether the array is all that there is of its memory, from NumPy or `empty`: no view of another array."""
+    return array.base is None or array.base.__class__ is _Lease
 
 
 def lasting(size):
@@ -92,9 +96,9 @@ def _mapped(size):
 class _Lease:
     """The base of an array from `empty`: when the last view of it is deleted, its block becomes free."""
 
-    def __init__(self, block):
+    def __init__(self, block, shape, dtype):
         self.block = block
-        self.__array_interface__ = block.__array_interface__
+        self.__array_interface__ = {**block.__array_interface__, "shape": tuple(shape), "typestr": np.dtype(dtype).str}
 
     def __del__(self):
         _blocks[id(self.block)] = self.block

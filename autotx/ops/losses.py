@@ -76,24 +76,40 @@ def linear_cross_entropy(
     scores = np.broadcast_to(weight.dtype.type(0), (*x.shape[:-1], len(weight)))  # the shape and type that they have
     targets, counted = _checked_targets(name, scores, targets, ignore_index, reduction)
     rows, flat = x.astype(weight.dtype, copy=False).reshape(-1, x.shape[-1]), targets.reshape(-1)
-    losses, factor = np.empty(len(rows), weight.dtype), _factor(counted, reduction, weight.dtype)
-    dx = np.empty(rows.shape if wanted[0] else 0, weight.dtype)
-    dweight = np.zeros(weight.shape if wanted[1] else 0, weight.dtype)
-    step = max(1, PIECE // max(1, len(weight)))
-    matmul = functools.partial(kernels.gemm.matmul, tile=kernels.mixed.tile())
-    for i in range(0, len(rows), step):
-        piece, ids = rows[i : i + step], flat[i : i + step]
+    factor = _factor(counted, reduction, weight.dtype)
+    pieces = functools.partial(_in_pieces, kernels.mixed.tile(), rows, weight, flat, factor, label_smoothing)
+    losses, made = pieces(wanted)
+    loss = losses.sum(dtype=np.float64).astype(losses.dtype) * factor
+
+    def times(g, i):
+        d, made[i] = made[i], None  # whoever gets the array may add to it
+        if d is None:  # a second backward pass through the same graph
+            d = pieces((i == 0, i == 1))[1][i]
+        if g != 1:
+            kernels.parameters.scale([d], float(g))
+        return d
+
+    return loss, (lambda g: times(g, 0).reshape(x.shape), lambda g: times(g, 1))
+
+
+def _in_pieces(tile, x, weight, ids, factor, label_smoothing, wanted):
+    """The losses of rows x (N, I), and [dx, dweight] of their sum times `factor`, empty where not wanted."""
+    losses, step = np.empty(len(x), weight.dtype), max(1, PIECE // max(1, len(weight)))
+    dx = np.empty(x.shape if wanted[0] else 0, weight.dtype)
+    dweight = kernels.memory.empty(weight.shape if wanted[1] else (0,), weight.dtype)
+    matmul = functools.partial(kernels.gemm.matmul, tile=tile)
+    for i in range(0, max(1, len(x)), step):  # without rows, dweight is zeros
+        piece, its = x[i : i + step], ids[i : i + step]
         z = matmul(piece, weight.T, kernels.memory.empty((len(piece), len(weight)), weight.dtype))
-        losses[i : i + step], m, s = kernels.cross_entropy.cross_entropy(z, ids, _IGNORED, label_smoothing)
+        losses[i : i + step], m, s = kernels.cross_entropy.cross_entropy(z, its, _IGNORED, label_smoothing)
         if any(wanted):
-            scale = np.full(len(ids), factor, weight.dtype)
-            dz = kernels.cross_entropy.cross_entropy_backward(z, m, s, ids, scale, _IGNORED, label_smoothing, out=z)
+            scale = np.full(len(its), factor, weight.dtype)
+            dz = kernels.cross_entropy.cross_entropy_backward(z, m, s, its, scale, _IGNORED, label_smoothing, out=z)
         if wanted[0]:
             matmul(dz, weight, dx[i : i + step])
         if wanted[1]:
-            matmul(dz.T, piece, dweight, accumulate=True)
-    loss = losses.sum(dtype=np.float64).astype(losses.dtype) * factor
-    return loss, (lambda g: g * dx.reshape(x.shape), lambda g: g * dweight)
+            matmul(dz.T, piece, dweight, accumulate=i > 0)
+    return losses, [dx, dweight]
 
 
 def _of_distributions(logits, targets, ignore_index, label_smoothing, reduction, weight):
