@@ -11,10 +11,11 @@ import numba
 import pytest
 from gguf_files import needs_smollm2
 
+from autotx.kernels import mixed
 from autotx.kernels.simd import PRODUCT_TILE
 from autotx.models.bench import command, inputs, limit, results, smollm2, table
 from autotx.models.bench.cases import AUTOTX, SECTIONS, Case, S, parameter_count, parameter_shapes, step_flop
-from autotx.models.bench.turns import QUICK, Arena, Contestant, race
+from autotx.models.bench.turns import QUICK, Arena, Contestant, Race, race
 from autotx.models.formats import located
 from autotx.models.formats.gguf_file import GGUF
 
@@ -75,10 +76,25 @@ def test_ratios_are_of_medians_and_their_range_of_neighbours():
 
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="kernels are off")
-def test_the_limit_of_the_registers_counts_what_it_adds(monkeypatch):
+@pytest.mark.parametrize("name", ["product", *mixed._that_run()])
+def test_the_limit_of_the_registers_counts_what_it_adds(monkeypatch, name):
     monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
-    run = limit.registers(rounds=1000)  # it checks the sums
-    assert run() == [2e-9 * limit.TASKS * PRODUCT_TILE.rows * PRODUCT_TILE.cols * 1000]
+    tile = PRODUCT_TILE if name == "product" else mixed.TILES[name]()
+    run = limit.registers(tile, products=3200)  # it checks the sums
+    sums = 4 * 16 * 16 if name == "AMX" else tile.rows * tile.cols
+    assert run() == [2e-9 * limit.TASKS * sums * 3200]
+
+
+def test_bfloat16_has_both_limits(monkeypatch, capsys, tmp_path):
+    measured = Race({"limit": [0.5]}, {"limit": [[[4.0]]]}, {}, {})
+    monkeypatch.setattr(command, "race", lambda *asked: measured)
+    file = tmp_path / "bench.json"
+    assert command.run(parsed("--quick", "--only", "step-bfloat16", "--json", str(file))) == 0
+    shown = capsys.readouterr().out
+    for which in ("(its tile in L1)", "from registers alone, by all threads"):
+        assert f"limit of this machine: 8 GFLOP/s in bfloat16 {which}\n" in shown
+    written = json.loads(file.read_text())
+    assert [written[f"{name}gflops"] for name in ("bfloat16_limit_", "bfloat16_register_", "limit_")] == [8, 8, None]
 
 
 def test_differences_are_relative_to_the_largest_number_and_nan_is_wrong():

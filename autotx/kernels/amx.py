@@ -37,7 +37,7 @@ def permitted():
 def _multiply(tile, depth, a, a_size, _row, _k, b, b_size, start, start_row, start_col, c, c_step, rows, cols):
     """`simd.multiply`, with the addresses of the first elements in place of arrays."""
     buffer, squares = stack(), (depth + NUMBERS - 1) // NUMBERS
-    _configure()
+    configure()
     for i in range(0, rows, tile.rows):
         for j in range(0, cols, SIDE):
             b_panel = b + tile.itemsize * (j // SIDE * b_size)
@@ -52,7 +52,7 @@ def _multiply(tile, depth, a, a_size, _row, _k, b, b_size, start, start_row, sta
                     _copy(first, start_row, start_col, buffer, SIDE, m, n)
                     _block(tile, squares, a_panel, b_panel, buffer, SIDE, 1, buffer, SIDE)
                     _copy(buffer, SIDE, 1, last, c_step, m, n)
-    _release()
+    release()
 
 
 @kernel
@@ -70,7 +70,7 @@ def _call(builder, name, *arguments):
 
 
 @intrinsic
-def _configure(typing):
+def configure(typing):
     """Set all eight registers to 16 rows of 64 bytes."""
     layout = [1, 0, *14 * [0], *8 * [64, 0], *16 * [0], *8 * [16], *8 * [0]]
 
@@ -87,7 +87,7 @@ def _configure(typing):
 
 
 @intrinsic
-def _release(typing):
+def release(typing):
     """Give the registers up: the system then need not save them when it switches threads."""
 
     def generate(context, builder, signature, arguments):
@@ -95,6 +95,17 @@ def _release(typing):
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+def move(builder, name, register, address, step):
+    """Emit a load or store of a register. step: bytes from row to row in memory."""
+    _call(builder, name, BYTE(register), builder.inttoptr(address, BYTE.as_pointer()), step)
+
+
+def multiply_add(builder):
+    """Emit C[i, j] += A[i] B[j] for squares in registers: of C in 0 to 3, of A in 4 and 5, of B in 6 and 7."""
+    for i, j in np.ndindex(2, 2):
+        _call(builder, "tdpbf16ps", BYTE(2 * i + j), BYTE(4 + i), BYTE(6 + j))
 
 
 @intrinsic
@@ -106,13 +117,10 @@ def _block(typing, tile, squares, a, b, start, start_row, start_col, c, c_step):
         _, squares, a, b, start, start_row, start_col, c, c_step = arguments
         to_bytes = lambda floats: builder.mul(floats, INT(4))  # noqa: E731
 
-        def move(name, register, address, step):
-            _call(builder, name, BYTE(register), builder.inttoptr(address, BYTE.as_pointer()), step)
-
         def each_quarter(name, first, row, col):
             for i, j in np.ndindex(2, 2):
                 at = builder.add(builder.mul(to_bytes(row), INT(16 * i)), builder.mul(to_bytes(col), INT(16 * j)))
-                move(name, 2 * i + j, builder.add(first, at), to_bytes(row))
+                move(builder, name, 2 * i + j, builder.add(first, at), to_bytes(row))
 
         each_quarter("tileloadd64", start, start_row, start_col)
         before, loop, after = builder.block, builder.append_basic_block("squares"), builder.append_basic_block("sums")
@@ -122,10 +130,9 @@ def _block(typing, tile, squares, a, b, start, start_row, start_col, c, c_step):
         k.add_incoming(INT(0), before)
         a_at, b_at = builder.add(a, builder.mul(k, INT(a_step))), builder.add(b, builder.mul(k, INT(b_step)))
         for i in range(2):
-            move("tileloadd64", 4 + i, builder.add(a_at, INT(i * SQUARE)), INT(64))
-            move("tileloadd64", 6 + i, builder.add(b_at, INT(i * SQUARE)), INT(64))
-        for i, j in np.ndindex(2, 2):
-            _call(builder, "tdpbf16ps", BYTE(2 * i + j), BYTE(4 + i), BYTE(6 + j))
+            move(builder, "tileloadd64", 4 + i, builder.add(a_at, INT(i * SQUARE)), INT(64))
+            move(builder, "tileloadd64", 6 + i, builder.add(b_at, INT(i * SQUARE)), INT(64))
+        multiply_add(builder)
         after_this = builder.add(k, INT(1))
         k.add_incoming(after_this, builder.block)
         builder.cbranch(builder.icmp_signed("<", after_this, squares), loop, after)

@@ -79,10 +79,15 @@ def _print_machine(facts):
 
 LIMITS = {
     "FLOP": (Contestant("limit", "limit"), "GFLOP/s (the register tile in L1, on all threads)"),
-    "bfloat16": (Contestant("limit", "limit", builder="limit_bfloat16"), "GFLOP/s in bfloat16 (its tile in L1)"),
     "registers": (Contestant("limit", "limit", builder="registers"), "GFLOP/s from registers alone, by all threads"),
+    "bfloat16": (Contestant("limit", "limit", builder="limit_bfloat16"), "GFLOP/s in bfloat16 (its tile in L1)"),
+    "bfloat16 registers": (
+        Contestant("limit", "limit", builder="registers_bfloat16"),
+        "GFLOP/s in bfloat16 from registers alone, by all threads",
+    ),
     "bytes": (Contestant("limit", "limit", builder="bandwidth"), "GB/s read from memory, by all threads"),
 }
+BESIDE = {"FLOP": "registers", "bfloat16": "bfloat16 registers"}  # a limit -> another that is printed beside it
 
 
 def _limit(arena, what):
@@ -102,7 +107,7 @@ def _section(arena, name, section, quick, limits):
     and whether no case failed and no results differed."""
     missing = _missing(section.model)
     needed = {case.need[0] for case in section.cases}
-    needed |= {"registers"} if "FLOP" in needed else set()
+    needed |= {BESIDE[what] for what in needed & BESIDE.keys()}
     for what in () if missing else [what for what in LIMITS if what in needed - limits.keys()]:
         limits[what] = _limit(arena, what)
     print(f"\n{name}: {section.title}\n{results.HEADER}", flush=True)

@@ -1,5 +1,5 @@
 """The limits of the machine: FLOP of all cores when all numbers stay in registers and the L1 cache, FLOP when they stay
-in registers, and bytes that the cores read from memory."""
+in registers, both in float32 and in bfloat16, and bytes that the cores read from memory."""
 
 import functools
 import os
@@ -7,12 +7,13 @@ import time
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from autotx.kernels import mixed
+from autotx.kernels.amx import AmxTile, configure, move, multiply_add, release
+from autotx.kernels.bfloat16 import LINES, NUMBERS, SLOTS, SQUARE, DotTile
 from autotx.kernels.jit import kernel
 from autotx.kernels.rows import IDS, INTEGER
 from autotx.kernels.simd import INT, PRODUCT_TILE, Vectors
@@ -25,6 +26,7 @@ TILES = 1_000  # in a task
 TASKS = 20  # for each thread
 BUFFER = 2**31  # bytes that are read, far more than caches hold
 PIECE = 2**16  # integers in a task
+UPPER = np.uint32(0xFFFF0000)  # the half of a float32 that is its bfloat16, not rounded
 
 
 def flop_per_second(dtype="float32"):
@@ -45,7 +47,8 @@ def _measured(threads, tile):
 
 
 def limit(threads=None, tile=PRODUCT_TILE):
-    """Build a run in which each thread multiplies the same two small panels many times; its result is its GFLOP.
+    """Build a run in which each thread multiplies two small panels of random numbers many times; its result is its
+    GFLOP.
 
     threads: by default NUMBA_NUM_THREADS.
     """
@@ -53,7 +56,7 @@ def limit(threads=None, tile=PRODUCT_TILE):
     between = 512  # floats, so that no two threads share a cache line
     sizes = *(tile.panel_size(tile, n, DEPTH) for n in (tile.rows, tile.cols)), tile.rows * tile.cols + between
     scratch = aligned(threads * sum(sizes), tile.number)
-    scratch[:] = 0.5
+    scratch[:] = _random(scratch.size)
 
     def run():
         _multiply_again_and_again(tile, threads * TASKS, scratch, *sizes)
@@ -64,8 +67,19 @@ def limit(threads=None, tile=PRODUCT_TILE):
 
 def limit_bfloat16():
     """`limit` of the tile of bfloat16."""
+    return limit(tile=_bfloat16_tile())
+
+
+def _bfloat16_tile():
     with autocast("bfloat16"):
-        return limit(tile=mixed.tile())
+        return mixed.tile()
+
+
+def _random(*shape):
+    """Random numbers of normal size, as in data, for all limits: the power that products take, and with it the clock,
+    can depend on the numbers. Both halves of a float32 are the same bfloat16, which so is of normal size, too."""
+    bits = np.random.default_rng(0).standard_normal(shape, np.float32).view(np.uint32)
+    return (bits & UPPER | bits >> 16).view(np.float32)
 
 
 @shared_by_tile(lambda tile: (tile.array(1, "C"), INTEGER, INTEGER, INTEGER))
@@ -81,47 +95,94 @@ def _multiply_again_and_again(tile, scratch, a_size, b_size, c_size, worker, tas
         )
 
 
-def registers(rounds=500_000):
-    """Build a run in which each thread adds to as many vectors as the tile has, all in registers; its result is its
-    GFLOP. What the tile of `limit` falls short of it is the cost of loading numbers from the L1 cache. rounds: of
-    multiply-adds in a task."""
-    tile, threads = PRODUCT_TILE, int(os.environ["NUMBA_NUM_THREADS"])
-    sums = np.empty((threads * TASKS, tile.rows * tile.cols), np.float32)
+def registers(tile=PRODUCT_TILE, products=100_000):
+    """Build a run in which each thread multiplies random numbers in registers and adds the products to as many sums as
+    the tile has, also in registers; its result is its GFLOP. What `limit` falls short of it is the cost of loading
+    numbers from the L1 cache. products: that a task adds to each sum, a multiple of 32."""
+    if isinstance(tile, AmxTile):
+        add, count, shape, at_once = _add_squares, 4, (LINES, SLOTS // LINES), NUMBERS
+    else:
+        add, count, shape = _add_vectors, tile.rows * tile.cols // tile.lanes, (tile.lanes,)
+        at_once = 2 if isinstance(tile, DotTile) else 1
+    memory = np.empty((int(os.environ["NUMBA_NUM_THREADS"]) * TASKS, count + 4, *shape), np.float32)
+    sums, factors = memory[:, :count], _random(4, *shape)
+    memory[:, count:] = factors
+    if at_once > 1:  # bfloat16
+        factors = (factors.view(np.uint32) & UPPER).view(np.float32)
+    a, b = factors[np.transpose([_factors(i) for i in range(count)])]
+    right = products * (a * b if at_once < NUMBERS else a @ b / LINES)
 
     def run():
-        sums[:, : tile.lanes] = 0.5
-        _add_again_and_again(tile, threads * TASKS, rounds, sums)
-        assert (sums[:, -1] == sums.shape[1] // tile.lanes - 1 + 0.25 * rounds).all()
-        return [2e-9 * sums.size * rounds]
+        sums[:] = 0
+        add(tile, len(memory), products // at_once, memory)
+        assert np.allclose(sums, right, atol=0.02 * np.abs(right).max())
+        return [2e-9 * sums.size * products]
 
     return run
 
 
-@shared_by_tile(lambda tile: (INTEGER, tile.array(2, "C")))
+def registers_bfloat16():
+    """`registers` of the tile of bfloat16."""
+    return registers(_bfloat16_tile())
+
+
+def _factors(i):
+    """Which two of the four factors are multiplied for the sum i."""
+    return i // 2 % 2, 2 + i % 2
+
+
+@shared_by_tile(lambda tile: (INTEGER, tile.array(3, "C")))
 @kernel
-def _add_again_and_again(tile, rounds, sums, worker, task):
-    _multiply_add(tile, rounds, sums[task].ctypes.data)
+def _add_vectors(tile, rounds, memory, worker, task):
+    _vectors(tile, rounds, memory[task].ctypes.data)
+
+
+@shared_by_tile(lambda tile: (INTEGER, tile.array(4, "C")))
+@kernel
+def _add_squares(tile, rounds, memory, worker, task):
+    configure()
+    _squares(rounds, memory[task].ctypes.data)
+    release()
 
 
 @intrinsic
-def _multiply_add(typing, tile, rounds, place):
-    """Add x^2 `rounds` times to each vector of a tile, of which the i-th begins at i. x: the vector at the address
-    `place`, to which the sums are then written, one after another."""
+def _vectors(typing, tile, rounds, place):
+    """Make the tile's multiply-add `rounds` times for each of the sums at an address, of the factors after them."""
 
     def generate(context, builder, signature, arguments):
         vectors = Vectors(context, builder, tile.tile)
         [place] = vectors.pointers(arguments[2])
-        x, count = vectors.load(place), tile.tile.rows * tile.tile.cols // vectors.lanes
-        start = [ir.Constant(vectors.kind, [float(i)] * vectors.lanes) for i in range(count)]
-        sums = [cgutils.alloca_once_value(builder, vector) for vector in start]
+        multiply_add = tile.tile.reader(vectors, place, (INT(0), INT(0)), place, INT(0)).multiply_add
+        count = tile.tile.rows * tile.tile.cols // vectors.lanes
+        loaded = [vectors.load(place, INT(i * vectors.lanes)) for i in range(count + 4)]
+        sums, factors = [cgutils.alloca_once_value(builder, start) for start in loaded[:count]], loaded[count:]
         with cgutils.for_range(builder, arguments[1]):
-            for one in sums:
-                builder.store(vectors.fma(x, x, builder.load(one)), one)
+            for i, one in enumerate(sums):
+                a, b = (factors[j] for j in _factors(i))
+                builder.store(multiply_add(a, b, builder.load(one)), one)
         for i, one in enumerate(sums):
             vectors.store(builder.load(one), place, INT(i * vectors.lanes))
         return context.get_dummy_value()
 
     return types.void(tile, types.int64, types.int64), generate
+
+
+@intrinsic
+def _squares(typing, rounds, place):
+    """`_vectors`, for the four sums and the four factors of AMX."""
+
+    def generate(context, builder, signature, arguments):
+        rounds, place = arguments
+        places = [builder.add(place, INT(i * SQUARE)) for i in range(8)]
+        for i in range(8):
+            move(builder, "tileloadd64", i, places[i], INT(64))
+        with cgutils.for_range(builder, rounds):
+            multiply_add(builder)
+        for i in range(4):
+            move(builder, "tilestored64", i, places[i], INT(64))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
 
 
 def bandwidth():

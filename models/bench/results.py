@@ -210,6 +210,8 @@ def as_json(rows, facts, limits):
         "machine": facts,
         "limit_gflops": limits.get("FLOP"),
         "register_gflops": limits.get("registers"),
+        "bfloat16_limit_gflops": limits.get("bfloat16"),
+        "bfloat16_register_gflops": limits.get("bfloat16 registers"),
         "read_gb_s": limits.get("bytes"),
         "rows": [asdict(row) for row in rows],
     }
