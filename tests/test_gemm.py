@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numba import types
 
-from autotx.kernels import gelu, gemm, jit, simd, threads
+from autotx.kernels import gelu, gemm, jit, launches, simd, threads
 from autotx.kernels.gemm import matmul
 from autotx.kernels.simd import FLOAT32_TILE
 from autotx.kernels.simd import PRODUCT_TILE as TILE
@@ -274,7 +274,7 @@ def test_blocks_cover_whole_tiles(n, stack, M, N, K):
 # ---- packing and processors -------------------------------------------------------------------------------------
 
 
-@threads.shared_by_tile(lambda tile: (tile.array(2, readonly=True), types.intp, tile.array(1, "C"), types.intp))
+@launches.shared_by_tile(lambda tile: (tile.array(2, readonly=True), types.intp, tile.array(1, "C"), types.intp))
 @jit.kernel
 def pack(tile, x, width, panels, at, worker, task):
     tile.pack(tile, x, width, panels, at)
@@ -528,7 +528,7 @@ attention.attention(x[None], x[None], x[None])
 ELSEWHERE = """
 from numba import types
 from autotx.kernels.jit import kernel
-from autotx.kernels.threads import shared_by_tile
+from autotx.kernels.launches import shared_by_tile
 
 @shared_by_tile(lambda tile: (types.float32[:, ::1], types.float32[::1]))
 @kernel

@@ -12,7 +12,7 @@ import pytest
 from numba import types
 
 import autotx
-from autotx.kernels import gelu, gemm, mixed, threads
+from autotx.kernels import gelu, gemm, launches, mixed, threads
 from autotx.kernels.jit import kernel
 from autotx.kernels.tile import thread_memory
 from autotx.models import GPT, GPTConfig, Transformer, TransformerConfig
@@ -22,7 +22,7 @@ if numba.config.DISABLE_JIT:
     pytest.skip("without the JIT there is no pool", allow_module_level=True)
 
 
-@threads.shared(types.int64[::1], types.int64[::1], types.int64)
+@launches.shared(types.int64[::1], types.int64[::1], types.int64)
 @kernel
 def note(counts, workers, rounds, worker, task):
     """A task of some microseconds that notes that it was done, and by whom."""
@@ -70,7 +70,7 @@ def test_a_worker_that_fell_asleep_is_woken():
     run(64)
     for _ in range(20):
         time.sleep(0.02)
-        if threads._shared[threads.ASLEEP]:
+        if threads.pool[threads.ASLEEP]:
             break
     else:
         pytest.fail("no worker fell asleep")
@@ -94,7 +94,7 @@ def test_threads_of_python_may_call_at_once():
     assert not failed
 
 
-@threads.shared(types.float32[::1], types.float32[::1])
+@launches.shared(types.float32[::1], types.float32[::1])
 @kernel
 def double_and_one(x, y, worker, task):
     y[task] = 2 * x[task] + 1
@@ -102,7 +102,7 @@ def double_and_one(x, y, worker, task):
 
 def test_recorded_launches_run_again_in_their_order_and_only_then():
     x, y, counts = np.zeros(33, np.float32), np.zeros(33, np.float32), np.zeros(17, np.int64)
-    with threads.recording() as launches:
+    with launches.recording() as recorded:
         double_and_one(33, x, y)
         double_and_one(33, y, x)
         note(17, counts, np.full(17, -1), 1)
@@ -113,19 +113,19 @@ def test_recorded_launches_run_again_in_their_order_and_only_then():
         autotx.set_num_threads(n)
         x[:], counts[:] = 0, 0
         for i in range(1, 8):
-            launches.run()
+            recorded.run()
             assert (x == 4**i - 1).all()
             assert (counts[0], set(counts[1:])) == (2 * i, {i})
     double_and_one(33, x, y)  # no longer recorded
     assert (y == 2 * x + 1).all()
-    with threads.recording() as nothing:
+    with launches.recording() as nothing:
         pass
     nothing.run()
 
 
 def test_recorded_launches_have_scratch_memory_of_their_own():
     outside = thread_memory(10, np.dtype(np.float32))
-    with threads.recording():
+    with launches.recording():
         inside = thread_memory(10, np.dtype(np.float32))
         assert thread_memory(10, np.dtype(np.float32)) is inside
     assert not np.shares_memory(inside, outside)
@@ -136,12 +136,12 @@ def test_a_worker_that_fell_asleep_between_recorded_launches_is_woken():
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("one core")
     counts, workers = np.zeros(64, np.int64), np.full(64, -1)
-    with threads.recording() as launches:
+    with launches.recording() as recorded:
         note(64, counts, workers.copy(), 1)
         note(1, counts, workers.copy(), 5_000_000)  # the worker has nothing to do for some 20 ms
         note(64, counts, workers, 20_000)
     for _ in range(50):
-        launches.run()
+        recorded.run()
         if len(set(workers)) > 1:
             return
     pytest.fail("in 50 runs no worker came after a long task of the caller's")

@@ -22,6 +22,7 @@ _MODULES = (
     "gemm",
     "gemv",
     "jit",
+    "launches",
     "layernorm",
     "linear",
     "memory",

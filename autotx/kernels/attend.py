@@ -12,11 +12,11 @@ from autotx.kernels.attention import FEW_QUERIES, IN4, INFINITY, attention, key_
 from autotx.kernels.dots import sum_of_rows
 from autotx.kernels.exp import ONE, ZERO, exp, larger
 from autotx.kernels.jit import kernel
+from autotx.kernels.launches import shared
 from autotx.kernels.rope import angles, rope, rotate_row
 from autotx.kernels.rows import FLOAT32, FLOAT_BYTES, IDS, IN2, INTEGER, OUT2, contiguous, tasks, use_numba
 from autotx.kernels.simd import FLOAT32_TILE
 from autotx.kernels.softmax import row_max
-from autotx.kernels.threads import shared
 from autotx.kernels.tile import thread_memory
 
 KEY_BLOCK = key_block(FLOAT32_TILE)

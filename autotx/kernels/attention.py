@@ -71,9 +71,9 @@ from numba.extending import register_jitable
 from autotx.kernels import total
 from autotx.kernels.exp import exp, larger, log
 from autotx.kernels.jit import kernel
+from autotx.kernels.launches import shared_by_tile
 from autotx.kernels.rows import FLOAT_BYTES, contiguous, floats, use_numba
 from autotx.kernels.simd import FLOAT32_TILE, address_of
-from autotx.kernels.threads import shared_by_tile
 from autotx.kernels.tile import thread_memory
 
 PIECE = 512  # queries in a task of the forward, where there are fewer than 16 heads

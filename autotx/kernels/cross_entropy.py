@@ -11,6 +11,7 @@ from numba import types
 from autotx.kernels import memory, total
 from autotx.kernels.exp import ONE, ZERO, exp, larger, log
 from autotx.kernels.jit import kernel
+from autotx.kernels.launches import shared
 from autotx.kernels.rows import (
     IDS,
     IN1,
@@ -27,7 +28,6 @@ from autotx.kernels.rows import (
     use_numba,
 )
 from autotx.kernels.softmax import row_sum
-from autotx.kernels.threads import shared
 
 NONE_IGNORED = -(2**63)  # stands for ignore_index=None
 BLOCK = 4096  # elements that stay in the L1 cache if they are read twice

@@ -4,6 +4,7 @@ import numpy as np
 
 from autotx.kernels import add_rows_at, often_repeated
 from autotx.kernels.jit import kernel
+from autotx.kernels.launches import shared
 from autotx.kernels.rows import (
     CHUNK,
     IDS,
@@ -18,7 +19,6 @@ from autotx.kernels.rows import (
     tasks,
     use_numba,
 )
-from autotx.kernels.threads import shared
 
 WIDTH = 128  # columns in a task of `add_rows`
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from autotx.kernels.exp import HALF, ONE, ZERO, erf_twin, exp, normal_cdf, normal_cdf_with_bell
 from autotx.kernels.jit import kernel
+from autotx.kernels.launches import shared
 from autotx.kernels.rows import CHUNK, IN1, OUT1, flat, part, tasks, use_numba
-from autotx.kernels.threads import shared
 
 CUBE = 0.044715
 ROOT = math.sqrt(2 / math.pi)

@@ -63,9 +63,10 @@ from autotx.kernels.exp import ZERO
 from autotx.kernels.gelu import gelu_of, gelu_tanh_of
 from autotx.kernels.gemv import FEW_ROWS
 from autotx.kernels.jit import call, kernel, outlined
+from autotx.kernels.launches import shared_by_tile
 from autotx.kernels.rows import FLOAT32, FLOAT_BYTES, floats
 from autotx.kernels.simd import PRODUCT_TILE, address_of
-from autotx.kernels.threads import get_num_threads, shared_by_tile
+from autotx.kernels.threads import get_num_threads
 from autotx.kernels.tile import even_pieces, thread_memory
 
 SMALL = 2**18  # multiply-adds: NumPy computes products of at most so many

@@ -21,11 +21,12 @@ from autotx.kernels.codes import BLOCK, WIDTH, Coded
 from autotx.kernels.dots import products_of
 from autotx.kernels.exp import ZERO
 from autotx.kernels.jit import call, kernel
+from autotx.kernels.launches import shared
 from autotx.kernels.rmsnorm import norm_row
 from autotx.kernels.rows import FLOAT32, FLOAT_BYTES, IN1, IN2, INTEGER, OUT2, REAL, contiguous, flat, tasks
 from autotx.kernels.silu import swiglu_row
 from autotx.kernels.simd import FLOAT32_TILE
-from autotx.kernels.threads import get_num_threads, shared
+from autotx.kernels.threads import get_num_threads
 from autotx.kernels.tile import even_pieces, thread_memory
 
 FEW_ROWS = 8

@@ -51,7 +51,7 @@ def kernel(function=None, *, fastmath=False, from_python=False):
     """Decorate a function: Numba compiles it when it is first needed.
 
     fastmath: a set of LLVM's flags (for example {"contract", "reassoc"}) or True. from_python: whether Python calls the
-    kernel directly, rather than only other kernels and `threads.shared`.
+    kernel directly, rather than only other kernels and `launches.shared`.
     """
     if function is None:
         return lambda f: kernel(f, fastmath=fastmath, from_python=from_python)

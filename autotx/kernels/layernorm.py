@@ -12,6 +12,7 @@ from numba import types
 from autotx.kernels import FLOAT32_TERMS, total
 from autotx.kernels.exp import HALF, ONE, ZERO
 from autotx.kernels.jit import kernel
+from autotx.kernels.launches import shared
 from autotx.kernels.rows import (
     CHUNK,
     IN1,
@@ -28,7 +29,6 @@ from autotx.kernels.rows import (
     tasks,
     use_numba,
 )
-from autotx.kernels.threads import shared
 
 CANCELLED = 16  # where the mean of (x - x_0)^2 is more than so many times the variance, its digits are too few
 PARTS = 64  # sums over rows are computed in at most this many parts, one for each task, unless parts get too long

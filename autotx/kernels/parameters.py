@@ -15,8 +15,8 @@ import numpy as np
 from numba import types
 
 from autotx.kernels.jit import kernel
+from autotx.kernels.launches import shared
 from autotx.kernels.rows import CHUNK, FLOAT_BYTES, REAL, floats, use_numba
-from autotx.kernels.threads import shared
 
 
 def adamw(params, grads, ms, vs, lr, beta1, beta2, eps, decays, steps):

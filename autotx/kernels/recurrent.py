@@ -35,9 +35,10 @@ from numba import types
 from autotx.kernels.exp import exp, expm1
 from autotx.kernels.gemm import linear_backward, matmul
 from autotx.kernels.jit import kernel
+from autotx.kernels.launches import shared_by_tile
 from autotx.kernels.rows import IN1, INTEGER, OUT1, OUT2, OUT3, contiguous, tasks, use_numba
 from autotx.kernels.simd import FLOAT32_TILE
-from autotx.kernels.threads import get_num_threads, shared_by_tile
+from autotx.kernels.threads import get_num_threads
 from autotx.kernels.tile import aligned, thread_memory
 
 TANH, RELU, LSTM, GRU = range(4)  # the kinds of layers; the first two are those of a plain RNN

@@ -8,6 +8,7 @@ from numba import types
 from autotx.kernels import FLOAT32_TERMS, total
 from autotx.kernels.exp import INFINITY, ONE, ZERO
 from autotx.kernels.jit import kernel, outlined
+from autotx.kernels.launches import shared
 from autotx.kernels.rows import (
     CHUNK,
     FLOAT_BYTES,
@@ -25,7 +26,6 @@ from autotx.kernels.rows import (
     tasks,
     use_numba,
 )
-from autotx.kernels.threads import shared
 
 PARTS = 64  # sums over rows are computed in at most this many parts, one for each task, unless parts get too long
 LONGEST_ROW = 64 * FLOAT32_TERMS  # a row is summed in 32 lanes or more; NumPy computes longer rows

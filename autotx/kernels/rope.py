@@ -7,8 +7,8 @@ from numba import types
 
 from autotx.kernels.attention import IN4, OUT4
 from autotx.kernels.jit import kernel, outlined
+from autotx.kernels.launches import shared
 from autotx.kernels.rows import CHUNK, FLOAT_BYTES, IN2, INTEGER, floats, tasks, use_numba
-from autotx.kernels.threads import shared
 
 
 def rope(x, base, start=0, out=None, back=False):

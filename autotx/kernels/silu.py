@@ -5,8 +5,8 @@ from numba import types
 
 from autotx.kernels.exp import ONE, ZERO, exp
 from autotx.kernels.jit import kernel, outlined
+from autotx.kernels.launches import shared
 from autotx.kernels.rows import CHUNK, IN1, OUT1, flat, floats, part, tasks, use_numba
-from autotx.kernels.threads import shared
 
 
 def swiglu(gate, up):

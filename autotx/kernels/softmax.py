@@ -12,8 +12,8 @@ import numpy as np
 from autotx.kernels import total
 from autotx.kernels.exp import ONE, ZERO, exp, larger
 from autotx.kernels.jit import kernel
+from autotx.kernels.launches import shared
 from autotx.kernels.rows import IN2, INTEGER, OUT2, part, rows, rows_a_chunk, tasks, use_numba
-from autotx.kernels.threads import shared
 
 LOWEST = np.float32(-np.inf)
 BLOCK = 4096  # elements of a row that are added in float32; the sums of blocks are added in float64

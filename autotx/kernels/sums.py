@@ -10,8 +10,8 @@ import numpy as np
 from numba import types
 
 from autotx.kernels.jit import kernel
+from autotx.kernels.launches import shared
 from autotx.kernels.rows import CHUNK, INTEGER, floats, tasks, use_numba
-from autotx.kernels.threads import shared
 
 
 def add(x, y, out=None):

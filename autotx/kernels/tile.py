@@ -22,7 +22,8 @@ from numba.core.datamodel import models
 from numba.core.imputils import lower_getattr_generic
 from numba.extending import infer_getattr, register_model
 
-from autotx.kernels.threads import MOST_THREADS, recorded
+from autotx.kernels.launches import recorded
+from autotx.kernels.threads import MOST_THREADS
 
 CACHE_LINE = 64  # bytes
 

@@ -15,9 +15,10 @@ from autotx.kernels import mixed
 from autotx.kernels.amx import AmxTile, configure, move, multiply_add, release
 from autotx.kernels.bfloat16 import LINES, NUMBERS, SLOTS, SQUARE, DotTile
 from autotx.kernels.jit import kernel
+from autotx.kernels.launches import shared, shared_by_tile
 from autotx.kernels.rows import IDS, INTEGER
 from autotx.kernels.simd import INT, PRODUCT_TILE, Vectors
-from autotx.kernels.threads import get_num_threads, shared, shared_by_tile
+from autotx.kernels.threads import get_num_threads
 from autotx.kernels.tile import aligned
 from autotx.modes import autocast
 

@@ -15,6 +15,7 @@ from autotx.kernels import (
     gelu,
     gemm,
     jit,
+    launches,
     layernorm,
     linear,
     mixed,
@@ -25,7 +26,6 @@ from autotx.kernels import (
     silu,
     softmax,
     sums,
-    threads,
 )
 from autotx.kernels.simd import FLOAT32_TILE
 from autotx.models.bench.limit import flop_per_second
@@ -110,11 +110,11 @@ def _attention(heads):
 def _recorded(heads):
     """What readers of new tokens record, and run again."""
     x, square = np.ones((1, 8), np.float32), np.ones((8, 8), np.float32)
-    with threads.recording() as launches:
+    with launches.recording() as recorded:
         attend.attend_new(np.ones((1, 24), np.float32), heads, heads, np.zeros(1, np.int64), 1, 1e4)
         linear.gated(x, square, square), linear.linear(x, square)
         gelu.gelu(x, "tanh"), layernorm.layer_norm(x, x[0], x[0])
-    launches.run()
+    recorded.run()
 
 
 def _products():

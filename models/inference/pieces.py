@@ -185,7 +185,7 @@ class Reader:
         if not few or not self.float32 or not kernels.gemv.takes(x, *(m.weight for m in self.matrices)):
             return None
         states = np.empty_like(x)
-        with kernels.threads.recording() as launches:
+        with kernels.launches.recording() as launches:
             self._add_blocks(states)
         return states, launches
 
