@@ -234,6 +234,7 @@ def test_nothing_overflows_and_text_has_contrast(width, height, dark, browser, g
             page.run("go(arguments[0])", step)
             assert page.run("return document.documentElement.scrollWidth") <= width
             assert page.run(CUT) == []
+            assert page.run(OVER_THE_GRAPH) <= 0, "the signs have a strip of their own"
             assert page.run(WIDER_THAN_THE_DETAIL) == []
             assert browser.get_screenshot_as_file(str(tmp_path / f"{number}-{step}.png"))
         assert page.run(TEXT_OUTSIDE_ITS_BOX) == []
@@ -246,6 +247,11 @@ CUT = """
     const right = (e) => e.getBoundingClientRect().right;
     return [...document.querySelectorAll("footer *, header *")].filter((e) => right(e) > innerWidth)
         .map((e) => e.outerHTML.slice(0, 80));
+"""
+
+OVER_THE_GRAPH = """
+    const rect = (id) => document.getElementById(id).getBoundingClientRect();
+    return rect("signs").height ? rect("graph").bottom - rect("signs").top : 0;
 """
 
 WIDER_THAN_THE_DETAIL = """
