@@ -31,11 +31,12 @@ multiplication", 2008), with A and B exchanged:
 
 Packing copies a piece into the order in which the tile reads it. The tile then reads whole cache lines, one after the
 other, and only the packing depends on whether a matrix is transposed, sliced or reversed. It takes 0.1 to 0.4 ns a
-float, which is what memory takes, or as long as 5 to 30 multiply-adds, once for a block of C. `_blocks` weighs that
+float, which is what memory takes, or as long as 5 to 40 multiply-adds, once for a block of C. `_blocks` weighs that
 cost against the number of tasks. A matrix A whose rows have neighbouring numbers, as in y = x W^T and dx = g W, is read
 as it lies: the tile goes along its rows anyway. In dW = g^T x its columns are the rows of g, far from each other in
 memory, so strips of 144 are packed: in wide ones memory is read in order (0.25 ns a float, against 0.37 in strips of
 48), and 144 floats are 9 cache lines, an odd number, so that the lines of a tile's rows spread over the whole of L1.
+Where a strip is multiplied by FEW panels of B or less, packing it takes longer than reading it as it lies.
 
 Block sizes, measured with a tile of 14 x 32 on a Zen 4 core (CPU time of one thread, machine shared; a GPT's products
 forward and back; speed relative to depth x width = 384 x 512): 384 x 256 0.95, 256 x 512 0.97, 320 x 512 0.97, 768 x
@@ -70,6 +71,7 @@ from autotx.kernels.threads import get_num_threads
 from autotx.kernels.tile import even_pieces, thread_memory
 
 SMALL = 2**18  # multiply-adds: NumPy computes products of at most so many
+FEW = 3  # panels of B for which columns of A are not packed
 
 
 def matmul(a, b, out=None, accumulate=False, bias=None, activation=None, tile=PRODUCT_TILE):
@@ -349,6 +351,8 @@ def _block(tile, a, scratch, b_at, start, start_at, steps, c, c_at, c_step, N, f
         rest = scratch, b_at, b_size, start, from_, steps, c, to, c_step, last - i, N
         if _read_as_it_lies(tile, a.strides[1]):
             tile.multiply(tile, depth, a, i * a_step, (tile.rows * a_step, a_step, 1), *rest)
+        elif tile.takes_steps and a.strides[0] == tile.itemsize and FEW * tile.cols >= N:
+            tile.multiply(tile, depth, a, i, (tile.rows, 1, a.strides[1] // tile.itemsize), *rest)
         else:
             tile.pack(tile, a[i:last], width, scratch, 0)
             a_size = tile.rows if tile.takes_steps else tile.panel_size(tile, width, depth)

@@ -19,6 +19,10 @@ machine used the core's second thread, at 0.68 and 0.83. Six rows also leave reg
 may have any steps: where the numbers of a row are neighbours, the tile reads A as it lies, and it need not be packed.
 So products use the wide tile, and attention the tall one, because a wider tile computes more beyond the causal edge.
 
+The panels of B come from L2, where each number is read once for a tile. The loop prefetches them into L1, AHEAD steps
+before they are needed: on an Intel Xeon (family 6, model 167) whole products take 2 to 3 % less time, from 4 steps on
+as from 16.
+
 Where the number of rows is not a multiple of the tile's, the last tile computes rows of zeros that are then dropped.
 Tiles of half and a quarter of the rows compute the last rows with less waste: with the tile of 14 alone, 9 % of the
 work on 128 rows would be on zeros, and 24 % on the 32 channels of a head. They save 2 % of a step of size S.
@@ -151,11 +155,11 @@ class Vectors:
     def fma(self, a, b, c):
         return self.call(f"llvm.fma.{self.suffix}", self.kind, a, b, c)
 
-    def prefetch(self, pointer, write):
-        """Prefetch the cache line at `pointer`: into L1 for a write, into L2 for a read."""
+    def prefetch(self, pointer, write, near=False):
+        """Prefetch the cache line at `pointer`: into L1 for a write or if it is `near`, else into L2."""
         number, byte = ir.IntType(32), self.builder.bitcast(pointer, ir.IntType(8).as_pointer())
-        near = number(3 if write else 2)
-        self.call("llvm.prefetch.p0", ir.VoidType(), byte, number(int(write)), near, number(1))
+        level = number(3 if write or near else 2)
+        self.call("llvm.prefetch.p0", ir.VoidType(), byte, number(int(write)), level, number(1))
 
     def first_lanes(self, count):
         """A mask that is true in the first `count` lanes."""
@@ -292,9 +296,13 @@ class Panels:
         return [self.builder.gep(line, [skip]) for line in self.lines]
 
     def b_at(self, k):
-        """The vectors of B, one for each vector across the tile."""
+        """The vectors of B, one for each vector across the tile. Those of AHEAD steps later are prefetched into L1."""
         row = self.builder.gep(self.b, [self.builder.mul(k, INT(self.tile.cols))])
-        return [self.load(row, j * self.tile.lanes) for j in range(self.tile.cols // self.tile.lanes)]
+        places = range(0, self.tile.cols, self.tile.lanes)
+        for j in places:
+            later = self.builder.gep(row, [INT(AHEAD * self.tile.cols + j)])
+            self.vectors.prefetch(later, write=False, near=True)
+        return [self.load(row, j) for j in places]
 
     def multiply_add(self, a, b, c):
         return self.vectors.fma(a, b, c)
@@ -321,6 +329,7 @@ class _Rows:
 
 
 UNROLLED = 2  # steps of the loop over the depth that are emitted one after another
+AHEAD = 6  # steps of the loop over the depth: how far ahead B is prefetched
 
 
 def sum_over_depth(vectors, height, across, depth, a_at, b_at, multiply_add):
@@ -499,4 +508,4 @@ class SimdTile(Tile):
 
 
 FLOAT32_TILE = SimdTile(np.dtype(np.float32), *tile_shape(host_features()))  # of attention and recurrent layers
-PRODUCT_TILE = SimdTile(np.dtype(np.float32), *tile_shape(host_features(), wide=True), strip=24)  # 144 rows
+PRODUCT_TILE = SimdTile(np.dtype(np.float32), *tile_shape(host_features(), wide=True), strip=24, packing=40)
