@@ -11,17 +11,24 @@ Forward. Scores and results are computed transposed: a row of scores for each ke
 A row of 32 queries is two vectors, so the softmax works on whole vectors, without sums across lanes. The first product
 writes the scores in the layout in which the second reads its right factor, so they need no packing. The blocks of keys
 are processed in order. `top`, the largest score of each query so far, may rise from block to block; the sums so far are
-then multiplied by e^(old top - new top) (the online softmax). A channel of ones added to the values makes the sum of
-the weights one more row of O^T. At the end O^T is divided by it, and lse = top + log(sum) is kept for the backward.
+then multiplied by e^(old top - new top) (the online softmax). The weights are summed as they are computed. At the end
+O^T is divided by their sum, and lse = top + log(sum) is kept for the backward.
 
 Backward. P = e^(scores - lse) is computed again, block by block, which is cheaper than storing and reading it:
 
-    dP (keys, 32) = V g^T        dA = P (dP - e), e_t = sum_d g_td O_td        dQ^T (D, 32) += K^T dA
-    dV (keys, D) += P g          dK (keys, D) += dA Q / sqrt(D)
+    dP (keys, 32) = V g^T        dA = P (dP - e) / sqrt(D), e_t = sum_d g_td O_td        dQ^T (D, 32) += K^T dA
+    dV (keys, D) += P g          dK (keys, D) += dA Q
 
 The last two are sums over queries. They are computed for 128 queries at a time, from P and dA packed again in panels of
-14 keys (`rows`), which takes a twentieth of the time. The scale 1 / sqrt(D) is applied to Q when it is packed and to dQ
-when it is written.
+14 keys (`rows`), which takes a fifteenth of the time. The first values of dV and dK are stored, later ones are added.
+The factor 1 / sqrt(D) of the scores is applied to Q when it is packed.
+
+Far memory. A head is 64 floats of each token's 1,152, say: no prefetcher of a processor finds the next row, and a head
+has eight arrays of them. With T = 256 on an Intel Xeon (family 6, model 167, 2 MB of L2), a third of the time went into
+waiting: copying took four times as long as in the cache, and setting dK and dV to zero a seventh of the backward. So
+keys are packed when the first queries see them, and while a panel of 32 queries is processed, `_fetch` brings 32 rows
+of what follows near: the next queries, O and g, the next keys and values, those of the next head at the end of one, and
+the rows to write. That and storing first values made the backward 1.27 times as fast, the forward 1.2 times.
 
 Causal: all seven products skip the panels of keys that none of the 32 queries may attend to. Masks become floats to
 add, 0 or -inf, and are read through their strides, so a broadcast mask is stored once. A query that may attend to no
@@ -48,6 +55,8 @@ tile alone reaches 225 GFLOP/s there:
 | 4, 12, 1024, 64  | 1.75                | 144     |
 | 1, 4, 4096, 64   | 1.41                | 156     |
 
+Those are times before the rows were fetched ahead; that was measured on the Xeon alone.
+
 A head of 64 tokens and 32 channels takes 10 microseconds forward and 19 backward: half for the products, at the speed
 of the tile, half for packing, the softmax and writing back. Blocks of 112 to 224 keys and 128 or 256 queries are
 equally fast.
@@ -73,8 +82,8 @@ from autotx.kernels.exp import exp, larger, log
 from autotx.kernels.jit import kernel
 from autotx.kernels.launches import shared_by_tile
 from autotx.kernels.rows import FLOAT_BYTES, contiguous, floats, use_numba
-from autotx.kernels.simd import FLOAT32_TILE, address_of
-from autotx.kernels.tile import thread_memory
+from autotx.kernels.simd import FLOAT32_TILE, address_of, prefetch
+from autotx.kernels.tile import CACHE_LINE, thread_memory
 
 PIECE = 512  # queries in a task of the forward, where there are fewer than 16 heads
 FEW_QUERIES = 4  # for at most so many queries, the NumPy twins are faster
@@ -116,7 +125,7 @@ def attention_backward(g, q, k, v, out, lse, mask=None, causal=False, keep=None,
         for result, given in zip(results, into or ()):
             given[...] = result
         return into or results
-    g4, q4, k4, v4, out4 = (_four_axes(x) for x in (g, q, k, v, out))
+    g4, q4, k4, v4, out4 = (_four_axes(x) for x in (_with_rows(g), q, k, v, _with_rows(out)))
     D, S = q4.shape[3], k4.shape[2]
     dq, dk, dv = map(_four_axes, into) if into else (_empty_like(x) for x in (q4, k4, v4))
     block = _key_block(tile, S)
@@ -166,8 +175,8 @@ def _attention_backward_twin(g, q, k, v, out, mask, causal, keep, product=np.mat
     if keep is not None:
         dp = dp * keep
     e = total(g * out, -1, keepdims=True)
-    da, scale = p * (dp - e), q.dtype.type(q.shape[-1] ** -0.5)
-    dq, dk = product(da, _for_each_query(k, q)) * scale, product(np.swapaxes(da, -1, -2), q * scale)
+    da = p * (dp - e) * q.dtype.type(q.shape[-1] ** -0.5)
+    dq, dk = product(da, _for_each_query(k, q)), product(np.swapaxes(da, -1, -2), q)
     return dq, _over_queries(dk, k), _over_queries(dv, v)
 
 
@@ -200,6 +209,11 @@ def _four_axes(x):
         return x
     lead = (1,) * (4 - x.ndim) + x.shape[:-2]
     return x.reshape(math.prod(lead[:-1]), *lead[-1:], *x.shape[-2:])
+
+
+def _with_rows(x):
+    """x itself if the numbers of a row are neighbours, else a contiguous copy."""
+    return x if x.strides[-1] == FLOAT_BYTES or x.shape[-1] == 1 else x.copy()
 
 
 def _added(mask, q, k):
@@ -250,11 +264,11 @@ def _copies(tile, lines, width, depth):
     return _up(lines, width) // width * tile.copy_size(tile, width, depth)
 
 
-Forward = namedtuple("Forward", "k v q scores rounded copied mask out top factor shift rows end")
+Forward = namedtuple("Forward", "k v q scores rounded copied mask out top total factor shift added rows end")
 Backward = namedtuple(
     "Backward",
     "k k_channels v q q_channels g g_channels weights grads rounded copied mask weights_repacked grads_repacked dq lse "
-    "e out rows end",
+    "e rows end",
 )
 
 
@@ -268,17 +282,18 @@ def _places(tile, kind, S, D, block):
     queries, channels = _panels(tile, deep, cols, D), _panels(tile, D, cols, deep)  # lines that are packed in panels
     copied = max(_copies(tile, deep, cols, D), _copies(tile, D, cols, deep))
     keys, scores = _panels(tile, S, rows, D), tile.copy_size(tile, cols, block)
-    repacked, tall, blocks = _panels(tile, block, rows, deep), deep * _up(D + 1, 4), -(-S // block)
+    repacked, tall, blocks = _panels(tile, block, rows, deep), deep * _up(D, 4), -(-S // block)
     sizes = {
         "k": keys, "k_channels": blocks * _panels(tile, D, rows, block), "v": keys,
         "q": queries, "q_channels": channels, "g": queries, "g_channels": channels,
         "scores": scores, "weights": scores, "grads": scores, "mask": scores,
         "rounded": scores * tile.rounds, "copied": copied * tile.rounds,
-        "weights_repacked": repacked, "grads_repacked": repacked, "dq": tall, "out": max(tall, copied),
-        "lse": deep, "e": deep, "top": deep, "factor": cols, "shift": cols, "rows": cols * _up(D, tile.lanes),
+        "weights_repacked": repacked, "grads_repacked": repacked, "dq": tall, "out": tall,
+        "lse": deep, "e": deep, "top": deep, "total": deep, "factor": cols, "shift": cols, "added": cols,
+        "rows": cols * _up(D, tile.lanes),
     }  # fmt: skip
     if kind is Forward:
-        sizes["v"] = blocks * _panels(tile, D + 1, tile.rows, block)
+        sizes["v"] = blocks * _panels(tile, D, tile.rows, block)
     places = [0]
     for name in kind._fields[:-1]:
         places.append(places[-1] + _up(sizes[name] + tile.lanes * tile.cols, 64))
@@ -302,79 +317,85 @@ AT = {kind: types.NamedUniTuple(types.intp, len(kind._fields), kind) for kind in
 # ---- forward ----------------------------------------------------------------------------------------------------
 
 
-@kernel
-def _tokens(x, b, h):
-    """The rows of one head of x: floats that begin with its first row, and the step from row to row in floats."""
-    step = x.strides[2] // FLOAT_BYTES
-    return floats(x.ctypes.data + b * x.strides[0] + h * x.strides[1], (x.shape[2] - 1) * step + x.shape[3]), step
-
-
 @shared_by_tile(lambda _: (IN4, IN4, IN4, IN4, FLAG, FLAG, OUT4, OUT3, NUMBER, NUMBER, AT[Forward], TABLE, IN3))
 @kernel
 def _forward(tile, q, k, v, mask, masked, causal, out, lse, block, piece, at, scratch, lines, worker, task):
     """A task: the queries first to last - 1 of one head of one sequence."""
-    (H, T, D), S = q.shape[1:], k.shape[2]
+    (B, H, T, D), S, shared_by = q.shape, k.shape[2], q.shape[1] // k.shape[1]
     pieces = (T + piece - 1) // piece
     b, h, first = task // pieces // H, task // pieces % H, task % pieces * piece
-    last, (out, step) = min(first + piece, T), _tokens(out, b, h)
-    kv = h // (H // k.shape[1])  # the head of keys and values that head h uses
-    q, k, v, mask, lse = q[b, h], k[b, kv], v[b, kv], mask[b, h], lse[b, h]
+    after = _task_after(task, worker, B * H * pieces)
+    b_next, h_next, first_next = after // pieces // H, after // pieces % H, after % pieces * piece
+    q_next, k_next, v_next = q[b_next, h_next], k[b_next, h_next // shared_by], v[b_next, h_next // shared_by]
+    last, kv = min(first + piece, T), h // shared_by  # the head of keys and values that head h uses
+    q, k, v, mask, out, lse = q[b, h], k[b, kv], v[b, kv], mask[b, h], out[b, h], lse[b, h]
     scratch, lines = scratch[worker], lines[worker]
-    ahead = S - T if causal else S  # query t may attend to keys 0 to t + ahead
-    _pack_keys(tile, k, v, min(S, last + ahead), block, at, scratch)
+    ahead, packed = S - T if causal else S, 0  # query t may attend to keys 0 to t + ahead
     for q0 in range(first, last, tile.queries):
         q1 = min(q0 + tile.queries, last)
         _start_queries(tile, q[q0:q1], at, scratch)
         for s in range(0, min(S, q1 + ahead), block):
             keys = min(block, S - s)
             k_at = at.k + s // tile.rows * tile.panel_size(tile, tile.rows, D)
-            v_at = at.v + s // block * _panels(tile, D + 1, tile.rows, block)
+            v_at = at.v + s // block * _panels(tile, D, tile.rows, block)
+            if s >= packed:
+                tile.pack(tile, k[s : s + keys], tile.rows, scratch, k_at)
+                tile.pack(tile, v[s : s + keys].T, tile.rows, scratch, v_at)
+                packed = s + keys
             for t in range(q0, q1, tile.cols):
-                n = min(keys, t + tile.cols + ahead - s)
+                n, panel = min(keys, t + tile.cols + ahead - s), (t - q0) // tile.cols
+                if s + keys == packed:
+                    _fetch(tile, (k, v), packed + t - q0)
+                if s == 0:
+                    _fetch(tile, (out,), t)
+                    if q1 < last:
+                        _fetch(tile, (q,), q1 + t - q0)
+                    else:
+                        _fetch(tile, (q_next,), first_next + t - q0)
+                        _fetch(tile, (k_next, v_next), t - q0)
                 if n > 0:
-                    panel = (t - q0) // tile.cols
-                    out_at = at.out + panel * _up(D + 1, 4) * tile.cols
+                    out_at, total = at.out + panel * _up(D, 4) * tile.cols, at.total + t - q0
                     _scores(tile, scratch, at.q + panel * tile.panel_size(tile, tile.cols, D), k_at, D, n, at.scores)
                     if masked:
                         _add_mask(tile, mask[t : min(t + tile.cols, T), s : s + n], at, scratch, at.scores)
                     _cut_future(tile, scratch, at.scores, n, t + ahead - s)
-                    _softmax_step(tile, scratch, at.scores, n, at.top + t - q0, at.factor, at.shift)
+                    _softmax_step(tile, scratch, at.scores, n, at.top + t - q0, total, at.factor, at.shift, at.added)
                     if s > 0:  # the first block has no earlier sums
-                        _rescale(tile, scratch, out_at, D + 1, at.factor)
-                    if tile.rounds:  # the weights have more bits than those that are multiplied
-                        _add_lines(tile, scratch, at.scores, n, out_at + D * tile.cols)
+                        _rescale(tile, scratch, out_at, D, at.factor)
                     weights = _rounded(tile, scratch, at.scores, n, at.rounded)
-                    _add_weighted(tile, scratch, weights, n, v_at, keys, D if tile.rounds else D + 1, out_at)
+                    _add_weighted(tile, scratch, weights, n, v_at, keys, D, out_at)
         for t in range(q0, q1, tile.cols):
-            out_at, count = at.out + (t - q0) // tile.cols * _up(D + 1, 4) * tile.cols, min(tile.cols, q1 - t)
-            _normalisers(tile, scratch, out_at + D * tile.cols, at.top + t - q0, at.factor)
-            for j in range(count):
+            out_at = at.out + (t - q0) // tile.cols * _up(D, 4) * tile.cols
+            _normalisers(tile, scratch, at.total + t - q0, at.top + t - q0, at.factor)
+            for j in range(min(tile.cols, q1 - t)):
                 lse[t + j] = scratch[at.top + t - q0 + j]
-            _write(tile, out_at, D, count, at, scratch, lines, at.factor, out, t * step, step)
+            _rescale(tile, scratch, out_at, D, at.factor)
+            _write(tile, out_at, at, scratch, lines, out[t : min(t + tile.cols, q1)])
 
 
 @kernel
-def _pack_keys(tile, k, v, seen, block, at, scratch):
-    """Pack keys in panels of `rows` keys, values in panels of `rows` channels. Channel D of the values is 1, so that
-    its result is the sum of the weights, but where weights are rounded."""
-    S, D = k.shape
-    tile.pack(tile, k[:seen], tile.rows, scratch, at.k)
-    for s in range(0, seen, block):
-        keys, place = min(block, S - s), at.v + s // block * _panels(tile, D + 1, tile.rows, block)
-        tile.pack(tile, v[s : s + keys].T, tile.rows, scratch, place)
-        if tile.rounds:
-            continue
-        ones = place + D // tile.rows * tile.panel_size(tile, tile.rows, keys) + D % tile.rows
-        for i in range(keys):
-            scratch[ones + i * tile.rows] = ONE
+def _task_after(task, worker, tasks):
+    """The task that this worker probably takes next, see threads.py."""
+    return max(task - 1, 0) if worker % 2 else min(task + 1, tasks - 1)
+
+
+@kernel
+def _fetch(tile, arrays, first):
+    """Prefetch `cols` rows of each array from row `first` on, those that there are, into the second cache."""
+    for x in arrays:
+        for t in range(first, min(first + tile.cols, len(x))):
+            row = x.ctypes.data + t * x.strides[0]
+            for line in range(row // CACHE_LINE * CACHE_LINE, row + FLOAT_BYTES * x.shape[1], CACHE_LINE):
+                prefetch(line)
 
 
 @kernel
 def _start_queries(tile, q, at, scratch):
     n, D = q.shape
     _pack_scaled(tile, q, scale_of(D), at, scratch, at.q)
-    scratch[at.out : at.out + _up(n, tile.cols) * _up(D + 1, 4)] = ZERO
+    scratch[at.out : at.out + _up(n, tile.cols) * _up(D, 4)] = ZERO
     scratch[at.top : at.top + tile.queries] = -INFINITY
+    scratch[at.total : at.total + tile.queries] = ZERO
 
 
 @kernel
@@ -445,9 +466,9 @@ def _cut_future(tile, scratch, scores, n, visible):
 
 
 @kernel
-def _softmax_step(tile, scratch, place, n, top_at, factor_at, shift_at):
-    """A step of the online softmax: top = the maximum so far, factor = e^(old top - new top), and the scores are
-    replaced by e^(score - top)."""
+def _softmax_step(tile, scratch, place, n, top_at, total_at, factor_at, shift_at, added_at):
+    """A step of the online softmax: top = the maximum so far, factor = e^(old top - new top), the scores are replaced
+    by e^(score - top), and total = factor total + their sum."""
     scores, top, factor, shift = scratch[place:], scratch[top_at:], scratch[factor_at:], scratch[shift_at:]
     cols = tile.cols
     for i in range(n * tile.cols, _up(n, 4) * tile.cols):
@@ -462,22 +483,26 @@ def _softmax_step(tile, scratch, place, n, top_at, factor_at, shift_at):
     for j in range(tile.cols):
         shift[j] = top[j] if top[j] > -INFINITY else ZERO  # without any key so far: e^-inf = 0
         factor[j] = exp(factor[j] - shift[j])
-    for s in range(_up(n, 4)):
+    added, total = scratch[added_at:], scratch[total_at:]
+    for j in range(tile.cols):
+        added[j] = ZERO
+    for s in range(n):
         for j in range(tile.cols):
-            scores[s * tile.cols + j] = exp(scores[s * tile.cols + j] - shift[j])
+            weight = exp(scores[s * tile.cols + j] - shift[j])
+            scores[s * tile.cols + j] = weight
+            added[j] += weight
+    for j in range(tile.cols):
+        total[j] = added[j] + total[j] * factor[j]
 
 
 @kernel
 def _rescale(tile, scratch, place, lines, factor_at):
-    """Multiply each line of `cols` floats by the factors. `lines` is rounded up to a multiple of four."""
-    x, factor = scratch[place:], scratch[factor_at:]
-    for d in range((lines + 3) // 4):
-        for j in range(tile.cols):
-            i = d * 4 * tile.cols + j
-            x[i] *= factor[j]
-            x[i + tile.cols] *= factor[j]
-            x[i + 2 * tile.cols] *= factor[j]
-            x[i + 3 * tile.cols] *= factor[j]
+    """Multiply each line of `cols` floats by the factors."""
+    factor = scratch[factor_at : factor_at + tile.cols]
+    for at in range(place, place + lines * tile.cols, tile.cols):
+        x = scratch[at : at + tile.cols]
+        for j in range(x.size):
+            x[j] *= factor[j]
 
 
 @kernel
@@ -500,13 +525,12 @@ def _normalisers(tile, scratch, total_at, top_at, factor_at):
 
 
 @kernel
-def _write(tile, x, D, count, at, scratch, lines, factor, out, place, step):
-    """out[place + j * step + d] = x[d, j] factor[j] for the first `count` columns j of x (D, cols)."""
-    _rescale(tile, scratch, x, D, factor)
-    width, line = _up(D, tile.lanes), x // tile.cols
+def _write(tile, x, at, scratch, lines, out):
+    """out (queries, D) = the transpose of x (D, cols)."""
+    D, line, width = out.shape[1], x // tile.cols, _up(out.shape[1], tile.lanes)
     tile.copy(tile, lines[line : line + D], width, scratch, at.rows)
-    for j in range(count):
-        row, rows = out[place + j * step :], scratch[at.rows + j * width :]
+    for t in range(len(out)):
+        row, rows = floats(out.ctypes.data + t * out.strides[0], D), scratch[at.rows + t * width :]
         for d in range(D):
             row[d] = rows[d]
 
@@ -520,108 +544,105 @@ def _backward(
     tile, g, q, k, v, out, lse, mask, masked, causal, dq, dk, dv, block, at, scratch, lines, worker, task
 ):  # fmt: skip
     """A task: one head of k and v, with the heads of q that use it, so that only one thread adds to its dk and dv."""
-    (H, T, D), (G, S) = q.shape[1:], k.shape[1:3]
-    b, kv = task // G, task % G
-    k, v, scratch, lines = k[b, kv], v[b, kv], scratch[worker], lines[worker]
-    (dk, dk_step), (dv, dv_step) = _tokens(dk, b, kv), _tokens(dv, b, kv)
-    ahead = S - T if causal else S  # query t may attend to keys 0 to t + ahead
-    _pack_both(tile, k, v, block, at, scratch)
-    for s in range(S):
-        dk[s * dk_step : s * dk_step + D] = ZERO
-        dv[s * dv_step : s * dv_step + D] = ZERO
-    for h in range(kv * (H // G), (kv + 1) * (H // G)):
-        to, step = _tokens(dq, b, h)
+    (H, T, D), (B, G, S) = q.shape[1:], k.shape[:3]
+    b, kv, heads, after = task // G, task % G, H // G, _task_after(task, worker, B * G)
+    k_after, v_after = k[after // G, after % G], v[after // G, after % G]
+    k, v, dk, dv, scratch, lines = k[b, kv], v[b, kv], dk[b, kv], dv[b, kv], scratch[worker], lines[worker]
+    ahead, packed, scale = S - T if causal else S, 0, scale_of(D)  # query t may attend to keys 0 to t + ahead
+    for h in range(kv * heads, (kv + 1) * heads):
         for q0 in range(0, T, tile.queries):
             q1 = min(q0 + tile.queries, T)
             _pack_queries(tile, g[b, h, q0:q1], q[b, h, q0:q1], out[b, h, q0:q1], lse[b, h, q0:q1], at, scratch)
+            begun = S if h > kv * heads else q0 + ahead if q0 > 0 else 0  # the keys before it have sums in dk and dv
+            last = q1 == T and h + 1 == (kv + 1) * heads
+            place = (after // G, after % G * heads, 0) if last else (b, h + 1, 0) if q1 == T else (b, h, q1)
+            following = q[place[:2]], g[place[:2]], out[place[:2]]
             for s in range(0, min(S, q1 + ahead), block):
                 keys, keys_at = min(block, S - s), s // tile.rows * tile.panel_size(tile, tile.rows, D)
-                channels = at.k_channels + s // block * _panels(tile, D, tile.rows, block)
+                k_at, v_at, channels = (
+                    at.k + keys_at,
+                    at.v + keys_at,
+                    at.k_channels + s // block * _panels(tile, D, tile.rows, block),
+                )
+                if s >= packed:
+                    _pack_both(tile, k[s : s + keys], v[s : s + keys], k_at, v_at, channels, scratch)
+                    packed = s + keys
                 for t in range(q0, q1, tile.cols):
-                    n = min(keys, t + tile.cols + ahead - s)
+                    n, panel = min(keys, t + tile.cols + ahead - s), (t - q0) // tile.cols
+                    if s + keys == packed:
+                        _fetch(tile, (k, v), packed + t - q0)
+                        _fetch(tile, (dk, dv), s + t - q0)
+                    if s == 0:
+                        _fetch(tile, (dq[b, h],), t)
+                        _fetch(tile, following, place[2] + t - q0)
+                    if s == 0 and last:
+                        _fetch(tile, (k_after, v_after), t - q0)
                     if n > 0:
-                        panel = (t - q0) // tile.cols
                         panel_at, dq_at = panel * tile.panel_size(tile, tile.cols, D), panel * _up(D, 4) * tile.cols
-                        _scores(tile, scratch, at.q + panel_at, at.k + keys_at, D, n, at.weights)
+                        _scores(tile, scratch, at.q + panel_at, k_at, D, n, at.weights)
                         if masked:
                             _add_mask(tile, mask[b, h, t : min(t + tile.cols, T), s : s + n], at, scratch, at.weights)
                         _cut_future(tile, scratch, at.weights, n, t + ahead - s)
-                        _scores(tile, scratch, at.g + panel_at, at.v + keys_at, D, n, at.grads)
-                        _differentiate(tile, scratch, at.weights, at.grads, n, at.lse + t - q0, at.e + t - q0)
+                        _scores(tile, scratch, at.g + panel_at, v_at, D, n, at.grads)
+                        _differentiate(tile, scratch, n, at.lse + t - q0, at.e + t - q0, scale, at)
                         grads = _rounded(tile, scratch, at.grads, n, at.rounded)
                         _add_weighted(tile, scratch, grads, n, channels, keys, D, at.dq + dq_at)
                         before = tile.offset(tile, tile.rows, t - q0)
                         _repack(tile, lines, at.weights, n, at, scratch, at.weights_repacked + before)
                         _repack(tile, lines, at.grads, n, at, scratch, at.grads_repacked + before)
-                n = min(keys, q1 + ahead - s)
-                hidden = s - ahead - q0  # the number of queries in this block that may not attend to key s
-                seen = n, keys, hidden, q1 - q0, D
-                _add_over_queries(tile, scratch, at.weights_repacked, at.g_channels, *seen, dv, s * dv_step, dv_step)
-                _add_over_queries(tile, scratch, at.grads_repacked, at.q_channels, *seen, dk, s * dk_step, dk_step)
-            for j in range(tile.cols):
-                scratch[at.mask + j] = scale_of(D)
+                # the last argument: the number of queries in this block that may not attend to key s
+                seen = min(keys, q1 + ahead - s), keys, q1 - q0, begun - s, s - ahead - q0
+                _add_over_queries(tile, scratch, at.weights_repacked, at.g_channels, *seen, dv, s)
+                _add_over_queries(tile, scratch, at.grads_repacked, at.q_channels, *seen, dk, s)
             for t in range(q0, q1, tile.cols):
-                x, count = at.dq + (t - q0) // tile.cols * _up(D, 4) * tile.cols, min(tile.cols, q1 - t)
-                _write(tile, x, D, count, at, scratch, lines, at.mask, to, t * step, step)
+                x = at.dq + (t - q0) // tile.cols * _up(D, 4) * tile.cols
+                _write(tile, x, at, scratch, lines, dq[b, h, t : min(t + tile.cols, q1)])
 
 
 @kernel
-def _pack_both(tile, k, v, block, at, scratch):
+def _pack_both(tile, k, v, k_at, v_at, channels, scratch):
     """Pack keys and values in panels of `rows` keys, and the keys also in panels of `rows` channels."""
-    S, D = k.shape
-    tile.pack(tile, k, tile.rows, scratch, at.k)
-    tile.pack(tile, v, tile.rows, scratch, at.v)
-    for s in range(0, S, block):
-        place = at.k_channels + s // block * _panels(tile, D, tile.rows, block)
-        tile.pack(tile, k[s : min(s + block, S)].T, tile.rows, scratch, place)
+    tile.pack(tile, k, tile.rows, scratch, k_at)
+    tile.pack(tile, v, tile.rows, scratch, v_at)
+    tile.pack(tile, k.T, tile.rows, scratch, channels)
 
 
 @kernel
 def _pack_queries(tile, g, q, out, lse, at, scratch):
     """Pack q and g in panels of queries and in panels of channels; set lse, e_t = sum_d g_td O_td, and dq = 0."""
     n, D = q.shape
-    size = tile.copy_size(tile, tile.cols, D)
     _pack_scaled(tile, q, scale_of(D), at, scratch, at.q)
-    _pack_scaled(tile, q.T, scale_of(D), at, scratch, at.q_channels)
-    copied = at.copied if tile.rounds else at.g
-    tile.copy(tile, g, tile.cols, scratch, copied)
-    _round_panels(tile, scratch, copied, n, D, at.g)
+    tile.pack(tile, q.T, tile.cols, scratch, at.q_channels)
+    tile.pack(tile, g, tile.cols, scratch, at.g)
     tile.pack(tile, g.T, tile.cols, scratch, at.g_channels)
-    tile.copy(tile, out, tile.cols, scratch, at.out)
-    products, factors = scratch[at.out :], scratch[copied:]
-    for i in range(_copies(tile, n, tile.cols, D)):
-        products[i] *= factors[i]
-    for t in range(0, n, tile.cols):
-        place = at.out + t // tile.cols * size
-        scratch[place + D * tile.cols : place + _up(D, 4) * tile.cols] = ZERO
-        scratch[at.e + t : at.e + t + tile.cols] = ZERO
-        for j in range(t, t + tile.cols):
-            # queries without any key, and those beyond the last, get the weights e^(score - inf) = 0
-            scratch[at.lse + j] = lse[j] if j < n and lse[j] != -INFINITY else INFINITY
-        _add_lines(tile, scratch, place, D, at.e + t)
+    # queries without any key, and those beyond the last, get the weights e^(score - inf) = 0
+    scratch[at.lse : at.lse + _up(n, tile.cols)], scratch[at.e : at.e + _up(n, tile.cols)] = INFINITY, ZERO
+    for t in range(n):
+        scratch[at.e + t] = _dot(g.ctypes.data + t * g.strides[0], out.ctypes.data + t * out.strides[0], D)
+        if lse[t] != -INFINITY:
+            scratch[at.lse + t] = lse[t]
     scratch[at.dq : at.dq + _up(n, tile.cols) * _up(D, 4)] = ZERO
 
 
-@kernel
-def _add_lines(tile, scratch, place, lines, total_at):
-    """total += the sum of the lines of `cols` floats; lines of zeros follow, up to a multiple of four."""
-    x, total = scratch[place:], scratch[total_at:]
-    for d in range((lines + 3) // 4):
-        for j in range(tile.cols):
-            i = d * 4 * tile.cols + j
-            total[j] += (x[i] + x[i + tile.cols]) + (x[i + 2 * tile.cols] + x[i + 3 * tile.cols])
+@kernel(fastmath={"contract", "reassoc"})
+def _dot(x, y, size):
+    """The sum of the products of the floats at two addresses."""
+    x, y, sum_ = floats(x, size), floats(y, size), ZERO
+    for i in range(size):
+        sum_ += x[i] * y[i]
+    return sum_
 
 
 @kernel
-def _differentiate(tile, scratch, weights_at, grads_at, n, lse_at, e_at):
-    """Replace the scores in `weights` by P = e^(score - lse), and dP in `grads` by P (dP - e)."""
-    weights, grads, lse, e = scratch[weights_at:], scratch[grads_at:], scratch[lse_at:], scratch[e_at:]
+def _differentiate(tile, scratch, n, lse_at, e_at, scale, at):
+    """Replace the scores in `weights` by P = e^(score - lse), and dP in `grads` by P (dP - e) * scale."""
+    weights, grads, lse, e = scratch[at.weights :], scratch[at.grads :], scratch[lse_at:], scratch[e_at:]
     for s in range(n):
         for j in range(tile.cols):
             i = s * tile.cols + j
             p = exp(weights[i] - lse[j])
             weights[i] = p
-            grads[i] = p * (grads[i] - e[j])
+            grads[i] = p * (grads[i] - e[j]) * scale
 
 
 @kernel
@@ -634,15 +655,18 @@ def _repack(tile, lines, x, n, at, scratch, repacked):
 
 
 @kernel
-def _add_over_queries(tile, scratch, repacked, channels, n, keys, hidden, queries, D, dx, place, step):
-    """dx (keys, D) += x^T y, x (queries, n) from `_repack`, y (queries, D); panels of hidden queries are skipped."""
+def _add_over_queries(tile, scratch, repacked, channels, n, keys, queries, begun, hidden, dx, start):
+    """dx (keys, D) += x^T y for keys from `start` on, x (queries, n) from `_repack`, y (queries, D). Panels of hidden
+    queries are skipped. Panels of keys from `begun` on are the first values of dx, instead of being added to it."""
+    D, step = dx.shape[1], dx.strides[0] // FLOAT_BYTES
     for s in range(0, n, tile.rows):
         first = max(0, (hidden + s) // tile.cols * tile.cols)
         x_at = repacked + s // tile.rows * tile.panel_size(tile, tile.rows, tile.queries)
         x_at += tile.offset(tile, tile.rows, first)
         y_at, y_size = channels + tile.offset(tile, tile.cols, first), tile.panel_size(tile, tile.cols, queries)
-        to = place + s * step
-        rows, steps = min(keys - s, tile.rows), (0, 1, tile.rows)
-        tile.multiply(
-            tile, queries - first, scratch, x_at, steps, scratch, y_at, y_size, dx, to, (step, 1), dx, to, step, rows, D
-        )  # fmt: skip
+        to, rows = (start + s) * step, min(keys - s, tile.rows)
+        factors = queries - first, scratch, x_at, (0, 1, tile.rows), scratch, y_at, y_size
+        if s >= begun:
+            tile.multiply(tile, *factors, tile.zeros, 0, (0, 0), dx, to, step, rows, D)
+        else:
+            tile.multiply(tile, *factors, dx, to, (step, 1), dx, to, step, rows, D)

@@ -109,6 +109,20 @@ def address_of(typing, array, offset):
     return types.int64(array, types.int64), generate
 
 
+@intrinsic
+def prefetch(typing, address):
+    """Prefetch the cache line at an address into the second cache."""
+
+    def generate(context, builder, signature, arguments):
+        number, byte = ir.IntType(32), builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [byte.type, *3 * [number]])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [byte, *map(number, (0, 2, 1))])  # for reading, into L2, of data
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
 class Vectors:
     """Emits LLVM instructions for vectors of a tile's numbers."""
 
