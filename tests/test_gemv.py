@@ -109,7 +109,7 @@ def test_codes_are_the_weights_that_they_stand_for(coding, rng):
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-@pytest.mark.parametrize("M", [1, 2, 4, 7, 8, 9, 30])
+@pytest.mark.parametrize("M", [1, 2, 4, 7, 8, 9, 16, 17, 30])
 def test_a_product_with_codes_has_the_bits_of_the_product_with_their_weights(coding, M, rng):
     for N, K in ((1, 32), (100, 64), (150, 928), (200, 1536)):  # of one piece, and of several; whole panels, and not
         parts = _parts(coding, N, K, rng)
@@ -157,7 +157,7 @@ def test_few_queries_have_the_bits_of_many(D, size, rng):
     q, k, v = rng.standard_normal((3, 2, 3, size, D), np.float32)
     keys = np.ascontiguousarray(k.swapaxes(2, 3))
     together = attention.attention(q, k, v, causal=True)[0].transpose(0, 2, 1, 3)
-    for n in range(1, 1 + attention.FEW_QUERIES):
+    for n in (*range(1, 1 + attention.FEW_QUERIES), 9, attend.SOME_QUERIES):
         for t in range(0, size - n, 7):
             assert np.array_equal(attend.attend(q[:, :, t : t + n], keys, v, t + 1), together[:, t : t + n])
     seen = np.array([size, 5])

@@ -21,6 +21,7 @@ from autotx.kernels.tile import thread_memory
 
 KEY_BLOCK = key_block(FLOAT32_TILE)
 NO_ANGLES = np.empty((0, 0), np.float32)
+SOME_QUERIES, FEW_SCORES = 16, 2**14  # up to so many queries with up to so many scores of a head are few, too
 ONE_TASK_FLOATS = 2**16  # floats of keys times queries: up to so many, attention runs in the calling thread
 
 
@@ -34,7 +35,7 @@ def attend(q, keys, values, seen):
     other queries. In float64 and under NUMBA_DISABLE_JIT=1, where NumPy computes it, bits may differ.
     """
     (B, H, T, D), causal = q.shape, np.ndim(seen) == 0
-    if T > FEW_QUERIES or not use_numba(q, keys, values):
+    if not (_few(T, keys.shape[3]) and use_numba(q, keys, values)):
         most = seen + T - 1 if causal else seen.max()
         mask = None if causal else np.arange(most) < seen[:, None, None, None]
         y, _ = attention(q, keys[..., :most].swapaxes(2, 3), values[:, :, :most], mask, causal)
@@ -57,7 +58,7 @@ def attend_new(qkv, keys, values, start, n_head, base=None):
     (B, G, size, D), H = values.shape, n_head
     T = len(qkv) // B
     heads = qkv.reshape(B, T, H + 2 * G, D)
-    if T > FEW_QUERIES or not use_numba(qkv, keys, values):
+    if not (_few(T, size) and use_numba(qkv, keys, values)):
         at = int(start[0])
         q, k, v = np.split(heads.transpose(0, 2, 1, 3), (H, H + G), axis=1)
         q, k = (q, k) if base is None else (rope(part, base, at) for part in (q, k))
@@ -69,6 +70,11 @@ def attend_new(qkv, keys, values, start, n_head, base=None):
     scratch = thread_memory(3 * D + KEY_BLOCK, FLOAT32)
     _attend_new(tasks(B * G, step), contiguous(heads), cos, sin, keys, values, start, out, scratch, step)
     return out.reshape(B * T, H * D)
+
+
+def _few(T, size):
+    """Whether T queries of up to `size` keys are so few that packing the keys takes longer than it saves."""
+    return T <= FEW_QUERIES or (T <= SOME_QUERIES and T * size <= FEW_SCORES)
 
 
 CACHE = types.Array(types.float32, 4, "C", readonly=True)

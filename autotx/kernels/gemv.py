@@ -29,7 +29,7 @@ from autotx.kernels.simd import FLOAT32_TILE
 from autotx.kernels.threads import get_num_threads
 from autotx.kernels.tile import even_pieces, thread_memory
 
-FEW_ROWS = 8
+FEW_ROWS, FEW_CODED_ROWS = 8, 16  # of float32 weights, of codes: for more, gemm.py is faster
 TASK_BYTES = 2**17  # the most bytes of weights in a task: some 8 microseconds. A single task wakes no worker.
 TASKS = 4  # for each thread, where the matrix is large enough
 NO_NUMBERS = np.empty(0, np.float32)
@@ -43,6 +43,11 @@ def takes(x, *weights):
         if w.dtype != FLOAT32 or 0 in w.shape or not (isinstance(w, Coded) or w.flags.c_contiguous):
             return False
     return True
+
+
+def few(M, *weights):
+    """Whether M rows are so few that products with these weights are computed here."""
+    return M <= FEW_ROWS or (M <= FEW_CODED_ROWS and all(isinstance(w, Coded) for w in weights))
 
 
 def linear(x, weight, bias=None, norm=None, onto=None):
@@ -79,7 +84,7 @@ def gated(x, gate, up, norm=None):
 def _prepared(x, norm):
     """x, gamma and eps of the norm (an empty gamma for none), room for normalised rows."""
     gamma, eps = (NO_NUMBERS, 0.0) if norm is None else norm
-    return contiguous(x), flat(gamma), eps, thread_memory(FEW_ROWS * x.shape[1] + 1, FLOAT32)
+    return contiguous(x), flat(gamma), eps, thread_memory(FEW_CODED_ROWS * x.shape[1] + 1, FLOAT32)
 
 
 def _sizes(weight, threads):
@@ -90,9 +95,12 @@ def _sizes(weight, threads):
 
 @functools.lru_cache(maxsize=256)
 def _sizes_of(N, K, panel, threads):
-    """`_sizes` for panels of so many bytes."""
-    even = max(tasks(tasks(N, WIDTH), TASKS * threads), tasks(TASK_BYTES // 4, panel))
-    return WIDTH * max(1, min(even, TASK_BYTES // panel)), even_pieces(K, FLOAT32_TILE.depth, BLOCK)
+    """`_sizes` for panels of so many bytes. The step is not too large, and gives the thread that has the most
+    panels as few as can be."""
+    panels = tasks(N, WIDTH)
+    most = max(1, min(max(tasks(panels, TASKS * threads), tasks(TASK_BYTES // 4, panel)), TASK_BYTES // panel))
+    step = min(range(most, 0, -1), key=lambda step: step * tasks(tasks(panels, step), threads))
+    return WIDTH * step, even_pieces(K, FLOAT32_TILE.depth, BLOCK)
 
 
 # ---- kernels ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 
 from autotx.kernels import gemm, gemv
 from autotx.kernels.codes import Coded
-from autotx.kernels.gemv import FEW_ROWS, takes
+from autotx.kernels.gemv import few, takes
 from autotx.kernels.rmsnorm import rms_norm
 from autotx.kernels.rows import contiguous
 from autotx.kernels.silu import swiglu
@@ -22,7 +22,7 @@ def linear(x, weight, bias=None, norm=None, onto=None):
     x; y is added to it, and it is returned.
     """
     kernels = takes(x, weight)
-    if kernels and len(x) <= FEW_ROWS:
+    if kernels and few(len(x), weight):
         return gemv.linear(x, weight, bias, norm, onto)
     x = x if norm is None else rms_norm(x, *norm)[0]
     if not kernels:
@@ -40,7 +40,7 @@ def linear(x, weight, bias=None, norm=None, onto=None):
 def gated(x, gate, up, norm=None):
     """y = silu(x W_g^T) (x W_u^T), the first half of a SwiGLU layer. x: (M, K), gate, up: (N, K), arrays or
     Coded; y: (M, N). norm: as in `linear`."""
-    if len(x) <= FEW_ROWS and takes(x, gate, up):
+    if few(len(x), gate, up) and takes(x, gate, up):
         return gemv.gated(x, gate, up, norm)
     x = x if norm is None else rms_norm(x, *norm)[0]
     return swiglu(linear(x, gate), linear(x, up))

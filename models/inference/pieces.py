@@ -181,8 +181,9 @@ class Reader:
 
     def _record(self, x):
         """An array like x, and the launches by which `_add_blocks` changes it; None where it does more than launch."""
-        few = len(x) <= kernels.gemv.FEW_ROWS and len(x) <= len(self.cache[0][0]) * kernels.attention.FEW_QUERIES
-        if not few or not self.float32 or not kernels.gemv.takes(x, *(m.weight for m in self.matrices)):
+        weights = [m.weight for m in self.matrices]
+        few = len(x) <= len(self.cache[0][0]) * kernels.attention.FEW_QUERIES and kernels.gemv.few(len(x), *weights)
+        if not few or not self.float32 or not kernels.gemv.takes(x, *weights):
             return None
         states = np.empty_like(x)
         with kernels.launches.recording() as launches:
