@@ -264,11 +264,11 @@ SHAPES = [(1, 768, 384, 128), (1, 1, 1, 1), (48, 64, 64, 32), (2, 5000, 9, 7)]
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 64])
 @pytest.mark.parametrize(("stack", "M", "N", "K"), SHAPES)
 def test_blocks_cover_whole_tiles(n, stack, M, N, K):
-    m_block, n_block, k_block = gemm._blocks(TILE, stack, M, N, K, n, packs_a=bool(n % 2))
+    m_block, n_block, k_block = gemm._blocks(TILE, stack, M, N, K, n)
     assert m_block % ROWS == n_block % COLS == k_block % LANES == 0
     assert 0 < n_block <= max(TILE.width, COLS)
     assert 0 < k_block <= TILE.depth
-    assert k_block == gemm._blocks(TILE, 1, 1, 1, K, 1, packs_a=False)[2]  # the order of a sum depends on K alone
+    assert k_block == gemm._blocks(TILE, 1, 1, 1, K, 1)[2]  # the order of a sum depends on K alone
 
 
 # ---- packing and processors -------------------------------------------------------------------------------------

@@ -209,29 +209,29 @@ def _product(tile, a, b, c, start, finish=0, bias=None, sums=None, threads=None,
     `expand_of` returns for a Coded, in place of b; zeros for none.
     """
     stack, M, K = a.shape
-    packs_a = not _read_as_it_lies(tile, a.strides[2])
-    tasks, blocks, b_at, size = _plan(tile, stack, M, c.shape[2], K, threads or get_num_threads(), packs_a)
+    tasks, blocks, b_at, size = _plan(tile, stack, M, c.shape[2], K, threads or get_num_threads())
     bias = tile.zeros if bias is None else bias
     sums = tile.zeros[None, :0] if sums is None else sums
     return tasks, (a, b, codes, c, *start, finish, bias, sums, blocks, b_at), size
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(tile, stack, M, N, K, threads, packs_a):
+def _plan(tile, stack, M, N, K, threads):
     """The number of tasks, the sizes of their blocks, where B's panels begin in a worker's memory, and its size."""
-    m_block, n_block, k_block = blocks = _blocks(tile, stack, M, N, K, threads, packs_a)
+    m_block, n_block, k_block = blocks = _blocks(tile, stack, M, N, K, threads)
     tasks = stack * -(-M // m_block) * -(-N // n_block)
     width = _packed_width(tile)
     b_at = tile.panel_size(tile, width, k_block) * (tile.strip * tile.rows // width)  # panels of A, then panels of B
     return tasks, blocks, b_at, b_at + tile.panel_size(tile, tile.cols, k_block) * -(-n_block // tile.cols)
 
 
-def _blocks(tile, stack, M, N, K, threads, packs_a):
+def _blocks(tile, stack, M, N, K, threads):
     """(m_block, n_block, k_block): the rows and columns of C in a task, and the length of a piece of K.
 
     Chooses the candidates with the least expected time: the number of tasks per thread times the cost of a task, in
     multiply-adds per unit of K. A fifth of a task is added for a thread that starts late or has a slower core: with
-    many small tasks the other threads make up for it, with few large ones less is packed. packs_a: whether A is packed.
+    many small tasks the other threads make up for it, with few large ones less is packed. Where A is not packed, each
+    task reads its rows from memory, which takes as long.
     """
     k_block = even_pieces(K, tile.depth, max(tile.lanes, BLOCK))  # whole blocks of codes
     best, strip = None, min(8, tile.strip) * tile.rows
@@ -241,8 +241,7 @@ def _blocks(tile, stack, M, N, K, threads, packs_a):
             tasks = stack * -(-M // m_block) * -(-N // n_block)
             rounds = -(-tasks // threads) + 0.2
             pack_b = n_block if k_block < K else n_block * min(1, threads / m_pieces)  # see `_block_of_c`
-            packed = pack_b + m_block * packs_a
-            cost = rounds * (m_block * n_block + tile.packing * packed + tile.task / K)
+            cost = rounds * (m_block * n_block + tile.packing * (pack_b + m_block) + tile.task / K)
             best = min(best or (cost, m_block, n_block), (cost, m_block, n_block))
     return *best[1:], k_block
 

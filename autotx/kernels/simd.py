@@ -522,4 +522,4 @@ class SimdTile(Tile):
 
 
 FLOAT32_TILE = SimdTile(np.dtype(np.float32), *tile_shape(host_features()))  # of attention and recurrent layers
-PRODUCT_TILE = SimdTile(np.dtype(np.float32), *tile_shape(host_features(), wide=True), strip=24, packing=40)
+PRODUCT_TILE = SimdTile(np.dtype(np.float32), *tile_shape(host_features(), wide=True), strip=24)  # 144 rows

@@ -53,7 +53,7 @@ class Tile:
     depth: int = 384  # of a product: the longest piece of the summed axis in a block; a sum is split into such pieces
     width: int = 512  # of a product: the most columns of B in a block
     strip: int = 4  # of a product: tiles of rows of A that are packed at a time
-    packing: int = 20  # the time to pack one number, in multiply-adds
+    packing: int = 40  # the time to pack one number, in multiply-adds
     task: int = 50_000  # the time to start one task of a product, in multiply-adds
     keys: int = 112  # of attention: keys in a block; sums over keys are split into such blocks
     queries: int = 128  # of attention: queries in a block
