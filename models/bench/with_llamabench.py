@@ -29,4 +29,4 @@ def read_prompt(tokens, program):
 
 
 def continue_text(new, program):
-    return lambda: _run(program, p=0, n=new)
+    return lambda: _run(program, p=0, n=0, pg=f"16,{new}")  # new tokens after 16, which are read before
