@@ -153,4 +153,4 @@ class AmxTile(PairTile):
 
 def amx_tile():
     permitted()  # or its first instruction would end the process
-    return AmxTile(FLOAT32, 16, 2 * SIDE, SIDE, depth=768, width=768, packing=200, task=400_000)
+    return AmxTile(FLOAT32, 16, 2 * SIDE, SIDE, depth=512, width=768, packing=200, task=400_000)

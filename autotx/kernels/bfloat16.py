@@ -78,19 +78,21 @@ def panel_size(tile, width, depth):
 
 def _pack(tile, x, lines, depth, i_step, k_step, width, panels):
     """`simd.pack` into squares; x, panels: addresses. i_step: floats from line to line of x; k_step: along a line."""
-    buffer, zeros, target = stack(), address_of(tile.zeros, 0), panels
-    for i in range(0, lines, width):
-        for k in range(0, depth, NUMBERS):
-            for v in range(i, i + width, LINES):
-                source, there = x + 4 * (v * i_step + k * k_step), lines - v
-                if depth - k >= NUMBERS and k_step == 1:
-                    _square(tile, source, i_step, there, zeros, target, width == tile.cols, False)
-                elif depth - k >= NUMBERS and i_step == 1:
-                    _square(tile, source, k_step, there, zeros, target, width == tile.rows, True)
-                else:
-                    _gather(buffer, source, max(min(there, LINES), 0), min(depth - k, NUMBERS), i_step, k_step)
-                    _square(tile, buffer, NUMBERS, LINES, zeros, target, width == tile.cols, False)
-                target += SQUARE
+    buffer, zeros, size = stack(), address_of(tile.zeros, 0), 4 * tile.panel_size(tile, width, depth)
+    across, squares = (width + LINES - 1) // LINES, (depth + NUMBERS - 1) // NUMBERS  # of a panel
+    groups = across * ((lines + width - 1) // width)
+    for n in range(groups * squares):  # in the order in which x lies in memory
+        group, square = (n // squares, n % squares) if k_step == 1 else (n % groups, n // groups)
+        i, k = group // across * width + group % across * LINES, square * NUMBERS
+        source, there = x + 4 * (i * i_step + k * k_step), lines - i
+        target = panels + group // across * size + (square * across + group % across) * SQUARE
+        if depth - k >= NUMBERS and k_step == 1:
+            _square(tile, source, i_step, there, zeros, target, width == tile.cols, False)
+        elif depth - k >= NUMBERS and i_step == 1:
+            _square(tile, source, k_step, there, zeros, target, width == tile.rows, True)
+        else:
+            _gather(buffer, source, max(min(there, LINES), 0), min(depth - k, NUMBERS), i_step, k_step)
+            _square(tile, buffer, NUMBERS, LINES, zeros, target, width == tile.cols, False)
 
 
 @kernel
