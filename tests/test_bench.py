@@ -152,12 +152,13 @@ def test_a_program_that_times_itself_is_asked_for_its_time(tmp_path):
 import sys
 flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 assert flags["-m"].endswith(".gguf") and flags["-t"] == "1" and flags["-o"] == "json"
-print('[{{"avg_ns": %d}}]' % (1e9 * (int(flags["-p"]) + 10 * int(flags["-n"]))))
+read, new = map(int, flags.get("-pg", "0,0").split(","))
+print('[{{"avg_ns": %d}}]' % (1e9 * (int(flags["-p"]) + read + 10 * (int(flags["-n"]) + new))))
 """)
     program.chmod(0o755)
     peer = Contestant("llama-bench", "with_llamabench", options={"program": str(program)})
     with Arena(threads=1) as arena:
-        for builder, settings, seconds in (("read_prompt", {"tokens": 7}, 7), ("continue_text", {"new": 3}, 30)):
+        for builder, settings, seconds in (("read_prompt", {"tokens": 7}, 7), ("continue_text", {"new": 3}, 46)):
             assert set(race(arena, [peer], builder, settings, QUICK).turns["llama-bench"]) == {seconds}
 
 
