@@ -229,7 +229,7 @@ def _blocks(tile, stack, M, N, K, threads):
     """(m_block, n_block, k_block): the rows and columns of C in a task, and the length of a piece of K.
 
     Chooses the candidates with the least expected time: the number of tasks per thread times the cost of a task, in
-    multiply-adds per unit of K. A fifth of a task is added for a thread that starts late or has a slower core: with
+    multiply-adds per unit of K. A tenth of a task is added for a thread that starts late or has a slower core: with
     many small tasks the other threads make up for it, with few large ones less is packed. Where A is not packed, each
     task reads its rows from memory, which takes as long.
     """
@@ -239,7 +239,7 @@ def _blocks(tile, stack, M, N, K, threads):
         for m_pieces in range(1, min(64, -(-M // strip)) + 1):
             m_block = even_pieces(M, -(-M // m_pieces), tile.rows)
             tasks = stack * -(-M // m_block) * -(-N // n_block)
-            rounds = -(-tasks // threads) + 0.2
+            rounds = -(-tasks // threads) + 0.1
             pack_b = n_block if k_block < K else n_block * min(1, threads / m_pieces)  # see `_block_of_c`
             cost = rounds * (m_block * n_block + tile.packing * (pack_b + m_block) + tile.task / K)
             best = min(best or (cost, m_block, n_block), (cost, m_block, n_block))
