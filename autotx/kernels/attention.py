@@ -78,7 +78,7 @@ from numba import types
 from numba.extending import register_jitable
 
 from autotx.kernels import total
-from autotx.kernels.exp import exp, larger, log
+from autotx.kernels.exp import exp, flushed, larger, log
 from autotx.kernels.jit import kernel
 from autotx.kernels.launches import shared_by_tile
 from autotx.kernels.rows import FLOAT_BYTES, contiguous, floats, use_numba
@@ -176,6 +176,7 @@ def _attention_backward_twin(g, q, k, v, out, mask, causal, keep, product=np.mat
         dp = dp * keep
     e = total(g * out, -1, keepdims=True)
     da = p * (dp - e) * q.dtype.type(q.shape[-1] ** -0.5)
+    da[np.abs(da) < np.finfo(da.dtype).tiny] = 0
     dq, dk = product(da, _for_each_query(k, q)), product(np.swapaxes(da, -1, -2), q)
     return dq, _over_queries(dk, k), _over_queries(dv, v)
 
@@ -635,14 +636,15 @@ def _dot(x, y, size):
 
 @kernel
 def _differentiate(tile, scratch, n, lse_at, e_at, scale, at):
-    """Replace the scores in `weights` by P = e^(score - lse), and dP in `grads` by P (dP - e) * scale."""
+    """Replace the scores in `weights` by P = e^(score - lse), and dP in `grads` by P (dP - e) * scale,
+    with 0 for subnormal numbers."""
     weights, grads, lse, e = scratch[at.weights :], scratch[at.grads :], scratch[lse_at:], scratch[e_at:]
     for s in range(n):
         for j in range(tile.cols):
             i = s * tile.cols + j
             p = exp(weights[i] - lse[j])
             weights[i] = p
-            grads[i] = p * (grads[i] - e[j]) * scale
+            grads[i] = flushed(p * (grads[i] - e[j]) * scale)
 
 
 @kernel

@@ -9,7 +9,7 @@ import numpy as np
 from numba import types
 
 from autotx.kernels import memory, total
-from autotx.kernels.exp import ONE, ZERO, exp, larger, log
+from autotx.kernels.exp import ONE, ZERO, exp, flushed, larger, log
 from autotx.kernels.jit import kernel
 from autotx.kernels.launches import shared
 from autotx.kernels.rows import (
@@ -107,7 +107,6 @@ def _targets(logits, targets, ignore_index):
 # ---- kernels ----------------------------------------------------------------------------------------------------
 
 SMALLEST = np.float32(np.finfo(np.float32).min)
-TINY = np.finfo(np.float32).tiny
 FAR = np.float32(60)  # exp(60) times the size of any vocabulary is far below the largest float32
 
 
@@ -158,22 +157,16 @@ def _forward(logits, targets, ignored, smoothing, losses, m, s, step, worker, ta
                 losses[n] += smoothing * (m[n] - row_sum(row, ONE / np.float32(row.size)))
 
 
-@kernel
-def _flushed(x):
-    """x, or 0 if it is subnormal (below 1.2e-38): products of subnormal numbers take a processor ten times longer."""
-    return ZERO if abs(x) < TINY else x
-
-
 @kernel(fastmath={"contract"})
 def _gradient(x, m, s, scale, shift, d):
     for i in range(d.size):
-        d[i] = _flushed(scale * (exp((x[i] - m) - s) - shift))
+        d[i] = flushed(scale * (exp((x[i] - m) - s) - shift))
 
 
 @kernel(fastmath={"contract"})
 def _gradient_in_place(d, m, s, scale, shift):  # LLVM vectorises in-place loops, but not if two arrays may overlap
     for i in range(d.size):
-        d[i] = _flushed(scale * (exp((d[i] - m) - s) - shift))
+        d[i] = flushed(scale * (exp((d[i] - m) - s) - shift))
 
 
 @shared(IN2, IN1, IN1, IDS, IN1, INTEGER, REAL, types.boolean, OUT2, INTEGER)

@@ -87,6 +87,15 @@ def larger(typing, a, b):
     return types.float32(types.float32, types.float32), generate
 
 
+TINY = np.finfo(np.float32).tiny
+
+
+@kernel
+def flushed(x):
+    """x, or 0 where it is subnormal (below 1.2e-38): a processor takes ten times longer for such products."""
+    return ZERO if abs(x) < TINY else x
+
+
 L3, L4, L5, L6, L7, L8, L9 = (
     np.float32(c)
     for c in (0.333339095, -0.250013381, 0.199630633, -0.16577585, 0.149147674, -0.142674863, 0.0870043561)
