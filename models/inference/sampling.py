@@ -75,11 +75,13 @@ class LanguageModel:
         np.put_along_axis(seen, ids, True, axis=1)
 
         def choose(scores):
-            logits = penalised(scores, seen, repetition_penalty)
+            logits = scores if repetition_penalty == 1 else penalised(scores, seen, repetition_penalty)
             if next(written) < min_new_tokens and end is not None:
+                logits = np.array(logits, np.float64)
                 logits[:, np.atleast_1d(end)] = np.finfo(np.float64).min
             new = sample(logits, temperature, top_k, top_p, rng, min_p)
-            np.put_along_axis(seen, new[:, None], True, axis=1)
+            if repetition_penalty != 1:
+                np.put_along_axis(seen, new[:, None], True, axis=1)
             if watch is not None:
                 watch(scores, new)
             return new
@@ -119,8 +121,8 @@ def penalised(logits, seen, penalty):
     and negative ones multiplied by it. seen: booleans (B, V).
     Source: Keskar et al., 2019, 4.1; the multiplication of negative scores is Hugging Face's.
     """
-    logits = np.array(logits, np.float64)
-    return logits if penalty == 1 else np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
+    logits = np.asarray(logits, np.float64)
+    return np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def _until(ends, tokens):
@@ -142,11 +144,12 @@ def sample(logits: ArrayLike, temperature: float, top_k: int | None, top_p: floa
     first, and top_p and min_p to the probabilities of the tokens that remain. Sources: Holtzman et al., 2020 (top_p,
     "nucleus sampling"); Nguyen et al., 2024 (min_p).
     """
-    logits = np.asarray(logits, np.float64)
+    logits = np.asarray(logits)
     if not np.isfinite(logits).all():
         raise ValueError("generate: the model's scores have a NaN or an Inf; its training diverged, take other weights")
     if temperature == 0:
         return logits.argmax(axis=-1)
+    logits = logits.astype(np.float64, copy=False)
     order = np.argsort(-logits, axis=-1, kind="stable")[:, :top_k]  # likeliest first
     scores = np.take_along_axis(logits, order, axis=-1)
     with np.errstate(over="ignore"):  # at a small temperature the quotients can become -inf, and exp(-inf) is 0
