@@ -321,12 +321,6 @@ def _block_of_c(tile, a, b, codes, c, start, steps, finish, bias, sums, blocks, 
 
 
 @register_jitable
-def _read_as_it_lies(tile, step):
-    """Whether A is not packed: the numbers of a row, `step` bytes apart, are neighbours, and the tile can read them."""
-    return tile.takes_steps and step == tile.itemsize
-
-
-@register_jitable
 def _packed_width(tile):
     """The lines of A's panels: a panel is a strip, from which each tile takes its rows, or the rows of one tile."""
     return tile.rows * (tile.strip if tile.takes_steps else 1)
@@ -345,15 +339,14 @@ def _add_row_sums(a, sums):
 def _block(tile, a, scratch, b_at, start, start_at, steps, c, c_at, c_step, N, finish, bias, bias_at):
     """A block of C = start + A B, with a: (M, depth) unpacked, B: (depth, N) packed at `b_at`; then `_finish`."""
     M, depth = a.shape
-    strip, width, a_step = tile.strip * tile.rows, _packed_width(tile), a.strides[0] // tile.itemsize
+    strip, width, b_size = tile.strip * tile.rows, _packed_width(tile), tile.panel_size(tile, tile.cols, depth)
+    row, k = a.strides[0] // tile.itemsize, a.strides[1] // tile.itemsize
+    as_it_lies = tile.takes_steps and (k == 1 or (row == 1 and FEW * tile.cols >= N))  # A is read so, not packed
     for i in range(0, M, strip):
         last, from_, to = min(i + strip, M), start_at + i * steps[0], c_at + i * c_step
-        b_size = tile.panel_size(tile, tile.cols, depth)
         rest = scratch, b_at, b_size, start, from_, steps, c, to, c_step, last - i, N
-        if _read_as_it_lies(tile, a.strides[1]):
-            tile.multiply(tile, depth, a, i * a_step, (tile.rows * a_step, a_step, 1), *rest)
-        elif tile.takes_steps and a.strides[0] == tile.itemsize and FEW * tile.cols >= N:
-            tile.multiply(tile, depth, a, i, (tile.rows, 1, a.strides[1] // tile.itemsize), *rest)
+        if as_it_lies:
+            tile.multiply(tile, depth, a, i * row, (tile.rows * row, row, k), *rest)
         else:
             tile.pack(tile, a[i:last], width, scratch, 0)
             a_size = tile.rows if tile.takes_steps else tile.panel_size(tile, width, depth)
