@@ -111,16 +111,21 @@ def address_of(typing, array, offset):
 
 @intrinsic
 def prefetch(typing, address):
-    """Prefetch the cache line at an address into the second cache."""
+    """Prefetch the cache line at an address into L2."""
 
     def generate(context, builder, signature, arguments):
-        number, byte = ir.IntType(32), builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [byte.type, *3 * [number]])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [byte, *map(number, (0, 2, 1))])  # for reading, into L2, of data
+        _prefetch(builder, builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()), False, 2)
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
+
+
+def _prefetch(builder, pointer, write, level):
+    """Emit a prefetch of the cache line at a pointer, into L1 (level 3) or L2 (2)."""
+    number, byte = ir.IntType(32), builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [byte.type, *3 * [number]])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [byte, number(int(write)), number(level), number(1)])
 
 
 class Vectors:
@@ -171,9 +176,7 @@ class Vectors:
 
     def prefetch(self, pointer, write, near=False):
         """Prefetch the cache line at `pointer`: into L1 for a write or if it is `near`, else into L2."""
-        number, byte = ir.IntType(32), self.builder.bitcast(pointer, ir.IntType(8).as_pointer())
-        level = number(3 if write or near else 2)
-        self.call("llvm.prefetch.p0", ir.VoidType(), byte, number(int(write)), level, number(1))
+        _prefetch(self.builder, pointer, write, 3 if write or near else 2)
 
     def first_lanes(self, count):
         """A mask that is true in the first `count` lanes."""
