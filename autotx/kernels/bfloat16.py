@@ -16,7 +16,7 @@ with zeros for lines beyond the last and numbers beyond their end. The order of 
 runs everywhere: it rounds to bfloat16 and multiplies the results as float32.
 """
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -262,4 +262,4 @@ def rounded_tile():
 
 
 def dot_tile():
-    return replace(DotTile(*astuple(FLOAT32_TILE)), packing=2 * FLOAT32_TILE.packing)  # multiply-adds take half
+    return DotTile(**asdict(FLOAT32_TILE) | {"packing": 2 * FLOAT32_TILE.packing})  # multiply-adds take half
