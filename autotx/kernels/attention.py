@@ -78,7 +78,7 @@ from numba import types
 from numba.extending import register_jitable
 
 from autotx.kernels import total
-from autotx.kernels.exp import exp, flushed, larger, log
+from autotx.kernels.exp import exp, flushed, flushed_twin, larger, log
 from autotx.kernels.jit import kernel
 from autotx.kernels.launches import shared_by_tile
 from autotx.kernels.rows import FLOAT_BYTES, contiguous, floats, use_numba
@@ -175,8 +175,7 @@ def _attention_backward_twin(g, q, k, v, out, mask, causal, keep, product=np.mat
     if keep is not None:
         dp = dp * keep
     e = total(g * out, -1, keepdims=True)
-    da = p * (dp - e) * q.dtype.type(q.shape[-1] ** -0.5)
-    da[np.abs(da) < np.finfo(da.dtype).tiny] = 0
+    da = flushed_twin(p * (dp - e) * q.dtype.type(q.shape[-1] ** -0.5))
     dq, dk = product(da, _for_each_query(k, q)), product(np.swapaxes(da, -1, -2), q)
     return dq, _over_queries(dk, k), _over_queries(dv, v)
 
@@ -283,7 +282,7 @@ def _places(tile, kind, S, D, block):
     queries, channels = _panels(tile, deep, cols, D), _panels(tile, D, cols, deep)  # lines that are packed in panels
     copied = max(_copies(tile, deep, cols, D), _copies(tile, D, cols, deep))
     keys, scores = _panels(tile, S, rows, D), tile.copy_size(tile, cols, block)
-    repacked, tall, blocks = _panels(tile, block, rows, deep), deep * _up(D, 4), -(-S // block)
+    repacked, tall, blocks = _panels(tile, block, rows, deep), deep * D, -(-S // block)
     sizes = {
         "k": keys, "k_channels": blocks * _panels(tile, D, rows, block), "v": keys,
         "q": queries, "q_channels": channels, "g": queries, "g_channels": channels,
@@ -355,7 +354,7 @@ def _forward(tile, q, k, v, mask, masked, causal, out, lse, block, piece, at, sc
                         _fetch(tile, (q_next,), first_next + t - q0)
                         _fetch(tile, (k_next, v_next), t - q0)
                 if n > 0:
-                    out_at, total = at.out + panel * _up(D, 4) * tile.cols, at.total + t - q0
+                    out_at, total = at.out + panel * D * tile.cols, at.total + t - q0
                     _scores(tile, scratch, at.q + panel * tile.panel_size(tile, tile.cols, D), k_at, D, n, at.scores)
                     if masked:
                         _add_mask(tile, mask[t : min(t + tile.cols, T), s : s + n], at, scratch, at.scores)
@@ -366,7 +365,7 @@ def _forward(tile, q, k, v, mask, masked, causal, out, lse, block, piece, at, sc
                     weights = _rounded(tile, scratch, at.scores, n, at.rounded)
                     _add_weighted(tile, scratch, weights, n, v_at, keys, D, out_at)
         for t in range(q0, q1, tile.cols):
-            out_at = at.out + (t - q0) // tile.cols * _up(D, 4) * tile.cols
+            out_at = at.out + (t - q0) // tile.cols * D * tile.cols
             _normalisers(tile, scratch, at.total + t - q0, at.top + t - q0, at.factor)
             for j in range(min(tile.cols, q1 - t)):
                 lse[t + j] = scratch[at.top + t - q0 + j]
@@ -394,7 +393,7 @@ def _fetch(tile, arrays, first):
 def _start_queries(tile, q, at, scratch):
     n, D = q.shape
     _pack_scaled(tile, q, scale_of(D), at, scratch, at.q)
-    scratch[at.out : at.out + _up(n, tile.cols) * _up(D, 4)] = ZERO
+    scratch[at.out : at.out + _up(n, tile.cols) * D] = ZERO
     scratch[at.top : at.top + tile.queries] = -INFINITY
     scratch[at.total : at.total + tile.queries] = ZERO
 
@@ -560,11 +559,8 @@ def _backward(
             following = q[place[:2]], g[place[:2]], out[place[:2]]
             for s in range(0, min(S, q1 + ahead), block):
                 keys, keys_at = min(block, S - s), s // tile.rows * tile.panel_size(tile, tile.rows, D)
-                k_at, v_at, channels = (
-                    at.k + keys_at,
-                    at.v + keys_at,
-                    at.k_channels + s // block * _panels(tile, D, tile.rows, block),
-                )
+                k_at, v_at = at.k + keys_at, at.v + keys_at
+                channels = at.k_channels + s // block * _panels(tile, D, tile.rows, block)
                 if s >= packed:
                     _pack_both(tile, k[s : s + keys], v[s : s + keys], k_at, v_at, channels, scratch)
                     packed = s + keys
@@ -579,7 +575,7 @@ def _backward(
                     if s == 0 and last:
                         _fetch(tile, (k_after, v_after), t - q0)
                     if n > 0:
-                        panel_at, dq_at = panel * tile.panel_size(tile, tile.cols, D), panel * _up(D, 4) * tile.cols
+                        panel_at, dq_at = panel * tile.panel_size(tile, tile.cols, D), panel * D * tile.cols
                         _scores(tile, scratch, at.q + panel_at, k_at, D, n, at.weights)
                         if masked:
                             _add_mask(tile, mask[b, h, t : min(t + tile.cols, T), s : s + n], at, scratch, at.weights)
@@ -596,7 +592,7 @@ def _backward(
                 _add_over_queries(tile, scratch, at.weights_repacked, at.g_channels, *seen, dv, s)
                 _add_over_queries(tile, scratch, at.grads_repacked, at.q_channels, *seen, dk, s)
             for t in range(q0, q1, tile.cols):
-                x = at.dq + (t - q0) // tile.cols * _up(D, 4) * tile.cols
+                x = at.dq + (t - q0) // tile.cols * D * tile.cols
                 _write(tile, x, at, scratch, lines, dq[b, h, t : min(t + tile.cols, q1)])
 
 
@@ -622,7 +618,7 @@ def _pack_queries(tile, g, q, out, lse, at, scratch):
         scratch[at.e + t] = _dot(g.ctypes.data + t * g.strides[0], out.ctypes.data + t * out.strides[0], D)
         if lse[t] != -INFINITY:
             scratch[at.lse + t] = lse[t]
-    scratch[at.dq : at.dq + _up(n, tile.cols) * _up(D, 4)] = ZERO
+    scratch[at.dq : at.dq + _up(n, tile.cols) * D] = ZERO
 
 
 @kernel(fastmath={"contract", "reassoc"})

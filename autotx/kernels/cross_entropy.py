@@ -9,7 +9,7 @@ import numpy as np
 from numba import types
 
 from autotx.kernels import memory, total
-from autotx.kernels.exp import ONE, ZERO, exp, flushed, larger, log
+from autotx.kernels.exp import ONE, ZERO, exp, flushed, flushed_twin, larger, log
 from autotx.kernels.jit import kernel
 from autotx.kernels.launches import shared
 from autotx.kernels.rows import (
@@ -94,8 +94,7 @@ def _backward_twin(logits, m, s, targets, scale, ignore_index, label_smoothing):
     d = np.exp((logits - m[:, None]) - s[:, None]) - label_smoothing / logits.shape[1]
     d[at_target] -= 1 - label_smoothing
     d *= np.where(counted, scale, 0).astype(logits.dtype, copy=False)[:, None]
-    d[np.abs(d) < np.finfo(d.dtype).tiny] = 0
-    return d
+    return flushed_twin(d)
 
 
 def _targets(logits, targets, ignore_index):

@@ -96,6 +96,12 @@ def flushed(x):
     return ZERO if abs(x) < TINY else x
 
 
+def flushed_twin(x):
+    """`flushed` of an array, in place. Returns x."""
+    x[np.abs(x) < np.finfo(x.dtype).tiny] = 0
+    return x
+
+
 L3, L4, L5, L6, L7, L8, L9 = (
     np.float32(c)
     for c in (0.333339095, -0.250013381, 0.199630633, -0.16577585, 0.149147674, -0.142674863, 0.0870043561)
